@@ -1,0 +1,1 @@
+"""Rows: sources, lexicons, noise, quality gates, splits."""

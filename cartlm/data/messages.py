@@ -1,0 +1,77 @@
+"""Messages: a phrase in a frame of the grammar, by style."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+
+from cartlm.data.wording import grammar
+
+_SYMBOL = re.compile(r"<(\w+)>")
+NOVEL_EVERY = 6  # every sixth frame of a list is kept from training for the novel slice
+_OPTIONAL = re.compile(r"\s*\[([^\]]*)\]")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A sentence of the grammar with a slot for the product: `{np}` or `{def}`."""
+
+    id: str
+    text: str
+    opener: str
+    tail: str
+    style: str
+
+    @property
+    def definite(self) -> bool:
+        return "{def}" in self.text
+
+
+def expand(language: str, text: str, rng: random.Random) -> str:
+    """Replace symbols and optional parts of a grammar line until none is left."""
+    symbols = grammar(language)["symbols"]
+    text = _OPTIONAL.sub(lambda match: f" {match[1]}" if rng.random() < 0.5 else "", text)
+    used: set[str] = set()
+    while (match := _SYMBOL.search(text)) is not None:
+        # "guests are coming and guests are coming": a symbol gives another line the second time
+        line = rng.choice([line for line in symbols[match[1]] if line not in used] or symbols[match[1]])
+        used.add(line)
+        text = text[: match.start()] + line + text[match.end() :]
+    return text
+
+
+def cores(language: str, action: str, kind: str, novel: bool) -> list[tuple[str, str]]:
+    """`(template id, text)` of the frames of one kind (terse, full): the novel ones, or all others."""
+    lines = grammar(language)[action][kind]
+    return [
+        (f"{language}/{action}/{kind}/{text}", text)
+        for position, text in enumerate(lines)
+        if (position % NOVEL_EVERY == NOVEL_EVERY - 1) == novel
+    ]
+
+
+def frame(language: str, action: str, style: str, novel: bool, rng: random.Random) -> Frame:
+    """A random frame: terse frames stand alone, the others may get an opener and a tail."""
+    kind = "terse" if style == "terse" or (style == "correcting" and rng.random() < 0.5) else "full"
+    template, text = rng.choice(cores(language, action, kind, novel))
+    rules = grammar(language)
+    opener = tail = ""
+    if style == "rambling":
+        opener = expand(language, rng.choice(rules[f"ramble_{action}"]), rng)
+    elif rng.random() < (0.15 if kind == "terse" else 0.4):
+        opener = expand(language, rng.choice(rules["opener"]), rng)
+    if style != "correcting" and rng.random() < (0.1 if kind == "terse" else 0.4):
+        tail = expand(language, rng.choice(rules["tail"]), rng)
+    return Frame(template, expand(language, text, rng), opener, tail, style)
+
+
+def assemble(parts: Frame, phrase: str, fix: str, rng: random.Random) -> str:
+    """The message, before noise: opener, frame with its phrase, correction, tail, punctuation."""
+    text = parts.text.replace("{np}", phrase).replace("{def}", phrase)
+    text = f"{parts.opener} {text}{fix}{parts.tail}".strip()
+    if parts.style != "terse" and rng.random() < 0.6:
+        text = text[:1].upper() + text[1:]
+    if text[-1] not in ".!?)" and parts.style != "terse" and rng.random() < 0.35:
+        text += "?" if parts.text.endswith("?") else "."
+    return text

@@ -1,0 +1,127 @@
+"""Noise operators: how people really type. Each takes its own random generator and is pure.
+
+Kinds and rates follow the measured edits of real chat text (MultiLexNorm 2: English and Spanish changed
+tokens 7-8 %, dropped letters before replaced ones, diacritics dropped by whole messages).
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import yaml
+
+_WORD = re.compile(r"[^\W\d_]{4,}")
+
+
+@cache
+def words(language: str) -> dict[str, Any]:
+    """Keyboard rows, chat words and diacritics of a language."""
+    text = (resources.files("cartlm.data") / "noise_words" / f"{language}.yaml").read_text(encoding="utf-8")
+    return yaml.safe_load(text)  # type: ignore[no-any-return]
+
+
+@cache
+def neighbours(language: str) -> dict[str, str]:
+    """Letters beside and diagonally below or above each letter of the language's keyboard."""
+    rows = words(language)["keyboard"]
+    found: dict[str, str] = {}
+    for y, row in enumerate(rows):
+        for x, letter in enumerate(row):
+            near = row[max(0, x - 1) : x] + row[x + 1 : x + 2]
+            if y:
+                near += rows[y - 1][x : x + 2]
+            if y + 1 < len(rows):
+                near += rows[y + 1][max(0, x - 1) : x + 1]
+            found[letter] = near
+    return found
+
+
+def typo(text: str, language: str, rng: random.Random) -> str:
+    """One slip inside a word of at least four letters: dropped, neighbouring, doubled or swapped letter."""
+    places = [match.span() for match in _WORD.finditer(text)]
+    if not places:
+        return text
+    start, end = rng.choice(places)
+    at = rng.randrange(start + 1, end)
+    kind = rng.choices(("drop", "neighbour", "double", "swap"), (0.45, 0.3, 0.15, 0.1))[0]
+    letter = text[at]
+    if kind == "drop":
+        return text[:at] + text[at + 1 :]
+    if kind == "double":
+        return text[:at] + letter + text[at:]
+    if kind == "swap" and at + 1 < end:
+        return text[:at] + text[at + 1] + letter + text[at + 2 :]
+    near = neighbours(language).get(letter.lower(), "")
+    return text[:at] + (rng.choice(near) if near else letter * 2) + text[at + 1 :]
+
+
+def slang(text: str, language: str, rng: random.Random) -> str:
+    """Up to two words of the message become chat words."""
+    table = words(language)["slang"]
+    lowered = text.lower()
+    present = [word for word in table if re.search(rf"(?<!\w){re.escape(word.lower())}(?!\w)", lowered)]
+    rng.shuffle(present)
+    for word in present[: rng.choice((1, 2, 2))]:
+        pattern = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
+        text = pattern.sub(lambda _, w=word: rng.choice(table[w]), text, count=1)
+    return text
+
+
+def drop_diacritics(text: str, language: str, share: float, rng: random.Random) -> str:
+    """Type a share of the marked letters without their mark; đ becomes dj or d."""
+    table = words(language)["diacritics"]
+    plain_d = rng.random() < 0.3
+    out = []
+    for letter in text:
+        if letter in table and rng.random() < share:
+            out.append(table[letter][0] if plain_d else table[letter])
+        else:
+            out.append(letter)
+    return "".join(out)
+
+
+def join_words(text: str, rng: random.Random) -> str:
+    """Leave out one blank between two words; never beside a digit, where it would change a number."""
+    places = [m.start() for m in re.finditer(r"(?<=[^\W\d_]) (?=[^\W\d_])", text)]
+    if not places:
+        return text
+    at = rng.choice(places)
+    return text[:at] + text[at + 1 :]
+
+
+def apply(text: str, language: str, rates: Any, rng: random.Random) -> tuple[str, list[str]]:
+    """A noisy message and the operators that changed it; `rates` is the data.noise section."""
+    if rng.random() < rates.clean:
+        return text, []
+    done: list[str] = []
+
+    def step(name: str, changed: str) -> None:
+        nonlocal text
+        if changed != text:
+            done.append(name)
+            text = changed
+
+    # an operator may find nothing to change: draw again until one did, so that `clean` is the clean share
+    for _ in range(20):
+        if rng.random() < rates.slang:
+            step("slang", slang(text, language, rng))
+        if rng.random() < rates.lower_case:
+            step("lower_case", text.lower())
+        if rng.random() < rates.typo:
+            for _ in range(rng.randint(1, rates.max_typos)):
+                step("typo", typo(text, language, rng))
+        if rng.random() < rates.joined_words:
+            step("joined_words", join_words(text, rng))
+        if words(language)["diacritics"]:
+            draw = rng.random()
+            if draw < rates.diacritics_all:
+                step("diacritics", drop_diacritics(text, language, 1.0, rng))
+            elif draw < rates.diacritics_all + rates.diacritics_mixed:
+                step("diacritics_mixed", drop_diacritics(text, language, 0.5, rng))
+        if done:
+            break
+    return text, list(dict.fromkeys(done))

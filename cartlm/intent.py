@@ -1,0 +1,57 @@
+"""The label: what a shopper wants, its canonical JSON, and how a model's answer is read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+Action = Literal["add", "remove"]
+ACTIONS: tuple[Action, ...] = ("add", "remove")
+KEYS = ("action", "product", "quantity")
+
+
+@dataclass(frozen=True)
+class Intent:
+    """One shopper's wish: add or remove `quantity` (>= 1) of the catalog line `product`."""
+
+    action: str
+    product: str
+    quantity: int
+
+    def canonical(self) -> str:
+        """The completion, byte for byte as in the published dataset (key order, default JSON spacing)."""
+        return json.dumps(
+            {"action": self.action, "product": self.product, "quantity": self.quantity}, ensure_ascii=False
+        )
+
+
+def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) != len(keys):
+        raise ValueError("a key occurs twice")
+    return dict(pairs)
+
+
+def read(text: str) -> Intent:
+    """The intent that an answer states.
+
+    Takes the whole answer as one flat JSON object with exactly the three keys; white space and key
+    order are free. Raises ValueError saying what is wrong, never anything else.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_no_duplicates)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    if set(value) != set(KEYS):
+        raise ValueError(f"keys are {sorted(value)}, not {sorted(KEYS)}")
+    action, product, quantity = (value[key] for key in KEYS)
+    if action not in ACTIONS:
+        raise ValueError(f"action is {action!r}, not add or remove")
+    if not isinstance(product, str) or not product:
+        raise ValueError(f"product is {product!r}, not a catalog line")
+    if isinstance(quantity, bool) or not isinstance(quantity, int) or quantity < 1:
+        raise ValueError(f"quantity is {quantity!r}, not a positive integer")
+    return Intent(action, product, quantity)

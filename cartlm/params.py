@@ -1,0 +1,203 @@
+"""Typed sections of params.yaml. Strict: an unknown key, a wrong type or value names the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cartlm.errors import UserError
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+Language = Literal["english", "croatian", "spanish"]
+GgufType = Literal["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Base(Section):
+    """Where the 16-bit base model comes from: the embedded folder, or a hub revision."""
+
+    source: Literal["embedded", "hub"]
+    path: str  # embedded: a folder of the repository; hub: an id such as meta-llama/Llama-3.2-1B, or a local folder
+    revision: str | None  # hub only; `make pin` writes it, null means the newest
+
+
+class Prompt(Section):
+    """How a row becomes ids; shared by training, engines and calibration."""
+
+    separator: str
+    max_tokens: Count
+    pad_token: str | None  # a special token of the vocabulary, where the tokenizer has no pad of its own
+
+
+class Catalog(Section):
+    min_lines: Count
+    max_lines: Count
+    twins: Share  # share of catalogs with near-twins of one product
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Catalog:
+        if self.max_lines < self.min_lines:
+            raise ValueError(f"max_lines {self.max_lines} is less than min_lines {self.min_lines}")
+        return self
+
+
+class Wording(Section):
+    """Shares of styles, quantity forms and name forms; a form that does not apply gives its share to the rest."""
+
+    polite: Share
+    rambling: Share
+    correcting: Share  # the remaining share is terse
+    quantity_word: Share
+    quantity_pack: Share
+    quantity_none: Share  # of the rows whose quantity is 1
+    name_full: Share
+    name_short: Share
+    name_part: Share  # of the rows whose catalog holds near-twins
+    switch_frame: Share  # the frame is in the row's language, catalog and product are in another
+    switch_number: Share  # the number word is in another language
+
+
+class Noise(Section):
+    """Rates of the noise operators; see cartlm/data/noise.py for what each one does."""
+
+    clean: Share  # messages that no operator touches
+    typo: Share  # of the noisy messages: neighbouring key, dropped, doubled or swapped letters
+    max_typos: Count
+    slang: Share
+    lower_case: Share
+    joined_words: Share
+    diacritics_all: Share  # of the noisy Croatian and Spanish messages: all dropped
+    diacritics_mixed: Share
+
+
+class Gates(Section):
+    """Quality gates: a data set beyond one of them stops the stage."""
+
+    balance: Share  # largest relative distance of an action's or language's share from equal
+    template_share: Share
+    distinct_2: Share
+    near_duplicate: Share  # similarity of messages (0 to 1) at which two splits share a row
+    twins: Share  # least share of catalogs with near-twins
+
+
+class Data(Section):
+    source: Literal["rules", "hub", "file"]
+    path: str | None  # hub: dataset id or a local folder; file: a JSONL file
+    revision: str | None
+    seed: int
+    train: Count
+    validation: Count
+    calibration: Count
+    test: Count
+    novel: Share  # share of test rows whose product and template never occur in training
+    languages: list[Language]
+    catalog: Catalog
+    wording: Wording
+    noise: Noise
+    gates: Gates
+
+
+class Finetune(Section):
+    """QLoRA (arXiv 2305.14314) with trl and peft; names follow transformers and peft."""
+
+    seed: int
+    quantization: Literal["nf4", "none"]
+    compute_dtype: Literal["bfloat16", "float16", "float32"]
+    lora_rank: Count
+    lora_alpha: Count
+    lora_dropout: Share
+    learning_rate: Annotated[float, Field(gt=0)]
+    lr_scheduler: Literal["linear", "cosine", "constant"]
+    warmup_ratio: Share
+    weight_decay: Annotated[float, Field(ge=0)]
+    epochs: Annotated[float, Field(gt=0)]
+    max_steps: int  # -1: as many as the epochs give
+    batch_size: Count
+    gradient_accumulation: Count
+    gradient_checkpointing: bool
+    save_steps: Count
+
+
+class Merge(Section):
+    dtype: Literal["float16", "bfloat16"]
+    onto: Literal["16-bit", "nf4"]  # nf4 merges onto the dequantized base: measured, not advised
+    check_rows: Count  # validation rows on which adapter and merged model are compared
+
+
+class Reference(Section):
+    """An unquantized variant, evaluated before the parity gate."""
+
+    engine: Literal["transformers", "llama.cpp"]
+
+
+class Parity(Section):
+    min_agreement: Share
+    rows: Count
+
+
+class Gguf(Section):
+    type: GgufType
+    imatrix: bool  # with an importance matrix from the calibration rows
+
+
+class Eval(Section):
+    max_new_tokens: Count
+    batch_size: Count  # transformers engine; llama.cpp answers one row at a time
+    flip_rows: int  # rows on which the batched answers are compared with batch 1
+
+
+class BenchCpu(Section):
+    seed: int
+    rounds: Count
+    warmups: Annotated[int, Field(ge=4)]
+    queries: Count  # test prompts a round and variant
+    threads: int | None  # null: as many as quota and affinity allow
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    base: Base
+    prompt: Prompt
+    data: Data
+    finetune: Finetune
+    merge: Merge
+    reference: dict[Name, Reference]
+    parity: Parity
+    gguf: dict[Name, Gguf]
+    eval: Eval
+    bench_cpu: BenchCpu
+
+
+def parse(values: Any, name: str) -> Params:
+    """Params from plain values; UserError names the first bad key of `name` and its value."""
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        given = "" if first["type"] == "missing" else f" = {first['input']!r:.80}"
+        what = {"extra_forbidden": "unknown key", "missing": "missing key"}.get(first["type"], first["msg"])
+        raise UserError(
+            f"{name}: {key}{given}: {what}{more}", f"edit {name}, then cartlm params check"
+        ) from None
+
+
+def load(path: Path) -> Params:
+    """Params from a YAML file; UserError for a missing, unreadable or wrong one."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing", "make preset NAME=offline") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {error}", f"git diff {path}") from None
+    return parse(values, path.name)
