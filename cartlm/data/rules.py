@@ -49,11 +49,13 @@ def _siblings(line: Line, count: int, rng: random.Random) -> list[Line]:
     return [replace(line, variant=variant) for variant in rng.sample(others, min(count, len(others)))]
 
 
-def sample_catalog(target: Line, params: Catalog, rng: random.Random) -> list[Line]:
-    """A shuffled catalog that holds `target`, from products that training may see plus the target's twins."""
+def sample_catalog(
+    target: Line, params: Catalog, rng: random.Random, pool: tuple[Product, ...] = ()
+) -> list[Line]:
+    """A shuffled catalog that holds `target`, its twins and lines of `pool` (default: what training may see)."""
     size = rng.randint(params.min_lines, params.max_lines)
     language = target.product.language
-    pool = products(language, False)
+    pool = pool or products(language, False)
     lines = [target]
     if rng.random() < params.twins:
         if target.product.variants and rng.random() < 0.8:

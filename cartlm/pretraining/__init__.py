@@ -1,0 +1,1 @@
+"""The embedded base model, made from nothing: answer formats, text, tokenizer, training."""

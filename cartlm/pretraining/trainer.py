@@ -1,0 +1,215 @@
+"""Pretraining of the base model: Muon for matrices, AdamW for the rest, resumable, CUDA where there is any."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cartlm.params import Data
+from cartlm.pretraining import corpus
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Shape and training of the base model. `tokens_per_step` counts padded tokens."""
+
+    seed: int
+    vocabulary: int
+    longest_piece: int
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    steps: int
+    tokens_per_step: int
+    learning_rate: float
+    warmup_steps: int
+    decay_share: float
+    weight_decay: float
+    save_every: int
+    probe_every: int
+    probe_rows: int
+
+
+def build(recipe: Recipe, pad: int, bos: int, eos: int) -> Any:
+    """A Llama of the recipe's shape with random weights, input and output embeddings tied."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(recipe.seed)
+    config = LlamaConfig(
+        vocab_size=recipe.vocabulary,
+        hidden_size=recipe.hidden,
+        intermediate_size=recipe.intermediate,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.heads,
+        max_position_embeddings=2048,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=True,
+        pad_token_id=pad,
+        bos_token_id=bos,
+        eos_token_id=eos,
+        attn_implementation="sdpa",
+    )
+    return LlamaForCausalLM(config)
+
+
+_LONGEST = 1400
+_GROUP = 8  # steps whose documents are drawn together and sorted by length, so that little is padded
+
+
+def batches(
+    recipe: Recipe, data: Data, group: int, tokenize: Callable[[str], list[int]], bos: int, eos: int, pad: int
+) -> list[tuple[Any, Any]]:
+    """`(ids, weights)`, both (documents, tokens), for each step of a group; a function of seed and group alone."""
+    import torch
+
+    rng = random.Random(f"{recipe.seed}/{group}")
+    progress = group * _GROUP / recipe.steps
+    rows: list[tuple[list[int], list[float]]] = []
+    while sum(len(ids) for ids, _ in rows) < recipe.tokens_per_step * _GROUP:
+        ids, weights = corpus.encode(corpus.document(data, progress, rng), tokenize, bos, eos)
+        if len(ids) <= _LONGEST:
+            rows.append((ids, weights))
+    rows.sort(key=lambda row: len(row[0]))
+    made, total, start = [], sum(len(ids) for ids, _ in rows), 0
+    for index in range(_GROUP):
+        end, count = start, 0
+        while end < len(rows) and (index == _GROUP - 1 or count < total / _GROUP):
+            count += len(rows[end][0])
+            end += 1
+        part, start = rows[start:end], end
+        longest = max(len(ids) for ids, _ in part)
+        ids_ = torch.full((len(part), longest), pad)
+        weights_ = torch.zeros((len(part), longest))
+        for at, (row, weight) in enumerate(part):
+            ids_[at, : len(row)] = torch.tensor(row)
+            weights_[at, : len(row)] = torch.tensor(weight)
+        made.append((ids_, weights_))
+    rng.shuffle(made)
+    return made
+
+
+def rate(recipe: Recipe, step: int) -> float:
+    """Learning rate: linear warm-up, constant, then linear to zero over the last `decay_share`."""
+    left = (recipe.steps - step) / max(1, round(recipe.steps * recipe.decay_share))
+    return recipe.learning_rate * min(1.0, (step + 1) / recipe.warmup_steps, left)
+
+
+def _optimizers(model: Any, recipe: Recipe) -> list[Any]:
+    import torch
+
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    muon = torch.optim.Muon(
+        matrices, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    return [muon, torch.optim.AdamW(others, lr=recipe.learning_rate, weight_decay=0.0, betas=(0.9, 0.95))]
+
+
+def _save(folder: Path, state: dict[str, Any]) -> None:
+    import torch
+
+    temporary = folder / ".checkpoint.tmp"
+    torch.save(state, temporary)
+    os.replace(temporary, folder / "checkpoint.pt")
+
+
+def run(
+    recipe: Recipe,
+    data: Data,
+    tokenizer: Any,
+    work: Path,
+    probe: Callable[[Any], dict[str, float]],
+    say: Callable[[str], None],
+) -> Any:
+    """Train to the last step, going on from `work/checkpoint.pt` where there is one; returns the model.
+
+    `probe(model)` gives the figures that are logged every `probe_every` steps beside the loss.
+    """
+    import torch
+
+    work.mkdir(parents=True, exist_ok=True)
+    bos, eos, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = build(recipe, pad, bos, eos).to(device)
+    optimizers = _optimizers(model, recipe)
+    step, tokens, seconds = 0, 0, 0.0
+    checkpoint = work / "checkpoint.pt"
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        if state["recipe"] != asdict(recipe):
+            raise ValueError(f"{checkpoint} is of another recipe")
+        model.load_state_dict(state["model"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        step, tokens, seconds = state["step"], state["tokens"], state["seconds"]
+        say(f"resumed at step {step}")
+
+    def tokenize(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    losses: list[float] = []
+    started = time.monotonic()
+    model.train()
+    ready: list[tuple[Any, Any]] = []
+    while step < recipe.steps:
+        if not ready:
+            ready = batches(recipe, data, step // _GROUP, tokenize, bos, eos, pad)[step % _GROUP :]
+        ids, weights = (part.to(device) for part in ready.pop(0))
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate(recipe, step)
+        with torch.autocast(device, dtype=torch.bfloat16):
+            hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
+            chosen = weights[:, 1:] > 0
+            logits = model.lm_head(hidden[chosen])
+        each = torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][chosen], reduction="none")
+        weight = weights[:, 1:][chosen]
+        loss = (each * weight).sum() / weight.sum()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        answers = weight >= 1.0
+        losses.append(each[answers].mean().item() if answers.any() else float("nan"))
+        step += 1
+        tokens += ids.numel()
+        if step % 20 == 0 or step == recipe.steps:
+            spent = seconds + time.monotonic() - started
+            line = {
+                "step": step,
+                "loss": round(loss.item(), 4),
+                "answer_loss": round(sum(losses[-20:]) / len(losses[-20:]), 4),
+                "tokens": tokens,
+                "tokens_per_s": round(tokens / spent),
+                "minutes": round(spent / 60, 2),
+            }
+            if step % recipe.probe_every == 0 or step == recipe.steps:
+                model.eval()
+                line |= probe(model)
+                model.train()
+            with (work / "log.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            say(json.dumps(line))
+        if step % recipe.save_every == 0 or step == recipe.steps:
+            _save(
+                work,
+                {
+                    "recipe": asdict(recipe),
+                    "model": model.state_dict(),
+                    "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                    "step": step,
+                    "tokens": tokens,
+                    "seconds": seconds + time.monotonic() - started,
+                },
+            )
+    return model.eval()
