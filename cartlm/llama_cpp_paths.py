@@ -1,0 +1,73 @@
+"""Where the one llama.cpp of docker/llama_cpp.sh lies: its tools, its converter, and which CPU variant runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from cartlm.errors import UserError
+
+
+def prefix() -> Path:
+    """The folder that docker/llama_cpp.sh made.
+
+    CARTLM_LLAMA_CPP names another one; else `llama.cpp` in the running virtual environment.
+    Raises UserError when there is none.
+    """
+    named = os.environ.get("CARTLM_LLAMA_CPP")
+    folder = Path(named) if named else Path(sys.prefix) / "llama.cpp"
+    if not (folder / "build.json").is_file():
+        what = f"CARTLM_LLAMA_CPP={named}" if named else "this virtual environment"
+        raise UserError(
+            f"{what} has no llama.cpp", "make it: make setup (or docker/llama_cpp.sh --venv .venv)"
+        )
+    return folder.resolve()
+
+
+def tools_dir() -> Path:
+    """The folder of llama-quantize, llama-imatrix, llama-bench, llama-perplexity and llama-server."""
+    return prefix() / "bin"
+
+
+def tool(name: str) -> Path:
+    """The path of one tool, for instance `llama-quantize`. Raises UserError when it is not there."""
+    path = tools_dir() / name
+    if not os.access(path, os.X_OK):
+        raise UserError(f"{name} is missing from {path.parent}", "build llama.cpp again: make setup")
+    return path
+
+
+def converter() -> Path:
+    """The official convert_hf_to_gguf.py; run it with this python, its gguf-py lies beside it."""
+    return prefix() / "convert" / "convert_hf_to_gguf.py"
+
+
+def llama3_vocabulary() -> Path:
+    """A GGUF file with the Llama 3 vocabulary and no weights."""
+    return prefix() / "models" / "ggml-vocab-llama-bpe.gguf"
+
+
+def build_info() -> dict[str, Any]:
+    """What docker/llama_cpp.sh wrote: source, version, kind (native or portable), compiler, flags, build_seconds."""
+    info: dict[str, Any] = json.loads((prefix() / "build.json").read_text(encoding="utf-8"))
+    return info
+
+
+def cpu_variant() -> str | None:
+    """The CPU code that runs in this process: `native`, or the variant which a portable build chose.
+
+    Call it after llama_cpp made a model or ran llama_backend_init(); None where no backend is loaded yet or the
+    system has no /proc. llama.cpp keeps only the chosen variant mapped, so the process's own map is the witness.
+    """
+    try:
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = set(re.findall(r"/libggml-cpu(?:-([a-z0-9_]+))?\.so", maps))
+    if not found:
+        return None
+    return "+".join(sorted(name or "native" for name in found))

@@ -1,0 +1,198 @@
+#!/usr/bin/env bash
+# One pinned llama.cpp for everything: the shared libraries which the Python binding loads, the command line tools
+# and the converter, all from the source release of llama-cpp-python, in one cmake build of its vendored tree.
+#
+#   docker/llama_cpp.sh --venv .venv                            this machine's own instructions (the host's build)
+#   docker/llama_cpp.sh --portable --prefix /opt/llama.cpp --venv /opt/venv     any machine's instructions (images)
+#
+# --portable     every CPU variant as a library of its own, the best one chosen at run time
+# --prefix DIR   install a copy there (default: it stays in the cache)
+# --quiet        say nothing when there is nothing to do
+# --where        only print the prefix; fails where nothing is built yet
+# --venv DIR     make `import llama_cpp` work in that virtual environment; DIR/llama.cpp then leads to the prefix
+#
+# A prefix holds lib/ bin/ convert/ models/ python/ LICENSE build.json. Builds are kept under
+# ${CARTLM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cartlm}/llama.cpp; one that is there is not made again, one that
+# was interrupted is continued.
+set -euo pipefail
+
+VERSION=0.3.36
+SHA256=832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e
+TOOLS=(llama-quantize llama-imatrix llama-bench llama-perplexity llama-server)
+RECIPE=1 # raise it when a change below must rebuild what is in people's caches
+
+die() {
+    echo "llama_cpp.sh: $*" >&2
+    exit 2
+}
+
+portable=0 prefix="" venv="" quiet=0 where=0
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --portable) portable=1 ;;
+        --prefix) prefix="${2:-}"; [ -n "$prefix" ] || die "--prefix needs a folder"; shift ;;
+        --venv) venv="${2:-}"; [ -n "$venv" ] || die "--venv needs a folder"; shift ;;
+        --quiet) quiet=1 ;;
+        --where) where=1 ;;
+        -h | --help) sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        *) die "unknown option $1; see $0 --help" ;;
+    esac
+    shift
+done
+
+[ -z "$venv" ] || [ -x "$venv/bin/python" ] || die "no virtual environment at $venv; make one: python3 -m venv $venv"
+[ -z "$venv" ] || venv="$(cd "$venv" && pwd)"
+[ -z "$prefix" ] || { mkdir -p "$prefix" && prefix="$(cd "$prefix" && pwd)"; }
+[ -z "$venv" ] || PATH="$venv/bin:$PATH"
+python="$(command -v python3)" || die "python3 is missing; install it: apt-get install python3 python3-venv"
+
+sha() { "$python" -c 'import hashlib,sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:12])'; }
+
+flags=(
+    -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON
+    -DLLAMA_BUILD_COMMON=ON -DLLAMA_BUILD_TOOLS=ON -DLLAMA_BUILD_SERVER=ON
+    -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF
+    -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF
+    -DLLAMA_ALL_WARNINGS=OFF -DGGML_CCACHE=OFF
+    -DLLAMA_BUILD_NUMBER=0 "-DLLAMA_BUILD_COMMIT=llama-cpp-python-$VERSION"
+)
+if [ "$portable" = 1 ]; then
+    kind=portable
+    flags+=(-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON)
+    # The prefix is compiled in: a Python process looks for the variants there, not beside the python executable.
+    key="$VERSION-portable-$(printf '%s\n' "$RECIPE" "$prefix" "${flags[@]}" | sha)"
+else
+    kind=native
+    flags+=(-DGGML_NATIVE=ON)
+    cpu="$({ uname -m; grep -m1 -E '^(model name|CPU part)' /proc/cpuinfo; grep -m1 -E '^(flags|Features)' /proc/cpuinfo ||
+        sysctl -n machdep.cpu; } 2>/dev/null | sha)" || true
+    key="$VERSION-native-$(printf '%s\n' "$RECIPE" "${flags[@]}" | sha)-$cpu"
+fi
+
+cache="${CARTLM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cartlm}/llama.cpp"
+done="$cache/$key"
+work="$cache/$key.building"
+target="${prefix:-$done}"
+
+if [ "$where" = 1 ]; then
+    [ -e "$target/build.json" ] || die "no $kind build yet; make it: docker/llama_cpp.sh$([ "$kind" = native ] || echo " --$kind")"
+    echo "$target"
+    exit 0
+fi
+
+build() {
+    command -v cmake >/dev/null || die "cmake is missing; install it: pip install cmake (or apt-get install cmake)"
+    command -v "${CXX:-c++}" >/dev/null || die "no C++ compiler (${CXX:-c++}); install one: apt-get install g++"
+    command -v "${CC:-cc}" >/dev/null || die "no C compiler (${CC:-cc}); install one: apt-get install gcc"
+    local generator
+    if command -v ninja >/dev/null; then
+        generator=Ninja
+    elif command -v make >/dev/null; then
+        generator="Unix Makefiles"
+    else
+        die "neither ninja nor make is there; install one: pip install ninja (or apt-get install ninja-build)"
+    fi
+
+    local sdist="$cache/llama_cpp_python-$VERSION.tar.gz"
+    if [ ! -e "$sdist" ]; then
+        echo "llama_cpp.sh: fetching llama-cpp-python $VERSION"
+        rm -rf "$cache/download.$$"
+        "$python" -m pip download -qq --no-deps --no-binary :all: --dest "$cache/download.$$" \
+            "llama-cpp-python==$VERSION" || die "could not fetch llama-cpp-python $VERSION with pip; is a package index reachable?"
+        mv "$cache/download.$$/llama_cpp_python-$VERSION.tar.gz" "$sdist"
+        rm -rf "$cache/download.$$"
+    fi
+    echo "$SHA256  $sdist" | sha256sum --check --status ||
+        { mv "$sdist" "$sdist.bad"; die "$sdist is not the pinned release (kept as .bad); run it again to fetch a fresh one"; }
+
+    local top="$work/llama_cpp_python-$VERSION"
+    if [ ! -e "$work/unpacked" ]; then
+        rm -rf "$work" && mkdir -p "$work"
+        tar -xzf "$sdist" -C "$work" && touch "$work/unpacked"
+    fi
+    local src="$top/vendor/llama.cpp"
+
+    local started=$SECONDS
+    echo "llama_cpp.sh: building llama.cpp ($kind) with $(nproc) jobs, some minutes; log: $work/log"
+    local more=(-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON "-DCMAKE_INSTALL_RPATH=\$ORIGIN;\$ORIGIN/../lib")
+    [ "$portable" = 0 ] || more+=("-DGGML_BACKEND_DIR=$target/lib")
+    {
+        cmake -S "$src" -B "$work/build" -G "$generator" "${flags[@]}" "${more[@]}" &&
+            cmake --build "$work/build" --parallel "$(nproc)" --target ggml llama "${TOOLS[@]}"
+    } >>"$work/log" 2>&1 || { tail -n 25 "$work/log" >&2; die "the build failed; the whole log: $work/log"; }
+
+    local out="$work/prefix"
+    rm -rf "$out" && mkdir -p "$out"/{lib,bin,convert,models,python}
+    find "$work/build/bin" -maxdepth 1 \( -name 'lib*.so*' -o -name 'lib*.dylib' \) -exec cp -P {} "$out/lib/" \;
+    for tool in "${TOOLS[@]}"; do cp "$work/build/bin/$tool" "$out/bin/"; done
+    cp -r "$src"/{convert_hf_to_gguf.py,conversion,gguf-py} "$out/convert/"
+    cp "$src/models/ggml-vocab-llama-bpe.gguf" "$out/models/"
+    cp "$src/LICENSE" "$out/LICENSE"
+    cp -r "$top/llama_cpp" "$out/python/llama_cpp"
+    rm -rf "$out/python/llama_cpp/lib"
+    cp "$top/PKG-INFO" "$out/python/METADATA"
+    cp "$top/LICENSE.md" "$out/python/LICENSE.md"
+    "$python" - "$out/build.json" "$VERSION" "$kind" "$("${CXX:-c++}" --version | head -n 1)" "$((SECONDS - started))" \
+        "${flags[@]}" <<'PY'
+import json, sys
+path, version, kind, compiler, seconds, *flags = sys.argv[1:]
+keep = [flag.removeprefix("-D") for flag in flags]
+build = {"source": "llama-cpp-python", "version": version, "kind": kind, "compiler": compiler, "flags": keep,
+         "build_seconds": int(seconds)}
+with open(path, "w") as file:
+    json.dump(build, file, indent=2)
+    file.write("\n")
+PY
+    mv "$out" "$done"
+    rm -rf "$work"
+    echo "llama_cpp.sh: built in $((SECONDS - started)) s"
+}
+
+mkdir -p "$cache" 2>/dev/null || die "cannot write $cache; choose another folder: CARTLM_CACHE=/some/folder $0"
+if [ ! -e "$done/build.json" ]; then
+    exec 9>"$cache/$key.lock"
+    ! command -v flock >/dev/null || flock 9
+    [ -e "$done/build.json" ] || build
+    exec 9>&-
+fi
+
+if [ -n "$prefix" ] && ! cmp -s "$done/build.json" "$prefix/build.json"; then
+    rm -rf "$prefix.partial" && cp -R "$done" "$prefix.partial" && rm -rf "$prefix" && mv "$prefix.partial" "$prefix"
+fi
+
+linked() { # the binding in the virtual environment is this version, with this build's libraries
+    local info=("$venv"/lib/python3*/site-packages/"llama_cpp_python-$VERSION.dist-info/RECORD")
+    [ -e "${info[0]}" ] && [ "$(readlink "$venv/llama.cpp")" = "$target" ] &&
+        [ "$(readlink "${info[0]%/*/RECORD}/llama_cpp/lib")" = "$target/lib" ]
+}
+
+if [ -n "$venv" ] && linked && [ "$quiet" = 1 ]; then
+    exit 0
+elif [ -n "$venv" ]; then
+    "$venv/bin/python" - "$target" "$VERSION" "$venv/llama.cpp" <<'PY'
+# What `pip install llama-cpp-python` would leave behind, with the libraries of the one build instead of a second one.
+import os, shutil, sys, sysconfig
+from pathlib import Path
+
+prefix, version, link = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+site = Path(sysconfig.get_path("purelib"))
+for old in [*site.glob("llama_cpp_python-*.dist-info"), site / "llama_cpp"]:
+    shutil.rmtree(old, ignore_errors=True)
+shutil.copytree(prefix / "python" / "llama_cpp", site / "llama_cpp")
+(site / "llama_cpp" / "lib").symlink_to(prefix / "lib")
+info = site / f"llama_cpp_python-{version}.dist-info"
+info.mkdir()
+shutil.copy(prefix / "python" / "METADATA", info / "METADATA")
+shutil.copy(prefix / "python" / "LICENSE.md", info / "LICENSE.md")
+(info / "INSTALLER").write_text("llama_cpp.sh\n")
+(info / "WHEEL").write_text("Wheel-Version: 1.0\nGenerator: llama_cpp.sh\nRoot-Is-Purelib: false\nTag: py3-none-any\n")
+files = sorted(p for top in (site / "llama_cpp", info) for p in top.rglob("*") if p.is_file() or p.is_symlink())
+lines = [f"{p.relative_to(site)},," for p in files] + [f"{info.name}/RECORD,,"]
+(info / "RECORD").write_text("\n".join(lines) + "\n")
+new = link.with_name(link.name + ".new")
+new.unlink(missing_ok=True)
+new.symlink_to(prefix)
+os.replace(new, link)
+PY
+fi
+echo "llama_cpp.sh: llama.cpp of llama-cpp-python $VERSION ($kind) is in $target"
