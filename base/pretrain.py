@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -15,7 +16,8 @@ import yaml
 from transformers import LlamaTokenizer
 
 from cartlm import params
-from cartlm.pretraining import corpus, probe, tokenizer, trainer
+from cartlm.measure import machine
+from cartlm.pretraining import card, corpus, probe, tokenizer, trainer
 
 ROOT = Path("base/build")
 
@@ -44,10 +46,14 @@ def main() -> None:
     model.to(torch.float16).save_pretrained(temporary, safe_serialization=True)
     loaded.save_pretrained(temporary)
     shutil.copy(folder / "tokenizer.model", temporary)
+    log = [json.loads(line) for line in (ROOT / "work" / "log.jsonl").read_text().splitlines()]
+    count = sum(parameter.numel() for parameter in model.parameters())
+    where = machine.fingerprint()["name"]
+    (temporary / "README.md").write_text(card.card(asdict(recipe), log, count, str(where)), encoding="utf-8")
+    shutil.copy(ROOT / "work" / "log.jsonl", temporary / "training_log.jsonl")
     shutil.rmtree(ROOT / "model", ignore_errors=True)
     temporary.rename(ROOT / "model")
-    last = (ROOT / "work" / "log.jsonl").read_text().splitlines()[-1]
-    print(json.dumps({"parameters": sum(p.numel() for p in model.parameters()), **json.loads(last)}))
+    print(json.dumps({"parameters": count, **log[-1]}))
 
 
 if __name__ == "__main__":

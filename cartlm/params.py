@@ -89,8 +89,8 @@ class Gates(Section):
 
 
 class Data(Section):
-    source: Literal["rules", "hub", "file"]
-    path: str | None  # hub: dataset id or a local folder; file: a JSONL file
+    source: Literal["rules", "hub"]
+    path: str | None  # hub: dataset id or a local folder in hub layout
     revision: str | None
     seed: int
     train: Count

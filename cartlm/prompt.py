@@ -70,7 +70,9 @@ def from_transformers(tokenizer: object, separator: str) -> PromptBuilder:
     """A builder over a transformers tokenizer. Raises UserError where BOS, EOS or pad are unusable."""
     bos, eos, pad = (getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad"))
     if bos is None or eos is None:
-        raise UserError(f"the tokenizer has bos {bos} and eos {eos}", "set both in the base model's tokenizer")
+        raise UserError(
+            f"the tokenizer has bos {bos} and eos {eos}", "set both in the base model's tokenizer"
+        )
     if pad is not None and pad == eos:
         raise UserError(
             f"the tokenizer pads with its eos id {eos}, which hides EOS from the loss",

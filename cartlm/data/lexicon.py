@@ -53,7 +53,9 @@ class Line:
     def text(self) -> str:
         name = self.product.name
         if self.product.language == "english":
-            words = [w if i and w in _SMALL_WORDS else w[:1].upper() + w[1:] for i, w in enumerate(name.split(" "))]
+            words = [
+                w if i and w in _SMALL_WORDS else w[:1].upper() + w[1:] for i, w in enumerate(name.split(" "))
+            ]
             name, size = " ".join(words), f"{self.variant} {self.unit}".strip()
         else:
             name, size = name[:1].upper() + name[1:], f"{self.unit} {self.variant}".strip()
@@ -70,7 +72,10 @@ def load(language: str) -> tuple[Product, ...]:
     name_column, forms = {
         "english": ("singular", {"one": "singular", "many": "plural"}),
         "spanish": ("singular", {"one": "singular", "many": "plural"}),
-        "croatian": ("nom", {"nom": "nom", "acc": "acc", "gen": "gen", "paucal": "paucal", "gen_pl": "gen_pl"}),
+        "croatian": (
+            "nom",
+            {"nom": "nom", "acc": "acc", "gen": "gen", "paucal": "paucal", "gen_pl": "gen_pl"},
+        ),
     }[language]
     products = []
     with (resources.files("cartlm.data") / "lexicons" / f"{language}.tsv").open(encoding="utf-8") as file:

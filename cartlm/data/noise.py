@@ -21,7 +21,7 @@ _WORD = re.compile(r"[^\W\d_]{4,}")
 def words(language: str) -> dict[str, Any]:
     """Keyboard rows, chat words and diacritics of a language."""
     text = (resources.files("cartlm.data") / "noise_words" / f"{language}.yaml").read_text(encoding="utf-8")
-    return yaml.safe_load(text)  # type: ignore[no-any-return]
+    return yaml.safe_load(text)
 
 
 @cache
@@ -67,7 +67,8 @@ def slang(text: str, language: str, rng: random.Random) -> str:
     rng.shuffle(present)
     for word in present[: rng.choice((1, 2, 2))]:
         pattern = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
-        text = pattern.sub(lambda _, w=word: rng.choice(table[w]), text, count=1)
+        chosen = rng.choice(table[word])
+        text = pattern.sub(chosen.replace("\\", r"\\"), text, count=1)
     return text
 
 

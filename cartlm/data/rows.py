@@ -10,7 +10,8 @@ from pathlib import Path
 
 from cartlm import prompt as prompts
 from cartlm.errors import UserError
-from cartlm.intent import Intent, read as read_intent
+from cartlm.intent import Intent
+from cartlm.intent import read as read_intent
 
 FIELDS = ("id", "language", "catalog", "message", "prompt", "completion", "tags")
 
@@ -33,19 +34,24 @@ class Row:
 
 
 def make(
-    id: str, language: str, catalog: list[str], message: str, intent: Intent, tags: dict[str, str | bool | int]
+    id: str,
+    language: str,
+    catalog: list[str],
+    message: str,
+    intent: Intent,
+    tags: dict[str, str | bool | int],
 ) -> Row:
     """A row whose prompt and completion are rendered from its label."""
-    return Row(
-        id, language, catalog, message, prompts.render(catalog, message), intent.canonical(), tags
-    )
+    return Row(id, language, catalog, message, prompts.render(catalog, message), intent.canonical(), tags)
 
 
 def _parse(line: str, where: str) -> Row:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})", "dvc repro data") from None
+        raise UserError(
+            f"{where}: not JSON ({error.msg} at column {error.colno})", "dvc repro data"
+        ) from None
     if not isinstance(value, dict) or set(value) != set(FIELDS):
         given = sorted(value) if isinstance(value, dict) else type(value).__name__
         raise UserError(f"{where}: fields are {given}, not {sorted(FIELDS)}", "dvc repro data")
@@ -73,8 +79,12 @@ def read(path: Path) -> list[Row]:
     except FileNotFoundError:
         raise UserError(f"{path} is missing", "dvc repro data") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 ({error.reason} at byte {error.start})", "dvc repro data") from None
-    rows = [_parse(line, f"{path}:{number}") for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+        raise UserError(
+            f"{path} is not UTF-8 ({error.reason} at byte {error.start})", "dvc repro data"
+        ) from None
+    rows = [
+        _parse(line, f"{path}:{number}") for number, line in enumerate(text.split("\n"), 1) if line.strip()
+    ]
     if not rows:
         raise UserError(f"{path} holds no rows", "dvc repro data")
     return rows

@@ -16,7 +16,22 @@ from cartlm.intent import ACTIONS, Intent
 from cartlm.params import Catalog, Data
 
 # shoppers mostly want one or a few
-_QUANTITIES = {1: 35, 2: 20, 3: 12, 4: 8, 5: 6, 6: 5, 7: 1.5, 8: 2, 9: 1, 10: 3, 11: 0.5, 12: 2.5, 13: 0.3, 14: 0.3}
+_QUANTITIES = {
+    1: 35,
+    2: 20,
+    3: 12,
+    4: 8,
+    5: 6,
+    6: 5,
+    7: 1.5,
+    8: 2,
+    9: 1,
+    10: 3,
+    11: 0.5,
+    12: 2.5,
+    13: 0.3,
+    14: 0.3,
+}
 _QUANTITIES |= {15: 0.8, 16: 0.3, 18: 0.4, 20: 0.8, 24: 0.7, 25: 0.4, 30: 0.4, 36: 0.1, 48: 0.1, 50: 0.3}
 
 
@@ -67,20 +82,30 @@ def sample_catalog(
     if rng.random() < 0.5:
         domain = [product for product in pool if product.domain == target.product.domain]
         pool = tuple(domain) if len(domain) > 2 * params.max_lines else pool
-    while len(lines) < size:
-        line = sample_line(rng.choice(pool), rng)
-        lines.append(line)
-        if line.variant and rng.random() < params.twins / 4:
-            lines += _siblings(line, 1, rng)
-    unique: dict[str, Line] = {}
-    for line in lines:
-        unique.setdefault(line.text.lower(), line)
-    # two units of one size, or a product listed twice without a difference to name, would be ambiguous
     chosen: list[Line] = []
-    for line in unique.values():
-        clash = any(o.product.key == line.product.key and (not o.variant or o.variant == line.variant) for o in chosen)
+
+    def take(line: Line) -> None:
+        # two units of one size, or a product listed twice without a size to name, would be ambiguous
+        clash = any(
+            other.text.lower() == line.text.lower()
+            or (
+                other.product.key == line.product.key and (not other.variant or other.variant == line.variant)
+            )
+            for other in chosen
+        )
         if not clash and len(chosen) < size:
             chosen.append(line)
+
+    for line in lines:
+        take(line)
+    for _ in range(20 * size):  # a small pool may hold fewer lines than asked for
+        if len(chosen) == size:
+            break
+        line = sample_line(rng.choice(pool), rng)
+        take(line)
+        if line.variant and rng.random() < params.twins / 4:
+            for sibling in _siblings(line, 1, rng):
+                take(sibling)
     rng.shuffle(chosen)
     return chosen
 

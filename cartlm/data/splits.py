@@ -14,6 +14,15 @@ from cartlm.params import Data
 _ATTEMPTS = 20
 
 
+def make(params: Data) -> dict[str, list[Row]]:
+    """Train, validation, test and calibration rows of the configured source. Raises UserError."""
+    if params.source == "hub":
+        from cartlm.data import hub
+
+        return hub.splits(params)
+    return from_rules(params)
+
+
 def from_rules(params: Data) -> dict[str, list[Row]]:
     """All splits of the offline source; rows too close to one of another split are worded anew.
 
@@ -47,8 +56,12 @@ def _apart(name: str, count: int, others: Sequence[Row], params: Data) -> list[R
     known = [gates.comparable(row) for row in others]
     suspects = list(range(len(rows)))
     for _ in range(_ATTEMPTS):
-        best, _ = gates.nearest([gates.comparable(rows[i]) for i in suspects], known, params.gates.near_duplicate)
-        suspects = [i for i, score in zip(suspects, best, strict=True) if score >= params.gates.near_duplicate]
+        best, _ = gates.nearest(
+            [gates.comparable(rows[i]) for i in suspects], known, params.gates.near_duplicate
+        )
+        suspects = [
+            i for i, score in zip(suspects, best, strict=True) if score >= params.gates.near_duplicate
+        ]
         if not suspects:
             return _shuffled(rows, params, name)
         for i in suspects:
@@ -67,7 +80,9 @@ def balanced_subset(rows: Sequence[Row], count: int, rng: random.Random) -> list
     for row in rows:
         groups.setdefault(row.language, []).append(row)
     if count > len(rows):
-        raise UserError(f"data.calibration={count} is more than the {len(rows)} training rows", "edit params.yaml")
+        raise UserError(
+            f"data.calibration={count} is more than the {len(rows)} training rows", "edit params.yaml"
+        )
     for group in groups.values():
         rng.shuffle(group)
     chosen: list[Row] = []

@@ -14,14 +14,16 @@ import yaml
 from cartlm.data.lexicon import Line
 
 _SIZE = re.compile(r"(X{0,3}S|M|X{0,3}L|S/M|M/L|L/XL|\dXL|EU \S+|W\d+.*|UK \S+)")
-_VOWEL_SOUND = re.compile(r"(?!usb|uni|eu|one|uk)[aeiou]|(led|hdmi|lcd|sd|ssd|mp|xl|m |s |l |8|11\b|18\b)", re.IGNORECASE)
+_VOWEL_SOUND = re.compile(
+    r"(?!usb|uni|eu|one|uk)[aeiou]|(led|hdmi|lcd|sd|ssd|mp|xl|m |s |l |8|11\b|18\b)", re.IGNORECASE
+)
 
 
 @cache
 def grammar(language: str) -> dict[str, Any]:
     """The phrase grammar file of a language."""
     text = (resources.files("cartlm.data") / "grammars" / f"{language}.yaml").read_text(encoding="utf-8")
-    return yaml.safe_load(text)  # type: ignore[no-any-return]
+    return yaml.safe_load(text)
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,15 @@ def _full(line: Line, phrase: Phrase, count: str, rng: random.Random) -> str:
     if not count:
         return text
     if phrase.quantity_form == "digit":
-        return rng.choice([f"{count} {text}", f"{count} {text}", f"{count}x {text}", f"{text} x{count}", f"{count} x {text}"])
+        return rng.choice(
+            [
+                f"{count} {text}",
+                f"{count} {text}",
+                f"{count}x {text}",
+                f"{text} x{count}",
+                f"{count} x {text}",
+            ]
+        )
     return f"{count} {text}"
 
 
@@ -112,11 +122,23 @@ def _english(line: Line, phrase: Phrase, unit: str, rng: random.Random) -> str:
     if phrase.name_form == "part":
         one = f"size {line.variant}" if size else line.variant
         if form == "none":
-            return f"the {one} {rng.choice(['one', 'one', _name(line, 'one', True)])}" if not line.product.plural_only else f"the {one} ones"
+            return (
+                f"the {one} {rng.choice(['one', 'one', _name(line, 'one', True)])}"
+                if not line.product.plural_only
+                else f"the {one} ones"
+            )
         amount = _pack("english", q, rng, "").strip().removesuffix(" of") if form == "pack" else count
         return f"{amount} of the {one} ones"
-    plural = f"{grammar('english')['units'][unit][1]} of {_content(line, short)}" if unit else _name(line, "many", short)
-    single = f"{grammar('english')['units'][unit][0]} of {_content(line, short)}" if unit else _name(line, "one", short)
+    plural = (
+        f"{grammar('english')['units'][unit][1]} of {_content(line, short)}"
+        if unit
+        else _name(line, "many", short)
+    )
+    single = (
+        f"{grammar('english')['units'][unit][0]} of {_content(line, short)}"
+        if unit
+        else _name(line, "one", short)
+    )
     if form == "none":
         if line.product.plural_only and not unit:
             return f"{the}{before}{plural}{after}"
@@ -146,13 +168,21 @@ def _spanish(line: Line, phrase: Phrase, unit: str, rng: random.Random) -> str:
     units = grammar("spanish")["units"]
     gender = units[unit][2] if unit else line.product.gender
     plural = gender in ("mp", "fp") or q > 1
-    noun = f"{units[unit][1 if q > 1 else 0]} de {_content(line, short)}" if unit else _name(line, "many" if q > 1 else "one", short)
+    noun = (
+        f"{units[unit][1 if q > 1 else 0]} de {_content(line, short)}"
+        if unit
+        else _name(line, "many" if q > 1 else "one", short)
+    )
     feminine = gender.startswith("f")
-    article = {(False, False): "el", (True, False): "la", (False, True): "los", (True, True): "las"}[feminine, plural]
+    article = {(False, False): "el", (True, False): "la", (False, True): "los", (True, True): "las"}[
+        feminine, plural
+    ]
     if not plural and noun.split(" ")[0] in ("agua", "hacha", "arpa"):
         article = "el"
     variant = f" {_spanish_variant(line.variant)}" if phrase.show_variant else ""
-    count = number(phrase.number_language, q, form, "m" if noun.startswith(("agua ", "hacha")) and q == 1 else gender)
+    count = number(
+        phrase.number_language, q, form, "m" if noun.startswith(("agua ", "hacha")) and q == 1 else gender
+    )
     if phrase.name_form == "part":
         part = _spanish_variant(line.variant)
         part = f"de la {part}" if part.startswith("talla") else part
@@ -203,11 +233,22 @@ def _croatian(line: Line, phrase: Phrase, unit: str, rng: random.Random) -> str:
     if phrase.name_form == "part":
         part = _croatian_variant(line.variant)
         if form == "none":
-            pronoun = {"m": "onog" if animate else "onaj", "f": "onu", "n": "ono", "fp": "one", "np": "ona", "mp": "one"}
+            pronoun = {
+                "m": "onog" if animate else "onaj",
+                "f": "onu",
+                "n": "ono",
+                "fp": "one",
+                "np": "ona",
+                "mp": "one",
+            }
             return f"{pronoun[gender]} {part}"
         amount = f"{_pack('croatian', q, rng, '').strip()} onih" if form == "pack" else count
         if unit:
-            amount = f"{amount} {units[unit][('one', 'paucal', 'many').index(agrees(q))]}" if form != "pack" else amount
+            amount = (
+                f"{amount} {units[unit][('one', 'paucal', 'many').index(agrees(q))]}"
+                if form != "pack"
+                else amount
+            )
         return f"{amount} {part}"
     if form == "none":
         return f"{counted('one')}{variant}"
@@ -229,7 +270,9 @@ def noun_phrase(line: Line, phrase: Phrase, rng: random.Random) -> tuple[str, st
         elif phrase.quantity_form == "pack":
             count = rng.choice(packs)
         else:
-            count = number(phrase.number_language, phrase.quantity, phrase.quantity_form, line.product.gender or "m")
+            count = number(
+                phrase.number_language, phrase.quantity, phrase.quantity_form, line.product.gender or "m"
+            )
         return _full(line, phrase, count, rng), line.product.gender or "m"
     units = (line.unit,) if line.unit else line.product.units
     unit = ""

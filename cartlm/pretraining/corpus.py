@@ -17,12 +17,44 @@ from cartlm.intent import ACTIONS
 from cartlm.params import Data
 from cartlm.pretraining import formats
 
-_ONSETS = ["b", "c", "d", "f", "g", "h", "j", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "st", "pr", "kr", "tr", "pl", "gr", "ch", "š", "č", ""]
+_ONSETS = [
+    "b",
+    "c",
+    "d",
+    "f",
+    "g",
+    "h",
+    "j",
+    "k",
+    "l",
+    "m",
+    "n",
+    "p",
+    "r",
+    "s",
+    "t",
+    "v",
+    "z",
+    "st",
+    "pr",
+    "kr",
+    "tr",
+    "pl",
+    "gr",
+    "ch",
+    "š",
+    "č",
+    "",
+]
 _NUCLEI = ["a", "e", "i", "o", "u", "a", "e", "i", "o", "ó", "ie", "ua"]
 _CODAS = ["", "", "", "n", "r", "s", "l", "k", "t", "m"]
 # noun and adjective endings: nominative, accusative, genitive, after 2-4, genitive plural
 _NOUNS = {"f": ("a", "u", "e", "e", "a"), "m": ("", "", "a", "a", "ova"), "n": ("o", "o", "a", "a", "a")}
-_ADJECTIVES = {"f": ("a", "u", "e", "e", "ih"), "m": ("i", "i", "og", "a", "ih"), "n": ("o", "o", "og", "a", "ih")}
+_ADJECTIVES = {
+    "f": ("a", "u", "e", "e", "ih"),
+    "m": ("i", "i", "og", "a", "ih"),
+    "n": ("o", "o", "og", "a", "ih"),
+}
 _CASES = ("nom", "acc", "gen", "paucal", "gen_pl")
 
 
@@ -67,7 +99,17 @@ def invented_product(language: str, rng: random.Random) -> Product:
         content = rng.choice((name, forms["many"]))
     donor = rng.choice(rules.products(language, False))
     units = tuple(unit for unit in donor.units if unit not in ("pair", "par"))
-    return Product(language, donor.domain, name, head, forms, gender if language != "english" else "", units, content if units else "", donor.variants)
+    return Product(
+        language,
+        donor.domain,
+        name,
+        head,
+        forms,
+        gender if language != "english" else "",
+        units,
+        content if units else "",
+        donor.variants,
+    )
 
 
 def _catalog(language: str, params: Data, lines: tuple[int, int], rng: random.Random) -> list[Line]:
@@ -75,7 +117,9 @@ def _catalog(language: str, params: Data, lines: tuple[int, int], rng: random.Ra
     if rng.random() < 0.4:
         share = rng.choice((0.3, 1.0))
         pool = [
-            invented_product(language, rng) if rng.random() < share else rng.choice(rules.products(language, False))
+            invented_product(language, rng)
+            if rng.random() < share
+            else rng.choice(rules.products(language, False))
             for _ in range(lines[1])
         ]
         return rules.sample_catalog(rules.sample_line(rng.choice(pool), rng), sizes, rng, tuple(pool))
@@ -83,7 +127,9 @@ def _catalog(language: str, params: Data, lines: tuple[int, int], rng: random.Ra
     return rules.sample_catalog(target, sizes, rng)
 
 
-def _questions(params: Data, lines: tuple[int, int], rng: random.Random, header: bool, target: bool) -> Document:
+def _questions(
+    params: Data, lines: tuple[int, int], rng: random.Random, header: bool, target: bool
+) -> Document:
     """One catalog, then messages, each answered in one format and ended by EOS."""
     language = rng.choice(LANGUAGES)
     source = rng.choice(LANGUAGES) if rng.random() < 0.1 else language
@@ -94,7 +140,11 @@ def _questions(params: Data, lines: tuple[int, int], rng: random.Random, header:
     spans.append(Span("Catalog:\n" + "\n".join(texts), CONTEXT))
     for index in range(rng.randint(4, 9)):
         row = rules.word(language, rng.choice(ACTIONS), rng.choice(catalog), catalog, False, params, rng)
-        question = prompts.render(texts, row.message)[len(spans[-1].text) :] if not index else f"\n\nUser:\n{row.message}"
+        question = (
+            prompts.render(texts, row.message)[len(spans[-1].text) :]
+            if not index
+            else f"\n\nUser:\n{row.message}"
+        )
         spans.append(Span(question, WORDING))
         spans.append(Span("\n" + chosen.render(row.intent), ANSWER, ends=True))
     return spans
@@ -109,9 +159,18 @@ def _mentions(params: Data, lines: tuple[int, int], rng: random.Random) -> Docum
     for _ in range(rng.randint(6, 14)):
         line = rng.choice(catalog)
         possible = rules.names(line, catalog)
-        form = rng.choice([f for f in ("full", "inflected", "short", "part") if f == "full" or getattr(possible, f)])
+        form = rng.choice(
+            [f for f in ("full", "inflected", "short", "part") if f == "full" or getattr(possible, f)]
+        )
         many = rng.random() < 0.6
-        phrase = Phrase(rng.choice((2, 3, 5, 8)) if many else 1, "digit" if many else "none", form, rng.random() < 0.3, possible.twin, language)
+        phrase = Phrase(
+            rng.choice((2, 3, 5, 8)) if many else 1,
+            "digit" if many else "none",
+            form,
+            rng.random() < 0.3,
+            possible.twin,
+            language,
+        )
         text, _ = noise.apply(noun_phrase(line, phrase, rng)[0], language, params.noise, rng)
         spans.append(Span(f"\n\n{word}:\n{text}", WORDING))
         spans.append(Span("\n" + line.text, ANSWER, ends=True))
@@ -126,7 +185,11 @@ def _copies(params: Data, lines: tuple[int, int], rng: random.Random) -> Documen
     kind = rng.choice(("shuffle", "shuffle", "same", "number", "begin"))
     if kind in ("shuffle", "same"):
         shuffled = texts if kind == "same" else rng.sample(texts, len(texts))
-        return [*spans, Span(f"\n\n{kind.capitalize()}:", 0.0), Span("\n" + "\n".join(shuffled), ANSWER / 2, ends=True)]
+        return [
+            *spans,
+            Span(f"\n\n{kind.capitalize()}:", 0.0),
+            Span("\n" + "\n".join(shuffled), ANSWER / 2, ends=True),
+        ]
     for _ in range(6):
         at = rng.randrange(len(texts))
         asked = str(at + 1) if kind == "number" else texts[at][: rng.randint(3, 8)]
@@ -166,7 +229,9 @@ def document(params: Data, progress: float, rng: random.Random) -> Document:
     return _questions(params, lines, rng, header, header and rng.random() < 0.2)
 
 
-def encode(spans: Document, tokenize: Callable[[str], list[int]], bos: int, eos: int) -> tuple[list[int], list[float]]:
+def encode(
+    spans: Document, tokenize: Callable[[str], list[int]], bos: int, eos: int
+) -> tuple[list[int], list[float]]:
     """Ids and loss weights (of predicting that id) of a document; the prompt and answer parts are tokenized apart."""
     ids, weights = [bos], [0.0]
     for span in spans:
@@ -188,4 +253,3 @@ def texts(params: Data, count: int, seed: int) -> list[str]:
     """`count` documents as plain text, for the tokenizer."""
     rng = random.Random(f"{seed}/texts")
     return ["".join(span.text for span in document(params, 1.0, rng)) for _ in range(count)]
-

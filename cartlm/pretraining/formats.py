@@ -9,12 +9,70 @@ from dataclasses import dataclass
 from cartlm.intent import Intent
 
 _KEYS = {
-    "action": ["action", "op", "do", "act", "verb", "what", "type", "mode", "task", "change", "intent", "a", "step", "cmd"],
-    "product": ["product", "item", "name", "line", "article", "thing", "entry", "p", "good", "title", "which", "ware", "pick"],
-    "quantity": ["quantity", "n", "count", "amount", "qty", "number", "q", "units", "pieces", "total", "how_many", "num"],
+    "action": [
+        "action",
+        "op",
+        "do",
+        "act",
+        "verb",
+        "what",
+        "type",
+        "mode",
+        "task",
+        "change",
+        "intent",
+        "a",
+        "step",
+        "cmd",
+    ],
+    "product": [
+        "product",
+        "item",
+        "name",
+        "line",
+        "article",
+        "thing",
+        "entry",
+        "p",
+        "good",
+        "title",
+        "which",
+        "ware",
+        "pick",
+    ],
+    "quantity": [
+        "quantity",
+        "n",
+        "count",
+        "amount",
+        "qty",
+        "number",
+        "q",
+        "units",
+        "pieces",
+        "total",
+        "how_many",
+        "num",
+    ],
 }
-_WORDS = [("add", "remove"), ("add", "remove"), ("put", "drop"), ("+", "-"), ("in", "out"), ("plus", "minus"), ("buy", "cancel")]
-_WORDS += [("insert", "delete"), ("yes", "no"), ("keep", "toss"), ("up", "down"), ("want", "skip"), ("1", "0"), ("ADD", "DEL")]
+_WORDS = [
+    ("add", "remove"),
+    ("add", "remove"),
+    ("put", "drop"),
+    ("+", "-"),
+    ("in", "out"),
+    ("plus", "minus"),
+    ("buy", "cancel"),
+]
+_WORDS += [
+    ("insert", "delete"),
+    ("yes", "no"),
+    ("keep", "toss"),
+    ("up", "down"),
+    ("want", "skip"),
+    ("1", "0"),
+    ("ADD", "DEL"),
+]
 _FIELDS = ("action", "product", "quantity")
 
 

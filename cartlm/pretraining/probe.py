@@ -17,12 +17,17 @@ def probe_rows(data: Data, count: int, seed: int) -> list[Row]:
     return rules.rows("probe", count, count // 2, data, random.Random(f"probe/{seed}"))
 
 
-def measure(model: Any, tokenizer: Any, rows: list[Row], separator: str, header: str = TARGET_HEADER) -> dict[str, float]:
+def measure(
+    model: Any, tokenizer: Any, rows: list[Row], separator: str, header: str = TARGET_HEADER
+) -> dict[str, float]:
     """Exact match in all, on the first half (novel) and per field, greedy, as shares of the rows."""
     import torch
 
     ids = [
-        [tokenizer.bos_token_id, *tokenizer(header + row.prompt + separator, add_special_tokens=False)["input_ids"]]
+        [
+            tokenizer.bos_token_id,
+            *tokenizer(header + row.prompt + separator, add_special_tokens=False)["input_ids"],
+        ]
         for row in rows
     ]
     order = sorted(range(len(rows)), key=lambda index: len(ids[index]))

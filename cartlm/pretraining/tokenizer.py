@@ -37,6 +37,8 @@ def train(texts: Iterable[str], folder: Path, vocabulary: int, longest_piece: in
         minloglevel=2,
     )
     (folder / "tokenizer.vocab").unlink()
-    tokenizer = LlamaTokenizer.from_pretrained(folder, legacy=False, add_bos_token=False, add_prefix_space=False)
+    tokenizer = LlamaTokenizer.from_pretrained(
+        folder, legacy=False, add_bos_token=False, add_prefix_space=False
+    )
     tokenizer.pad_token = "<pad>"
     tokenizer.save_pretrained(folder)

@@ -7,6 +7,7 @@ import os
 import random
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -56,12 +57,12 @@ def build(recipe: Recipe, pad: int, bos: int, eos: int) -> Any:
         pad_token_id=pad,
         bos_token_id=bos,
         eos_token_id=eos,
-        attn_implementation="sdpa",
     )
     return LlamaForCausalLM(config)
 
 
 _LONGEST = 1400
+_PARTS = 8  # a batch is worked on in so many parts
 _GROUP = 8  # steps whose documents are drawn together and sorted by length, so that little is padded
 
 
@@ -114,6 +115,39 @@ def _optimizers(model: Any, recipe: Recipe) -> list[Any]:
     return [muon, torch.optim.AdamW(others, lr=recipe.learning_rate, weight_decay=0.0, betas=(0.9, 0.95))]
 
 
+def _gradients(model: Any, ids: Any, weights: Any, workers: ThreadPoolExecutor) -> tuple[list[Any], float, float]:
+    """Gradients of the weighted loss over a batch, that loss, and the plain loss on the answers.
+
+    The batch is worked on in parts and the parts are added in their order: the result does not depend on
+    which worker was faster.
+    """
+    import torch
+
+    total = weights[:, 1:].sum()
+    parameters = list(model.parameters())
+
+    def part(rows: slice) -> tuple[list[Any], float, float, int]:
+        kept = (weights[rows] > 0).any(dim=0).nonzero().max() + 1
+        part_ids, weight = ids[rows, :kept], weights[rows, 1:kept]
+        chosen = weight > 0
+        with torch.autocast(ids.device.type, dtype=torch.bfloat16, cache_enabled=False):
+            hidden = model.model(input_ids=part_ids, use_cache=False).last_hidden_state[:, :-1]
+            logits = model.lm_head(hidden[chosen])
+        each = torch.nn.functional.cross_entropy(logits.float(), part_ids[:, 1:][chosen], reduction="none")
+        loss = (each * weight[chosen]).sum() / total
+        gradients = torch.autograd.grad(loss, parameters)
+        answers = each.detach()[weight[chosen] >= 1.0]
+        return list(gradients), loss.item(), answers.sum().item(), answers.numel()
+
+    size = max(1, round(len(ids) / _PARTS))
+    done = list(workers.map(part, [slice(at, at + size) for at in range(0, len(ids), size)]))
+    gradients = done[0][0]
+    for other, *_ in done[1:]:
+        torch._foreach_add_(gradients, other)
+    answered = max(1, sum(count for *_, count in done))
+    return gradients, sum(loss for _, loss, *_ in done), sum(summed for *_, summed, _ in done) / answered
+
+
 def _save(folder: Path, state: dict[str, Any]) -> None:
     import torch
 
@@ -136,6 +170,10 @@ def run(
     """
     import torch
 
+    if recipe.tokens_per_step < 2 * _LONGEST:
+        raise ValueError(
+            f"tokens_per_step={recipe.tokens_per_step} is less than two documents of {_LONGEST} tokens"
+        )
     work.mkdir(parents=True, exist_ok=True)
     bos, eos, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -145,7 +183,8 @@ def run(
     checkpoint = work / "checkpoint.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
-        if state["recipe"] != asdict(recipe):
+        # the length alone may change while the rate is still constant: the decay then starts earlier or later
+        if state["recipe"] | {"steps": 0} != asdict(recipe) | {"steps": 0}:
             raise ValueError(f"{checkpoint} is of another recipe")
         model.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
@@ -157,6 +196,10 @@ def run(
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     losses: list[float] = []
+    # one-thread workers on parts of a batch lose less to other load than threads inside every operation
+    workers = ThreadPoolExecutor(torch.get_num_threads() if device == "cpu" else 1)
+    if device == "cpu":
+        torch.set_num_threads(1)
     started = time.monotonic()
     model.train()
     ready: list[tuple[Any, Any]] = []
@@ -167,27 +210,21 @@ def run(
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate(recipe, step)
-        with torch.autocast(device, dtype=torch.bfloat16):
-            hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
-            chosen = weights[:, 1:] > 0
-            logits = model.lm_head(hidden[chosen])
-        each = torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][chosen], reduction="none")
-        weight = weights[:, 1:][chosen]
-        loss = (each * weight).sum() / weight.sum()
-        loss.backward()
+        gradients, loss, answer_loss = _gradients(model, ids, weights, workers)
+        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+            parameter.grad = gradient
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        answers = weight >= 1.0
-        losses.append(each[answers].mean().item() if answers.any() else float("nan"))
+        losses.append(answer_loss)
         step += 1
         tokens += ids.numel()
         if step % 20 == 0 or step == recipe.steps:
             spent = seconds + time.monotonic() - started
             line = {
                 "step": step,
-                "loss": round(loss.item(), 4),
+                "loss": round(loss, 4),
                 "answer_loss": round(sum(losses[-20:]) / len(losses[-20:]), 4),
                 "tokens": tokens,
                 "tokens_per_s": round(tokens / spent),

@@ -1,0 +1,55 @@
+"""The model card of the embedded base model, written from its recipe and its training log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cartlm.pretraining.formats import TARGET_HEADER
+
+
+def card(recipe: Mapping[str, Any], log: Sequence[Mapping[str, Any]], parameters: int, machine: str) -> str:
+    """Markdown: what the model is, how it was made (recipe, seed, hours, machine), how far it got, its limits."""
+    last = log[-1]
+    probes = [line for line in log if "exact" in line]
+    rows = "\n".join(
+        f"| {p['step']} | {p['tokens'] / 1e6:.1f} | {p['answer_loss']} | {p['exact']} | {p['exact_novel']} |" for p in probes
+    )
+    return f"""# cartlm base model
+
+A Llama-architecture language model of {parameters:,} parameters, made from nothing by `make base` (`base/dvc.yaml`)
+on text that this project generates. It stands in for Llama 3.2 1B where no model hub is reachable: it knows shop
+messages in English, Croatian and Spanish, copies catalog lines, and answers in the format that a header line asks for.
+Without a header it answers in some format, not in the task's: that is left to fine-tuning. Licence: that of the project.
+
+## How it was made
+
+- Text: catalogs with short questions (name the item meant, answer a message in a random JSON, key=value or line
+  format, repeat or look up lines) and messages alone; products partly invented. The products and phrase templates of
+  the `novel` test slice never occur. The target JSON occurs in at most a tenth of the documents, each time behind
+  the header `{TARGET_HEADER.strip()}`.
+- Training: {last["tokens"]:,} tokens in {last["step"]:,} steps, seed {recipe["seed"]}, {last["minutes"] / 60:.2f} hours on this machine: {machine}.
+  Muon for the matrices, AdamW for the rest, bfloat16 autocast; weights stored as float16.
+- `training_log.jsonl` is the log of that run (other work ran on the machine at the same time).
+
+Recipe:
+
+```json
+{json.dumps(dict(recipe), indent=2)}
+```
+
+## How far it got
+
+Exact match on {recipe["probe_rows"]} fresh rows of the task with the header in front, half of them with held-out products and templates;
+`answer_loss` is the mean cross-entropy of answer tokens over the last 20 steps, in nats.
+
+| step | million tokens | answer loss | exact match | of the novel half |
+|---:|---:|---:|---:|---:|
+{rows}
+
+## Limits
+
+Made for this one task on generated text: it knows no world, answers nothing else, and its accuracy says nothing about
+larger models. Messages that real people write differ from the generated ones.
+"""
