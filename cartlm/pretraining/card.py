@@ -14,7 +14,8 @@ def card(recipe: Mapping[str, Any], log: Sequence[Mapping[str, Any]], parameters
     last = log[-1]
     probes = [line for line in log if "exact" in line]
     rows = "\n".join(
-        f"| {p['step']} | {p['tokens'] / 1e6:.1f} | {p['answer_loss']} | {p['exact']} | {p['exact_novel']} |" for p in probes
+        f"| {p['step']} | {p['tokens'] / 1e6:.1f} | {p['answer_loss']} | {p['exact']} | {p['exact_novel']} |"
+        for p in probes
     )
     return f"""# cartlm base model
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cartlm import prompt as prompts
 from cartlm.data import noise, rules
@@ -60,15 +60,20 @@ _CASES = ("nom", "acc", "gen", "paucal", "gen_pl")
 
 @dataclass(frozen=True)
 class Span:
-    """A piece of a document: its text, its weight in the loss, whether EOS follows it."""
+    """A piece of a document: its text, its weight in the loss, whether EOS follows it.
+
+    `rival` is the same answer with the other action: where the two part, one token decides the action, and it
+    weighs DECISION times as much as the others (an answer has some twenty tokens, copied ones for the most part).
+    """
 
     text: str
     weight: float
     ends: bool = False
+    rival: str = ""
 
 
 Document = list[Span]
-CONTEXT, WORDING, ANSWER = 0.05, 0.2, 1.0
+CONTEXT, WORDING, ANSWER, DECISION = 0.05, 0.2, 1.0, 5.0
 
 
 def _syllables(rng: random.Random, least: int = 1) -> str:
@@ -138,7 +143,7 @@ def _questions(
     texts = [line.text for line in catalog]
     spans = [Span(chosen.header(), CONTEXT)] if header else []
     spans.append(Span("Catalog:\n" + "\n".join(texts), CONTEXT))
-    for index in range(rng.randint(4, 9)):
+    for index in range(rng.randint(5, 12)):
         row = rules.word(language, rng.choice(ACTIONS), rng.choice(catalog), catalog, False, params, rng)
         question = (
             prompts.render(texts, row.message)[len(spans[-1].text) :]
@@ -146,18 +151,27 @@ def _questions(
             else f"\n\nUser:\n{row.message}"
         )
         spans.append(Span(question, WORDING))
-        spans.append(Span("\n" + chosen.render(row.intent), ANSWER, ends=True))
+        rival = replace(row.intent, action="add" if row.intent.action == "remove" else "remove")
+        spans.append(
+            Span("\n" + chosen.render(row.intent), ANSWER, ends=True, rival="\n" + chosen.render(rival))
+        )
     return spans
 
 
 def _mentions(params: Data, lines: tuple[int, int], rng: random.Random) -> Document:
-    """One catalog, then noisy mentions, each answered with the exact line."""
+    """One catalog, then noisy mentions or whole messages, each answered with the exact line."""
     language = rng.choice(LANGUAGES)
     catalog = _catalog(language, params, lines, rng)
     word = rng.choice(["Item", "Which", "Find", "Line"])
+    messages = rng.random() < 0.5
     spans = [Span("Catalog:\n" + "\n".join(line.text for line in catalog), CONTEXT)]
     for _ in range(rng.randint(6, 14)):
         line = rng.choice(catalog)
+        if messages:
+            said = rules.word(language, rng.choice(ACTIONS), line, catalog, False, params, rng).message
+            spans.append(Span(f"\n\n{word}:\n{said}", WORDING))
+            spans.append(Span("\n" + line.text, ANSWER, ends=True))
+            continue
         possible = rules.names(line, catalog)
         form = rng.choice(
             [f for f in ("full", "inflected", "short", "part") if f == "full" or getattr(possible, f)]
@@ -216,7 +230,7 @@ def document(params: Data, progress: float, rng: random.Random) -> Document:
     most = 8 if progress < 0.08 else 13 if progress < 0.2 else params.catalog.max_lines
     lines = (min(3 if progress < 0.2 else params.catalog.min_lines, most), most)
     copies = 0.35 if progress < 0.08 else 0.12 if progress < 0.3 else 0.04
-    mentions = 0.3 if progress < 0.3 else 0.15
+    mentions = 0.3 if progress < 0.3 else 0.25
     draw = rng.random()
     if draw < copies:
         return _copies(params, lines, rng)
@@ -243,6 +257,10 @@ def encode(
         part = tokenize(text)
         ids += part
         weights += [span.weight] * len(part)
+        if span.rival and span.rival != span.text:
+            pairs = zip(part, tokenize(span.rival[1:]), strict=False)
+            decides = next(index for index, (one, other) in enumerate(pairs) if one != other)
+            weights[decides - len(part)] *= DECISION
         if span.ends:
             ids.append(eos)
             weights.append(span.weight)

@@ -115,7 +115,9 @@ def _optimizers(model: Any, recipe: Recipe) -> list[Any]:
     return [muon, torch.optim.AdamW(others, lr=recipe.learning_rate, weight_decay=0.0, betas=(0.9, 0.95))]
 
 
-def _gradients(model: Any, ids: Any, weights: Any, workers: ThreadPoolExecutor) -> tuple[list[Any], float, float]:
+def _gradients(
+    model: Any, ids: Any, weights: Any, workers: ThreadPoolExecutor
+) -> tuple[list[Any], float, float]:
     """Gradients of the weighted loss over a batch, that loss, and the plain loss on the answers.
 
     The batch is worked on in parts and the parts are added in their order: the result does not depend on
@@ -190,6 +192,9 @@ def run(
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         step, tokens, seconds = state["step"], state["tokens"], state["seconds"]
+        log = work / "log.jsonl"
+        kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= step]
+        log.write_text("".join(f"{line}\n" for line in kept))
         say(f"resumed at step {step}")
 
     def tokenize(text: str) -> list[int]:

@@ -1,0 +1,172 @@
+"""Rows of a published dataset: a hub id and revision, or a local folder in hub layout (JSONL or parquet)."""
+
+from __future__ import annotations
+
+import errno
+import json
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rapidfuzz import fuzz, process
+
+from cartlm import prompt as prompts
+from cartlm.data import gates
+from cartlm.data.rows import Row
+from cartlm.data.splits import balanced_subset
+from cartlm.errors import UserError
+from cartlm.params import Data
+
+COLUMNS = ("prompt", "completion", "language")
+FILES = ("*.jsonl", "*.parquet", "data/*.jsonl", "data/*.parquet")
+_HINT = "set data.path in params.yaml to a dataset with the columns prompt, completion and language"
+
+
+def splits(params: Data) -> dict[str, list[Row]]:
+    """Train, validation, test and calibration rows, drawn with `data.seed`.
+
+    A file whose name starts with `test` is the test; where there is none, test is validation (the paper's own
+    protocol: 2,700 and 300 rows), with the same ids. A row with a near-duplicate anywhere is never drawn for
+    validation. Rows that break the contract are left out and counted on stderr. Raises UserError for a dataset
+    that is not there, has other columns, or too few rows.
+    """
+    if params.path is None:
+        raise UserError("data.source=hub needs data.path", _HINT)
+    folder = Path(params.path)
+    if not folder.is_dir():
+        folder = download(params.path, params.revision)
+    test_files = [path for path in files(folder) if path.stem.startswith("test")]
+    rows = read(folder, [path for path in files(folder) if path not in test_files], params.languages)
+    wanted = params.train + params.validation
+    if len(rows) < wanted:
+        raise UserError(
+            f"{params.path} has {len(rows)} usable rows, fewer than data.train + data.validation = {wanted}",
+            f"set data.train to {max(1, len(rows) - params.validation)} in params.yaml",
+        )
+    random.Random(f"{params.seed}/hub").shuffle(rows)
+    chosen = apart(rows, params.validation, params.gates.near_duplicate)
+    validation = [rows[index] for index in chosen]
+    train = [row for index, row in enumerate(rows) if index not in set(chosen)][: params.train]
+    return {
+        "train": train,
+        "validation": validation,
+        "test": read(folder, test_files, params.languages)[: params.test] if test_files else list(validation),
+        "calibration": balanced_subset(
+            train, params.calibration, random.Random(f"{params.seed}/calibration")
+        ),
+    }
+
+
+def apart(rows: Sequence[Row], count: int, threshold: float) -> list[int]:
+    """Numbers of the first `count` rows that have no near-duplicate among the others. Raises UserError."""
+    texts = [gates.comparable(row) for row in rows]
+    chosen: list[int] = []
+    for start in range(0, len(texts), 256):
+        part = texts[start : start + 256]
+        scores = process.cdist(part, texts, scorer=fuzz.ratio, score_cutoff=threshold * 100, workers=-1)
+        scores[np.arange(len(part)), np.arange(start, start + len(part))] = 0
+        chosen += (start + np.flatnonzero(scores.max(axis=1) < threshold * 100)).tolist()
+        if len(chosen) >= count:
+            return chosen[:count]
+    raise UserError(
+        f"only {len(chosen)} rows have no near-duplicate, fewer than data.validation={count}",
+        "lower data.validation or raise data.gates.near_duplicate in params.yaml",
+    )
+
+
+def download(name: str, revision: str | None) -> Path:
+    """The data files of a hub dataset, in the hub's own cache. Raises UserError."""
+    import huggingface_hub as hub
+    from huggingface_hub import errors
+
+    if name.startswith(("/", ".", "~")) or name.count("/") != 1:
+        raise UserError(
+            f"data.path={name} is neither a folder nor a hub id such as jtlicardo/ecommerce-intent-3k", _HINT
+        )
+    try:
+        return Path(
+            hub.snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=list(FILES))
+        )
+    except errors.RevisionNotFoundError:
+        raise UserError(f"{name} has no revision {revision}", "set data.revision in params.yaml") from None
+    except errors.RepositoryNotFoundError:
+        raise UserError(
+            f"the hub has no dataset {name} (or it is private)", "hf auth login, or set data.path"
+        ) from None
+    except Exception as error:  # the network fails in the way of the library that meets it first
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"the dataset {name} cannot be fetched from the hub ({type(error).__name__})",
+            "check the network, or set data.path to a local folder, or make preset NAME=offline",
+        ) from None
+
+
+def files(folder: Path) -> list[Path]:
+    """The data files of a folder in hub layout, in name order. Raises UserError if there are none."""
+    found = sorted(path for pattern in FILES for path in folder.glob(pattern))
+    if not found:
+        raise UserError(f"{folder} holds no *.jsonl or *.parquet", _HINT)
+    return found
+
+
+def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, record) of each row of a file."""
+    if path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            table = pyarrow.parquet.read_table(path)
+        except pyarrow.ArrowInvalid as error:
+            raise UserError(f"{path} is not parquet: {error}", _HINT) from None
+        for number, record in enumerate(table.to_pylist(), 1):
+            yield f"{path}:{number}", record
+        return
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error.reason} at byte {error.start})", _HINT) from None
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path}:{number}: not JSON ({error.msg})", _HINT) from None
+            yield f"{path}:{number}", record if isinstance(record, dict) else {}
+
+
+def read(folder: Path, paths: Sequence[Path], languages: Sequence[str]) -> list[Row]:
+    """All usable rows of `paths`, texts byte for byte; ids name file and line. Raises UserError on other columns."""
+    rows, broken = [], []
+    for path in paths:
+        for place, record in _records(path):
+            missing = [name for name in COLUMNS if not isinstance(record.get(name), str)]
+            if missing:
+                raise UserError(
+                    f"{place}: no text in column {', '.join(missing)}; it has {sorted(record)}", _HINT
+                )
+            identity = f"{path.stem}-{place.rpartition(':')[2]:0>5}"
+            try:
+                rows.append(as_row(identity, record, languages))
+            except ValueError as error:
+                broken.append(f"{place}: {error}")
+    if broken:
+        print(f"left out {len(broken)} broken rows; the first: {broken[0]:.200}", file=sys.stderr, flush=True)
+    return rows
+
+
+def as_row(identity: str, record: dict[str, Any], languages: Sequence[str]) -> Row:
+    """A row of the contract, without tags. Raises ValueError saying what is broken."""
+    catalog, message = prompts.split(record["prompt"])
+    row = Row(identity, record["language"], catalog, message, record["prompt"], record["completion"], {})
+    if row.language not in languages:
+        raise ValueError(f"language is {row.language!r}, not one of {', '.join(languages)}")
+    if row.intent.product not in catalog:
+        raise ValueError(f"product {row.intent.product!r} is not a catalog line")
+    if len(set(catalog)) != len(catalog):
+        raise ValueError("a catalog line occurs twice")
+    return row

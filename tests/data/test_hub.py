@@ -1,0 +1,158 @@
+"""Published datasets: what is read, drawn, refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cartlm import params
+from cartlm.data import gates, hub
+from cartlm.errors import UserError
+from tests.fixtures.llama3 import write_dataset
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def settings(path: Path | str, **changes: Any) -> params.Data:
+    found = params.load(ROOT / "presets/paper.yaml").data.model_dump()
+    small = {"train": 40, "validation": 12, "calibration": 12, "test": 12, "path": str(path)}
+    return params.Data(**{**found, **small, **changes})
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    return write_dataset(tmp_path / "dataset")
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [
+        json.loads(line) for line in (folder / "training_data.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+
+
+def rewrite(folder: Path, found: list[dict[str, Any]]) -> None:
+    text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in found)
+    (folder / "training_data.jsonl").write_text(text, encoding="utf-8")
+
+
+def test_splits_are_seeded_disjoint_and_byte_for_byte(dataset: Path) -> None:
+    made = hub.splits(settings(dataset))
+    assert {name: len(rows) for name, rows in made.items()} == {
+        "train": 40, "validation": 12, "test": 12, "calibration": 12
+    }  # fmt: skip
+    published = {(one["prompt"], one["completion"], one["language"]) for one in records(dataset)}
+    assert {(row.prompt, row.completion, row.language) for row in made["train"]} <= published
+    assert not {row.id for row in made["train"]} & {row.id for row in made["validation"]}
+    assert made["test"] == made["validation"]
+    assert made == hub.splits(settings(dataset))
+    assert made["validation"] != hub.splits(settings(dataset, seed=8))["validation"]
+    languages = [row.language for row in made["calibration"]]
+    assert {languages.count(language) for language in set(languages)} == {4}
+    assert {row.id for row in made["calibration"]} <= {row.id for row in made["train"]}
+
+
+def test_a_test_file_is_the_test(dataset: Path) -> None:
+    found = records(dataset)
+    rewrite(dataset, found[:54])
+    (dataset / "test.jsonl").write_text(
+        "".join(json.dumps(one) + "\n" for one in found[54:]), encoding="utf-8"
+    )
+    made = hub.splits(settings(dataset))
+    assert [row.prompt for row in made["test"]] == [one["prompt"] for one in found[54:]]
+    assert len(made["validation"]) == 12
+
+
+def test_parquet_is_read_alike(dataset: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    wanted = hub.splits(settings(dataset))
+    (dataset / "data").mkdir()
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist(records(dataset)), dataset / "data/training_data.parquet"
+    )
+    (dataset / "training_data.jsonl").unlink()
+    assert hub.splits(settings(dataset)) == wanted
+
+
+def test_near_duplicates_stay_in_training(dataset: Path) -> None:
+    found = records(dataset)
+    twins = [{**one, "prompt": one["prompt"] + "!"} for one in found[:20]]
+    rewrite(dataset, found + twins)
+    made = hub.splits(settings(dataset, train=60))
+    drawn = {row.prompt for row in made["validation"]}
+    assert not drawn & {one["prompt"] for one in found[:20] + twins}
+    best, _ = gates.nearest(
+        [gates.comparable(row) for row in made["validation"]],
+        [gates.comparable(row) for row in made["train"]],
+        0.95,
+    )
+    assert best.max() < 0.95
+    rewrite(dataset, [*found[:20], *twins, *[{**one} for one in found[20:]] * 2])
+    with pytest.raises(UserError, match="only 0 rows have no near-duplicate"):
+        hub.splits(settings(dataset, train=60))
+
+
+def test_broken_rows_are_left_out_and_counted(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = records(dataset)
+    found[3]["completion"] = '{"action": "add", "product": "Nothing", "quantity": 1}'
+    found[4]["prompt"] = "add two apples"
+    found[5]["language"] = "german"
+    found[6]["completion"] = "{"
+    rewrite(dataset, found)
+    made = hub.splits(settings(dataset))
+    assert len(made["train"]) == 40
+    said = capsys.readouterr().err
+    assert "left out 4 broken rows" in said
+    assert "training_data.jsonl:4: product 'Nothing' is not a catalog line" in said
+    with pytest.raises(UserError, match=r"56 usable rows.*= 57; set data.train to 44"):
+        hub.splits(settings(dataset, train=45))
+
+
+WRONG = {
+    "no column": ({"completion": None}, "no text in column completion"),
+    "a number": ({"language": 3}, "no text in column language"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_other_columns_are_one_line(name: str, dataset: Path) -> None:
+    change, said = WRONG[name]
+    rewrite(dataset, [{**one, **change} for one in records(dataset)])
+    with pytest.raises(UserError, match=said) as error:
+        hub.splits(settings(dataset))
+    assert "training_data.jsonl:1" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_broken_files_are_one_line(dataset: Path) -> None:
+    path = dataset / "training_data.jsonl"
+    path.write_text('{"prompt": \n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"training_data\.jsonl:1: not JSON"):
+        hub.splits(settings(dataset))
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="not UTF-8"):
+        hub.splits(settings(dataset))
+    path.unlink()
+    with pytest.raises(UserError, match="holds no"):
+        hub.splits(settings(dataset))
+    (dataset / "train.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match="is not parquet"):
+        hub.splits(settings(dataset))
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "nowhere", "./a/b"])
+def test_what_is_neither_folder_nor_hub_id_is_named(path: str) -> None:
+    with pytest.raises(UserError, match="neither a folder nor a hub id"):
+        hub.splits(settings(path))
+
+
+def test_without_network_the_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="cannot be fetched from the hub"):
+        hub.splits(settings("jtlicardo/ecommerce-intent-3k"))
