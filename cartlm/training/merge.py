@@ -1,0 +1,194 @@
+"""The adapter merged into the base: a plain 16-bit Llama folder, and proof that it answers as the adapter did."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers as hf
+
+from cartlm.engines.transformers import Transformers, load
+from cartlm.errors import UserError
+from cartlm.training import folders
+from cartlm.training.base import Tensor, check_config, check_weights, load_tokenizer
+from cartlm.training.qlora import RECORD, keep_nf4, load_base, pick_device
+
+MIB = 2**20
+GROUPS = ("embedding", "attention", "mlp", "norm", "lm_head")
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Sizes of what was written. `bytes_by_group`: groups of GROUPS that occur; lm_head is absent where it is tied."""
+
+    size_bytes: int  # of all files in the folder
+    parameters: int
+    bytes_by_group: dict[str, int]
+
+
+def group(name: str) -> str:
+    """The group of a tensor by its name in transformers, one of GROUPS."""
+    for part, found in (
+        ("embed_tokens", "embedding"),
+        ("self_attn", "attention"),
+        (".mlp.", "mlp"),
+        ("lm_head", "lm_head"),
+    ):
+        if part in name:
+            return found
+    if "norm" in name:
+        return "norm"
+    raise ValueError(f"{name} is in no group")
+
+
+def merge(
+    base: Path,
+    adapter: Path,
+    dtype: Literal["float16", "bfloat16"],
+    onto: Literal["16-bit", "nf4"],
+    target: Path,
+) -> Merged:
+    """`target`: base plus adapter, added in float32 and rounded once to `dtype`, with the base's tokenizer.
+
+    `onto` "nf4" takes the base's matrices as NF4 gives them back. Tied embeddings stay one tensor. What was
+    written is read back and compared. `target` is replaced at the end. Raises UserError.
+    """
+    import peft
+
+    device = pick_device("float32")
+    if onto == "nf4":
+        model = load_base(base, "nf4", "float32", device).dequantize(dtype=torch.float32)
+    else:
+        model = load_base(base, "none", "float32", device)
+    model = peft.PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    model = model.to("cpu", getattr(torch, dtype))
+    for name, weights in model.named_parameters():
+        if not torch.isfinite(weights).all():
+            raise UserError(
+                f"merged, {name} does not fit into {dtype}", "set merge.dtype: bfloat16 in params.yaml"
+            )
+    tokenizer = load_tokenizer(base)
+    _set_configs(model, tokenizer)
+    with folders.replacing(target) as temporary:
+        model.save_pretrained(temporary)
+        folders.copy(base, temporary, folders.TOKENIZER)
+        _plain_config(temporary / "config.json")
+        found = check_saved(temporary, model, tokenizer, dtype)
+    groups: Counter[str] = Counter()
+    for name, tensor in found.items():
+        groups[group(name)] += tensor.bytes
+    return Merged(
+        sum(path.stat().st_size for path in target.iterdir()),
+        sum(weights.numel() for weights in model.parameters()),
+        {name: groups[name] for name in GROUPS if groups[name]},
+    )
+
+
+def _set_configs(model: Any, tokenizer: Any) -> None:
+    """The tokenizer's special ids in both configs, greedy decoding, no trace of the quantization."""
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    for name, value in ids.items():
+        setattr(model.config, name, value)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.generation_config = hf.GenerationConfig(**ids, do_sample=False)
+
+
+def _plain_config(path: Path) -> None:
+    """Drop what names this machine."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def check_saved(folder: Path, model: Any, tokenizer: Any, dtype: str) -> dict[str, Tensor]:
+    """The tensors on disk, after comparing all that was written with `model` and `tokenizer`. Raises UserError."""
+    from safetensors.torch import load_file
+
+    def require(holds: bool, what: str) -> None:
+        if not holds:
+            raise UserError(
+                f"the merged model: {what}", "report this: the versions in docker/train.txt were tested"
+            )
+
+    config = check_config(folder)
+    found = check_weights(folder, config)
+    tied = bool(config.get("tie_word_embeddings"))
+    require(tied == bool(model.config.tie_word_embeddings), f"tie_word_embeddings became {tied}")
+    require(not (tied and "lm_head.weight" in found), "lm_head is stored beside the embedding it is tied to")
+    kept = model.state_dict()
+    weights: dict[str, torch.Tensor] = {}
+    for file in {tensor.file for tensor in found.values()}:
+        weights |= load_file(folder / file)
+    require(set(kept) - {"lm_head.weight"} == set(weights) - {"lm_head.weight"}, "tensors were left out")
+    for name, tensor in weights.items():
+        require(torch.equal(tensor, kept[name]), f"{name} differs on disk")
+        require(str(tensor.dtype) == f"torch.{dtype}", f"{name} is {tensor.dtype}")
+    require(
+        config.get("dtype", config.get("torch_dtype")) == dtype, f"config.json says {config.get('dtype')}"
+    )
+
+    generation = hf.GenerationConfig.from_pretrained(folder)
+    again = load_tokenizer(folder)
+    require(generation.do_sample is False, "generation_config.json samples")
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = getattr(tokenizer, name)
+        for where, given in (("tokenizer", again), ("generation_config", generation)):
+            require(
+                getattr(given, name) == value, f"{name} of its {where} is {getattr(given, name)}, not {value}"
+            )
+        require(config.get(name) == value, f"{name} of its config.json is {config.get(name)}, not {value}")
+    require(tokenizer.pad_token_id != tokenizer.eos_token_id, "it pads with its EOS")
+    return found
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Answers of the adapter on its base, as trained, and of the merged model, over the same prompts."""
+
+    n: int
+    equal: int
+    engine: dict[str, str | int]  # of the merged model
+
+    @property
+    def share(self) -> float:
+        return self.equal / self.n
+
+
+def compare(
+    base: Path, adapter: Path, merged: Path, prompts: Sequence[list[int]], *,
+    quantization: str, compute_dtype: str, max_new_tokens: int, batch_size: int,
+) -> Agreement:  # fmt: skip
+    """On how many of `prompts` (ids) both give the same tokens; the adapter in `compute_dtype`, as in training."""
+    import peft
+
+    device = pick_device(compute_dtype)
+    model = peft.PeftModel.from_pretrained(load_base(base, quantization, compute_dtype, device), str(adapter))
+    keep_nf4(model)
+    asked = Transformers(adapter, model.eval(), load_tokenizer(base))
+    with torch.autocast(device, getattr(torch, compute_dtype), enabled=compute_dtype != "float32"):
+        ours = asked.answers(prompts, max_new_tokens, batch_size)
+    del model, asked
+    engine = load(merged)
+    theirs = engine.answers(prompts, max_new_tokens, batch_size)
+    equal = sum(
+        a.token_ids == b.token_ids and a.finish_reason == b.finish_reason
+        for a, b in zip(ours, theirs, strict=True)
+    )
+    return Agreement(len(prompts), equal, engine.describe())
+
+
+def record(adapter: Path) -> dict[str, Any]:
+    """Where and with what the adapter was trained. Raises UserError if its folder is not ours."""
+    try:
+        found: dict[str, Any] = json.loads((adapter / RECORD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{adapter} has no {RECORD}", "dvc repro finetune") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{adapter / RECORD} is not JSON: {error}", "dvc repro -f finetune") from None
+    return found

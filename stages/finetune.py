@@ -1,0 +1,54 @@
+"""finetune: QLoRA on the training rows, resumed from its last whole checkpoint.
+
+python -m stages.finetune
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from cartlm import stage
+from cartlm.measure import machine
+from cartlm.results import DIGITS, write_text
+
+BASE, ADAPTER, RUNS = Path("models/base"), Path("models/adapter"), Path("runs/finetune")
+TRAIN, VALIDATION, CURVE = (
+    Path("data/train.jsonl"),
+    Path("data/validation.jsonl"),
+    Path("metrics/finetune.csv"),
+)
+COLUMNS = ("step", "epoch", "loss", "learning_rate", "eval_loss")
+
+
+def curve(history: list[dict[str, float]]) -> str:
+    """CSV with one line a logged step, for dvc plots; what was not measured at a step is empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for entry in history:
+        known = {name: f"{value:.{DIGITS}g}" for name, value in entry.items()} | {"step": int(entry["step"])}
+        writer.writerow(known.get(name, "") for name in COLUMNS)
+    return text.getvalue()
+
+
+@stage.command
+def main() -> None:
+    """Write models/adapter and metrics/finetune.csv."""
+    settings = stage.params()
+    if not BASE.is_dir():
+        raise FileNotFoundError(2, "No such file or directory", str(BASE))
+    import torch
+
+    from cartlm.training import qlora
+
+    torch.set_num_threads(machine.threads())
+    job = qlora.Job(BASE, BASE.as_posix(), TRAIN, VALIDATION, settings.finetune, settings.prompt)
+    made = qlora.finetune(job, RUNS, ADAPTER)
+    write_text(CURVE, curve(made.history))
+    stage.done(qlora.as_plain(made))
+
+
+if __name__ == "__main__":
+    main()

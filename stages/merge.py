@@ -1,0 +1,61 @@
+"""merge: the adapter merged into the 16-bit base, and compared with it on validation rows.
+
+python -m stages.merge
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cartlm import stage
+from cartlm.data import rows as row_files
+from cartlm.measure import machine
+from cartlm.prompt import from_transformers
+from cartlm.results import write_metrics
+from cartlm.training.base import load_tokenizer
+
+BASE, ADAPTER, MERGED = Path("models/base"), Path("models/adapter"), Path("models/merged")
+VALIDATION, METRICS = Path("data/validation.jsonl"), Path("metrics/merge.json")
+
+
+@stage.command
+def main() -> None:
+    """Write models/merged and metrics/merge.json."""
+    settings = stage.params()
+    for folder in (BASE, ADAPTER):
+        if not folder.is_dir():
+            raise FileNotFoundError(2, "No such file or directory", str(folder))
+    import torch
+
+    from cartlm.training import merge
+
+    torch.set_num_threads(machine.threads())
+    trained = merge.record(ADAPTER)
+    rows = row_files.read(VALIDATION)[: settings.merge.check_rows]
+    builder = from_transformers(load_tokenizer(BASE), settings.prompt.separator)
+    made = merge.merge(BASE, ADAPTER, settings.merge.dtype, settings.merge.onto, MERGED)
+    stage.progress(f"merged; comparing the answers to {len(rows)} validation rows")
+    alike = merge.compare(
+        BASE, ADAPTER, MERGED, [builder.prompt_ids(row.prompt) for row in rows],
+        quantization=settings.finetune.quantization, compute_dtype=settings.finetune.compute_dtype,
+        max_new_tokens=settings.eval.max_new_tokens, batch_size=settings.eval.batch_size,
+    )  # fmt: skip
+    size_mib = made.size_bytes / merge.MIB
+    sections = {
+        "agreement": alike.share,
+        "n": alike.n,
+        "onto": settings.merge.onto,
+        "dtype": settings.merge.dtype,
+        "size_mib": size_mib,
+        "parameters": made.parameters,
+        "bytes": made.bytes_by_group,
+        "finetune": trained,
+        "machine": machine.fingerprint(),
+        "engine": alike.engine,
+    }
+    write_metrics(METRICS, sections)
+    stage.done({"agreement": round(alike.share, 4), "n": alike.n, "size_mib": round(size_mib, 2)})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""Fine-tuning for real on a toy: what is trained, what a kill leaves, what is written."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cartlm.errors import UserError
+from cartlm.training import checkpoints, qlora
+from tests.training.conftest import job, run, stage_folder, start
+
+
+def test_the_loss_falls_and_only_the_adapter_trains(trained: tuple[Path, qlora.Finetuned, qlora.Job]) -> None:
+    adapter, made, _ = trained
+    losses = [entry["loss"] for entry in made.history if "loss" in entry]
+    assert losses[-1] < losses[0]
+    assert made.steps == 6
+    assert made.resumed_at == 0
+    weights = load_file(adapter / "adapter_model.safetensors")
+    assert sum(tensor.numel() for tensor in weights.values()) == made.trainable
+    assert {name.rsplit(".", 3)[1] for name in weights} == set(qlora.TARGETS)
+    assert all(tensor.dtype == torch.float32 for tensor in weights.values()), "bfloat16 loses small updates"
+    assert all(tensor.abs().max() > 0 for name, tensor in weights.items() if "lora_B" in name), (
+        "all of them learn"
+    )
+
+
+def test_the_adapter_names_no_machine(trained: tuple[Path, qlora.Finetuned, qlora.Job]) -> None:
+    adapter, _, _ = trained
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "models/base"
+    assert (config["r"], config["lora_alpha"], config["bias"]) == (8, 16, "none")
+    record = json.loads((adapter / qlora.RECORD).read_text())
+    assert record["device"] in ("cpu", "cuda")
+    assert (record["quantization"], record["compute_dtype"]) == ("nf4", "bfloat16")
+    for path in adapter.glob("*.json"):
+        assert str(adapter.parent.parent) not in path.read_text(encoding="utf-8")
+    assert {"tokenizer.json", "tokenizer.model"} <= {path.name for path in adapter.iterdir()}
+
+
+def test_the_curve_has_every_epoch_s_validation_loss(tmp_path: Path, toy_base: Path) -> None:
+    given = job(tmp_path, toy_base, max_steps=-1, epochs=2.0, batch_size=16, save_steps=50)
+    made = qlora.finetune(given, tmp_path / "runs", tmp_path / "adapter")
+    assert made.steps == 6
+    assert [entry["step"] for entry in made.history if "eval_loss" in entry] == [3, 6]
+    assert made.eval_loss == made.history[-1]["eval_loss"]
+
+
+def test_rows_are_never_cut(tmp_path: Path, toy_base: Path) -> None:
+    with pytest.raises(UserError, match=r"longer than prompt\.max_tokens=80"):
+        qlora.finetune(job(tmp_path, toy_base, max_tokens=80), tmp_path / "runs", tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_evaluating_does_not_change_training(toy_base: Path) -> None:
+    """bitsandbytes repacks weights in eval mode on some CPUs; gradients after that are wrong without keep_nf4."""
+    import peft
+
+    base = qlora.load_base(toy_base, "nf4", "bfloat16", "cpu")
+    base = peft.prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+    torch.manual_seed(0)
+    lora = peft.LoraConfig(r=4, target_modules=list(qlora.TARGETS), init_lora_weights=False)
+    model = peft.get_peft_model(base, lora)
+    ids = torch.arange(10, 60)[None]
+
+    def gradients() -> list[torch.Tensor]:
+        model.train()
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            model(input_ids=ids, labels=ids).loss.backward()
+        return [weights.grad.clone() for weights in model.parameters() if weights.grad is not None]
+
+    before = gradients()
+    model.eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        model(input_ids=ids)
+    assert all(torch.equal(one, two) for one, two in zip(before, gradients(), strict=True))
+
+
+def test_float16_needs_a_card(tmp_path: Path, toy_base: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a card")
+    with pytest.raises(UserError, match=r"finetune\.compute_dtype=float16 needs a CUDA card"):
+        qlora.finetune(
+            job(tmp_path, toy_base, compute_dtype="float16"), tmp_path / "runs", tmp_path / "adapter"
+        )
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(tmp_path: Path, toy_base: Path) -> None:
+    options = {"max_steps": 30, "save_steps": 3, "batch_size": 8, "lora_dropout": 0.05}
+    given = job(tmp_path / "whole", toy_base, **options)
+    whole = qlora.finetune(given, tmp_path / "whole/runs", tmp_path / "whole/adapter")
+
+    folder = stage_folder(tmp_path / "killed", toy_base, **options)
+    process = start(folder, "finetune")
+    runs = folder / "runs/finetune"
+    while not (found := list(runs.glob("*/checkpoint-6/complete.json"))):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (folder / "models/adapter").exists()
+    run_folder = found[0].parents[1]
+    steps = [int(path.name.removeprefix("checkpoint-")) for path in run_folder.glob("checkpoint-*")]
+    assert max(steps) < 30, "it was killed in the middle"
+    half = run_folder / "checkpoint-29"  # as a kill in the middle of saving leaves it
+    half.mkdir()
+    (half / "adapter_model.safetensors").write_bytes(b"half")
+    other = runs / "0123456789abcdef/checkpoint-27"
+    other.mkdir(parents=True)
+
+    done = run(folder, "finetune")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert 6 <= told["resumed_at"] < 30
+    assert told["steps"] == 30
+    assert [path.name for path in runs.iterdir()] == [run_folder.name], "another key's checkpoints are gone"
+
+    ours = load_file(folder / "models/adapter/adapter_model.safetensors")
+    theirs = load_file(tmp_path / "whole/adapter/adapter_model.safetensors")
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert torch.equal(ours[name], tensor), f"{name}: {(ours[name] - tensor).abs().max()}"
+    with (folder / "metrics/finetune.csv").open(encoding="utf-8") as file:
+        curve = list(csv.DictReader(file))
+    assert [int(line["step"]) for line in curve] == [int(entry["step"]) for entry in whole.history]
+    assert curve[-1]["eval_loss"] == f"{whole.eval_loss:.4g}"
+    assert "it/s" in done.stderr or "step/s" in done.stderr or "s/step" in done.stderr
+
+
+def test_another_run_never_resumes(tmp_path: Path, toy_base: Path) -> None:
+    given = job(tmp_path, toy_base, max_steps=2)
+    keys = {qlora.run_key(given, "cpu")}
+    keys.add(qlora.run_key(job(tmp_path, toy_base, max_steps=3), "cpu"))
+    keys.add(qlora.run_key(job(tmp_path, toy_base, max_steps=2, max_tokens=600), "cpu"))
+    keys.add(qlora.run_key(given, "cuda"))
+    given.train.write_text("".join(reversed(given.train.read_text().splitlines(keepends=True))))
+    keys.add(qlora.run_key(given, "cpu"))
+    assert len(keys) == 5
+    assert all(len(key) == 16 for key in keys)
+
+
+def test_a_finished_run_is_not_trained_twice(tmp_path: Path, toy_base: Path) -> None:
+    given = job(tmp_path, toy_base, max_steps=2)
+    first = qlora.finetune(given, tmp_path / "runs", tmp_path / "adapter")
+    weights = (tmp_path / "adapter/adapter_model.safetensors").read_bytes()
+    again = qlora.finetune(given, tmp_path / "runs", tmp_path / "adapter")
+    assert (again.resumed_at, again.steps) == (2, 2)
+    assert again.history == first.history
+    assert (tmp_path / "adapter/adapter_model.safetensors").read_bytes() == weights
+    last = checkpoints.last_complete(tmp_path / "runs" / qlora.run_key(given, first.device))
+    assert last is not None
+    assert last.name == "checkpoint-2"
