@@ -1,0 +1,1 @@
+"""GGUF files of many types from one merged model, and the importance matrix that some are made with."""

@@ -1,0 +1,156 @@
+"""The importance matrix: mean squared activations on the calibration rows, by llama-imatrix.
+
+llama-imatrix takes text and cuts its ids into chunks of equal length, each of which attends to itself alone. Rows
+of one length are therefore given together, with that length as the chunk: each row is one sequence, from BOS
+over prompt, separator and completion to EOS, exactly as in training. The special tokens stand in the text as
+their names, and the ids which the tool will see are compared with the prompt builder's before it runs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cartlm import llama_cpp_paths, process
+from cartlm.errors import UserError
+from cartlm.prompt import PromptBuilder
+
+LEAST_TOKENS = 16  # llama-imatrix ignores shorter batches
+FAILURE = r"(?:error|failed|need at least)[^\n]*"
+_keep: list[Any] = []
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokenizer of a GGUF file, for the prompt builder and as llama-imatrix uses it."""
+
+    builder: PromptBuilder
+    bos: str  # the names of the special tokens, such as <s>
+    eos: str
+    adds_bos: bool  # the tool puts BOS before the text by itself
+    seen: Callable[
+        [str], list[int]
+    ]  # text to ids as the tool does it: special tokens are read out of the text
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Rows of one length as one text: `count` chunks of `tokens` ids; ids after them are filler."""
+
+    tokens: int
+    count: int
+    text: str
+
+
+@contextmanager
+def vocabulary(source: Path, separator: str) -> Iterator[Vocabulary]:
+    """The tokenizer of the GGUF file at `source`, its weights left out. Raises UserError for a broken file."""
+    import llama_cpp as c
+
+    if not _keep:  # ctypes callbacks must outlive their use
+        _keep.append(c.llama_log_callback(lambda level, message, data: None))
+    c.llama_log_set(_keep[0], ctypes.c_void_p(0))
+    settings = c.llama_model_default_params()
+    settings.vocab_only = True
+    model = c.llama_model_load_from_file(os.fsencode(source), settings)
+    if not model:
+        raise UserError(f"{source} does not load", f"make it again: rm {source}, then dvc repro")
+    try:
+        vocab = c.llama_model_get_vocab(model)
+        bos, eos = c.llama_vocab_bos(vocab), c.llama_vocab_eos(vocab)
+
+        def tokenize(text: str, special: bool) -> list[int]:
+            data = text.encode("utf-8")
+            ids = (c.llama_token * (len(data) + 8))()
+            count = c.llama_tokenize(vocab, data, len(data), ids, len(ids), special, special)
+            return list(ids[:count])
+
+        def name(token: int) -> str:
+            return bytes(c.llama_vocab_get_text(vocab, token)).decode("utf-8")
+
+        yield Vocabulary(
+            builder=PromptBuilder(lambda text: tokenize(text, False), bos, eos, separator),
+            bos=name(bos),
+            eos=name(eos),
+            adds_bos=bool(c.llama_vocab_get_add_bos(vocab)),
+            seen=lambda text: tokenize(text, True),
+        )
+    finally:
+        c.llama_model_free(model)
+
+
+def chunks(pairs: Sequence[tuple[str, str]], vocab: Vocabulary) -> list[Chunks]:
+    """(prompt, completion) pairs as texts for the tool, shortest rows first.
+
+    Raises UserError for a row whose text gives the tool other ids than training had.
+    """
+    rows: defaultdict[int, list[tuple[str, list[int]]]] = defaultdict(list)
+    for prompt, completion in pairs:
+        ids = vocab.builder.prompt_ids(prompt) + vocab.builder.completion_ids(completion)
+        if len(ids) < LEAST_TOKENS:
+            raise UserError(
+                f"a calibration row has {len(ids)} tokens, too few for llama-imatrix", "dvc repro data"
+            )
+        rows[len(ids)].append((_text(prompt, completion, ids, vocab), ids))
+    made = []
+    for length, members in sorted(rows.items()):
+        padded = (
+            members if len(members) > 1 else members * 2
+        )  # the tool wants two chunks, and is told to take one
+        text = _given("".join(text for text, _ in padded), vocab)
+        if vocab.seen(text) != [token for _, ids in padded for token in ids]:
+            raise UserError(
+                f"llama-imatrix reads calibration rows differently: {text[-60:]!r}", "dvc repro data"
+            )
+        made.append(Chunks(length, len(members), text))
+    return made
+
+
+def _text(prompt: str, completion: str, ids: list[int], vocab: Vocabulary) -> str:
+    """One row as text that gives the tool `ids`: a tokenizer with a dummy prefix wants a space before the completion."""
+    for gap in ("", " "):
+        text = f"{vocab.bos}{prompt}{vocab.builder.separator}{gap}{completion}{vocab.eos}"
+        if vocab.seen(_given(text, vocab)) == ids:
+            return text
+    raise UserError(f"llama-imatrix reads a calibration row differently: {prompt[-60:]!r}", "dvc repro data")
+
+
+def _given(text: str, vocab: Vocabulary) -> str:
+    return text.removeprefix(vocab.bos) if vocab.adds_bos else text
+
+
+def build(source: Path, pairs: Sequence[tuple[str, str]], separator: str, folder: Path, threads: int) -> Path:
+    """The importance matrix of the GGUF file at `source` over (prompt, completion) pairs, a file in `folder`.
+
+    Made once for the same source, rows and llama.cpp: the name holds their hash. Raises UserError for a missing
+    tool or a row that the tool reads differently, OSError on a full disk.
+    """
+    tool = llama_cpp_paths.tool("llama-imatrix")
+    version = llama_cpp_paths.build_info()["version"]
+    digest = hashlib.sha256(repr((version, separator, list(pairs))).encode())
+    with source.open("rb") as file:
+        digest.update(hashlib.file_digest(file, "sha256").digest())
+    target = folder / f"{digest.hexdigest()[:16]}.gguf"
+    if target.exists():
+        return target
+    with vocabulary(source, separator) as vocab:
+        groups = chunks(pairs, vocab)
+    text = folder / "calibration.txt"
+    with process.replacing(target) as temporary:
+        for group in groups:
+            text.write_text(group.text, encoding="utf-8", newline="\n")
+            before: list[str | Path] = ["--in-file", temporary] if temporary.exists() else []
+            process.run(
+                [tool, "-m", source, "-f", text, "-o", temporary, *before, "-c", str(group.tokens),
+                 "--chunks", str(group.count), "-t", str(threads), "-ngl", "0", "--parse-special", "--no-ppl"],
+                log=folder / "log", writes=target, reason=FAILURE, hint=f"see {folder / 'log'}",
+            )  # fmt: skip
+    text.unlink()
+    return target

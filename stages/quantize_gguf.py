@@ -1,0 +1,53 @@
+"""quantize-gguf: models/f16 -> models/VARIANT/model.gguf, of the type that params.yaml gives it.
+
+python -m stages.quantize_gguf q4_k_m
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cartlm import stage
+from cartlm.data import rows
+from cartlm.errors import UserError
+from cartlm.measure import machine
+from cartlm.quantization import gguf, imatrix
+from cartlm.results import read_metrics, write_metrics
+
+
+@stage.command
+@click.argument("variant")
+def main(variant: str) -> None:
+    """Quantize one variant, after a passed parity check; what the tools say goes to runs/quantize/."""
+    settings = stage.params()
+    if variant not in settings.gguf:
+        raise UserError(f"params.yaml has no gguf.{variant}", f"one of: {', '.join(settings.gguf)}")
+    wanted = settings.gguf[variant]
+    gguf.require_parity(read_metrics(Path("metrics/parity.json")), settings.parity.min_agreement)
+    source, threads, matrix = Path("models/f16/model.gguf"), machine.threads(), None
+    if wanted.imatrix:
+        pairs = [(row.prompt, row.completion) for row in rows.read(Path("data/calibration.jsonl"))]
+        stage.progress(f"importance matrix of {len(pairs)} calibration rows")
+        matrix = imatrix.build(source, pairs, settings.prompt.separator, Path("runs/imatrix"), threads)
+    target = Path("models") / variant / "model.gguf"
+    log = Path("runs/quantize") / f"{variant}.log"
+    made = gguf.quantize(source, target, wanted.type, threads=threads, log=log, imatrix=matrix)
+    found = gguf.sections(made, target, wanted.type, wanted.imatrix)
+    write_metrics(
+        Path("metrics/quantize") / f"{variant}.json",
+        {
+            "machine": machine.fingerprint(),
+            "engine": gguf.tool("llama-quantize", threads),
+            **found,
+        },
+    )
+    if found["quantize"]["fallback_tensors"]:
+        names = ", ".join(made.fallback_tensors(wanted.type)[:3])
+        stage.progress(f"warning: row sizes that {wanted.type} cannot take, made of another type: {names}")
+    stage.done({"variant": variant, **found["quantize"]})
+
+
+if __name__ == "__main__":
+    main()

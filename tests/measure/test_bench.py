@@ -1,0 +1,237 @@
+"""The benchmark: its plan and statistics on numbers known beforehand, its stage on real models."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cartlm.errors import UserError
+from cartlm.measure import bench
+from cartlm.measure.latency import Query, rates
+from cartlm.results import read_metrics
+from tests.fixtures.toy256 import ROOT, one_line, set_params, stage
+
+PLAN = bench.Plan(
+    seed=7, rounds=5, warmups=4, queries=6, threads=1, max_new_tokens=8, context_tokens=512, separator="\n"
+)
+CONTRACT = [
+    "size_mib", "load_s", "prefill_tokens_per_s", "decode_tokens_per_s", "latency_ms_p50", "latency_ms_p95",
+    "queries_per_s", "peak_rss_mib", "load_rss_mib",
+]  # fmt: skip
+
+
+def record(round: int, latencies: list[float], **more: Any) -> dict[str, Any]:
+    queries = [
+        {"latency_s": s, "prompt_tokens": 100, "decoded_tokens": 20, "stopped": True} for s in latencies
+    ]
+    return {
+        "round": round,
+        "load_s": 0.1 * (round + 1),
+        "load1": 0.5,
+        "wall_s": 2.0,
+        "queries": queries,
+        **more,
+    }
+
+
+def test_order_is_random_seeded_and_complete() -> None:
+    names = ["f16", "q8_0", "q6_k", "q4_k_m"]
+    orders = [PLAN.order(names, round) for round in range(PLAN.rounds)]
+    assert all(sorted(order) == sorted(names) for order in orders)
+    assert len({tuple(order) for order in orders}) > 2
+    assert orders == [PLAN.order(names[::-1], round) for round in range(PLAN.rounds)]
+
+
+def test_prompts_differ_between_rounds_only() -> None:
+    prompts = [f"prompt {i}" for i in range(50)]
+    drawn = [PLAN.draw(prompts, round) for round in range(PLAN.rounds)]
+    assert all((len(warm), len(measured)) == (4, 6) for warm, measured in drawn)
+    assert sorted(itertools.chain(*itertools.chain(*drawn))) == sorted(prompts)
+    assert drawn == [PLAN.draw(prompts, round) for round in range(PLAN.rounds)]
+    warm, measured = PLAN.draw(prompts[:3], 2)  # few prompts come again
+    assert set(warm + measured) == set(prompts[:3])
+
+
+def test_rates() -> None:
+    made = [Query(1.0, 100, 10, 0.2, 0.7, True), Query(3.0, 300, 40, 0.6, 0.3, False)]
+    assert rates(made) == {
+        "prefill_tokens_per_s": 500.0,
+        "decode_tokens_per_s": 50.0,
+        "queries_per_s": 0.5,
+    }
+    assert "decode_tokens_per_s" not in rates([Query(1.0, 100, 0, 0.2, 0.0, True)])
+
+
+def test_summary() -> None:
+    records = [record(round, [0.01 * (i + 1 + round) for i in range(10)]) for round in range(5)]
+    found = bench.summarize(records, 3 * 2**20, seed=7)
+    pooled = [1000 * query["latency_s"] for r in records for query in r["queries"]]
+    assert found["n"] == 5
+    assert found["queries"] == 50
+    assert found["size_mib"] == 3
+    assert found["load_s"] == pytest.approx(0.3)
+    assert found["latency_ms_p50"] == pytest.approx(np.percentile(pooled, 50))
+    assert found["latency_ms_p95"] == pytest.approx(np.percentile(pooled, 95))
+    for name in ("load_s", "latency_ms_p50", "latency_ms_p95"):
+        assert found[f"{name}_low"] < found[name] < found[f"{name}_high"]
+    assert (found["load1"], found["stopped"], found["wall_s"]) == (0.5, 1, 10)
+    assert (
+        not {"decode_tokens_per_s", "peak_rss_mib", "throttled_s", "other_cpus"} & found.keys()
+    )  # not measured
+    assert found == bench.summarize(records, 3 * 2**20, seed=7)
+    more = [{**r, "throttled_s": 0.5, "throttled_periods": 2, "other_cpus": r["round"]} for r in records]
+    found = bench.summarize(more, 1, seed=7)
+    assert (found["throttled_s"], found["throttled_periods"], found["other_cpus"]) == (2.5, 10, 2)
+
+
+def test_one_round_has_no_interval() -> None:
+    found = bench.summarize([record(0, [0.1, 0.2])], 1, seed=7)
+    assert found["load_s"] == pytest.approx(0.1)
+    assert not [name for name in found if name.endswith(("_low", "_high"))]
+    same = bench.summarize([record(0, [0.1]), record(0, [0.1])], 1, seed=7)
+    assert same["load_s_low"] == same["load_s_high"] == same["load_s"]
+
+
+def test_interval_covers_the_median() -> None:
+    """About 94 % of such intervals hold the true value, of five rounds as of twelve (4,000 trials)."""
+    rng, hits = np.random.default_rng(1), 0
+    for seed in range(40):
+        values = [[float(value)] for value in rng.normal(10, 1, size=5)]
+        low, high = bench.interval(values, lambda picked: float(np.median(picked)), seed) or (0, 0)
+        hits += low <= 10 <= high
+    assert 34 <= hits <= 40
+
+
+def test_disturbed() -> None:
+    assert bench.disturbed([{"other_cpus": 0.1}, {}]) == ""
+    assert "1.3 CPUs" in bench.disturbed([{"other_cpus": 0.1}, {"other_cpus": 1.3}])
+
+
+def test_another_machine() -> None:
+    live = {"name": "Toy x2", "hash": "aa"}
+    assert bench.same_machine({}, live, strict=True) == ""
+    assert bench.same_machine({"machine": {"name": "Toy x2", "hash": "aa"}}, live, strict=True) == ""
+    other = {"machine": {"name": "Big x64", "hash": "bb"}}
+    warning = bench.same_machine(other, live, strict=False)
+    assert warning.count("\n") == 0
+    assert "Toy x2 (aa)" in warning
+    assert "Big x64 (bb)" in warning
+    with pytest.raises(UserError, match="Big x64"):
+        bench.same_machine(other, live, strict=True)
+
+
+def test_committed_is_what_git_has(tmp_path: Path) -> None:
+    """A run on another machine overwrites the file; the next one still has to warn."""
+    path = tmp_path / "metrics/machine.json"
+    assert bench.committed(path) == {}
+    path.parent.mkdir()
+    path.write_text('{"machine": {"hash": "here"}}')
+    assert bench.committed(path)["machine"]["hash"] == "here"
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "x"]):
+        subprocess.run([*git, *command], check=True)
+    path.write_text('{"machine": {"hash": "now"}}')
+    assert bench.committed(path)["machine"]["hash"] == "here"
+
+
+@pytest.fixture
+def quantized(repo: Path) -> Path:
+    """The toy checkout with f16 and q4_k_m; for speed of the tests alone q4_k_m is a copy."""
+    set_params(repo, gguf={"q4_k_m": {"type": "Q4_K_M", "imatrix": False}})
+    shutil.copytree(repo / "models/f16", repo / "models/q4_k_m")
+    return repo
+
+
+def lines(repo: Path, variant: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (repo / f"runs/bench/cpu/{variant}.jsonl").read_text().splitlines()]
+
+
+def test_stage(quantized: Path) -> None:
+    folder = quantized / "metrics/bench/cpu"
+    folder.mkdir(parents=True)
+    (folder / "q9_k.json").write_text("{}")
+    done = stage(quantized, "bench_cpu")
+    assert done.returncode == 0, done.stderr
+    assert "removed metrics/bench/cpu/q9_k.json" in done.stderr
+    assert sorted(os.listdir(folder)) == ["f16.json", "machine.json", "q4_k_m.json"]
+    for variant in ("f16", "q4_k_m"):
+        found = read_metrics(folder / f"{variant}.json")
+        assert list(found) == ["machine", "engine", "cpu"]
+        assert found["engine"]["name"] == "llama.cpp"
+        assert found["engine"]["threads"] == 1
+        speed = found["cpu"]
+        for name in CONTRACT:
+            assert speed[name] > 0
+            if name != "size_mib":
+                assert speed[f"{name}_low"] <= speed[name] <= speed[f"{name}_high"]
+        assert speed["latency_ms_p50"] <= speed["latency_ms_p95"]
+        assert speed["baseline_rss_mib"] < speed["load_rss_mib"] <= speed["peak_rss_mib"]
+        assert (speed["n"], speed["queries"]) == (2, 6)
+        size = (quantized / f"models/{variant}/model.gguf").stat().st_size
+        assert speed["size_mib"] == pytest.approx(size / 2**20, rel=1e-3)
+        assert len(lines(quantized, variant)) == 2
+    kept = lines(quantized, "f16")[0]
+    assert {"session", "variant", "round", "time", "load1", "queries"} <= kept.keys()
+    assert len(kept["queries"]) == 3
+    about = read_metrics(folder / "machine.json")
+    assert list(about) == ["machine", "engine", "details"]
+    assert about["details"]["cores_logical"] >= 1
+
+    # Measured again from the start, with the repetitions of before kept; on another machine only a warning.
+    about["machine"] |= {"name": "Other", "hash": "0"}
+    (folder / "machine.json").write_text(json.dumps(about))
+    line = one_line(stage(quantized, "bench_cpu", CARTLM_BENCH_CHECK="1"))
+    assert "the committed numbers are of Other (0)" in line
+    assert len(lines(quantized, "f16")) == 2
+    done = stage(quantized, "bench_cpu", CARTLM_BENCH_CHECK="")
+    assert done.returncode == 0
+    assert len([line for line in done.stderr.splitlines() if "numbers are of Other" in line]) == 1
+    assert len(lines(quantized, "f16")) == len(lines(quantized, "q4_k_m")) == 4
+    assert len({line["session"] for line in lines(quantized, "f16")}) == 2
+
+
+def test_killed_run_goes_on(quantized: Path) -> None:
+    running = subprocess.Popen(
+        [sys.executable, "-m", "stages.bench_cpu"], cwd=quantized, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert running.stderr is not None
+    first = next(line for line in running.stderr if line.startswith("1/4"))
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait()
+    assert not (quantized / "metrics/bench").exists()
+    done_before = next((quantized / "runs/bench/cpu").glob("*.jsonl"))
+    whole = done_before.read_text()
+    assert done_before.stem in first
+    with done_before.open("a") as file:
+        file.write('{"session": "cut by the ki')
+    done = stage(quantized, "bench_cpu")
+    assert done.returncode == 0, done.stderr
+    assert "going on after 1 of 4 measurements" in done.stderr
+    assert done_before.read_text().startswith(whole)
+    for variant in ("f16", "q4_k_m"):
+        assert sorted(line["round"] for line in lines(quantized, variant)) == [0, 1]
+        assert len({line["session"] for line in lines(quantized, variant)}) == 1
+
+
+def test_mistakes(quantized: Path) -> None:
+    path = quantized / "models/q4_k_m/model.gguf"
+    path.write_bytes(path.read_bytes()[:99999])
+    line = one_line(stage(quantized, "bench_cpu"))
+    assert "models/q4_k_m/model.gguf does not load" in line
+    assert not (quantized / "metrics/bench").exists()
+    path.unlink()
+    line = one_line(stage(quantized, "bench_cpu"))
+    assert "models/q4_k_m/model.gguf is missing; dvc repro quantize-gguf@q4_k_m" in line
+    (quantized / "data/test.jsonl").unlink()
+    assert "data/test.jsonl is missing; dvc repro data" in one_line(stage(quantized, "bench_cpu"))

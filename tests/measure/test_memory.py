@@ -1,0 +1,40 @@
+"""The kernel's account of a process, on real processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cartlm.errors import UserError
+from cartlm.measure import memory
+
+
+def test_peak_stays_when_memory_goes() -> None:
+    before = memory.now()
+    block = bytearray(b"x") * (80 * 2**20)
+    full = memory.now()
+    del block
+    after = memory.now()
+    assert full.rss_anon_mib - before.rss_anon_mib == pytest.approx(80, abs=4)
+    assert after.rss_mib < full.rss_mib - 70
+    assert after.peak_rss_mib >= full.rss_mib - 1
+
+
+def test_peak_is_not_inherited() -> None:
+    """getrusage's ru_maxrss is, over fork and exec: a small program started by a big one would look big."""
+    block = bytearray(b"x") * (200 * 2**20)
+    code = "from cartlm.measure import memory; print(memory.now().peak_rss_mib)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 3 < float(done.stdout) < 100
+    assert len(block) > 0
+
+
+def test_without_proc(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="on Linux only"):
+        memory.now(tmp_path / "status")
+    (tmp_path / "status").write_text("VmRSS:\t 2048 kB\nVmHWM:\t 4096 kB\n")
+    with pytest.raises(UserError, match="lacks rss_anon_mib, rss_file_mib"):
+        memory.now(tmp_path / "status")
