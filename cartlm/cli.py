@@ -1,0 +1,178 @@
+"""The command line for people: cartlm params check, preset, table, check-models, accept-base, prune."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from cartlm import params as _params
+from cartlm import stage, variants
+from cartlm.errors import UserError
+from cartlm.report import summary
+from cartlm.results import write_text
+
+PRESETS = Path("presets")
+BASE_FILES = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+)
+BASE_MAX_MB = 16  # of 10^6 bytes: the weights stand in git
+
+
+@click.group(cls=stage.Group)
+def main() -> None:
+    """cartlm, for people. Run in the repository's root; the measured chain itself is `make repro`."""
+
+
+@main.group("params", cls=stage.Group)
+def params_group() -> None:
+    """Look at params.yaml."""
+
+
+@params_group.command("check")
+def params_check() -> None:
+    """Stop with one line if params.yaml is wrong, or if Python and DVC read a value differently."""
+    if stage.PARAMS.exists():
+        for trap in yaml_traps(stage.PARAMS):
+            raise UserError(f"{stage.PARAMS}: {trap}", "write 0.0002 for 2e-4, and quote a text such as 'on'")
+    found = stage.params()
+    print(f"params.yaml is sound: {len(variants.listed(found))} variants, data from {found.data.source}")
+
+
+@main.command()
+@click.argument("name")
+def preset(name: str) -> None:
+    """Rewrite params.yaml from presets/NAME.yaml; git diff shows what changed."""
+    path = PRESETS / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml"))) or "none"
+        raise UserError(f"there is no preset {name}; there are: {known}", "make preset NAME=offline")
+    _params.load(path)
+    write_text(stage.PARAMS, path.read_text(encoding="utf-8"))
+    print(f"params.yaml is now {path}; see git diff params.yaml, then make repro")
+
+
+@main.command()
+def table() -> None:
+    """Print the results table."""
+    rows = summary.collect(Path("metrics"), variants.listed(stage.params()))
+    print(summary.table(rows))
+
+
+@main.command("check-models")
+def check_models() -> None:
+    """Stop with one line if a model that params.yaml lists is missing or cut short."""
+    found = stage.params()
+    models = Path("models")
+    for name in ["base", "adapter", "merged"]:
+        check_weights(models / name)
+    for name in ["f16", *found.gguf]:
+        check_gguf(models / name / "model.gguf")
+    print(f"all {4 + len(found.gguf)} models are there")
+
+
+@main.command("accept-base")
+def accept_base() -> None:
+    """Copy base/build/model into base/model, after checking its files and size."""
+    source, target = Path("base/build/model"), Path("base/model")
+    missing = [name for name in BASE_FILES if not (source / name).is_file()]
+    if missing:
+        raise UserError(f"{source} lacks {', '.join(missing)}", "make base")
+    check_weights(source)
+    size = sum(path.stat().st_size for path in source.glob("*.safetensors"))
+    if size > BASE_MAX_MB * 10**6:
+        raise UserError(
+            f"the weights in {source} are {size / 10**6:.1f} MB, more than {BASE_MAX_MB}",
+            "make the model smaller in base/params.yaml, or save it in 16 bits",
+        )
+    new, old = target.with_name("model.new"), target.with_name("model.old")
+    for folder in (new, old):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(source, new)
+    if target.exists():
+        os.replace(target, old)
+    os.replace(new, target)
+    shutil.rmtree(old, ignore_errors=True)
+    print(f"base/model is now {source}, {size / 10**6:.1f} MB of weights; commit it: git add base/model")
+
+
+@main.command()
+def prune() -> None:
+    """Remove metrics and dvc.lock entries of variants that left params.yaml (`dvc repro` does it by itself)."""
+    gone = variants.prune(Path("."), variants.listed(stage.params()))
+    print("\n".join(f"removed {name}" for name in gone) or "nothing to remove")
+
+
+def yaml_traps(path: Path) -> list[str]:
+    """What Python and DVC read differently in a YAML file, one line a value: `2e-4`, `on`, `0o17`.
+
+    PyYAML follows YAML 1.1, DVC (ruamel.yaml) follows 1.2. Raises UserError where either cannot read it.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        ours, theirs = yaml.safe_load(text), YAML(typ="safe", pure=True).load(text)
+    except (YAMLError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {error}", f"git diff {path}") from None
+    return _differences(ours, theirs, "")
+
+
+def _differences(ours: Any, theirs: Any, key: str) -> list[str]:
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping) and ours.keys() == theirs.keys():
+        parts = [_differences(ours[name], theirs[name], f"{key}.{name}".lstrip(".")) for name in ours]
+        return [line for part in parts for line in part]
+    if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        parts = [_differences(a, b, f"{key}[{i}]") for i, (a, b) in enumerate(zip(ours, theirs, strict=True))]
+        return [line for part in parts for line in part]
+    if type(ours) is type(theirs) and ours == theirs:
+        return []
+    return [f"{key or 'the file'} is {ours!r} to Python and {theirs!r} to DVC"]
+
+
+def check_weights(folder: Path) -> None:
+    """Raises UserError unless `folder` holds a model or adapter config and complete safetensors files."""
+    from safetensors import SafetensorError, safe_open
+
+    maker = stage.made_by(str(folder)) or "make base"
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise UserError(f"{folder} is missing or holds no model", maker)
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{folder} holds no *.safetensors", maker)
+    for path in files:
+        try:
+            with safe_open(path, framework="numpy") as tensors:
+                tensors.keys()
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path} does not load: {error}", f"rm -r {folder}, then {maker}") from None
+
+
+def check_gguf(path: Path) -> None:
+    """Raises UserError unless `path` is a complete GGUF file."""
+    from gguf import GGUFReader
+
+    maker = stage.made_by(str(path.parent))
+    if not path.is_file():
+        raise UserError(f"{path} is missing", maker)
+    try:
+        reader = GGUFReader(path)
+        end = max(int(tensor.data_offset) + int(tensor.n_bytes) for tensor in reader.tensors)
+    except Exception as error:  # the reader raises whatever a broken byte leads to
+        raise UserError(f"{path} does not load: {error}", f"rm {path}, then {maker}") from None
+    if end > path.stat().st_size:
+        raise UserError(f"{path} is cut short", f"rm {path}, then {maker}")
+
+
+if __name__ == "__main__":
+    main()

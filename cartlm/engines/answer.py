@@ -1,0 +1,66 @@
+"""What an engine gives back, and how token pieces become text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One completion.
+
+    `token_ids` and `text` are without EOS; `finish_reason` is "stop" if EOS came, "length" at the cap.
+    `decoded_tokens` + `forced_tokens` = len(token_ids): chosen by the model, and put there by constrained
+    decoding (later). `prefill_s`: seconds from the prompt's ids to the logits of the first new token;
+    `decode_s`: all seconds after that, EOS's included. One forward pass a decoded token falls into `decode_s`
+    (at the cap: one less), so `decoded_tokens / decode_s` is the decode speed. Of a batch each answer carries
+    an equal share of its seconds.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    prompt_tokens: int
+    decoded_tokens: int
+    forced_tokens: int
+    prefill_s: float
+    decode_s: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for a line of JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Answer:
+        """The answer of `to_json`. Raises TypeError or KeyError for other fields."""
+        return cls(**{**value, "token_ids": tuple(value["token_ids"])})
+
+
+class Engine(Protocol):
+    """What stages ask of an engine."""
+
+    def answer(self, prompt_ids: list[int], max_new_tokens: int) -> Answer:
+        """The greedy completion of `prompt_ids`, at most `max_new_tokens` long."""
+        ...
+
+    def describe(self) -> dict[str, str | int]:
+        """Name, version, kernel and threads, for the `engine` section of a metrics file."""
+        ...
+
+
+def text(pieces: list[bytes]) -> str:
+    """The text of token pieces, joined as bytes first: a letter may be spread over byte-fallback tokens.
+
+    Nothing is stripped or added; bytes that are not UTF-8 become U+FFFD.
+    """
+    return b"".join(pieces).decode("utf-8", errors="replace")
+
+
+def batches(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
+    """Indices of `prompts` in batches of like length, the longest first; the same for the same prompts."""
+    order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
+    return [order[start : start + size] for start in range(0, len(order), size)]

@@ -1,0 +1,98 @@
+"""Answers to many prompts, kept on disk as they come: a run that was killed goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cartlm
+from cartlm.engines.answer import Answer, Engine, batches
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked. `model` is the model's `digest`; batches of `batch_size` prompts of like length."""
+
+    model: str
+    prompts: Sequence[list[int]]
+    max_new_tokens: int
+    batch_size: int = 1
+
+    def key(self, engine: Engine) -> str:
+        """Names the answers: the same key, the same answers. Model, token ids, limits, engine and our version."""
+        runtime = {name: value for name, value in engine.describe().items() if name != "threads"}
+        parts = [cartlm.__version__, runtime, self.model, self.max_new_tokens, self.batch_size, self.prompts]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def digest(path: Path) -> str:
+    """SHA-256 (16 hex digits) of a model: one file, or the names and contents of a folder's files."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    parts = [(item.name, digest(item)) for item in sorted(path.iterdir()) if item.is_file()]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def collect(engine: Any, job: Job, part: Path, label: str) -> list[Answer]:
+    """The answers to `job.prompts` in their order; `engine` has `answers` where batch_size is over 1.
+
+    Each batch is appended to `part` as one line when it is whole. What an earlier run with the same key left
+    there is not asked again, so the answers are those of an undisturbed run. The caller deletes `part` once
+    the results are safe. Progress with the time left goes to stderr.
+    """
+    from tqdm import tqdm
+
+    key = job.key(engine)
+    done = dict(_stored(part, key))
+    part.parent.mkdir(parents=True, exist_ok=True)
+    _rewrite(part, key, done)
+    with (
+        part.open("a", encoding="utf-8") as file,
+        tqdm(total=len(job.prompts), initial=len(done), desc=label, unit="row", file=sys.stderr) as bar,
+    ):
+        for indices in batches(job.prompts, job.batch_size):
+            if all(index in done for index in indices):
+                continue
+            prompts = [job.prompts[index] for index in indices]
+            if job.batch_size == 1:
+                answers = [engine.answer(prompts[0], job.max_new_tokens)]
+            else:
+                answers = engine.answers(prompts, job.max_new_tokens, job.batch_size)
+            batch = dict(zip(indices, answers, strict=True))
+            file.write(_line(key, batch))
+            file.flush()
+            done.update(batch)
+            bar.update(len(batch))
+    return [done[index] for index in range(len(job.prompts))]
+
+
+def _line(key: str, batch: dict[int, Answer]) -> str:
+    answers = {str(index): answer.to_json() for index, answer in batch.items()}
+    return json.dumps({"key": key, "answers": answers}) + "\n"
+
+
+def _stored(part: Path, key: str) -> Iterator[tuple[int, Answer]]:
+    """Answers of whole lines under `key`; the end of the file, or a line cut by a kill, ends it."""
+    if not part.exists():
+        return
+    for line in part.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            value = json.loads(line)
+            answers = {int(index): Answer.from_json(given) for index, given in value["answers"].items()}
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return
+        if value.get("key") == key:
+            yield from answers.items()
+
+
+def _rewrite(part: Path, key: str, done: dict[int, Answer]) -> None:
+    """Leave in `part` only what counts, so that nothing is appended to a cut line."""
+    temporary = part.with_name(f"{part.name}.tmp")
+    temporary.write_text(_line(key, done) if done else "", encoding="utf-8")
+    temporary.replace(part)

@@ -1,0 +1,208 @@
+"""The llama.cpp engine: a GGUF file, one query at a time, through the low-level binding."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import llama_cpp as c
+import numpy as np
+
+from cartlm import llama_cpp_paths
+from cartlm.engines.answer import Answer, FinishReason, text
+from cartlm.errors import UserError
+from cartlm.measure import machine
+from cartlm.prompt import PromptBuilder
+
+MAGIC = b"GGUF"
+CONTEXT_STEP = 256  # llama.cpp rounds the context up to this many tokens
+_errors: list[str] = []
+
+
+@c.llama_log_callback
+def _log(level: int, message: bytes, _user_data: ctypes.c_void_p) -> None:
+    """Keeps llama.cpp's errors (level 4) for the message of a UserError and drops the rest."""
+    if level == 4 and message.strip():
+        _errors.append(message.decode("utf-8", "replace").strip())
+        del _errors[:-5]
+
+
+class LlamaCpp:
+    """A loaded GGUF model; make it with `load`, free it with `close` or a `with` block.
+
+    No prefix is reused: the KV cache (float16, llama.cpp's default) is emptied before each query.
+    """
+
+    def __init__(self, path: Path, model: Any, threads: int) -> None:
+        self.path, self.threads = path, threads
+        self._model = model
+        self._context: Any = None
+        self._memory: Any = None
+        self.context_tokens = 0
+        self._vocab = c.llama_model_get_vocab(model)
+        self.vocabulary = c.llama_vocab_n_tokens(self._vocab)
+        self.bos_id = c.llama_vocab_bos(self._vocab)
+        self.eos_id = c.llama_vocab_eos(self._vocab)
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for a prompt plus answer of `tokens`; a context that is large enough stays."""
+        if tokens <= self.context_tokens:
+            return
+        if self._context is not None:
+            c.llama_free(self._context)
+        settings = c.llama_context_default_params()
+        settings.n_ctx = settings.n_batch = -(-tokens // CONTEXT_STEP) * CONTEXT_STEP
+        settings.n_threads = settings.n_threads_batch = self.threads
+        settings.no_perf = True
+        self._context = c.llama_init_from_model(self._model, settings)
+        if not self._context:
+            self._context, self.context_tokens = None, 0
+            raise UserError(f"{self.path} does not run with {tokens} tokens: {_reason()}", _again(self.path))
+        self._memory = c.llama_get_memory(self._context)
+        self.context_tokens = c.llama_n_ctx(self._context)
+
+    def answer(self, prompt_ids: list[int], max_new_tokens: int) -> Answer:
+        """The greedy completion of exactly `prompt_ids`, up to EOS or `max_new_tokens`.
+
+        Raises UserError if the model computes NaN or infinity.
+        """
+        if not prompt_ids or max_new_tokens < 1:
+            raise ValueError(
+                f"{len(prompt_ids)} prompt tokens and {max_new_tokens} new ones: at least 1 each"
+            )
+        self.reserve(len(prompt_ids) + max_new_tokens)
+        c.llama_memory_clear(self._memory, True)
+        started = time.perf_counter()
+        logits = self._forward(prompt_ids)
+        prefilled = time.perf_counter()
+        ids: list[int] = []
+        reason: FinishReason = "length"
+        while True:
+            token = int(np.argmax(logits))
+            if not np.isfinite(logits[token]):
+                raise UserError(f"{self.path} computes {logits[token]}", "delete it, then dvc repro")
+            if token == self.eos_id:
+                reason = "stop"
+                break
+            ids.append(token)
+            if len(ids) == max_new_tokens:
+                break
+            logits = self._forward([token])
+        ended = time.perf_counter()
+        return Answer(
+            self.decode(ids), tuple(ids), reason, len(prompt_ids), len(ids), 0,
+            prefilled - started, ended - prefilled,
+        )  # fmt: skip
+
+    def _forward(self, ids: list[int]) -> Any:
+        """Logits after the last of `ids`, float32 [vocabulary]; valid until the next call."""
+        tokens = (c.llama_token * len(ids))(*ids)  # must outlive the batch, which only points to it
+        status = c.llama_decode(self._context, c.llama_batch_get_one(tokens, len(ids)))
+        if status != 0:
+            raise RuntimeError(f"llama_decode of {len(ids)} tokens returned {status}: {_reason()}")
+        return np.ctypeslib.as_array(c.llama_get_logits_ith(self._context, -1), (self.vocabulary,))
+
+    def tokenize(self, content: str) -> list[int]:
+        """Ids by the GGUF's own tokenizer; no special token is added, none is read out of the text."""
+        data = content.encode("utf-8")
+        size = len(data) + 8
+        ids = (c.llama_token * size)()
+        count = c.llama_tokenize(self._vocab, data, len(data), ids, size, False, False)
+        if count < 0:
+            raise RuntimeError(f"llama_tokenize wants room for {-count} tokens of {len(data)} bytes")
+        return list(ids[:count])
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of `ids`, byte for byte; special tokens have none."""
+        return text([self._piece(token) for token in ids])
+
+    def _piece(self, token: int) -> bytes:
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            count = c.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
+            if count >= 0:
+                return buffer.raw[:count]
+            size = -count
+
+    def prompt_builder(self, separator: str) -> PromptBuilder:
+        """The builder over the GGUF's own tokenizer. Raises UserError where it names no BOS or EOS."""
+        if self.bos_id < 0 or self.eos_id < 0:
+            raise UserError(
+                f"{self.path} has bos {self.bos_id} and eos {self.eos_id}",
+                "set both in the base model's tokenizer, then dvc repro",
+            )
+        return PromptBuilder(self.tokenize, self.bos_id, self.eos_id, separator)
+
+    def describe(self) -> dict[str, str | int]:
+        """Name, version of the binding and its llama.cpp, CPU variant with its instruction sets, threads."""
+        return {
+            "name": "llama.cpp",
+            "version": f"llama-cpp-python {c.__version__}",
+            "kernel": llama_cpp_paths.cpu_variant() or "unknown",
+            "instructions": system_info(),
+            "threads": self.threads,
+        }
+
+    def close(self) -> None:
+        """Free context and model; a second call does nothing."""
+        if self._context is not None:
+            c.llama_free(self._context)
+        if self._model is not None:
+            c.llama_model_free(self._model)
+        self._context = self._model = None
+
+    def __enter__(self) -> LlamaCpp:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def system_info() -> str:
+    """The instruction sets that the loaded CPU code was built with, such as `AVX2 FMA AVX512_VNNI`."""
+    info = c.llama_print_system_info().decode("utf-8", "replace")
+    return " ".join(part.split("=")[0].split(":")[-1].strip() for part in info.split("|") if "= 1" in part)
+
+
+def load(path: Path, context_tokens: int = 1024, threads: int | None = None) -> LlamaCpp:
+    """The model of the GGUF file at `path`, on the CPU.
+
+    `context_tokens` is the longest prompt plus answer to come; the context grows when one needs more.
+    `threads` defaults to as many as quota and affinity allow. Raises UserError if the file is missing, is not a GGUF, or is truncated or corrupt.
+    """
+    _check_magic(path)
+    _errors.clear()
+    c.llama_log_set(_log, ctypes.c_void_p(0))
+    c.llama_backend_init()
+    settings = c.llama_model_default_params()
+    settings.n_gpu_layers = 0
+    model = c.llama_model_load_from_file(os.fsencode(path), settings)
+    if not model:
+        raise UserError(f"{path} does not load: {_reason()}", _again(path))
+    engine = LlamaCpp(path, model, threads or machine.threads())
+    engine.reserve(context_tokens)
+    return engine
+
+
+def _reason() -> str:
+    return _errors[0][:200] if _errors else "no reason given"
+
+
+def _again(path: Path) -> str:
+    return f"make it again: rm {path}, then dvc repro"
+
+
+def _check_magic(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(MAGIC))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing", "dvc repro") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}", f"ls -l {path}") from None
+    if start != MAGIC:
+        raise UserError(f"{path} is not a GGUF file (it starts with {start!r})", _again(path))

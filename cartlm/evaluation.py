@@ -1,0 +1,127 @@
+"""One variant's answers to the test rows: which engine and model, raw answers on disk, flips of batching."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cartlm.data.rows import Row
+from cartlm.engines.answer import Answer
+from cartlm.engines.collect import Job, collect
+from cartlm.errors import UserError
+from cartlm.prompt import PromptBuilder
+from cartlm.results import Outcome, answer_hash, write_text
+from cartlm.scoring import Score, score
+
+
+def engine_name(variant: str, reference: Mapping[str, str], gguf: Sequence[str]) -> str:
+    """`transformers` or `llama.cpp`: a reference variant names its engine, a GGUF one is llama.cpp's.
+
+    Raises UserError for a variant that is neither.
+    """
+    if variant in reference:
+        return reference[variant]
+    if variant in gguf:
+        return "llama.cpp"
+    known = ", ".join([*reference, *gguf])
+    raise UserError(
+        f"there is no variant {variant!r} in params.yaml; there are: {known}", f"git grep {variant}"
+    )
+
+
+def model_path(models: Path, variant: str, engine: str) -> Path:
+    """Where the variant's model lies: a folder for transformers, a GGUF file for llama.cpp.
+
+    Raises UserError naming the stage that makes it, if it is not there.
+    """
+    path = models / variant if engine == "transformers" else models / variant / "model.gguf"
+    if not path.exists():
+        makers = {"base": "base", "merged": "merge", "f16": "convert-gguf"}
+        raise UserError(f"{path} is missing", f"dvc repro {makers.get(variant, f'quantize-gguf@{variant}')}")
+    return path
+
+
+def open_engine(engine: str, path: Path, threads: int) -> Any:
+    """The model at `path` loaded by that engine; only that engine's library is imported."""
+    if engine == "transformers":
+        from cartlm.engines import transformers
+
+        return transformers.load(path, threads=threads)
+    from cartlm.engines import llama_cpp
+
+    return llama_cpp.load(path, threads=threads)
+
+
+def prompts(rows: Sequence[Row], builder: PromptBuilder, header: str = "") -> list[list[int]]:
+    """The model's input of each row, with `header` in front of the prompt."""
+    return [builder.prompt_ids(header + row.prompt) for row in rows]
+
+
+def spread(n: int, count: int) -> list[int]:
+    """At most `count` indices out of `n`, evenly spaced."""
+    count = min(n, count)
+    return [index * n // count for index in range(count)]
+
+
+def flips(engine: Any, job: Job, answers: Sequence[Answer], rows: int, part: Path) -> dict[str, int]:
+    """How many of `rows` evenly spaced rows get another answer at batch 1 (greedy output depends on the batch)."""
+    chosen = spread(len(job.prompts), rows)
+    alone = Job(job.model, [job.prompts[index] for index in chosen], job.max_new_tokens)
+    again = collect(engine, alone, part, "batch 1")
+    differ = sum(not same(one, answers[index]) for one, index in zip(again, chosen, strict=True))
+    return {"batch_size": job.batch_size, "flip_rows": len(chosen), "flips": differ}
+
+
+def same(one: Answer, other: Answer) -> bool:
+    """Whether two answers are the same to a user: the same text, ended in the same way."""
+    return (one.text, one.finish_reason) == (other.text, other.finish_reason)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Answers to all test rows and their scores, in the order of the rows."""
+
+    answers: list[Answer]
+    scores: list[Score]
+
+
+def answer_rows(engine: Any, rows: Sequence[Row], job: Job, raw: Path) -> Scored:
+    """Answer (resumable, see `collect`) and score `rows`; all answers go to `raw` (JSONL, in the order of rows)."""
+    answers = collect(engine, job, raw.with_suffix(".part.jsonl"), raw.stem)
+    scores = [score(row, answer) for row, answer in zip(rows, answers, strict=True)]
+    key = job.key(engine)
+    lines = []
+    for row, answer, one in zip(rows, answers, scores, strict=True):
+        line = {"id": row.id, "outcome": one.outcome, "key": key, "answer": answer.to_json()}
+        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    write_text(raw, "".join(lines))
+    return Scored(answers, scores)
+
+
+def read_answers(raw: Path, key: str) -> list[Answer] | None:
+    """The answers that `answer_rows` left in `raw`; None if there are none, or of a job with another key."""
+    try:
+        values = [json.loads(line) for line in raw.read_text(encoding="utf-8").split("\n") if line]
+        if any(value["key"] != key for value in values):
+            return None
+        return [Answer.from_json(value["answer"]) for value in values]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def outcomes(rows: Sequence[Row], scored: Scored) -> list[Outcome]:
+    """What metrics/outcomes/ keeps of each row."""
+    return [
+        Outcome(row.id, one.outcome, answer_hash(answer.text))
+        for row, answer, one in zip(rows, scored.answers, scored.scores, strict=True)
+    ]
+
+
+def forget_parts(runs: Path, variant: str) -> None:
+    """Delete what was kept for resuming; to be called when the results are safe."""
+    for pattern in (f"{variant}.part.jsonl", f"{variant}.*.part.jsonl"):
+        for part in runs.glob(pattern):
+            part.unlink()

@@ -1,0 +1,1 @@
+"""Speed, memory and the machine they were measured on. Each quantity carries its unit in its name."""

@@ -1,0 +1,258 @@
+"""The machine a number was measured on: what a process may use of it, and a fingerprint to compare two by.
+
+Everything is read below `root`, so that a tree of plain files stands in for /proc and /sys in tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from cartlm import llama_cpp_paths
+from cartlm.errors import UserError
+
+ROOT = Path("/")
+GIB = 2**30
+IMAGE = "CARTLM_IMAGE"  # set by our Dockerfiles to the hardware target of the image
+CONTAINER_MARKS = (".dockerenv", "run/.containerenv", "run/systemd/container")
+# The instruction sets for which ggml-cpu has code of its own (ggml/src/ggml-cpu/CMakeLists.txt), by /proc/cpuinfo's
+# names on x86 and Arm.
+INSTRUCTIONS = (
+    "sse4_2", "avx", "f16c", "fma", "bmi2", "avx2", "avx_vnni", "avx512f", "avx512vbmi", "avx512_vnni",
+    "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme",
+)  # fmt: skip
+LIBRARIES = ("llama-cpp-python", "gguf", "numpy", "scipy", "torch", "transformers")
+
+
+@dataclass(frozen=True)
+class Throttling:
+    """Counters of cpu.stat since the cgroup began, summed over the groups above a process."""
+
+    periods: int  # scheduling periods in which the quota ran out
+    seconds: float  # time that threads were held back
+
+    def since(self, before: Throttling) -> Throttling:
+        return Throttling(self.periods - before.periods, self.seconds - before.seconds)
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None
+
+
+def _groups(root: Path, controller: str) -> Iterator[tuple[int, Path]]:
+    """(cgroup version, folder) of this process's groups for a controller, innermost first, up to the mount.
+
+    In a container without a cgroup namespace the path of /proc/self/cgroup is the host's; only the mount's top
+    is there then, and it is the container's own group.
+    """
+    top = root / "sys/fs/cgroup"
+    for line in (_read(root / "proc/self/cgroup") or "").splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:
+            version, mounts = 2, [top, top / "unified"]
+        elif controller in controllers.split(","):
+            version, mounts = 1, [top / controllers, top / controller]
+        else:
+            continue
+        mount = next((mount for mount in mounts if _is_mount(mount, version)), None)
+        if mount is None:
+            continue
+        parts = [part for part in PurePosixPath(path).parts if part not in ("/", "..")]
+        for depth in range(len(parts), -1, -1):
+            folder = mount.joinpath(*parts[:depth])
+            if folder.is_dir():
+                yield version, folder
+
+
+def _is_mount(folder: Path, version: int) -> bool:
+    return (folder / "cgroup.controllers").exists() if version == 2 else folder.is_dir()
+
+
+def cpu_quota(root: Path = ROOT) -> float | None:
+    """CPUs that the cgroups above this process allow it, the least of all levels; None without a limit.
+
+    cgroup v2: cpu.max, v1: cpu.cfs_quota_us over cpu.cfs_period_us (kernel docs, admin-guide/cgroup-v2 and
+    scheduler/sched-bwc).
+    """
+    found = []
+    for version, folder in _groups(root, "cpu"):
+        if version == 2:
+            quota, _, period = (_read(folder / "cpu.max") or "").partition(" ")
+        else:
+            quota = _read(folder / "cpu.cfs_quota_us") or ""
+            period = _read(folder / "cpu.cfs_period_us") or ""
+        if quota.isdigit() and period.isdigit() and int(period) > 0:
+            found.append(int(quota) / int(period))
+    return min(found, default=None)
+
+
+def memory_limit(root: Path = ROOT) -> int | None:
+    """Bytes that the cgroups above this process allow it; None without a limit."""
+    found = []
+    for version, folder in _groups(root, "memory"):
+        text = _read(folder / ("memory.max" if version == 2 else "memory.limit_in_bytes")) or ""
+        if text.isdigit() and int(text) < 2**60:  # v1 says "no limit" by a number near 2**63
+            found.append(int(text))
+    return min(found, default=None)
+
+
+def throttling(root: Path = ROOT) -> Throttling | None:
+    """The counters now, to be subtracted from those of later; None where the kernel keeps none."""
+    periods, seconds, seen = 0, 0.0, False
+    for _, folder in _groups(root, "cpu"):
+        values = dict(
+            line.split(" ", 1) for line in (_read(folder / "cpu.stat") or "").splitlines() if " " in line
+        )
+        if "nr_throttled" in values:
+            seen = True
+            periods += int(values["nr_throttled"])
+            seconds += int(values.get("throttled_usec", 0)) / 1e6 + int(values.get("throttled_time", 0)) / 1e9
+    return Throttling(periods, seconds) if seen else None
+
+
+def busy_seconds(root: Path = ROOT) -> float | None:
+    """CPU seconds that all programs of the machine used since boot, with those a hypervisor took away (steal).
+
+    From /proc/stat, in steps of 0.01 s; None where there is none.
+    """
+    for line in (_read(root / "proc/stat") or "").splitlines():
+        name, *values = line.split()
+        if name == "cpu" and len(values) >= 8:
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, values[:8])
+            return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    return None
+
+
+def affinity() -> int:
+    """CPUs on which the scheduler may put this process (taskset, cpuset)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def threads(root: Path = ROOT, cpus: int | None = None) -> int:
+    """Threads worth starting: floor of the smaller of quota and affinity (`cpus`), at least 1.
+
+    More of them than the quota allows are throttled in each period, which costs far more than it gives.
+    """
+    allowed = float(affinity() if cpus is None else cpus)
+    quota = cpu_quota(root)
+    return max(1, math.floor(allowed if quota is None else min(quota, allowed)))
+
+
+def _cpuinfo(root: Path) -> list[dict[str, str]]:
+    blocks = (_read(root / "proc/cpuinfo") or "").split("\n\n")
+    pairs = ([line.partition(":") for line in block.splitlines()] for block in blocks)
+    return [{key.strip(): value.strip() for key, _, value in block} for block in pairs if block]
+
+
+def cpu_model(root: Path = ROOT) -> str:
+    """The processor's name, or its Arm part number, or the architecture where the kernel tells neither."""
+    for info in _cpuinfo(root):
+        for key in ("model name", "Model", "CPU part"):
+            if info.get(key):
+                return f"CPU part {info[key]}" if key == "CPU part" else info[key]
+    return platform.processor() or platform.machine()
+
+
+def instructions(root: Path = ROOT) -> list[str]:
+    """Instruction sets of the processor for which llama.cpp has code, in the order of INSTRUCTIONS."""
+    for info in _cpuinfo(root):
+        flags = set((info.get("flags") or info.get("Features") or "").split())
+        if flags:
+            return [name for name in INSTRUCTIONS if name in flags]
+    return []
+
+
+def cores(root: Path = ROOT) -> tuple[int | None, int]:
+    """(physical, logical) cores of the machine; physical is None where the kernel does not tell."""
+    infos = [info for info in _cpuinfo(root) if "processor" in info]
+    pairs = {(info.get("physical id", "0"), info["core id"]) for info in infos if "core id" in info}
+    return len(pairs) or None, len(infos) or os.cpu_count() or 1
+
+
+def memory(root: Path = ROOT) -> int:
+    """Bytes of RAM of the machine. Raises UserError where /proc does not tell."""
+    for line in (_read(root / "proc/meminfo") or "").splitlines():
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) * 1024
+    if hasattr(os, "sysconf") and root == ROOT:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    raise UserError(f"{root / 'proc/meminfo'} does not tell the size of the memory", "run on Linux")
+
+
+def runtime(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> str:
+    """`image` in an image of ours, `container` in another one, else `native`.
+
+    A mark such as /.dockerenv alone does not make a container: a virtual machine made from an image has it
+    too, but its processes see the kernel's own (kthreadd is process 2).
+    """
+    if environ.get(IMAGE):
+        return "image"
+    marked = any((root / mark).exists() for mark in CONTAINER_MARKS)
+    return "container" if marked and _read(root / "proc/2/comm") != "kthreadd" else "native"
+
+
+def build() -> dict[str, str]:
+    """How llama.cpp was built, `build` and `build_compiler`; empty where there is none (a training image)."""
+    try:
+        info = llama_cpp_paths.build_info()
+    except UserError:
+        return {}
+    flags = [flag for flag in info["flags"] if flag.startswith("GGML_") and "CCACHE" not in flag]
+    return {"build": f"{info['kind']} {' '.join(flags)}", "build_compiler": info["compiler"]}
+
+
+def fingerprint(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The `machine` section of every metrics file: `name` for people, `build`, and `hash` to compare by.
+
+    Two runs compare if the hashes are equal: processor, instruction sets, usable CPUs and memory (whole GiB),
+    runtime, and llama.cpp's build. Kernel and libraries are left out: they change without another machine.
+    """
+    usable = min(memory(root), memory_limit(root) or math.inf)
+    quota = cpu_quota(root)
+    count = f"x{affinity()}" if quota is None or quota >= affinity() else f"x{affinity()} (quota {quota:g})"
+    name = f"{cpu_model(root)} {count}, {round(usable / GIB)} GiB, {runtime(root, environ)}"
+    made = build()
+    matters = [name, *instructions(root), *made.values()]
+    found = {"name": name, "hash": hashlib.sha256("\n".join(matters).encode()).hexdigest()[:12]}
+    return {**found, "build": made["build"]} if made else found
+
+
+def details(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """Everything about the machine that a reader of a benchmark may ask for; what is unknown is absent."""
+    physical, logical = cores(root)
+    quota, limit = cpu_quota(root), memory_limit(root)
+    found: dict[str, Any] = {
+        "cpu": cpu_model(root),
+        "instructions": " ".join(instructions(root)),
+        "cores_physical": physical,
+        "cores_logical": logical,
+        "affinity_cpus": affinity(),
+        "quota_cpus": quota,
+        "threads": threads(root),
+        "ram_gib": memory(root) / GIB,
+        "memory_limit_gib": None if limit is None else limit / GIB,
+        "runtime": runtime(root, environ),
+        "image": environ.get(IMAGE) or None,
+        "kernel": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        **build(),
+    }
+    for name in LIBRARIES:
+        try:
+            found[name.replace("-", "_")] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {key: value for key, value in found.items() if value is not None}

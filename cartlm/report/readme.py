@@ -1,0 +1,77 @@
+"""The results block of the README, between its two markers: generated, never typed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cartlm.errors import UserError
+from cartlm.report.summary import HEADINGS, Value, collect, shown
+from cartlm.results import read_metrics, write_text
+
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+
+
+def block(metrics: Path, variants: Sequence[str]) -> str:
+    """What stands between the markers: the table, then how and where it was measured."""
+    rows = collect(metrics, variants)
+    return "\n\n".join([markdown(rows), *notes(metrics, variants)])
+
+
+def markdown(rows: Sequence[Mapping[str, Value]]) -> str:
+    """The rows as a Markdown table."""
+    lines = [
+        "| " + " | ".join(HEADINGS.values()) + " |",
+        "|---|" + "---:|" * (len(HEADINGS) - 1),
+    ]
+    lines += ["| " + " | ".join(shown(row, column) for column in HEADINGS) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def notes(metrics: Path, variants: Sequence[str]) -> list[str]:
+    """Sentences on what the table rests on; a file that is not there gives none."""
+    found = []
+    bench = [metrics / "bench" / "cpu" / f"{variant}.json" for variant in variants]
+    evaluations = [_read(metrics / "eval" / f"{variant}.json") for variant in variants]
+    counts = {file["free"]["n"] for file in evaluations if "free" in file}
+    if counts:
+        found.append(f"Accuracy: {' or '.join(f'{n:,}' for n in sorted(counts))} test rows, greedy decoding.")
+    for variant, file in zip(variants, evaluations, strict=True):
+        if "header" in file:
+            share = f"{file['header']['exact_match']:.3f}"
+            found.append(
+                f"`{variant}` before fine-tuning, asked with the format header: {share} exact match."
+            )
+    for name, pair in (("merge", "Adapter and merged model"), ("parity", "Merged model and GGUF F16")):
+        file = _read(metrics / f"{name}.json")
+        if "agreement" in file:
+            found.append(f"{pair} give the same answer on {file['agreement']:.4g} of {file['n']:,} rows.")
+    machines = {file["machine"]["name"] for file in map(_read, bench) if "machine" in file}
+    if machines:
+        found.append(f"Speed and memory: {' and '.join(sorted(machines))}.")
+    return ["\n".join(found)] if found else []
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    return read_metrics(path) if path.exists() else {}
+
+
+def parts(text: str) -> tuple[str, str, str]:
+    """What stands before the block (marker included), the block, and the rest. Raises UserError without markers."""
+    head, begin, rest = text.partition(BEGIN)
+    body, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise UserError(f"README.md lacks {BEGIN} or {END}", "git checkout README.md")
+    return head + begin, body.strip("\n"), end + tail
+
+
+def update(path: Path, metrics: Path, variants: Sequence[str]) -> bool:
+    """Rewrite the block of the README in place; True if it changed."""
+    before = path.read_text(encoding="utf-8")
+    head, body, tail = parts(before)
+    new = block(metrics, variants)
+    if body == new:
+        return False
+    write_text(path, f"{head}\n\n{new}\n\n{tail}")
+    return True

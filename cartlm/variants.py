@@ -1,0 +1,60 @@
+"""The variants of params.yaml: their order, and forgetting those that are no longer listed."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from cartlm.params import Params
+
+FOLDERS = ("quantize", "eval", "outcomes", "bench/cpu")
+"""Folders under metrics/ that hold one file a variant."""
+NOT_VARIANTS = ("machine",)
+_CELL = re.compile(r"^  (?P<name>[^\s#][^:]*):\s*$")
+
+
+def listed(params: Params) -> list[str]:
+    """Names of all variants, in the order of params.yaml: first the unquantized ones."""
+    return [*params.reference, *params.gguf]
+
+
+def prune(root: Path, variants: Collection[str]) -> list[str]:
+    """Remove the metrics and dvc.lock entries of variants not in `variants`; returns what went, as paths or names.
+
+    A cell that left params.yaml has no stage any more, so that DVC itself would keep its traces for ever.
+    """
+    gone = []
+    for folder in FOLDERS:
+        for path in sorted((root / "metrics" / folder).glob("*.*")):
+            if path.stem not in (*variants, *NOT_VARIANTS) and path.suffix in (".json", ".csv"):
+                path.unlink()
+                gone.append(path.relative_to(root).as_posix())
+    return gone + prune_lock(root / "dvc.lock", variants)
+
+
+def prune_lock(path: Path, variants: Collection[str]) -> list[str]:
+    """Remove the `stage@variant` entries of other variants from a dvc.lock; returns their names.
+
+    Works on lines, so that what stays keeps its bytes. DVC reads the file anew before it writes, so a stage
+    may call this while `dvc repro` runs.
+    """
+    if not path.exists():
+        return []
+    kept, gone, skipping = [], [], False
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if found := _CELL.match(line):
+            stage, at, cell = found["name"].strip("'\"").partition("@")
+            skipping = bool(at) and cell not in variants
+            if skipping:
+                gone.append(f"{stage}@{cell}")
+        elif not line.startswith("  "):
+            skipping = False
+        if not skipping:
+            kept.append(line)
+    if gone:
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text("".join(kept), encoding="utf-8")
+        os.replace(temporary, path)
+    return gone

@@ -1,0 +1,61 @@
+"""eval: the test rows answered by one variant, scored.
+
+python -m stages.evaluate VARIANT
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cartlm import evaluation, scoring, stage
+from cartlm.data import rows as row_files
+from cartlm.engines.collect import Job, digest
+from cartlm.measure import machine
+from cartlm.results import write_metrics, write_outcomes
+
+MODELS, TEST, RUNS = Path("models"), Path("data/test.jsonl"), Path("runs/eval")
+METRICS, OUTCOMES = Path("metrics/eval"), Path("metrics/outcomes")
+
+
+@stage.command
+@click.argument("variant")
+def main(variant: str) -> None:
+    """Write metrics/eval/VARIANT.json, metrics/outcomes/VARIANT.csv and runs/eval/VARIANT.jsonl."""
+    settings = stage.params()
+    reference = {name: given.engine for name, given in settings.reference.items()}
+    kind = evaluation.engine_name(variant, reference, list(settings.gguf))
+    path = evaluation.model_path(MODELS, variant, kind)
+    rows = row_files.read(TEST)
+    batch_size = settings.eval.batch_size if kind == "transformers" else 1
+    model, limit = digest(path), settings.eval.max_new_tokens
+
+    with evaluation.open_engine(kind, path, machine.threads()) as engine:
+        builder = engine.prompt_builder(settings.prompt.separator)
+        job = Job(model, evaluation.prompts(rows, builder), limit, batch_size)
+        free = evaluation.answer_rows(engine, rows, job, RUNS / f"{variant}.jsonl")
+        sections: dict[str, Any] = {
+            "free": scoring.summarize(free.scores),
+            "free_slices": scoring.summarize_slices(rows, free.scores),
+        }
+        if variant == "base" and settings.base.source == "embedded":
+            from cartlm.pretraining.formats import TARGET_HEADER
+
+            asked = Job(model, evaluation.prompts(rows, builder, TARGET_HEADER), limit, batch_size)
+            headed = evaluation.answer_rows(engine, rows, asked, RUNS / f"{variant}.header.jsonl")
+            sections["header"] = scoring.summarize(headed.scores)
+        if batch_size > 1 and settings.eval.flip_rows > 0:
+            part = RUNS / f"{variant}.flips.part.jsonl"
+            sections["batching"] = evaluation.flips(engine, job, free.answers, settings.eval.flip_rows, part)
+        sections |= {"machine": machine.fingerprint(), "engine": engine.describe()}
+
+    write_outcomes(OUTCOMES / f"{variant}.csv", evaluation.outcomes(rows, free))
+    write_metrics(METRICS / f"{variant}.json", sections)
+    evaluation.forget_parts(RUNS, variant)
+    stage.done({"variant": variant, "n": len(rows), "exact_match": round(sections["free"]["exact_match"], 4)})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""parity: the merged model and its F16 GGUF must give the same answers before anything is quantized.
+
+python -m stages.parity
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from cartlm import evaluation, parity, stage
+from cartlm.data import rows as row_files
+from cartlm.engines.collect import Job, collect, digest
+from cartlm.errors import UserError
+from cartlm.measure import machine
+from cartlm.results import write_metrics, write_text
+
+MODELS, TEST, RUNS, SHOWN = Path("models"), Path("data/test.jsonl"), Path("runs"), 5
+
+
+@stage.command
+def main() -> None:
+    """Write metrics/parity.json, or stop with the first divergences and leave it as it is."""
+    settings = stage.params()
+    limit, threads = settings.eval.max_new_tokens, machine.threads()
+    merged_path = evaluation.model_path(MODELS, "merged", "transformers")
+    f16_path = evaluation.model_path(MODELS, "f16", "llama.cpp")
+    rows = row_files.read(TEST)
+    parts = [RUNS / "parity.merged.part.jsonl", RUNS / "parity.f16.part.jsonl"]
+    with (
+        evaluation.open_engine("transformers", merged_path, threads) as merged,
+        evaluation.open_engine("llama.cpp", f16_path, threads) as f16,
+    ):
+        separator = settings.prompt.separator
+        ids = parity.shared_ids(rows, merged.prompt_builder(separator), f16.prompt_builder(separator))
+        chosen = evaluation.spread(len(rows), settings.parity.rows)
+        job = Job(digest(merged_path), [ids[index] for index in chosen], limit)
+        ours = collect(merged, job, parts[0], "merged, batch 1")
+        every = Job(digest(f16_path), ids, limit)  # what eval@f16 asked
+        theirs = evaluation.read_answers(RUNS / "eval/f16.jsonl", every.key(f16))
+        if theirs is None or len(theirs) != len(ids):
+            some = Job(every.model, job.prompts, limit)
+            theirs = collect(f16, some, parts[1], "f16")
+        else:
+            theirs = [theirs[index] for index in chosen]
+        engines = {"engine": f16.describe(), "engine_merged": merged.describe()}
+
+    agreement = parity.compare([rows[index] for index in chosen], ours, theirs)
+    raw = {**agreement.section(), "divergences": [asdict(one) for one in agreement.divergences]}
+    write_text(RUNS / "parity.json", json.dumps(raw, indent=2, ensure_ascii=False) + "\n")
+    for one in agreement.divergences[:SHOWN]:
+        stage.progress(f"row {one.id}\n  merged: {one.merged!r}\n  f16:    {one.f16!r}")
+    least = settings.parity.min_agreement
+    if agreement.share < least:
+        raise UserError(
+            f"merged and f16 answer {agreement.share:.4f} of {agreement.n} rows alike, less than {least}",
+            "see runs/parity.json; the tokenizer, the converter or the merge lost something",
+        )
+    write_metrics(
+        Path("metrics/parity.json"), {**agreement.section(), "machine": machine.fingerprint(), **engines}
+    )
+    for part in parts:
+        part.unlink(missing_ok=True)
+    stage.done({"agreement": round(agreement.share, 4), "n": agreement.n})
+
+
+if __name__ == "__main__":
+    main()

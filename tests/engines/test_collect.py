@@ -1,0 +1,109 @@
+"""A run that was killed goes on where it stopped, and ends with the answers of an undisturbed one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cartlm.engines.answer import Answer
+from cartlm.engines.collect import Job, collect, digest
+
+PROMPTS = [[1] * length for length in (3, 9, 5, 7, 2, 8, 4)]
+
+
+class Kill(BaseException):
+    """Stands for kill -9: nothing below catches it."""
+
+
+class Engine:
+    """Answers depend on the batch, so that another cut would show; dies before call `dies_at`."""
+
+    def __init__(self, dies_at: int = 10**9, version: str = "1") -> None:
+        self.calls, self.dies_at, self.version = 0, dies_at, version
+
+    def answers(self, prompts: list[list[int]], max_new_tokens: int, batch_size: int) -> list[Answer]:
+        self.calls += 1
+        if self.calls == self.dies_at:
+            raise Kill
+        shape = "+".join(str(len(ids)) for ids in prompts)
+        return [
+            Answer(f"{len(ids)} of {shape}\u2028\x85", (len(ids),), "stop", len(ids), 1, 0, 0.0, 0.0)
+            for ids in prompts
+        ]
+
+    def answer(self, prompt_ids: list[int], max_new_tokens: int) -> Answer:
+        return self.answers([prompt_ids], max_new_tokens, 1)[0]
+
+    def describe(self) -> dict[str, str | int]:
+        return {"name": "toy", "version": self.version, "threads": self.calls}
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+@pytest.mark.parametrize("cut", [0, 1, 30])
+def test_resuming_asks_only_for_what_is_missing(tmp_path: Path, batch_size: int, cut: int) -> None:
+    job = Job("model", PROMPTS, 8, batch_size)
+    undisturbed = Engine()
+    wanted = collect(undisturbed, job, tmp_path / "other.part.jsonl", "toy")
+    assert [one.prompt_tokens for one in wanted] == [len(ids) for ids in PROMPTS]
+
+    part = tmp_path / "runs" / "toy.part.jsonl"
+    with pytest.raises(Kill):
+        collect(Engine(dies_at=3), job, part, "toy")
+    if cut:
+        part.write_bytes(part.read_bytes()[:-cut])  # the kill came in the middle of a write
+    with pytest.raises(Kill):
+        collect(Engine(dies_at=1), job, part, "toy")
+    resumed = Engine()
+    assert collect(resumed, job, part, "toy") == wanted
+    assert resumed.calls == undisturbed.calls - (1 if cut == 30 else 2)
+    again = Engine()
+    assert collect(again, job, part, "toy") == wanted
+    assert again.calls == 0
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Job("another model", PROMPTS, 8), Job("model", [*PROMPTS[:-1], [2]], 8), Job("model", PROMPTS, 9),
+        Job("model", PROMPTS, 8, 2),
+    ],
+)  # fmt: skip
+def test_another_job_takes_nothing_over(tmp_path: Path, other: Job) -> None:
+    part = tmp_path / "toy.part.jsonl"
+    collect(Engine(), Job("model", PROMPTS, 8), part, "toy")
+    engine = Engine()
+    collect(engine, other, part, "toy")
+    assert engine.calls == -(-len(PROMPTS) // other.batch_size)
+
+
+def test_another_engine_takes_nothing_over_but_other_threads_do(tmp_path: Path) -> None:
+    job, part = Job("model", PROMPTS, 8), tmp_path / "toy.part.jsonl"
+    first = Engine()
+    collect(first, job, part, "toy")
+    assert first.describe() != Engine().describe()
+    assert job.key(first) == job.key(Engine())
+    assert job.key(first) != job.key(Engine(version="2"))
+
+
+@pytest.mark.parametrize("content", [b"\x00\xff\n", b"{}\n", b"[]\n", b'{"key": 1, "answers": {"x": {}}}\n'])
+def test_a_broken_part_file_is_begun_anew(tmp_path: Path, content: bytes) -> None:
+    part = tmp_path / "toy.part.jsonl"
+    part.write_bytes(content)
+    engine = Engine()
+    assert len(collect(engine, Job("model", PROMPTS, 8), part, "toy")) == len(PROMPTS)
+    assert engine.calls == len(PROMPTS)
+
+
+def test_digest_tells_models_apart(tmp_path: Path) -> None:
+    folder = tmp_path / "merged"
+    folder.mkdir()
+    (folder / "a.safetensors").write_bytes(b"1")
+    first = digest(folder)
+    (folder / "a.safetensors").write_bytes(b"2")
+    second = digest(folder)
+    (folder / "a.safetensors").rename(folder / "b.safetensors")
+    assert len({first, second, digest(folder), digest(folder / "b.safetensors")}) == 4
+    (folder / "a.safetensors").write_bytes(b"1")
+    (folder / "b.safetensors").unlink()
+    assert digest(folder) == first

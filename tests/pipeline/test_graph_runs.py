@@ -1,0 +1,161 @@
+"""The real graph on toy params in a repository of its own: from nothing, again, changed, and in a bare clone."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+
+import pytest
+import yaml
+
+from tests.pipeline import toy_repo
+from tests.pipeline.conftest import Step
+from tests.pipeline.toy_repo import Repo
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+VARIANTS = ["base", "merged", "f16", "q8_0", "q4_k_m"]
+
+
+def test_a_bare_repro_runs_to_the_end(first: Step) -> None:
+    metrics = first.repo.path / "metrics"
+    assert {path.stem for path in (metrics / "eval").iterdir()} == set(VARIANTS)
+    assert {path.stem for path in (metrics / "outcomes").iterdir()} == set(VARIANTS)
+    assert {path.stem for path in (metrics / "quantize").iterdir()} == {"q8_0", "q4_k_m"}
+    assert {path.stem for path in (metrics / "bench/cpu").iterdir()} == {"machine", "f16", "q8_0", "q4_k_m"}
+    for name in ("data.json", "finetune.csv", "merge.json", "parity.json", "summary.csv"):
+        assert (metrics / name).stat().st_size > 0
+    assert first.repo.json("metrics/parity.json")["agreement"] >= 0.995
+
+
+def test_check_models_and_table_agree(first: Step) -> None:
+    done = first.repo.run(sys.executable, "-m", "cartlm.cli", "check-models")
+    assert "all 6 models" in done.stdout
+    table = first.repo.run(sys.executable, "-m", "cartlm.cli", "table").stdout
+    assert [line.split()[0] for line in table.splitlines()[1:]] == VARIANTS
+
+
+def test_the_summary_has_what_was_measured(first: Step) -> None:
+    rows = {
+        row["variant"]: row
+        for row in csv.DictReader((first.repo.path / "metrics/summary.csv").read_text("utf-8").splitlines())
+    }
+    assert list(rows) == VARIANTS
+    for variant, row in rows.items():
+        assert float(row["exact_match_low"]) <= float(row["exact_match"]) <= float(row["exact_match_high"])
+        for column in ("novel", "croatian", "english", "spanish", "unparseable"):
+            assert 0 <= float(row[column]) <= 1, f"{variant}: {column}"
+        benched = variant not in ("base", "merged")
+        for column in (
+            "size_mib", "prefill_tokens_per_s", "decode_tokens_per_s", "latency_ms_p50", "latency_ms_p95",
+            "queries_per_s", "peak_rss_mib",
+        ):  # fmt: skip
+            assert (float(row[column]) > 0) if benched else (row[column] == ""), f"{variant}: {column}"
+    assert (
+        float(rows["q4_k_m"]["size_mib"]) < float(rows["q8_0"]["size_mib"]) < float(rows["f16"]["size_mib"])
+    )
+
+
+def test_the_readme_has_the_table(first: Step) -> None:
+    text = (first.repo.path / "README.md").read_text(encoding="utf-8")
+    for variant in VARIANTS:
+        assert f"| {variant} |" in text
+
+
+def test_git_holds_numbers_and_no_models(first: Step) -> None:
+    files = first.repo.run("git", "ls-files").stdout.split()
+    assert "dvc.lock" in files
+    assert "metrics/bench/cpu/machine.json" in files
+    assert not [name for name in files if name.startswith(("data/", "models/", "runs/"))]
+    assert first.repo.run("git", "status", "--porcelain").stdout == ""
+
+
+def test_a_second_repro_is_up_to_date(first: Step, changed: Step, rebuilt: Step) -> None:
+    for state in (first, changed, rebuilt):
+        said = state.repo.dvc("repro").stdout
+        assert "Running stage" not in said
+        assert "up to date" in said
+        assert state.repo.run("git", "status", "--porcelain").stdout == ""
+
+
+def test_metrics_show_covers_every_file_and_no_outcomes(first: Step) -> None:
+    shown = json.loads(first.repo.dvc("metrics", "show", "--json").stdout)[""]["data"]
+    metrics = first.repo.path / "metrics"
+    assert set(shown) == {path.relative_to(first.repo.path).as_posix() for path in metrics.rglob("*.json")}
+    assert all("error" not in found for found in shown.values())
+
+
+def test_a_removed_cell_leaves_no_trace(first: Step, changed: Step) -> None:
+    assert "eval@q4_k_m:" in first.lock
+    assert "q4_k_m" not in changed.lock
+    cells = {name for name in yaml.safe_load(changed.lock)["stages"] if "@" in name}
+    assert cells == {
+        "eval-reference@base", "eval-reference@merged", "eval-reference@f16", "quantize-gguf@q8_0", "eval@q8_0",
+    }  # fmt: skip
+    assert not list((changed.repo.path / "metrics").rglob("q4_k_m*"))
+    assert (
+        "q4_k_m"
+        not in (changed.repo.path / "README.md").read_text(encoding="utf-8").split("## Quick start")[0]
+    )
+
+
+def test_a_removed_cell_runs_nothing_but_benchmark_and_summary(changed: Step) -> None:
+    ran = {line.split("'")[1] for line in changed.said.splitlines() if line.startswith("Running stage")}
+    assert ran == {"bench-cpu", "summarize"}
+
+
+def test_an_added_cell_runs_its_own_stages_and_the_benchmark(
+    changed: Step, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    repo = toy_repo.copy(changed.repo, tmp_path_factory.mktemp("graph") / "added")
+    repo.set(lambda params: params["gguf"].update(q6_k={"type": "Q6_K", "imatrix": False}))
+    said = repo.dvc("repro", "--dry").stdout
+    ran = {line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")}
+    assert ran == {"quantize-gguf@q6_k", "eval@q6_k", "bench-cpu", "summarize"}
+
+
+def test_dvc_tells_the_difference_of_two_commits(first: Step, changed: Step) -> None:
+    repo, commits = changed.repo, (first.commit, changed.commit)
+    metrics = json.loads(repo.dvc("metrics", "diff", *commits, "--json").stdout)
+    assert metrics["metrics/eval/q4_k_m.json"]["free.exact_match"]["new"] is None
+    assert "metrics/bench/cpu/q8_0.json" in metrics
+    params = json.loads(repo.dvc("params", "diff", *commits, "--json").stdout)
+    assert any("q4_k_m" in key for key in params["params.yaml"])
+    assert "params.yaml" in repo.dvc("params", "diff", *commits).stdout
+    repo.dvc("plots", "diff", *commits, "-o", "runs/plots")
+    html = (repo.path / "runs/plots/index.html").read_text(encoding="utf-8")
+    for title in ("accuracy-against-size", "accuracy-against-speed", "finetune.csv"):
+        assert title in html
+    assert "exact_match" in html
+
+
+def test_a_clone_without_models_rebuilds_them(first: Step, rebuilt: Step) -> None:
+    done = rebuilt.repo.run(sys.executable, "-m", "cartlm.cli", "check-models")
+    assert "all 6 models" in done.stdout
+    assert yaml.safe_load(rebuilt.lock)["stages"].keys() == yaml.safe_load(first.lock)["stages"].keys()
+
+
+def make_repro(repo: Repo) -> str:
+    """README's first command with the set-up taken as done; returns its stdout."""
+    (repo.path / ".venv").symlink_to(sys.prefix)
+    return repo.run("make", "-o", "setup", "repro").stdout
+
+
+def test_make_repro_ends_with_the_table(first: Step, tmp_path_factory: pytest.TempPathFactory) -> None:
+    said = make_repro(toy_repo.copy(first.repo, tmp_path_factory.mktemp("graph") / "again"))
+    assert "up to date" in said
+    assert [line.split()[0] for line in said.splitlines()[-len(VARIANTS) :]] == VARIANTS
+
+
+def test_make_repro_fetches_what_a_remote_holds(
+    first: Step, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("graph")
+    origin = toy_repo.copy(first.repo, folder / "origin")
+    origin.dvc("remote", "add", "-d", "shared", str(folder / "remote"))
+    origin.dvc("push")
+    origin.commit("with a remote")
+    first.repo.run("git", "clone", "-q", str(origin.path), str(folder / "clone"))
+    said = make_repro(Repo(folder / "clone"))
+    assert "Running stage" not in said
+    assert "all 6 models" in said
