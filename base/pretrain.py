@@ -27,7 +27,11 @@ def main() -> None:
     settings = params.load(Path("params.yaml"))
     recipe = trainer.Recipe(**yaml.safe_load(Path("base/params.yaml").read_text())["pretraining"])
     folder = ROOT / "tokenizer"
-    if not (folder / "tokenizer_config.json").exists():
+    if recipe.start != trainer.FROM_NOTHING:
+        shutil.copytree(
+            recipe.start, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("model*", "*.md")
+        )
+    elif not (folder / "tokenizer_config.json").exists():
         lines = (line for text in corpus.texts(settings.data, 4000, recipe.seed) for line in text.split("\n"))
         tokenizer.train(lines, folder, recipe.vocabulary, recipe.longest_piece)
     loaded = LlamaTokenizer.from_pretrained(folder)

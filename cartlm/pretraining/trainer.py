@@ -18,8 +18,12 @@ from cartlm.pretraining import corpus
 
 @dataclass(frozen=True)
 class Recipe:
-    """Shape and training of the base model. `tokens_per_step` counts padded tokens."""
+    """Shape and training of the base model. `tokens_per_step` counts padded tokens.
 
+    `start` is "nothing" (random weights, an easy beginning) or a folder whose weights training goes on from.
+    """
+
+    start: str
     seed: int
     vocabulary: int
     longest_piece: int
@@ -63,6 +67,7 @@ def build(recipe: Recipe, pad: int, bos: int, eos: int) -> Any:
 
 _LONGEST = 1400
 _PARTS = 8  # a batch is worked on in so many parts
+FROM_NOTHING = "nothing"
 _GROUP = 8  # steps whose documents are drawn together and sorted by length, so that little is padded
 
 
@@ -73,7 +78,7 @@ def batches(
     import torch
 
     rng = random.Random(f"{recipe.seed}/{group}")
-    progress = group * _GROUP / recipe.steps
+    progress = group * _GROUP / recipe.steps if recipe.start == FROM_NOTHING else 1.0
     rows: list[tuple[list[int], list[float]]] = []
     while sum(len(ids) for ids, _ in rows) < recipe.tokens_per_step * _GROUP:
         ids, weights = corpus.encode(corpus.document(data, progress, rng), tokenize, bos, eos)
@@ -83,7 +88,8 @@ def batches(
     made, total, start = [], sum(len(ids) for ids, _ in rows), 0
     for index in range(_GROUP):
         end, count = start, 0
-        while end < len(rows) and (index == _GROUP - 1 or count < total / _GROUP):
+        others = _GROUP - 1 - index  # each of them gets one document at least
+        while end < len(rows) - others and (not others or count < total / _GROUP):
             count += len(rows[end][0])
             end += 1
         part, start = rows[start:end], end
@@ -150,6 +156,17 @@ def _gradients(
     return gradients, sum(loss for _, loss, *_ in done), sum(summed for *_, summed, _ in done) / answered
 
 
+def _earlier(model: Any, folder: Path) -> list[dict[str, Any]]:
+    """Give `model` the weights of an accepted base model; returns the log of their training."""
+    from safetensors.torch import load_file
+
+    weights = load_file(folder / "model.safetensors")
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    if unexpected or set(missing) - {"lm_head.weight"}:
+        raise ValueError(f"{folder} has another shape: missing {missing}, unexpected {unexpected}")
+    return [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+
+
 def _save(folder: Path, state: dict[str, Any]) -> None:
     import torch
 
@@ -182,7 +199,13 @@ def run(
     model = build(recipe, pad, bos, eos).to(device)
     optimizers = _optimizers(model, recipe)
     step, tokens, seconds = 0, 0, 0.0
+    log = work / "log.jsonl"
     checkpoint = work / "checkpoint.pt"
+    if recipe.start != FROM_NOTHING and not checkpoint.exists():
+        earlier = _earlier(model, Path(recipe.start))
+        tokens, seconds = earlier[-1]["tokens"], earlier[-1]["minutes"] * 60
+        log.write_text("".join(json.dumps({"before": True} | line) + "\n" for line in earlier))
+        say(f"goes on from {recipe.start}, {tokens} tokens old")
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         # the length alone may change while the rate is still constant: the decay then starts earlier or later
@@ -192,9 +215,9 @@ def run(
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         step, tokens, seconds = state["step"], state["tokens"], state["seconds"]
-        log = work / "log.jsonl"
-        kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= step]
-        log.write_text("".join(f"{line}\n" for line in kept))
+        lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        kept = [line for line in lines if line.get("before") or line["step"] <= step]
+        log.write_text("".join(json.dumps(line) + "\n" for line in kept))
         say(f"resumed at step {step}")
 
     def tokenize(text: str) -> list[int]:
@@ -239,7 +262,7 @@ def run(
                 model.eval()
                 line |= probe(model)
                 model.train()
-            with (work / "log.jsonl").open("a") as file:
+            with log.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             say(json.dumps(line))
         if step % recipe.save_every == 0 or step == recipe.steps:

@@ -110,6 +110,8 @@ def test_invented_products_have_every_form() -> None:
 
 def test_the_token_that_decides_the_action_weighs_more() -> None:
     span = corpus.Span("\n{add x}", 1.0, ends=True, rival="\n{remove x}")
-    _, weights = corpus.encode([corpus.Span("q", 0.2), span], lambda text: [ord(letter) for letter in text], 1, 2)
+    _, weights = corpus.encode(
+        [corpus.Span("q", 0.2), span], lambda text: [ord(letter) for letter in text], 1, 2
+    )
     # BOS, q, the newline, then "{add x}" whose second letter decides, then EOS
     assert weights == [0.0, 0.2, 0.0, 1.0, corpus.DECISION, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]

@@ -13,7 +13,7 @@ from cartlm import params
 from cartlm.pretraining import corpus, tokenizer, trainer
 
 DATA = params.load(Path(__file__).parents[2] / "params.yaml").data
-RECIPE = trainer.Recipe(3, 512, 4, 64, 128, 1, 2, 6, 2800, 0.002, 2, 0.35, 0.01, 2, 6, 4)
+RECIPE = trainer.Recipe("nothing", 3, 512, 4, 64, 128, 1, 2, 6, 2800, 0.002, 2, 0.35, 0.01, 2, 6, 4)
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +78,18 @@ def test_the_rate_warms_up_stays_and_ends_at_zero() -> None:
     assert rates[10] == rates[60] == 0.002
     assert rates[100] == 0.0
     assert rates[80] < rates[70] < 0.002
+
+
+def test_training_goes_on_from_an_accepted_model(loaded: Any, tmp_path: Path) -> None:
+    import torch
+
+    first = _run(loaded, tmp_path / "first", replace(RECIPE, steps=2))
+    accepted = tmp_path / "accepted"
+    first.to(torch.float16).save_pretrained(accepted)
+    (accepted / "training_log.jsonl").write_text((tmp_path / "first/log.jsonl").read_text())
+    more = _run(loaded, tmp_path / "more", replace(RECIPE, start=str(accepted), steps=2, learning_rate=1e-9))
+    for name, value in first.state_dict().items():
+        assert torch.allclose(value.float(), more.state_dict()[name], atol=1e-3), name
+    log = [json.loads(line) for line in (tmp_path / "more/log.jsonl").read_text().splitlines()]
+    assert [line.get("before", False) for line in log] == [True, False]
+    assert log[1]["tokens"] > log[0]["tokens"]
