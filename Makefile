@@ -24,7 +24,7 @@ $(STAMP):
 
 repro: setup ## the whole chain: data, fine-tuning, quantizing, accuracy, speed; prints the results table
 	@$(CARTLM) params check
-	@if [ -n "$$($(DVC) remote list)" ]; then $(DVC) repro --pull --allow-missing; else $(DVC) repro; fi
+	@if [ -n "$$($(DVC) remote list)" ]; then $(DVC) repro --pull; else $(DVC) repro; fi
 	@$(CARTLM) check-models
 	@$(CARTLM) table
 
@@ -38,6 +38,7 @@ lint: setup ## ruff and mypy
 
 bench: setup ## measure speed and memory again (CHECK=1: refuse another machine than the committed one)
 	@CARTLM_BENCH_CHECK=$(CHECK) $(DVC) repro -f -s bench-cpu
+	@$(DVC) repro -s summarize
 
 base: setup ## make the embedded base model anew (hours on a CPU) and put it into base/model
 	@$(DVC) repro base/dvc.yaml

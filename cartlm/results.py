@@ -66,6 +66,8 @@ def write_text(path: Path, text: str) -> None:
         with temporary.open("w", encoding="utf-8", newline="\n") as file:
             file.write(text)
         os.replace(temporary, path)
+    except OSError as error:  # a failing write does not name its file
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -91,7 +91,8 @@ def explain(error: BaseException) -> UserError | None:
         hint = f"{context.command_path} --help" if context else ""
         return UserError(error.format_message().rstrip("."), hint)
     if (isinstance(error, OSError) and error.errno in FULL) or FULL_WORDS.search(text):
-        return UserError(f"no space left writing {file or text}", "free some space, then dvc repro")
+        where = f" writing {file}" if file else f": {text}"
+        return UserError(f"no space left{where}", "free some space, then dvc repro")
     if isinstance(error, MemoryError) or MEMORY_WORDS.search(text):
         return UserError("out of memory", "close other programs or lower the batch size in params.yaml")
     if isinstance(error, ModuleNotFoundError):

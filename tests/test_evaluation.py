@@ -20,6 +20,7 @@ from cartlm.data import rows as row_files
 from cartlm.engines.answer import Answer
 from cartlm.engines.collect import Job
 from cartlm.errors import UserError
+from cartlm.measure import machine
 from cartlm.results import read_metrics, read_outcomes
 from stages import evaluate, parity
 from tests.fixtures.toy import TRAINED, toy_rows
@@ -116,8 +117,9 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, toy_model: Path, toy_gguf
 
 @pytest.fixture
 def shop(workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of `workshop` as the working directory."""
+    """A copy of `workshop` as the working directory; one thread, as two wait for each other on so small a model."""
     shutil.copytree(workshop, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(machine, "threads", lambda: 1)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -189,6 +191,8 @@ def test_the_base_is_also_asked_with_its_header(shop: Path, monkeypatch: pytest.
 KILLED = """
 import os, signal, sys
 from cartlm.engines import llama_cpp
+from cartlm.measure import machine
+machine.threads = lambda: 1
 answer, calls = llama_cpp.LlamaCpp.answer, []
 def dying(*given):
     calls.append(1)

@@ -16,7 +16,7 @@ from cartlm.engines.transformers import Transformers, load
 from cartlm.errors import UserError
 from cartlm.training import folders
 from cartlm.training.base import Tensor, check_config, check_weights, load_tokenizer
-from cartlm.training.qlora import RECORD, keep_nf4, load_base, pick_device
+from cartlm.training.qlora import RECORD, load_base, pick_device
 
 MIB = 2**20
 GROUPS = ("embedding", "attention", "mlp", "norm", "lm_head")
@@ -58,14 +58,12 @@ def merge(
     `onto` "nf4" takes the base's matrices as NF4 gives them back. Tied embeddings stay one tensor. What was
     written is read back and compared. `target` is replaced at the end. Raises UserError.
     """
-    import peft
-
     device = pick_device("float32")
     if onto == "nf4":
         model = load_base(base, "nf4", "float32", device).dequantize(dtype=torch.float32)
     else:
         model = load_base(base, "none", "float32", device)
-    model = peft.PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    model = with_adapter(model, adapter).merge_and_unload()
     model = model.to("cpu", getattr(torch, dtype))
     for name, weights in model.named_parameters():
         if not torch.isfinite(weights).all():
@@ -87,6 +85,20 @@ def merge(
         sum(weights.numel() for weights in model.parameters()),
         {name: groups[name] for name in GROUPS if groups[name]},
     )
+
+
+def with_adapter(model: Any, adapter: Path) -> Any:
+    """The base with the adapter on it. Raises UserError if it is broken or was trained on another base."""
+    import peft
+
+    for name in (peft.utils.SAFETENSORS_WEIGHTS_NAME, peft.utils.CONFIG_NAME):
+        if not (adapter / name).is_file():  # else peft looks for it on the hub
+            raise UserError(f"{adapter / name} is missing", "dvc repro -f finetune")
+    try:
+        return peft.PeftModel.from_pretrained(model, str(adapter))
+    except (RuntimeError, ValueError, TypeError) as error:
+        text = " ".join(str(error).split())[:160]
+        raise UserError(f"{adapter} does not fit the base model: {text}", "dvc repro -f finetune") from None
 
 
 def _set_configs(model: Any, tokenizer: Any) -> None:
@@ -165,11 +177,8 @@ def compare(
     quantization: str, compute_dtype: str, max_new_tokens: int, batch_size: int,
 ) -> Agreement:  # fmt: skip
     """On how many of `prompts` (ids) both give the same tokens; the adapter in `compute_dtype`, as in training."""
-    import peft
-
     device = pick_device(compute_dtype)
-    model = peft.PeftModel.from_pretrained(load_base(base, quantization, compute_dtype, device), str(adapter))
-    keep_nf4(model)
+    model = with_adapter(load_base(base, quantization, compute_dtype, device), adapter)
     asked = Transformers(adapter, model.eval(), load_tokenizer(base))
     with torch.autocast(device, getattr(torch, compute_dtype), enabled=compute_dtype != "float32"):
         ours = asked.answers(prompts, max_new_tokens, batch_size)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import sys
 import time
 import warnings
@@ -24,7 +26,9 @@ from cartlm.training.examples import check, examples
 from cartlm.training.order import EpochOrder
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # advises a download of CPU kernels from the hub
-warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)  # peft's old name
+warnings.filterwarnings(
+    "ignore", message=".*gradient_checkpointing.*", category=FutureWarning
+)  # peft's old name
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes")
 TARGETS = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
@@ -145,16 +149,23 @@ def resume(trainer: Any, last: Path | None) -> int:
     """Train from checkpoint `last` (None: from the start) to the end; returns the step that it started at."""
     import peft
 
-    if last is None:
-        trainer.train()
-        return 0
-    state = hf.TrainerState.load_from_json(str(last / "trainer_state.json"))
-    if state.global_step < state.max_steps:
-        trainer.train(resume_from_checkpoint=str(last))
-    else:  # the trainer would go one step too far where the last step is not an epoch's end
+    state = hf.TrainerState.load_from_json(str(last / "trainer_state.json")) if last else None
+    if state and state.global_step >= state.max_steps:
+        # It is done. The trainer would go one step too far where the last step is not an epoch's end.
         peft.set_peft_model_state_dict(trainer.model, peft.load_peft_weights(str(last), device="cpu"))
         trainer.state = state
-    return int(state.global_step)
+        return int(state.global_step)
+    try:
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+    except RuntimeError as error:
+        if "inline_container" in str(error):  # torch.save's writer, which does not tell the system's error
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), trainer.args.output_dir) from None
+        raise
+    finally:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, Watch):
+                callback.close()
+    return int(state.global_step) if state else 0
 
 
 def run_key(job: Job, device: str) -> str:
@@ -233,6 +244,8 @@ def make_trainer(
 class Watch(hf.TrainerCallback):
     """A progress bar on stderr, an evaluation at each epoch's end, a mark on each whole checkpoint."""
 
+    bar: Any = None
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         from tqdm import tqdm
 
@@ -254,8 +267,9 @@ class Watch(hf.TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         checkpoints.mark_complete(Path(args.output_dir) / f"{checkpoints.PREFIX}{state.global_step}")
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar.close()
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
 
 
 def history(log: list[dict[str, Any]]) -> list[dict[str, float]]:

@@ -52,7 +52,7 @@ def test_queries_do_not_touch_each_other(engine: LlamaCpp, toy_gguf: Path) -> No
     before = engine.answer(first, 64).token_ids
     engine.answer(second, 64)
     assert engine.answer(first, 64).token_ids == before
-    with llama_cpp.load(toy_gguf, context_tokens=2048, threads=2) as other:
+    with llama_cpp.load(toy_gguf, context_tokens=2048, threads=1) as other:
         assert other.answer(first, 64).token_ids == before
 
 

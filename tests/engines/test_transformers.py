@@ -131,7 +131,7 @@ def test_the_folders_generation_config_plays_no_part(
     toy_model: Path, tmp_path: Path, prompts: list[list[int]]
 ) -> None:
     folder = shutil.copytree(toy_model, tmp_path / "model")
-    wanted = transformers.load(toy_model, device="cpu").answer(prompts[0], 64)
+    wanted = transformers.load(toy_model, device="cpu", threads=1).answer(prompts[0], 64)
     sampling = {
         "do_sample": True,
         "temperature": 9.0,
@@ -139,11 +139,14 @@ def test_the_folders_generation_config_plays_no_part(
         "eos_token_id": [wanted.token_ids[3]],
     }
     (folder / "generation_config.json").write_text(json.dumps({**sampling, "max_length": 3}))
-    assert transformers.load(folder, device="cpu").answer(prompts[0], 64).token_ids == wanted.token_ids
+    assert (
+        transformers.load(folder, device="cpu", threads=1).answer(prompts[0], 64).token_ids
+        == wanted.token_ids
+    )
 
 
 def test_dtypes(toy_model: Path, prompts: list[list[int]]) -> None:
-    found = transformers.load(toy_model, dtype="bfloat16", device="cpu")
+    found = transformers.load(toy_model, dtype="bfloat16", device="cpu", threads=1)
     assert found.describe()["kernel"] == "bfloat16 on cpu"
     assert found.answer(prompts[0], 64).text == toy_rows()[0].completion
 

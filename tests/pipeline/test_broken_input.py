@@ -102,7 +102,7 @@ CASES: dict[str, tuple[Spoil, list[str], list[str], int | None]] = {
         text(PARAMS, "calibration: 12", "calibration: 99"), ["data"], ["data.calibration=99", "60 training rows"], None,
     ),
     "data: a quality gate": (
-        text(PARAMS, "template_share: 1.0", "template_share: 0.0001"), ["data"], ["template_share"], None,
+        text(PARAMS, "template_share: 1.0", "template_share: 0.0001"), ["data"], ["template", "of train"], None,
     ),
     "data: disk full": (nothing, ["data"], ["no space left", "data/", "free some space"], 8 * KB),
     "rows: missing": (gone(TEST), ["evaluate", "q8_0"], ["data/test.jsonl is missing", "dvc repro data"], None),

@@ -31,7 +31,9 @@ def merged(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 def prompts(folder: Path, count: int) -> list[list[int]]:
     builder = from_transformers(base.load_tokenizer(folder), "\n")
-    return [builder.prompt_ids(row.prompt) for row in toy_rows(60)[48 - count : 48]]  # the base knows the first 18
+    return [
+        builder.prompt_ids(row.prompt) for row in toy_rows(60)[48 - count : 48]
+    ]  # the base knows the first 18
 
 
 def compare(trained: Trained, folder: Path, **changes: str) -> merge.Agreement:
@@ -137,6 +139,20 @@ def test_what_float16_cannot_hold_is_refused(trained: Trained, tmp_path: Path) -
     with pytest.raises(UserError, match=r"does not fit into float16.*bfloat16"):
         merge.merge(trained[2].base, adapter, "float16", "16-bit", tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
+
+
+def test_an_adapter_of_another_base_and_a_broken_one_are_one_line(trained: Trained, tmp_path: Path) -> None:
+    adapter = Path(shutil.copytree(trained[0], tmp_path / "adapter"))
+    weights = load_file(adapter / "adapter_model.safetensors")
+    save_file(
+        {name: tensor[..., :-1].clone() for name, tensor in weights.items()},
+        adapter / "adapter_model.safetensors",
+    )
+    with pytest.raises(UserError, match=r"does not fit the base model.*dvc repro -f finetune"):
+        merge.merge(trained[2].base, adapter, "float16", "16-bit", tmp_path / "merged")
+    (adapter / "adapter_model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"adapter_model\.safetensors is missing"):
+        merge.merge(trained[2].base, adapter, "float16", "16-bit", tmp_path / "merged")
 
 
 def test_an_untied_head_stays_a_head(toy_model: Path, tmp_path: Path) -> None:

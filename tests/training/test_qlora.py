@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from safetensors.torch import load_file
 
 from cartlm.errors import UserError
 from cartlm.training import checkpoints, qlora
-from tests.training.conftest import job, run, stage_folder, start
+from tests.training.conftest import ROOT, job, run, stage_folder, start
 
 
 def test_the_loss_falls_and_only_the_adapter_trains(trained: tuple[Path, qlora.Finetuned, qlora.Job]) -> None:
@@ -92,6 +95,18 @@ def test_float16_needs_a_card(tmp_path: Path, toy_base: Path) -> None:
         qlora.finetune(
             job(tmp_path, toy_base, compute_dtype="float16"), tmp_path / "runs", tmp_path / "adapter"
         )
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line(tmp_path: Path, toy_base: Path) -> None:
+    """120 KiB a file hold the adapter's weights, not the optimizer's: torch.save has an error of its own."""
+    folder = stage_folder(tmp_path, toy_base, max_steps=4, save_steps=1)
+    command = ["bash", "-c", f"ulimit -f 120; exec {sys.executable} -m stages.finetune"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive"}
+    done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("cartlm: error: no space left writing runs/finetune")
+    assert not (folder / "models/adapter").exists()
 
 
 @pytest.mark.slow
