@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 import transformers as hf
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from cartlm import params, prompt
 from cartlm.data import rows as row_files
@@ -33,6 +35,7 @@ warnings.filterwarnings(
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes")
 TARGETS = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
 """All linear layers of a Llama but the head."""
+ATTENTION = "float32_attention"
 RECORD = "training.json"
 """In the adapter's folder: where and with what it was trained."""
 
@@ -91,9 +94,22 @@ def load_base(folder: Path, quantization: str, compute_dtype: str, device: str) 
     model = hf.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, quantization_config=config, device_map={"": device}, use_safetensors=True,
         local_files_only=True, trust_remote_code=False,
+        attn_implementation=ATTENTION if device == "cpu" else None,
     )  # fmt: skip
     keep_nf4(model)
     return model
+
+
+def float32_attention(
+    module: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any
+) -> tuple[Any, Any]:
+    """torch's attention in float32 even under bfloat16 autocast: on a CPU faster (a step by a fifth), and finer."""
+    with torch.autocast("cpu", enabled=False):
+        return sdpa_attention_forward(module, query.float(), key.float(), value.float(), mask, **options)
+
+
+hf.AttentionInterface.register(ATTENTION, float32_attention)
+hf.AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 def keep_nf4(model: Any) -> None:

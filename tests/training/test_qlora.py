@@ -88,6 +88,23 @@ def test_evaluating_does_not_change_training(toy_base: Path) -> None:
     assert all(torch.equal(one, two) for one, two in zip(before, gradients(), strict=True))
 
 
+def test_the_base_computes_what_transformers_computes(toy_base: Path) -> None:
+    """Left, right and no padding, against float32 without any of ours; NF4 is near and not the same."""
+    import transformers
+
+    plain = transformers.AutoModelForCausalLM.from_pretrained(toy_base, dtype=torch.float32)
+    ours = qlora.load_base(toy_base, "none", "bfloat16", "cpu")
+    quantized = qlora.load_base(toy_base, "nf4", "bfloat16", "cpu")
+    ids = torch.arange(10, 130).reshape(4, 30)
+    for mask in (torch.ones_like(ids), torch.ones_like(ids).tril(20), torch.ones_like(ids).triu(-2)):
+        with torch.no_grad():
+            wanted = plain(input_ids=ids, attention_mask=mask).logits[mask.bool()]
+            found = ours(input_ids=ids, attention_mask=mask).logits[mask.bool()]
+            near = quantized(input_ids=ids, attention_mask=mask).logits[mask.bool()]
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+        assert 0 < (near - wanted).abs().mean() < 0.3 * wanted.abs().mean()
+
+
 def test_float16_needs_a_card(tmp_path: Path, toy_base: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a card")
