@@ -99,6 +99,7 @@ def apply(text: str, language: str, rates: Any, rng: random.Random) -> tuple[str
     if rng.random() < rates.clean:
         return text, []
     done: list[str] = []
+    clean = text
 
     def step(name: str, changed: str) -> None:
         nonlocal text
@@ -125,4 +126,5 @@ def apply(text: str, language: str, rates: Any, rng: random.Random) -> tuple[str
                 step("diacritics_mixed", drop_diacritics(text, language, 0.5, rng))
         if done:
             break
-    return text, list(dict.fromkeys(done))
+    # two slips can undo each other: what reads as before is clean
+    return text, list(dict.fromkeys(done)) if text != clean else []

@@ -46,7 +46,8 @@ def notes(metrics: Path, variants: Sequence[str]) -> list[str]:
     for name, pair in (("merge", "Adapter and merged model"), ("parity", "Merged model and GGUF F16")):
         file = _read(metrics / f"{name}.json")
         if "agreement" in file:
-            found.append(f"{pair} give the same answer on {file['agreement']:.4g} of {file['n']:,} rows.")
+            share = f"{100 * file['agreement']:.1f} %"
+            found.append(f"{pair} give the same answer on {share} of {file['n']:,} rows.")
     machines = {file["machine"]["name"] for file in map(_read, bench) if "machine" in file}
     if machines:
         found.append(f"Speed and memory: {' and '.join(sorted(machines))}.")

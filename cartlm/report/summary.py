@@ -108,4 +108,4 @@ def shown(row: Mapping[str, Value], column: str) -> str:
         return f"{value:.3f}{interval}"
     if column in ("novel", "croatian", "english", "spanish", "unparseable"):
         return f"{value:.3f}"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 99.95 else f"{value:#.3g}"

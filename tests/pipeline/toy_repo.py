@@ -54,7 +54,7 @@ class Repo:
     def commit(self, message: str) -> str:
         """Commit everything that git does not ignore; returns the commit."""
         self.run("git", "add", "-A")
-        self.run("git", "commit", "-q", "-m", message)
+        self.run("git", "commit", "-q", "--allow-empty", "-m", message)
         return self.run("git", "rev-parse", "HEAD").stdout.strip()
 
     def params(self) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def test_update_rewrites_the_block_only(metrics: Path, tmp_path: Path) -> None:
     assert "0.200 [0.180, 0.220]" in text
     assert "1,000 test rows" in text
     assert "0.700" in text
-    assert "0.998 of 1,000" in text
+    assert "99.8 % of 1,000 rows" in text
     assert "a toy CPU x2." in text
 
 

@@ -78,3 +78,11 @@ def test_table_is_aligned(metrics: Path) -> None:
 def test_no_variant_is_a_users_mistake() -> None:
     with pytest.raises(UserError, match="no variant"):
         summary.table([])
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(65.0, "65.0"), (4.287, "4.29"), (99.96, "100"), (1684.0, "1,684"), (0.0471, "0.0471")],
+)
+def test_other_numbers_have_three_digits(value: float, said: str) -> None:
+    assert summary.shown({"peak_rss_mib": value}, "peak_rss_mib") == said
