@@ -134,7 +134,7 @@ def make(folder: Path) -> Repo:
     shutil.copytree(ROOT, folder, ignore=ignored)
     repo = Repo(folder)
     (folder / "params.yaml").write_text(yaml.safe_dump(toy_params(), sort_keys=False), encoding="utf-8")
-    make_toy_model(folder / "base" / "model", hidden=256)
+    make_toy_model(folder / "base" / "model", hidden=256, steps=10)
     repo.run("git", "init", "-q", "-b", "main")
     repo.commit("toy")
     return repo
