@@ -28,7 +28,8 @@ repro: setup ## the whole chain: data, fine-tuning, quantizing, accuracy, speed;
 	@$(CARTLM) check-models
 	@$(CARTLM) table
 
-test: setup ## all tests
+test: setup ## all tests (the first call also builds the portable llama.cpp)
+	@docker/llama_cpp.sh --quiet --portable --libraries
 	@.venv/bin/python -m pytest -q $(ARGS)
 
 lint: setup ## ruff and mypy

@@ -1,63 +1,81 @@
 """Make the embedded base model from nothing: python -m base.pretrain (from the repository root).
 
-Goes on from base/build/work/checkpoint.pt after a kill; uses CUDA where there is any.
+Goes on from its last checkpoint under base/build/work after a kill; uses CUDA where there is any.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
-import yaml
 from transformers import LlamaTokenizer
 
-from cartlm import params
-from cartlm.measure import machine
-from cartlm.pretraining import card, corpus, probe, tokenizer, trainer
+from cartlm import data as data_package
+from cartlm import pretraining as pretraining_package
+from cartlm import prompt, stage
+from cartlm.measure import cpus, machine
+from cartlm.params import Data
+from cartlm.pretraining import card, corpus, probe, recipe, tokenizer, trainer
+from cartlm.training import checkpoints, folders
 
-ROOT = Path("base/build")
+ROOT, RECIPE = Path("base/build"), Path("base/params.yaml")
+PACKAGES = (data_package, pretraining_package)
 
 
+def code() -> list[Path]:
+    """The files that decide the text and the training: with others, a checkpoint is not resumed."""
+    places = [Path(str(package.__file__)).parent for package in PACKAGES]
+    found = [path for place in places for path in place.rglob("*") if path.suffix in (".py", ".yaml", ".tsv")]
+    return [*sorted(found), Path(prompt.__file__)]
+
+
+def make_tokenizer(wanted: recipe.Recipe, data: Data, folder: Path) -> LlamaTokenizer:
+    """The tokenizer in `folder`, trained unless it is there."""
+    if not folder.exists():
+        lines = (line for text in corpus.texts(data, 4000, wanted.seed) for line in text.split("\n"))
+        with folders.replacing(folder) as new:
+            tokenizer.train(lines, new, wanted.vocabulary, wanted.longest_piece)
+    return LlamaTokenizer.from_pretrained(folder)
+
+
+@stage.command
 def main() -> None:
-    """Tokenizer, training, then the accepted form: float16 safetensors beside the tokenizer."""
-    settings = params.load(Path("params.yaml"))
-    recipe = trainer.Recipe(**yaml.safe_load(Path("base/params.yaml").read_text())["pretraining"])
-    folder = ROOT / "tokenizer"
-    if recipe.start != trainer.FROM_NOTHING:
-        shutil.copytree(
-            recipe.start, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("model*", "*.md")
-        )
-    elif not (folder / "tokenizer_config.json").exists():
-        lines = (line for text in corpus.texts(settings.data, 4000, recipe.seed) for line in text.split("\n"))
-        tokenizer.train(lines, folder, recipe.vocabulary, recipe.longest_piece)
-    loaded = LlamaTokenizer.from_pretrained(folder)
-    rows = probe.probe_rows(settings.data, recipe.probe_rows, recipe.seed)
-
-    def measure(model: object) -> dict[str, float]:
-        return probe.measure(model, loaded, rows, settings.prompt.separator)
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
-    model = trainer.run(recipe, settings.data, loaded, ROOT / "work", measure, say)
+    """Tokenizer, phases of training, then the accepted form: float16 safetensors beside the tokenizer."""
+    settings, phases = stage.params(), recipe.load(RECIPE)
+    data, separator, threads = settings.data, settings.prompt.separator, cpus.threads()
+    torch.set_num_threads(threads)
+    text = {name: data.model_dump()[name] for name in ("languages", "catalog", "wording", "noise")}
+    made_from = {"text": text, "separator": separator, "first": phases[0].model_dump()}
+    folder = ROOT / "work" / f"tokenizer-{checkpoints.run_key(made_from, code())}"
+    used, log = [folder], []
+    loaded = make_tokenizer(phases[0], data, folder)
+    rows = probe.probe_rows(data, phases[0].probe_rows, phases[0].seed)
+    model, start = None, None
+    for number, wanted in enumerate(phases):
+        made_from = {"before": made_from, "phase": wanted.model_dump()}
+        work = ROOT / "work" / f"{number + 1}-{checkpoints.run_key(made_from, code())}"
+        model = trainer.run(
+            wanted, data, loaded, work, lambda trained: probe.measure(trained, loaded, rows, separator),
+            stage.progress, number, start, threads,
+        )  # fmt: skip
+        log += [json.loads(line) for line in (work / "log.jsonl").read_text().splitlines()]
+        start = model.state_dict()
+        used.append(work)
+    assert model is not None
     model.generation_config.update(do_sample=False, pad_token_id=loaded.pad_token_id)
-    temporary = ROOT / "model.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.to(torch.float16).save_pretrained(temporary, safe_serialization=True)
-    loaded.save_pretrained(temporary)
-    shutil.copy(folder / "tokenizer.model", temporary)
-    log = [json.loads(line) for line in (ROOT / "work" / "log.jsonl").read_text().splitlines()]
     count = sum(parameter.numel() for parameter in model.parameters())
-    where = machine.fingerprint()["name"]
-    (temporary / "README.md").write_text(card.card(asdict(recipe), log, count, str(where)), encoding="utf-8")
-    shutil.copy(ROOT / "work" / "log.jsonl", temporary / "training_log.jsonl")
-    shutil.rmtree(ROOT / "model", ignore_errors=True)
-    temporary.rename(ROOT / "model")
-    print(json.dumps({"parameters": count, **log[-1]}))
+    with folders.replacing(ROOT / "model") as new:
+        model.to(torch.float16).save_pretrained(new, safe_serialization=True)
+        loaded.save_pretrained(new)
+        shutil.copy(folder / "tokenizer.model", new)
+        (new / "training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+        text = card.card([phase.model_dump() for phase in phases], log, count, machine.fingerprint()["name"])
+        (new / "README.md").write_text(text, encoding="utf-8")
+    for made in used:
+        shutil.rmtree(made)
+    stage.done({"parameters": count, **log[-1]})
 
 
 if __name__ == "__main__":

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cartlm.errors import UserError
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]  # no dot: DVC would split the key there
+RESERVED = ("base", "adapter", "merged", "f16", "machine")  # names of other models and of other metrics files
 Language = Literal["english", "croatian", "spanish"]
 GgufType = Literal["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K"]
 
@@ -64,6 +67,14 @@ class Wording(Section):
     switch_frame: Share  # the frame is in the row's language, catalog and product are in another
     switch_number: Share  # the number word is in another language
 
+    @model_validator(mode="after")
+    def _shares(self) -> Wording:
+        for names in (("polite", "rambling", "correcting"), ("name_full", "name_short")):
+            total = sum(getattr(self, name) for name in names)
+            if total > 1 + 1e-9:
+                raise ValueError(f"{' + '.join(names)} = {total:g} is more than 1")
+        return self
+
 
 class Noise(Section):
     """Rates of the noise operators; see cartlm/data/noise.py for what each one does."""
@@ -92,34 +103,46 @@ class Data(Section):
     source: Literal["rules", "hub"]
     path: str | None  # hub: dataset id or a local folder in hub layout
     revision: str | None
-    seed: int
+    seed: Seed
     train: Count
     validation: Count
     calibration: Count
     test: Count
     novel: Share  # share of test rows whose product and template never occur in training
-    languages: list[Language]
+    languages: Annotated[list[Language], Field(min_length=1)]
     catalog: Catalog
     wording: Wording
     noise: Noise
     gates: Gates
 
+    @model_validator(mode="after")
+    def _distinct(self) -> Data:
+        if len(set(self.languages)) < len(self.languages):
+            raise ValueError(f"languages {self.languages} names one twice")
+        return self
+
+
+def _steps(value: int) -> int:
+    if value != -1 and value < 1:
+        raise ValueError("1 or more, or -1 for as many as the epochs give")
+    return value
+
 
 class Finetune(Section):
     """QLoRA (arXiv 2305.14314) with trl and peft; names follow transformers and peft."""
 
-    seed: int
+    seed: Seed
     quantization: Literal["nf4", "none"]
     compute_dtype: Literal["bfloat16", "float16", "float32"]
     lora_rank: Count
     lora_alpha: Count
     lora_dropout: Share
-    learning_rate: Annotated[float, Field(gt=0)]
+    learning_rate: Positive
     lr_scheduler: Literal["linear", "cosine", "constant"]
     warmup_ratio: Share
-    weight_decay: Annotated[float, Field(ge=0)]
-    epochs: Annotated[float, Field(gt=0)]
-    max_steps: int  # -1: as many as the epochs give
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    epochs: Positive
+    max_steps: Annotated[int, AfterValidator(_steps)]  # -1: as many as the epochs give
     batch_size: Count
     gradient_accumulation: Count
     gradient_checkpointing: bool
@@ -138,6 +161,23 @@ class Reference(Section):
     engine: Literal["transformers", "llama.cpp"]
 
 
+class References(Section):
+    """The unquantized variants: the base and the merged model in transformers, GGUF F16 in llama.cpp."""
+
+    base: Reference
+    merged: Reference
+    f16: Reference
+
+    @model_validator(mode="after")
+    def _engines(self) -> References:
+        for name, engine in (("base", "transformers"), ("merged", "transformers"), ("f16", "llama.cpp")):
+            if getattr(self, name).engine != engine:
+                raise ValueError(
+                    f"{name}.engine is {getattr(self, name).engine}, but {name} runs in {engine}"
+                )
+        return self
+
+
 class Parity(Section):
     min_agreement: Share
     rows: Count
@@ -151,15 +191,15 @@ class Gguf(Section):
 class Eval(Section):
     max_new_tokens: Count
     batch_size: Count  # transformers engine; llama.cpp answers one row at a time
-    flip_rows: int  # rows on which the batched answers are compared with batch 1
+    flip_rows: Annotated[int, Field(ge=0)]  # rows on which the batched answers are compared with batch 1
 
 
 class BenchCpu(Section):
-    seed: int
+    seed: Seed
     rounds: Count
     warmups: Annotated[int, Field(ge=4)]
     queries: Count  # test prompts a round and variant
-    threads: int | None  # null: as many as quota and affinity allow
+    threads: Count | None  # null: as many as quota and affinity allow
 
 
 class Params(Section):
@@ -170,11 +210,18 @@ class Params(Section):
     data: Data
     finetune: Finetune
     merge: Merge
-    reference: dict[Name, Reference]
+    reference: References
     parity: Parity
     gguf: dict[Name, Gguf]
     eval: Eval
     bench_cpu: BenchCpu
+
+    @model_validator(mode="after")
+    def _names(self) -> Params:
+        for name in RESERVED:
+            if name in self.gguf:
+                raise ValueError(f"gguf.{name}: that name is taken; choose another one for the variant")
+        return self
 
 
 def parse(values: Any, name: str) -> Params:
@@ -185,8 +232,12 @@ def parse(values: Any, name: str) -> Params:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "(top level)"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        given = "" if first["type"] == "missing" else f" = {first['input']!r:.80}"
+        silent = first["type"] in ("missing", "value_error") and not isinstance(
+            first["input"], int | float | str
+        )
+        given = "" if silent else f" = {first['input']!r:.80}"
         what = {"extra_forbidden": "unknown key", "missing": "missing key"}.get(first["type"], first["msg"])
+        what = what.removeprefix("Value error, ")
         raise UserError(
             f"{name}: {key}{given}: {what}{more}", f"edit {name}, then cartlm params check"
         ) from None

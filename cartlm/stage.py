@@ -11,12 +11,14 @@ def main(variant: str) -> None:
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,8 @@ def explain(error: BaseException) -> UserError | None:
         return error
     if isinstance(error, click.Abort | KeyboardInterrupt):
         return UserError("interrupted", "what was finished is kept: run the same command again")
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):  # its message is the whole help text
+        return UserError("no command is given", f"{error.ctx.command_path if error.ctx else 'cartlm'} --help")
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)
         hint = f"{context.command_path} --help" if context else ""
@@ -149,10 +153,37 @@ class Guard(click.Command):
 
 
 class Command(Guard):
-    """A stage script's command."""
+    """A stage script's command; a second one of the same words in the same folder is refused."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with alone(" ".join([Path(sys.argv[0]).stem, *map(str, ctx.params.values())])):
+            return super().invoke(ctx)
+
+
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Hold the lock `name` of the working directory; raises UserError if another process holds it.
+
+    `kill -9` of dvc leaves its stage running: a `dvc repro` beside it would write the same files.
+    """
+    folder = Path("runs/locks")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / re.sub(r"\W+", "-", name)).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"{name} is already running here, as process {file.read().strip() or 'unknown'}",
+                "wait for it, or kill it, then dvc repro",
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
 
 
 class Group(Guard, click.Group):
     """The command line's group."""
 
-    command_class = Command
+    command_class = Guard

@@ -17,7 +17,7 @@ _CELL = re.compile(r"^  (?P<name>[^\s#][^:]*):\s*$")
 
 def listed(params: Params) -> list[str]:
     """Names of all variants, in the order of params.yaml: first the unquantized ones."""
-    return [*params.reference, *params.gguf]
+    return [*type(params.reference).model_fields, *params.gguf]
 
 
 def prune(root: Path, variants: Collection[str]) -> list[str]:

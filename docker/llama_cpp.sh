@@ -6,12 +6,13 @@
 #   docker/llama_cpp.sh --portable --prefix /opt/llama.cpp --venv /opt/venv     any machine's instructions (images)
 #
 # --portable     every CPU variant as a library of its own, the best one chosen at run time
+# --libraries    only what the Python binding loads, no tools
 # --prefix DIR   install a copy there (default: it stays in the cache)
 # --quiet        say nothing when there is nothing to do
 # --where        only print the prefix; fails where nothing is built yet
 # --venv DIR     make `import llama_cpp` work in that virtual environment; DIR/llama.cpp then leads to the prefix
 #
-# A prefix holds lib/ bin/ convert/ models/ python/ LICENSE build.json. Builds are kept under
+# A prefix holds lib/ bin/ (unless --libraries) convert/ models/ python/ LICENSE build.json. Builds are kept under
 # ${CARTLM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cartlm}/llama.cpp; one that is there is not made again, one that
 # was interrupted is continued.
 set -euo pipefail
@@ -26,15 +27,16 @@ die() {
     exit 2
 }
 
-portable=0 prefix="" venv="" quiet=0 where=0
+portable=0 libraries=0 prefix="" venv="" quiet=0 where=0
 while [ $# -gt 0 ]; do
     case "$1" in
         --portable) portable=1 ;;
+        --libraries) libraries=1 ;;
         --prefix) prefix="${2:-}"; [ -n "$prefix" ] || die "--prefix needs a folder"; shift ;;
         --venv) venv="${2:-}"; [ -n "$venv" ] || die "--venv needs a folder"; shift ;;
         --quiet) quiet=1 ;;
         --where) where=1 ;;
-        -h | --help) sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        -h | --help) sed -n '2,17s/^# \{0,1\}//p' "$0"; exit 0 ;;
         *) die "unknown option $1; see $0 --help" ;;
     esac
     shift
@@ -42,7 +44,13 @@ done
 
 [ -z "$venv" ] || [ -x "$venv/bin/python" ] || die "no virtual environment at $venv; make one: python3 -m venv $venv"
 [ -z "$venv" ] || venv="$(cd "$venv" && pwd)"
-[ -z "$prefix" ] || { mkdir -p "$prefix" && prefix="$(cd "$prefix" && pwd)"; }
+if [ -n "$prefix" ]; then
+    [ "$where" = 0 ] || [ -d "$prefix" ] || die "there is no $prefix"
+    mkdir -p "$prefix" && prefix="$(cd "$prefix" && pwd)"
+    # it is replaced as a whole: only a folder that is empty, or made by this script
+    [ -z "$(ls -A "$prefix")" ] || grep -qs '"source": "llama-cpp-python"' "$prefix/build.json" ||
+        die "--prefix $prefix holds other files; name a folder that is new or empty"
+fi
 [ -z "$venv" ] || PATH="$venv/bin:$PATH"
 python="$(command -v python3)" || die "python3 is missing; install it: apt-get install python3 python3-venv"
 
@@ -56,17 +64,20 @@ flags=(
     -DLLAMA_ALL_WARNINGS=OFF -DGGML_CCACHE=OFF
     -DLLAMA_BUILD_NUMBER=0 "-DLLAMA_BUILD_COMMIT=llama-cpp-python-$VERSION"
 )
+[ "$libraries" = 0 ] || TOOLS=()
+only=""
+[ "$libraries" = 0 ] || only=-libraries
 if [ "$portable" = 1 ]; then
     kind=portable
     flags+=(-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON)
     # The prefix is compiled in: a Python process looks for the variants there, not beside the python executable.
-    key="$VERSION-portable-$(printf '%s\n' "$RECIPE" "$prefix" "${flags[@]}" | sha)"
+    key="$VERSION-portable$only-$(printf '%s\n' "$RECIPE" "$prefix" "${flags[@]}" | sha)"
 else
     kind=native
     flags+=(-DGGML_NATIVE=ON)
     cpu="$({ uname -m; grep -m1 -E '^(model name|CPU part)' /proc/cpuinfo; grep -m1 -E '^(flags|Features)' /proc/cpuinfo ||
         sysctl -n machdep.cpu; } 2>/dev/null | sha)" || true
-    key="$VERSION-native-$(printf '%s\n' "$RECIPE" "${flags[@]}" | sha)-$cpu"
+    key="$VERSION-native$only-$(printf '%s\n' "$RECIPE" "${flags[@]}" | sha)-$cpu"
 fi
 
 cache="${CARTLM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cartlm}/llama.cpp"
@@ -75,7 +86,7 @@ work="$cache/$key.building"
 target="${prefix:-$done}"
 
 if [ "$where" = 1 ]; then
-    [ -e "$target/build.json" ] || die "no $kind build yet; make it: docker/llama_cpp.sh$([ "$kind" = native ] || echo " --$kind")"
+    [ -e "$target/build.json" ] || die "no $kind build yet; make it: docker/llama_cpp.sh$([ "$kind" = native ] || echo " --$kind")${only:+ --libraries}"
     echo "$target"
     exit 0
 fi
@@ -97,7 +108,7 @@ build() {
     if [ ! -e "$sdist" ]; then
         echo "llama_cpp.sh: fetching llama-cpp-python $VERSION"
         rm -rf "$cache/download.$$"
-        "$python" -m pip download -qq --no-deps --no-binary :all: --dest "$cache/download.$$" \
+        "$python" -m pip download -qq --no-deps --no-binary llama-cpp-python --dest "$cache/download.$$" \
             "llama-cpp-python==$VERSION" || die "could not fetch llama-cpp-python $VERSION with pip; is a package index reachable?"
         mv "$cache/download.$$/llama_cpp_python-$VERSION.tar.gz" "$sdist"
         rm -rf "$cache/download.$$"
@@ -118,13 +129,13 @@ build() {
     [ "$portable" = 0 ] || more+=("-DGGML_BACKEND_DIR=$target/lib")
     {
         cmake -S "$src" -B "$work/build" -G "$generator" "${flags[@]}" "${more[@]}" &&
-            cmake --build "$work/build" --parallel "$(nproc)" --target ggml llama "${TOOLS[@]}"
+            cmake --build "$work/build" --parallel "$(nproc)" --target ggml llama "${TOOLS[@]+"${TOOLS[@]}"}"
     } >>"$work/log" 2>&1 || { tail -n 25 "$work/log" >&2; die "the build failed; the whole log: $work/log"; }
 
     local out="$work/prefix"
     rm -rf "$out" && mkdir -p "$out"/{lib,bin,convert,models,python}
     find "$work/build/bin" -maxdepth 1 \( -name 'lib*.so*' -o -name 'lib*.dylib' \) -exec cp -P {} "$out/lib/" \;
-    for tool in "${TOOLS[@]}"; do cp "$work/build/bin/$tool" "$out/bin/"; done
+    for tool in "${TOOLS[@]+"${TOOLS[@]}"}"; do cp "$work/build/bin/$tool" "$out/bin/"; done
     cp -r "$src"/{convert_hf_to_gguf.py,conversion,gguf-py} "$out/convert/"
     cp "$src/models/ggml-vocab-llama-bpe.gguf" "$out/models/"
     cp "$src/LICENSE" "$out/LICENSE"
@@ -132,12 +143,12 @@ build() {
     rm -rf "$out/python/llama_cpp/lib"
     cp "$top/PKG-INFO" "$out/python/METADATA"
     cp "$top/LICENSE.md" "$out/python/LICENSE.md"
-    "$python" - "$out/build.json" "$VERSION" "$kind" "$("${CXX:-c++}" --version | head -n 1)" "$((SECONDS - started))" \
+    "$python" - "$out/build.json" "$VERSION" "$kind" "${TOOLS[*]-}" "$("${CXX:-c++}" --version | head -n 1)" "$((SECONDS - started))" \
         "${flags[@]}" <<'PY'
 import json, sys
-path, version, kind, compiler, seconds, *flags = sys.argv[1:]
+path, version, kind, tools, compiler, seconds, *flags = sys.argv[1:]
 keep = [flag.removeprefix("-D") for flag in flags]
-build = {"source": "llama-cpp-python", "version": version, "kind": kind, "compiler": compiler, "flags": keep,
+build = {"source": "llama-cpp-python", "version": version, "kind": kind, "tools": tools.split(), "compiler": compiler, "flags": keep,
          "build_seconds": int(seconds)}
 with open(path, "w") as file:
     json.dump(build, file, indent=2)
@@ -152,11 +163,12 @@ mkdir -p "$cache" 2>/dev/null || die "cannot write $cache; choose another folder
 if [ ! -e "$done/build.json" ]; then
     exec 9>"$cache/$key.lock"
     ! command -v flock >/dev/null || flock 9
-    [ -e "$done/build.json" ] || build
+    [ -e "$done/build.json" ] || { build && quiet=0; }
     exec 9>&-
 fi
 
 if [ -n "$prefix" ] && ! cmp -s "$done/build.json" "$prefix/build.json"; then
+    quiet=0
     rm -rf "$prefix.partial" && cp -R "$done" "$prefix.partial" && rm -rf "$prefix" && mv "$prefix.partial" "$prefix"
 fi
 
@@ -195,4 +207,5 @@ new.symlink_to(prefix)
 os.replace(new, link)
 PY
 fi
-echo "llama_cpp.sh: llama.cpp of llama-cpp-python $VERSION ($kind) is in $target"
+[ -z "$venv" ] || quiet=0
+[ "$quiet" = 1 ] || echo "llama_cpp.sh: llama.cpp of llama-cpp-python $VERSION ($kind) is in $target"

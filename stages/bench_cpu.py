@@ -11,7 +11,7 @@ from pathlib import Path
 from cartlm import stage
 from cartlm.data import rows
 from cartlm.errors import UserError
-from cartlm.measure import bench, machine
+from cartlm.measure import bench, cpus, machine
 
 
 @stage.command
@@ -31,7 +31,7 @@ def main() -> None:
         rounds=wanted.rounds,
         warmups=wanted.warmups,
         queries=wanted.queries,
-        threads=wanted.threads or machine.threads(),
+        threads=wanted.threads or cpus.threads(),
         max_new_tokens=settings.eval.max_new_tokens,
         context_tokens=settings.prompt.max_tokens + settings.eval.max_new_tokens,
         separator=settings.prompt.separator,

@@ -13,7 +13,7 @@ import click
 from cartlm import evaluation, scoring, stage
 from cartlm.data import rows as row_files
 from cartlm.engines.collect import Job, digest
-from cartlm.measure import machine
+from cartlm.measure import cpus, machine
 from cartlm.results import write_metrics, write_outcomes
 
 MODELS, TEST, RUNS = Path("models"), Path("data/test.jsonl"), Path("runs/eval")
@@ -25,14 +25,14 @@ METRICS, OUTCOMES = Path("metrics/eval"), Path("metrics/outcomes")
 def main(variant: str) -> None:
     """Write metrics/eval/VARIANT.json, metrics/outcomes/VARIANT.csv and runs/eval/VARIANT.jsonl."""
     settings = stage.params()
-    reference = {name: given.engine for name, given in settings.reference.items()}
+    reference = {name: given.engine for name, given in settings.reference}
     kind = evaluation.engine_name(variant, reference, list(settings.gguf))
     path = evaluation.model_path(MODELS, variant, kind)
     rows = row_files.read(TEST)
     batch_size = settings.eval.batch_size if kind == "transformers" else 1
     model, limit = digest(path), settings.eval.max_new_tokens
 
-    with evaluation.open_engine(kind, path, machine.threads()) as engine:
+    with evaluation.open_engine(kind, path, cpus.threads()) as engine:
         builder = engine.prompt_builder(settings.prompt.separator)
         job = Job(model, evaluation.prompts(rows, builder), limit, batch_size)
         free = evaluation.answer_rows(engine, rows, job, RUNS / f"{variant}.jsonl")

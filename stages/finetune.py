@@ -10,7 +10,7 @@ import io
 from pathlib import Path
 
 from cartlm import stage
-from cartlm.measure import machine
+from cartlm.measure import cpus
 from cartlm.results import DIGITS, write_text
 
 BASE, ADAPTER, RUNS = Path("models/base"), Path("models/adapter"), Path("runs/finetune")
@@ -43,7 +43,7 @@ def main() -> None:
 
     from cartlm.training import qlora
 
-    torch.set_num_threads(machine.threads())
+    torch.set_num_threads(cpus.threads())
     job = qlora.Job(BASE, BASE.as_posix(), TRAIN, VALIDATION, settings.finetune, settings.prompt)
     made = qlora.finetune(job, RUNS, ADAPTER)
     write_text(CURVE, curve(made.history))

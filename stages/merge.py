@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cartlm import stage
 from cartlm.data import rows as row_files
-from cartlm.measure import machine
+from cartlm.measure import cpus, machine
 from cartlm.prompt import from_transformers
 from cartlm.results import write_metrics
 from cartlm.training.base import load_tokenizer
@@ -29,7 +29,7 @@ def main() -> None:
 
     from cartlm.training import merge
 
-    torch.set_num_threads(machine.threads())
+    torch.set_num_threads(cpus.threads())
     trained = merge.record(ADAPTER)
     rows = row_files.read(VALIDATION)[: settings.merge.check_rows]
     builder = from_transformers(load_tokenizer(BASE), settings.prompt.separator)

@@ -13,7 +13,7 @@ from cartlm import evaluation, parity, stage
 from cartlm.data import rows as row_files
 from cartlm.engines.collect import Job, collect, digest
 from cartlm.errors import UserError
-from cartlm.measure import machine
+from cartlm.measure import cpus, machine
 from cartlm.results import write_metrics, write_text
 
 MODELS, TEST, RUNS, SHOWN = Path("models"), Path("data/test.jsonl"), Path("runs"), 5
@@ -23,7 +23,7 @@ MODELS, TEST, RUNS, SHOWN = Path("models"), Path("data/test.jsonl"), Path("runs"
 def main() -> None:
     """Write metrics/parity.json, or stop with the first divergences and leave it as it is."""
     settings = stage.params()
-    limit, threads = settings.eval.max_new_tokens, machine.threads()
+    limit, threads = settings.eval.max_new_tokens, cpus.threads()
     merged_path = evaluation.model_path(MODELS, "merged", "transformers")
     f16_path = evaluation.model_path(MODELS, "f16", "llama.cpp")
     rows = row_files.read(TEST)

@@ -12,7 +12,7 @@ import click
 from cartlm import stage
 from cartlm.data import rows
 from cartlm.errors import UserError
-from cartlm.measure import machine
+from cartlm.measure import cpus, machine
 from cartlm.quantization import gguf, imatrix
 from cartlm.results import read_metrics, write_metrics
 
@@ -26,7 +26,7 @@ def main(variant: str) -> None:
         raise UserError(f"params.yaml has no gguf.{variant}", f"one of: {', '.join(settings.gguf)}")
     wanted = settings.gguf[variant]
     gguf.require_parity(read_metrics(Path("metrics/parity.json")), settings.parity.min_agreement)
-    source, threads, matrix = Path("models/f16/model.gguf"), machine.threads(), None
+    source, threads, matrix = Path("models/f16/model.gguf"), cpus.threads(), None
     if wanted.imatrix:
         pairs = [(row.prompt, row.completion) for row in rows.read(Path("data/calibration.jsonl"))]
         stage.progress(f"importance matrix of {len(pairs)} calibration rows")

@@ -191,8 +191,8 @@ def test_the_base_is_also_asked_with_its_header(shop: Path, monkeypatch: pytest.
 KILLED = """
 import os, signal, sys
 from cartlm.engines import llama_cpp
-from cartlm.measure import machine
-machine.threads = lambda: 1
+from cartlm.measure import cpus
+cpus.threads = lambda: 1
 answer, calls = llama_cpp.LlamaCpp.answer, []
 def dying(*given):
     calls.append(1)

@@ -32,9 +32,9 @@ NOT_TRACKED = {
 DATA_FILES = (".tsv", ".yaml", ".txt", ".json")
 
 
-def stages() -> dict[str, dict[str, Any]]:
+def stages(pipeline: str = "dvc.yaml") -> dict[str, dict[str, Any]]:
     """Name -> definition, of a foreach the body."""
-    found = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    found = yaml.safe_load((ROOT / pipeline).read_text(encoding="utf-8"))["stages"]
     return {name: body.get("do", body) for name, body in found.items()}
 
 
@@ -86,7 +86,7 @@ def declared(body: dict[str, Any]) -> set[str]:
     """The code files among a stage's dependencies, folders as their files."""
     found = set()
     for dep in body.get("deps", []):
-        if dep.startswith(("cartlm", "stages")):
+        if dep.startswith(("cartlm", "stages", "base/pre")):
             path = ROOT / dep
             assert path.exists(), f"dvc.yaml: {dep} does not exist"
             files = (
@@ -103,9 +103,11 @@ def script(body: dict[str, Any]) -> Path:
     return ROOT / (words[2].replace(".", "/") + ".py")
 
 
-@pytest.mark.parametrize("name", stages())
-def test_dependencies_are_the_imports(name: str) -> None:
-    body = stages()[name]
+@pytest.mark.parametrize(
+    ("pipeline", "name"), [(file, name) for file in ("dvc.yaml", "base/dvc.yaml") for name in stages(file)]
+)
+def test_dependencies_are_the_imports(pipeline: str, name: str) -> None:
+    body = stages(pipeline)[name]
     needed, listed = closure(script(body)), declared(body)
     assert needed - listed - set(NOT_TRACKED) == set(), f"{name} imports these and does not depend on them"
     assert listed - needed - set(NOT_TRACKED) == set(), f"{name} depends on these and does not import them"

@@ -157,7 +157,7 @@ def test_presets_are_there() -> None:
 
 def test_variant_names_are_unique_over_both_sections() -> None:
     found = params.load(ROOT / "params.yaml")
-    assert not set(found.reference) & set(found.gguf)
+    assert not {name for name, _ in found.reference} & set(found.gguf)
 
 
 BROKEN = [
@@ -177,7 +177,23 @@ BROKEN = [
     ("data.gates", [], "data.gates"),
     ("gguf.q8_0.type", "Q9_0", "gguf.q8_0.type = 'Q9_0'"),
     ("gguf.q8_0.typ", "Q8_0", "gguf.q8_0.typ = 'Q8_0': unknown key"),
+    ("gguf...q4.1", {"type": "Q8_0", "imatrix": False}, "gguf...q4.1"),
     ("gguf.../evil", {"type": "Q8_0", "imatrix": False}, "gguf"),
+    (
+        "gguf.f16",
+        {"type": "Q8_0", "imatrix": False},
+        "params.yaml: (top level): gguf.f16: that name is taken",
+    ),
+    ("gguf.machine", {"type": "Q8_0", "imatrix": False}, "gguf.machine: that name is taken"),
+    ("data.languages", [], "data.languages = []"),
+    ("data.languages", ["english", "english"], "names one twice"),
+    ("data.wording.polite", 1.0, "data.wording: polite + rambling + correcting = 1.27 is more than 1"),
+    ("data.seed", -1, "data.seed = -1"),
+    ("finetune.max_steps", 0, "finetune.max_steps = 0: 1 or more, or -1"),
+    ("finetune.epochs", float("inf"), "finetune.epochs = inf"),
+    ("reference.f16.engine", "transformers", "f16 runs in llama.cpp"),
+    ("eval.flip_rows", -3, "eval.flip_rows = -3"),
+    ("bench_cpu.threads", -1, "bench_cpu.threads"),
     ("gguf", None, "gguf = None"),
     ("bench_cpu.warmups", 3, "bench_cpu.warmups = 3"),
     ("parity.min_agreement", "high", "parity.min_agreement = 'high'"),
@@ -189,7 +205,7 @@ BROKEN = [
 def test_a_wrong_value_is_named(key: str, value: Any, said: str) -> None:
     broken = copy.deepcopy(values())
     section, _, rest = key.partition(".")
-    if section == "gguf" and rest.startswith(".."):
+    if section == "gguf" and (rest.startswith("..") or rest in params.RESERVED):
         broken["gguf"][rest] = value
     else:
         *path, last = key.split(".")
@@ -205,7 +221,15 @@ def test_a_wrong_value_is_named(key: str, value: Any, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["finetune", "finetune.seed", "data.noise.clean", "gguf.q8_0.type", "eval.batch_size"]
+    "key",
+    [
+        "finetune",
+        "finetune.seed",
+        "reference.merged",
+        "data.noise.clean",
+        "gguf.q8_0.type",
+        "eval.batch_size",
+    ],
 )
 def test_a_missing_key_is_named(key: str) -> None:
     broken = copy.deepcopy(values())

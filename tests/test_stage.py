@@ -23,6 +23,13 @@ def main(name: str) -> None:
 
 main()
 """
+SCRIPT_WAITING = """
+import time
+from cartlm import stage
+with stage.alone("toy a"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
 LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); "
 
 
@@ -116,3 +123,20 @@ def test_help_exits_with_0(tmp_path: Path) -> None:
     done = run(tmp_path, "pass", "--help")
     assert done.returncode == 0
     assert "NAME" in done.stdout
+
+
+def test_a_second_one_beside_it_is_refused(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRIPT_WAITING], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+    ) as first:  # fmt: skip
+        try:
+            assert first.stdout is not None
+            assert first.stdout.readline() == "held\n"
+            done = run(tmp_path, "pass", "a")
+            assert done.returncode == 2
+            assert f"toy a is already running here, as process {first.pid}" in done.stderr
+            assert run(tmp_path, "pass", "b").returncode == 0
+        finally:
+            first.kill()
+    assert run(tmp_path, "pass", "a").returncode == 0, "a killed one holds nothing"

@@ -53,13 +53,9 @@ def nearest(left: Sequence[str], right: Sequence[str], threshold: float) -> tupl
 
 
 def has_twins(row: Row) -> bool:
-    """Whether two catalog lines differ only in size, or share their head or first word."""
-    names = [line.split(" (")[0].lower().split(" ") for line in row.catalog]
-    keys = [" ".join(name) for name in names]
-    if len(set(keys)) < len(keys):
-        return True
-    edge = Counter(word for name in names if len(name) > 1 for word in {name[0], name[-1]})
-    return max(edge.values(), default=0) > 1
+    """Whether two catalog lines differ only in size: such twins have to be told apart by it."""
+    names = [line.split(" (")[0].lower() for line in row.catalog]
+    return len(set(names)) < len(names)
 
 
 def check_balance(rows: Sequence[Row], languages: Sequence[str], limit: float, name: str) -> None:
@@ -85,6 +81,8 @@ def check(splits: Mapping[str, Sequence[Row]], data: Data) -> Metrics:
     gates = data.gates
     ours = data.source == "rules"
     for name, rows in splits.items():
+        if not rows:
+            raise UserError(f"{name} holds no usable row", _HINT)
         ids = Counter(row.id for row in rows)
         if ids.most_common(1)[0][1] > 1:
             raise UserError(f"{name}: id {ids.most_common(1)[0][0]} occurs twice", _HINT)

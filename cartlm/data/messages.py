@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cartlm.data.wording import grammar
@@ -51,10 +52,16 @@ def cores(language: str, action: str, kind: str, novel: bool) -> list[tuple[str,
     ]
 
 
-def frame(language: str, action: str, style: str, novel: bool, rng: random.Random) -> Frame:
-    """A random frame: terse frames stand alone, the others may get an opener and a tail."""
+def frame(
+    language: str, action: str, style: str, novel: bool, rng: random.Random, texts: Sequence[str] = ()
+) -> Frame:
+    """A random frame: terse frames stand alone, the others may get an opener and a tail.
+
+    `texts` are frames to choose from instead of the grammar's own (for pretraining).
+    """
     kind = "terse" if style == "terse" or (style == "correcting" and rng.random() < 0.5) else "full"
-    template, text = rng.choice(cores(language, action, kind, novel))
+    others = [(f"{language}/{action}/other/{text}", text) for text in texts]
+    template, text = rng.choice(others or cores(language, action, kind, novel))
     rules = grammar(language)
     opener = tail = ""
     if style == "rambling":

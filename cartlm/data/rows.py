@@ -59,6 +59,8 @@ def _parse(line: str, where: str) -> Row:
     for name in ("id", "language", "message", "prompt", "completion"):
         if not isinstance(value[name], str):
             raise UserError(f"{where}: {name} is {value[name]!r:.60}, not text", "dvc repro data")
+    if not isinstance(row.tags, dict):
+        raise UserError(f"{where}: tags is {row.tags!r:.60}, not a mapping", "dvc repro data")
     if not isinstance(row.catalog, list) or not all(isinstance(line, str) for line in row.catalog):
         raise UserError(f"{where}: catalog is {row.catalog!r:.60}, not a list of lines", "dvc repro data")
     if row.prompt != prompts.render(row.catalog, row.message):

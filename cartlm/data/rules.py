@@ -173,24 +173,39 @@ def _style(params: Data, rng: random.Random) -> str:
 
 @dataclass(frozen=True)
 class Draft:
-    """A worded message before and after noise, with its label and what was done."""
+    """A worded message before and after noise, with its label and what was done.
+
+    `clean` is the message before noise and `phrase` the words in it that name the product.
+    """
 
     language: str
     catalog: list[Line]
     intent: Intent
     message: str
     tags: dict[str, str | bool | int]
+    clean: str
+    phrase: str
 
 
 def word(
-    language: str, action: str, line: Line, catalog: list[Line], novel: bool, params: Data, rng: random.Random
+    language: str,
+    action: str,
+    line: Line,
+    catalog: list[Line],
+    novel: bool,
+    params: Data,
+    rng: random.Random,
+    frames: Sequence[str] = (),
 ) -> Draft:
-    """Word one label: quantity, name form, style, code-switching, noise; `novel` picks the held-out frames."""
+    """Word one label: quantity, name form, style, code-switching, noise.
+
+    `novel` picks the held-out frames; `frames` are used instead of the grammar's own (for pretraining).
+    """
     wording = params.wording
     style = _style(params, rng)
     quantity = sample_quantity(rng)
     foreign = line.product.language != language
-    parts = frame(language, action, style, novel, rng)
+    parts = frame(language, action, style, novel, rng, frames)
     quantity_form = _quantity_form(quantity, line.product.language, params, rng)
     possible = names(line, catalog)
     fix_kind = ""
@@ -211,7 +226,7 @@ def word(
         definite = parts.definite and not foreign
         return noun_phrase(of, Phrase(count, form, name, definite, show, number_language), rng)
 
-    fix = ""
+    fix = named = ""
     if fix_kind == "quantity":
         wrong = rng.choice([n for n in range(1, 9) if n != quantity])
         text, gender = phrase(line, wrong, quantity_form, name_form)
@@ -229,7 +244,7 @@ def word(
         wrong_text, _ = phrase(other, before, first_form, other_form if other_form != "part" else "full")
         text, _ = phrase(line, quantity, quantity_form, name_form)
         fix = rng.choice(grammar(language)["fix_product"]).replace("{np}", text)
-        text = wrong_text
+        text, named = wrong_text, text
     else:
         text, _ = phrase(line, quantity, quantity_form, name_form)
     clean = assemble(parts, text, fix, rng)
@@ -245,7 +260,7 @@ def word(
         "template": parts.id,
         "novel": novel,
     }
-    return Draft(language, catalog, Intent(action, line.text, quantity), noisy, tags)
+    return Draft(language, catalog, Intent(action, line.text, quantity), noisy, tags, clean, named or text)
 
 
 def draft(language: str, action: str, novel: bool, params: Data, rng: random.Random) -> Draft:

@@ -207,7 +207,7 @@ def _spanish(line: Line, phrase: Phrase, unit: str, rng: random.Random) -> str:
     if form == "pack":
         return _pack("spanish", q, rng, f"{noun}{variant}")
     text = f"{count} {noun}{variant}"
-    return f"{article} {text}" if phrase.definite and (q > 1 or form == "digit") else text
+    return f"{article} {text}" if phrase.definite and q > 1 else text
 
 
 def _croatian_variant(variant: str) -> str:

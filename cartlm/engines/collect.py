@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cartlm
 from cartlm.engines.answer import Answer, Engine, batches
 
 
@@ -24,9 +23,9 @@ class Job:
     batch_size: int = 1
 
     def key(self, engine: Engine) -> str:
-        """Names the answers: the same key, the same answers. Model, token ids, limits, engine and our version."""
+        """Names the answers: the same key, the same answers. Model, token ids, limits, engine and its code."""
         runtime = {name: value for name, value in engine.describe().items() if name != "threads"}
-        parts = [cartlm.__version__, runtime, self.model, self.max_new_tokens, self.batch_size, self.prompts]
+        parts = [CODE, runtime, self.model, self.max_new_tokens, self.batch_size, self.prompts]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -37,6 +36,10 @@ def digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     parts = [(item.name, digest(item)) for item in sorted(path.iterdir()) if item.is_file()]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+CODE = digest(Path(__file__).parent)
+"""The engines' own code: answers of another one are never taken for these."""
 
 
 def collect(engine: Any, job: Job, part: Path, label: str) -> list[Answer]:

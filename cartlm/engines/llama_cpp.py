@@ -14,7 +14,7 @@ import numpy as np
 from cartlm import llama_cpp_paths
 from cartlm.engines.answer import Answer, FinishReason, text
 from cartlm.errors import UserError
-from cartlm.measure import machine
+from cartlm.measure import cpus
 from cartlm.prompt import PromptBuilder
 
 MAGIC = b"GGUF"
@@ -183,7 +183,7 @@ def load(path: Path, context_tokens: int = 1024, threads: int | None = None) -> 
     model = c.llama_model_load_from_file(os.fsencode(path), settings)
     if not model:
         raise UserError(f"{path} does not load: {_reason()}", _again(path))
-    engine = LlamaCpp(path, model, threads or machine.threads())
+    engine = LlamaCpp(path, model, threads or cpus.threads())
     engine.reserve(context_tokens)
     return engine
 

@@ -9,16 +9,16 @@ import hashlib
 import math
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from cartlm import llama_cpp_paths
 from cartlm.errors import UserError
+from cartlm.measure.cpus import ROOT, affinity, cpu_quota, groups, read, threads
 
-ROOT = Path("/")
 GIB = 2**30
 IMAGE = "CARTLM_IMAGE"  # set by our Dockerfiles to the hardware target of the image
 CONTAINER_MARKS = (".dockerenv", "run/.containerenv", "run/systemd/container")
@@ -42,66 +42,11 @@ class Throttling:
         return Throttling(self.periods - before.periods, self.seconds - before.seconds)
 
 
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return None
-
-
-def _groups(root: Path, controller: str) -> Iterator[tuple[int, Path]]:
-    """(cgroup version, folder) of this process's groups for a controller, innermost first, up to the mount.
-
-    In a container without a cgroup namespace the path of /proc/self/cgroup is the host's; only the mount's top
-    is there then, and it is the container's own group.
-    """
-    top = root / "sys/fs/cgroup"
-    for line in (_read(root / "proc/self/cgroup") or "").splitlines():
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if number == "0" and not controllers:
-            version, mounts = 2, [top, top / "unified"]
-        elif controller in controllers.split(","):
-            version, mounts = 1, [top / controllers, top / controller]
-        else:
-            continue
-        mount = next((mount for mount in mounts if _is_mount(mount, version)), None)
-        if mount is None:
-            continue
-        parts = [part for part in PurePosixPath(path).parts if part not in ("/", "..")]
-        for depth in range(len(parts), -1, -1):
-            folder = mount.joinpath(*parts[:depth])
-            if folder.is_dir():
-                yield version, folder
-
-
-def _is_mount(folder: Path, version: int) -> bool:
-    return (folder / "cgroup.controllers").exists() if version == 2 else folder.is_dir()
-
-
-def cpu_quota(root: Path = ROOT) -> float | None:
-    """CPUs that the cgroups above this process allow it, the least of all levels; None without a limit.
-
-    cgroup v2: cpu.max, v1: cpu.cfs_quota_us over cpu.cfs_period_us (kernel docs, admin-guide/cgroup-v2 and
-    scheduler/sched-bwc).
-    """
-    found = []
-    for version, folder in _groups(root, "cpu"):
-        if version == 2:
-            quota, _, period = (_read(folder / "cpu.max") or "").partition(" ")
-        else:
-            quota = _read(folder / "cpu.cfs_quota_us") or ""
-            period = _read(folder / "cpu.cfs_period_us") or ""
-        if quota.isdigit() and period.isdigit() and int(period) > 0:
-            found.append(int(quota) / int(period))
-    return min(found, default=None)
-
-
 def memory_limit(root: Path = ROOT) -> int | None:
     """Bytes that the cgroups above this process allow it; None without a limit."""
     found = []
-    for version, folder in _groups(root, "memory"):
-        text = _read(folder / ("memory.max" if version == 2 else "memory.limit_in_bytes")) or ""
+    for version, folder in groups(root, "memory"):
+        text = read(folder / ("memory.max" if version == 2 else "memory.limit_in_bytes")) or ""
         if text.isdigit() and int(text) < 2**60:  # v1 says "no limit" by a number near 2**63
             found.append(int(text))
     return min(found, default=None)
@@ -110,9 +55,9 @@ def memory_limit(root: Path = ROOT) -> int | None:
 def throttling(root: Path = ROOT) -> Throttling | None:
     """The counters now, to be subtracted from those of later; None where the kernel keeps none."""
     periods, seconds, seen = 0, 0.0, False
-    for _, folder in _groups(root, "cpu"):
+    for _, folder in groups(root, "cpu"):
         values = dict(
-            line.split(" ", 1) for line in (_read(folder / "cpu.stat") or "").splitlines() if " " in line
+            line.split(" ", 1) for line in (read(folder / "cpu.stat") or "").splitlines() if " " in line
         )
         if "nr_throttled" in values:
             seen = True
@@ -126,7 +71,7 @@ def busy_seconds(root: Path = ROOT) -> float | None:
 
     From /proc/stat, in steps of 0.01 s; None where there is none.
     """
-    for line in (_read(root / "proc/stat") or "").splitlines():
+    for line in (read(root / "proc/stat") or "").splitlines():
         name, *values = line.split()
         if name == "cpu" and len(values) >= 8:
             user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, values[:8])
@@ -134,25 +79,8 @@ def busy_seconds(root: Path = ROOT) -> float | None:
     return None
 
 
-def affinity() -> int:
-    """CPUs on which the scheduler may put this process (taskset, cpuset)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def threads(root: Path = ROOT, cpus: int | None = None) -> int:
-    """Threads worth starting: floor of the smaller of quota and affinity (`cpus`), at least 1.
-
-    More of them than the quota allows are throttled in each period, which costs far more than it gives.
-    """
-    allowed = float(affinity() if cpus is None else cpus)
-    quota = cpu_quota(root)
-    return max(1, math.floor(allowed if quota is None else min(quota, allowed)))
-
-
 def _cpuinfo(root: Path) -> list[dict[str, str]]:
-    blocks = (_read(root / "proc/cpuinfo") or "").split("\n\n")
+    blocks = (read(root / "proc/cpuinfo") or "").split("\n\n")
     pairs = ([line.partition(":") for line in block.splitlines()] for block in blocks)
     return [{key.strip(): value.strip() for key, _, value in block} for block in pairs if block]
 
@@ -184,7 +112,7 @@ def cores(root: Path = ROOT) -> tuple[int | None, int]:
 
 def memory(root: Path = ROOT) -> int:
     """Bytes of RAM of the machine. Raises UserError where /proc does not tell."""
-    for line in (_read(root / "proc/meminfo") or "").splitlines():
+    for line in (read(root / "proc/meminfo") or "").splitlines():
         if line.startswith("MemTotal:"):
             return int(line.split()[1]) * 1024
     if hasattr(os, "sysconf") and root == ROOT:
@@ -201,7 +129,7 @@ def runtime(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> str:
     if environ.get(IMAGE):
         return "image"
     marked = any((root / mark).exists() for mark in CONTAINER_MARKS)
-    return "container" if marked and _read(root / "proc/2/comm") != "kthreadd" else "native"
+    return "container" if marked and read(root / "proc/2/comm") != "kthreadd" else "native"
 
 
 def build() -> dict[str, str]:

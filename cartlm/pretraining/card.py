@@ -9,14 +9,24 @@ from typing import Any
 from cartlm.pretraining.formats import TARGET_HEADER
 
 
-def card(recipe: Mapping[str, Any], log: Sequence[Mapping[str, Any]], parameters: int, machine: str) -> str:
+def card(
+    phases: Sequence[Mapping[str, Any]], log: Sequence[Mapping[str, Any]], parameters: int, machine: str
+) -> str:
     """Markdown: what the model is, how it was made (recipe, seed, hours, machine), how far it got, its limits."""
-    last = log[-1]
-    probes = [line for line in log if "exact" in line]
-    rows = "\n".join(
-        f"| {p['step']} | {p['tokens'] / 1e6:.1f} | {p['answer_loss']} | {p['exact']} | {p['exact_novel']} |"
-        for p in probes
+    last = [max((p for p in log if p["phase"] == n + 1), key=lambda p: p["step"]) for n in range(len(phases))]
+    before = [sum(p["tokens"] for p in last[:n]) for n in range(len(phases))]
+    trained = "\n".join(
+        f"  {n + 1}. {end['tokens']:,} tokens in {end['step']:,} steps, {end['minutes'] / 60:.2f} hours; learning rate "
+        f"{phase['learning_rate']}, guided attention {phase['guidance'] or 'not used'}."
+        for n, (phase, end) in enumerate(zip(phases, last, strict=True))
     )
+    rows = "\n".join(
+        f"| {p['phase']} | {p['step']} | {(before[p['phase'] - 1] + p['tokens']) / 1e6:.1f} | {p['answer_loss']} "
+        f"| {p['exact']} | {p['exact_novel']} |"
+        for p in log
+        if "exact" in p
+    )
+    recipe = json.dumps([dict(phase) for phase in phases], indent=2)
     return f"""# cartlm base model
 
 A Llama-architecture language model of {parameters:,} parameters, made from nothing by `make base` (`base/dvc.yaml`)
@@ -27,26 +37,28 @@ Without a header it answers in some format, not in the task's: that is left to f
 ## How it was made
 
 - Text: catalogs with short questions (name the item meant, answer a message in a random JSON, key=value or line
-  format, repeat or look up lines) and messages alone; products partly invented. The products and phrase templates of
-  the `novel` test slice never occur. The target JSON occurs in at most a tenth of the documents, each time behind
-  the header `{TARGET_HEADER.strip()}`.
-- Training: {last["tokens"]:,} tokens in {last["step"]:,} steps, seed {recipe["seed"]}, {last["minutes"] / 60:.2f} hours on this machine: {machine}.
-  Muon for the matrices, AdamW for the rest, bfloat16 autocast; weights stored as float16.
-- `training_log.jsonl` is the log of that run (other work ran on the machine at the same time).
+  format, repeat or look up lines) and messages alone, worded in more ways than the task's own grammar knows; most
+  products partly invented. The products and phrase templates of the `novel` test slice never occur. The target JSON
+  occurs in at most a tenth of the documents, each time behind the header `{TARGET_HEADER.strip()}`.
+- Training, seed {phases[0]["seed"]}, on this machine: {machine}. Muon for the matrices, AdamW for the rest, bfloat16
+  autocast; weights stored as float16. Where attention is guided, four heads have a second loss that tells them where
+  to look: the first token of a catalog line, the line that is meant, the words that mean it, the token to copy.
+{trained}
+- `training_log.jsonl` is the log (other work ran on the machine at the same time).
 
-Recipe:
+Recipe, a block a phase:
 
 ```json
-{json.dumps(dict(recipe), indent=2)}
+{recipe}
 ```
 
 ## How far it got
 
-Exact match on {recipe["probe_rows"]} fresh rows of the task with the header in front, half of them with held-out products and templates;
+Exact match on {phases[-1]["probe_rows"]} fresh rows of the task with the header in front, half of them with held-out products and templates;
 `answer_loss` is the mean cross-entropy of answer tokens over the last 20 steps, in nats.
 
-| step | million tokens | answer loss | exact match | of the novel half |
-|---:|---:|---:|---:|---:|
+| phase | step | million tokens | answer loss | exact match | of the novel half |
+|---:|---:|---:|---:|---:|---:|
 {rows}
 
 ## Limits

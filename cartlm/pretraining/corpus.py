@@ -6,56 +6,21 @@ Held-out products, held-out frames and, without a header that asks for it, the t
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib import resources
+
+import yaml
+from rapidfuzz import fuzz
 
 from cartlm import prompt as prompts
 from cartlm.data import noise, rules
-from cartlm.data.lexicon import LANGUAGES, Line, Product
+from cartlm.data.lexicon import LANGUAGES, Line
 from cartlm.data.wording import Phrase, noun_phrase
 from cartlm.intent import ACTIONS
 from cartlm.params import Data
 from cartlm.pretraining import formats
-
-_ONSETS = [
-    "b",
-    "c",
-    "d",
-    "f",
-    "g",
-    "h",
-    "j",
-    "k",
-    "l",
-    "m",
-    "n",
-    "p",
-    "r",
-    "s",
-    "t",
-    "v",
-    "z",
-    "st",
-    "pr",
-    "kr",
-    "tr",
-    "pl",
-    "gr",
-    "ch",
-    "š",
-    "č",
-    "",
-]
-_NUCLEI = ["a", "e", "i", "o", "u", "a", "e", "i", "o", "ó", "ie", "ua"]
-_CODAS = ["", "", "", "n", "r", "s", "l", "k", "t", "m"]
-# noun and adjective endings: nominative, accusative, genitive, after 2-4, genitive plural
-_NOUNS = {"f": ("a", "u", "e", "e", "a"), "m": ("", "", "a", "a", "ova"), "n": ("o", "o", "a", "a", "a")}
-_ADJECTIVES = {
-    "f": ("a", "u", "e", "e", "ih"),
-    "m": ("i", "i", "og", "a", "ih"),
-    "n": ("o", "o", "og", "a", "ih"),
-}
-_CASES = ("nom", "acc", "gen", "paucal", "gen_pl")
+from cartlm.pretraining.inventions import invented_product, respelled_product
 
 
 @dataclass(frozen=True)
@@ -64,72 +29,74 @@ class Span:
 
     `rival` is the same answer with the other action: where the two part, one token decides the action, and it
     weighs DECISION times as much as the others (an answer has some twenty tokens, copied ones for the most part).
+    `lines` are the catalog lines (their numbers, in order) that an answer copies or a question means, and
+    `mention` is where in a question's text the words for its line begin and end.
     """
 
     text: str
     weight: float
     ends: bool = False
     rival: str = ""
+    lines: tuple[int, ...] = ()
+    mention: tuple[int, int] = (0, 0)
 
 
 Document = list[Span]
-CONTEXT, WORDING, ANSWER, DECISION = 0.05, 0.2, 1.0, 5.0
-
-
-def _syllables(rng: random.Random, least: int = 1) -> str:
-    count = rng.randint(least, 3)
-    return "".join(rng.choice(_ONSETS) + rng.choice(_NUCLEI) + rng.choice(_CODAS) for _ in range(count))
-
-
-def invented_product(language: str, rng: random.Random) -> Product:
-    """A product of invented words with the endings of its language: names cannot be learned by heart."""
-    count = rng.choice((1, 2, 2, 3))
-    gender = rng.choice("fmn" if language == "croatian" else "fm")
-    stems = [_syllables(rng, 2 if count == 1 else 1) for _ in range(count)]
-    if language == "croatian":
-        head = count - 1
-        forms = {
-            case: " ".join(
-                stem + (_NOUNS[gender][i] if position == head else _ADJECTIVES[gender][i])
-                for position, stem in enumerate(stems)
-            )
-            for i, case in enumerate(_CASES)
-        }
-        name, content = forms["nom"], forms[rng.choice(("gen", "gen_pl"))]
-    else:
-        head = 0 if language == "spanish" else count - 1
-        name = " ".join(stems)
-        stems[head] += "s" if stems[head][-1] in "aeiouó" or language == "english" else "es"
-        forms = {"one": name, "many": " ".join(stems)}
-        content = rng.choice((name, forms["many"]))
-    donor = rng.choice(rules.products(language, False))
-    units = tuple(unit for unit in donor.units if unit not in ("pair", "par"))
-    return Product(
-        language,
-        donor.domain,
-        name,
-        head,
-        forms,
-        gender if language != "english" else "",
-        units,
-        content if units else "",
-        donor.variants,
-    )
+CONTEXT, WORDING, ANSWER, DECISION, CHOICE = 0.05, 0.2, 1.0, 5.0, 3.0
+CATALOG = "Catalog:\n"
 
 
 def _catalog(language: str, params: Data, lines: tuple[int, int], rng: random.Random) -> list[Line]:
     sizes = params.catalog.model_copy(update={"min_lines": lines[0], "max_lines": lines[1]})
-    if rng.random() < 0.4:
-        share = rng.choice((0.3, 1.0))
-        pool = [
-            invented_product(language, rng)
-            if rng.random() < share
-            else rng.choice(rules.products(language, False))
-            for _ in range(lines[1])
-        ]
+    known = rules.products(language, False)
+    if rng.random() < 0.7:
+        share = rng.choice((0.3, 0.6, 1.0))
+        make = rng.choice((invented_product, respelled_product, respelled_product))
+        pool = [make(language, rng) if rng.random() < share else rng.choice(known) for _ in range(lines[1])]
         return rules.sample_catalog(rules.sample_line(rng.choice(pool), rng), sizes, rng, tuple(pool))
-    target = rules.sample_line(rng.choice(rules.products(language, False)), rng)
-    return rules.sample_catalog(target, sizes, rng)
+    return rules.sample_catalog(rules.sample_line(rng.choice(known), rng), sizes, rng)
+
+
+def _mention(draft: rules.Draft, shift: int) -> tuple[int, int]:
+    """Where in a noisy message the words for the product begin and end, `shift` added to both."""
+    start = draft.clean.lower().rfind(draft.phrase.lower())
+    if draft.message == draft.clean and start >= 0:
+        return shift + start, shift + start + len(draft.phrase)
+    found = fuzz.partial_ratio_alignment(draft.phrase.lower(), draft.message.lower())
+    return (
+        (shift + found.dest_start, shift + found.dest_end) if found else (shift, shift + len(draft.message))
+    )
+
+
+@cache
+def other_frames(language: str) -> dict[str, list[str]]:
+    """Frames by action that the grammar of the task does not have: what a model has read beyond its task."""
+    text = (resources.files("cartlm.pretraining") / "frames" / f"{language}.yaml").read_text(encoding="utf-8")
+    found = yaml.safe_load(text)
+    made = {}
+    for action in ACTIONS:
+        verbs = found["verbs"][action]
+        made[action] = [*found[action], *(f.replace("{verb}", v) for f in found["with_verb"] for v in verbs)]
+    return {action: list(dict.fromkeys(frames)) for action, frames in made.items()}
+
+
+def _pick(catalog: list[Line], rng: random.Random) -> int:
+    """A line to ask for; often one that may be named by its size or its head noun alone: the hardest to find."""
+    if rng.random() < 0.5:
+        possible = [rules.names(line, catalog) for line in catalog]
+        hard = [at for at, names in enumerate(possible) if names.part or names.short]
+        if hard:
+            return rng.choice(hard)
+    return rng.randrange(len(catalog))
+
+
+def _message(language: str, line: Line, catalog: list[Line], params: Data, rng: random.Random) -> rules.Draft:
+    action = rng.choice(ACTIONS)
+    frames = other_frames(language)[action] if rng.random() < 0.5 else ()
+    if rng.random() < 0.5:
+        hard = {"name_full": 0.1, "name_short": 0.6, "name_part": 0.8}
+        params = params.model_copy(update={"wording": params.wording.model_copy(update=hard)})
+    return rules.word(language, action, line, catalog, False, params, rng, frames)
 
 
 def _questions(
@@ -144,17 +111,18 @@ def _questions(
     spans = [Span(chosen.header(), CONTEXT)] if header else []
     spans.append(Span("Catalog:\n" + "\n".join(texts), CONTEXT))
     for index in range(rng.randint(5, 12)):
-        row = rules.word(language, rng.choice(ACTIONS), rng.choice(catalog), catalog, False, params, rng)
+        at = _pick(catalog, rng)
+        row = _message(language, catalog[at], catalog, params, rng)
         question = (
             prompts.render(texts, row.message)[len(spans[-1].text) :]
             if not index
             else f"\n\nUser:\n{row.message}"
         )
-        spans.append(Span(question, WORDING))
+        mention = _mention(row, len(question) - len(row.message))
+        spans.append(Span(question, WORDING, lines=(at,), mention=mention))
         rival = replace(row.intent, action="add" if row.intent.action == "remove" else "remove")
-        spans.append(
-            Span("\n" + chosen.render(row.intent), ANSWER, ends=True, rival="\n" + chosen.render(rival))
-        )
+        answer, other = (f"\n{chosen.render(intent)}" for intent in (row.intent, rival))
+        spans.append(Span(answer, ANSWER, ends=True, rival=other, lines=(at,)))
     return spans
 
 
@@ -166,11 +134,13 @@ def _mentions(params: Data, lines: tuple[int, int], rng: random.Random) -> Docum
     messages = rng.random() < 0.5
     spans = [Span("Catalog:\n" + "\n".join(line.text for line in catalog), CONTEXT)]
     for _ in range(rng.randint(6, 14)):
-        line = rng.choice(catalog)
+        at = _pick(catalog, rng)
+        line, opening = catalog[at], f"\n\n{word}:\n"
         if messages:
-            said = rules.word(language, rng.choice(ACTIONS), line, catalog, False, params, rng).message
-            spans.append(Span(f"\n\n{word}:\n{said}", WORDING))
-            spans.append(Span("\n" + line.text, ANSWER, ends=True))
+            said = _message(language, line, catalog, params, rng)
+            mention = _mention(said, len(opening))
+            spans.append(Span(opening + said.message, WORDING, lines=(at,), mention=mention))
+            spans.append(Span("\n" + line.text, ANSWER, ends=True, lines=(at,)))
             continue
         possible = rules.names(line, catalog)
         form = rng.choice(
@@ -186,8 +156,9 @@ def _mentions(params: Data, lines: tuple[int, int], rng: random.Random) -> Docum
             language,
         )
         text, _ = noise.apply(noun_phrase(line, phrase, rng)[0], language, params.noise, rng)
-        spans.append(Span(f"\n\n{word}:\n{text}", WORDING))
-        spans.append(Span("\n" + line.text, ANSWER, ends=True))
+        mention = (len(opening), len(opening) + len(text))
+        spans.append(Span(opening + text, WORDING, lines=(at,), mention=mention))
+        spans.append(Span("\n" + line.text, ANSWER, ends=True, lines=(at,)))
     return spans
 
 
@@ -198,16 +169,22 @@ def _copies(params: Data, lines: tuple[int, int], rng: random.Random) -> Documen
     spans = [Span("Catalog:\n" + "\n".join(texts), CONTEXT)]
     kind = rng.choice(("shuffle", "shuffle", "same", "number", "begin"))
     if kind in ("shuffle", "same"):
-        shuffled = texts if kind == "same" else rng.sample(texts, len(texts))
+        order = list(range(len(texts)))
+        if kind == "shuffle":
+            rng.shuffle(order)
+        copied = "\n".join(texts[index] for index in order)
         return [
             *spans,
             Span(f"\n\n{kind.capitalize()}:", 0.0),
-            Span("\n" + "\n".join(shuffled), ANSWER / 2, ends=True),
+            Span(f"\n{copied}", ANSWER / 2, ends=True, lines=tuple(order)),
         ]
     for _ in range(6):
         at = rng.randrange(len(texts))
         asked = str(at + 1) if kind == "number" else texts[at][: rng.randint(3, 8)]
-        spans += [Span(f"\n\n{kind.capitalize()}:\n{asked}", 0.0), Span("\n" + texts[at], ANSWER, ends=True)]
+        question = f"\n\n{kind.capitalize()}:\n{asked}"
+        mention = (len(question) - len(asked), len(question))
+        spans.append(Span(question, 0.0, lines=(at,), mention=mention))
+        spans.append(Span("\n" + texts[at], ANSWER, ends=True, lines=(at,)))
     return [*spans, Span("\n\nCount:", 0.0), Span(f"\n{len(texts)}", ANSWER, ends=True)]
 
 
@@ -215,10 +192,7 @@ def _raw(params: Data, lines: tuple[int, int], rng: random.Random) -> Document:
     """Messages alone, one a line."""
     language = rng.choice(LANGUAGES)
     catalog = _catalog(language, params, lines, rng)
-    messages = [
-        rules.word(language, rng.choice(ACTIONS), rng.choice(catalog), catalog, False, params, rng).message
-        for _ in range(8)
-    ]
+    messages = [_message(language, rng.choice(catalog), catalog, params, rng).message for _ in range(8)]
     return [Span("User:\n" + "\n".join(messages), WORDING, ends=True)]
 
 
@@ -241,30 +215,6 @@ def document(params: Data, progress: float, rng: random.Random) -> Document:
     header = rng.random() < 0.6
     # 0.12 of 0.35 to 0.78 of the documents is below 0.1 of all
     return _questions(params, lines, rng, header, header and rng.random() < 0.2)
-
-
-def encode(
-    spans: Document, tokenize: Callable[[str], list[int]], bos: int, eos: int
-) -> tuple[list[int], list[float]]:
-    """Ids and loss weights (of predicting that id) of a document; the prompt and answer parts are tokenized apart."""
-    ids, weights = [bos], [0.0]
-    for span in spans:
-        text, answer = span.text, span.ends and span.text.startswith("\n")
-        if answer:  # the newline before an answer belongs to the question, as prompt.separator does
-            ids += (newline := tokenize("\n"))
-            weights += [0.0] * len(newline)
-            text = text[1:]
-        part = tokenize(text)
-        ids += part
-        weights += [span.weight] * len(part)
-        if span.rival and span.rival != span.text:
-            pairs = zip(part, tokenize(span.rival[1:]), strict=False)
-            decides = next(index for index, (one, other) in enumerate(pairs) if one != other)
-            weights[decides - len(part)] *= DECISION
-        if span.ends:
-            ids.append(eos)
-            weights.append(span.weight)
-    return ids, weights
 
 
 def texts(params: Data, count: int, seed: int) -> list[str]:

@@ -6,43 +6,22 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cartlm.errors import UserError
 from cartlm.params import Data
 from cartlm.pretraining import corpus
+from cartlm.pretraining.encoding import Encoded, encode
+from cartlm.pretraining.guidance import Guide
+from cartlm.pretraining.recipe import GUIDED, Recipe, rate
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Shape and training of the base model. `tokens_per_step` counts padded tokens.
-
-    `start` is "nothing" (random weights, an easy beginning) or a folder whose weights training goes on from.
-    """
-
-    start: str
-    seed: int
-    vocabulary: int
-    longest_piece: int
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    steps: int
-    tokens_per_step: int
-    learning_rate: float
-    warmup_steps: int
-    decay_share: float
-    weight_decay: float
-    save_every: int
-    probe_every: int
-    probe_rows: int
-
-
-def build(recipe: Recipe, pad: int, bos: int, eos: int) -> Any:
+def build(recipe: Recipe, special: Special) -> Any:
     """A Llama of the recipe's shape with random weights, input and output embeddings tied."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -58,56 +37,69 @@ def build(recipe: Recipe, pad: int, bos: int, eos: int) -> Any:
         max_position_embeddings=2048,
         rms_norm_eps=1e-5,
         tie_word_embeddings=True,
-        pad_token_id=pad,
-        bos_token_id=bos,
-        eos_token_id=eos,
+        pad_token_id=special.pad,
+        bos_token_id=special.bos,
+        eos_token_id=special.eos,
     )
     return LlamaForCausalLM(config)
 
 
 _LONGEST = 1400
 _PARTS = 8  # a batch is worked on in so many parts
-FROM_NOTHING = "nothing"
 _GROUP = 8  # steps whose documents are drawn together and sorted by length, so that little is padded
 
 
+@dataclass(frozen=True)
+class Special:
+    """The ids of the special tokens."""
+
+    bos: int
+    eos: int
+    pad: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`ids` and loss `weights`, both (documents, tokens), and the documents with their guided places."""
+
+    ids: Any
+    weights: Any
+    documents: list[Encoded]
+
+
 def batches(
-    recipe: Recipe, data: Data, group: int, tokenize: Callable[[str], list[int]], bos: int, eos: int, pad: int
-) -> list[tuple[Any, Any]]:
-    """`(ids, weights)`, both (documents, tokens), for each step of a group; a function of seed and group alone."""
+    recipe: Recipe, data: Data, phase: int, group: int, tokenize: Callable[[str], list[int]], special: Special
+) -> list[Batch]:
+    """The batches of a group of steps; a function of recipe, phase and group alone."""
     import torch
 
-    rng = random.Random(f"{recipe.seed}/{group}")
-    progress = group * _GROUP / recipe.steps if recipe.start == FROM_NOTHING else 1.0
-    rows: list[tuple[list[int], list[float]]] = []
-    while sum(len(ids) for ids, _ in rows) < recipe.tokens_per_step * _GROUP:
-        ids, weights = corpus.encode(corpus.document(data, progress, rng), tokenize, bos, eos)
-        if len(ids) <= _LONGEST:
-            rows.append((ids, weights))
-    rows.sort(key=lambda row: len(row[0]))
-    made, total, start = [], sum(len(ids) for ids, _ in rows), 0
+    rng = random.Random(f"{recipe.seed}/{phase}/{group}")
+    progress = 1.0 if phase else group * _GROUP / recipe.steps
+    rows: list[Encoded] = []
+    while sum(len(row.ids) for row in rows) < recipe.tokens_per_step * _GROUP:
+        row = encode(
+            corpus.document(data, progress, rng), tokenize, special.bos, special.eos, recipe.text_weight
+        )
+        if len(row.ids) <= _LONGEST:
+            rows.append(row)
+    rows.sort(key=lambda row: len(row.ids))
+    made, total, start = [], sum(len(row.ids) for row in rows), 0
     for index in range(_GROUP):
         end, count = start, 0
         others = _GROUP - 1 - index  # each of them gets one document at least
         while end < len(rows) - others and (not others or count < total / _GROUP):
-            count += len(rows[end][0])
+            count += len(rows[end].ids)
             end += 1
         part, start = rows[start:end], end
-        longest = max(len(ids) for ids, _ in part)
-        ids_ = torch.full((len(part), longest), pad)
-        weights_ = torch.zeros((len(part), longest))
-        for at, (row, weight) in enumerate(part):
-            ids_[at, : len(row)] = torch.tensor(row)
-            weights_[at, : len(row)] = torch.tensor(weight)
-        made.append((ids_, weights_))
+        longest = max(len(row.ids) for row in part)
+        ids = torch.full((len(part), longest), special.pad)
+        weights = torch.zeros((len(part), longest))
+        for at, row in enumerate(part):
+            ids[at, : len(row.ids)] = torch.tensor(row.ids)
+            weights[at, : len(row.ids)] = torch.tensor(row.weights)
+        made.append(Batch(ids, weights, part))
     rng.shuffle(made)
     return made
-
-
-def rate(recipe: Recipe, step: int) -> float:
-    """Learning rate: linear warm-up, constant, then linear to zero over the last `decay_share`."""
-    left = (recipe.steps - step) / max(1, round(recipe.steps * recipe.decay_share))
-    return recipe.learning_rate * min(1.0, (step + 1) / recipe.warmup_steps, left)
 
 
 def _optimizers(model: Any, recipe: Recipe) -> list[Any]:
@@ -122,57 +114,139 @@ def _optimizers(model: Any, recipe: Recipe) -> list[Any]:
 
 
 def _gradients(
-    model: Any, ids: Any, weights: Any, workers: ThreadPoolExecutor
-) -> tuple[list[Any], float, float]:
-    """Gradients of the weighted loss over a batch, that loss, and the plain loss on the answers.
+    model: Any, batch: Batch, recipe: Recipe, guide: Guide, workers: ThreadPoolExecutor
+) -> tuple[list[Any], dict[str, float]]:
+    """Gradients of the weighted loss over a batch; that loss, and the means on answers and guided places.
 
     The batch is worked on in parts and the parts are added in their order: the result does not depend on
     which worker was faster.
     """
     import torch
 
+    ids, weights = batch.ids, batch.weights
     total = weights[:, 1:].sum()
+    counts = {name: max(1, sum(len(getattr(d, name)) for d in batch.documents)) for name in GUIDED}
+    heads = dict(zip(GUIDED, recipe.heads_guided, strict=True))
     parameters = list(model.parameters())
 
-    def part(rows: slice) -> tuple[list[Any], float, float, int]:
+    def part(rows: slice) -> tuple[list[Any], list[float]]:
         kept = (weights[rows] > 0).any(dim=0).nonzero().max() + 1
         part_ids, weight = ids[rows, :kept], weights[rows, 1:kept]
         chosen = weight > 0
         with torch.autocast(ids.device.type, dtype=torch.bfloat16, cache_enabled=False):
             hidden = model.model(input_ids=part_ids, use_cache=False).last_hidden_state[:, :-1]
             logits = model.lm_head(hidden[chosen])
+            guided = [
+                guide.losses(*heads[name], [getattr(d, name) for d in batch.documents[rows]]) / counts[name]
+                for name in GUIDED
+            ]
         each = torch.nn.functional.cross_entropy(logits.float(), part_ids[:, 1:][chosen], reduction="none")
-        loss = (each * weight[chosen]).sum() / total
+        loss = (each * weight[chosen]).sum() / total + recipe.guidance * sum(guided)
         gradients = torch.autograd.grad(loss, parameters)
         answers = each.detach()[weight[chosen] >= 1.0]
-        return list(gradients), loss.item(), answers.sum().item(), answers.numel()
+        return list(gradients), [
+            loss.item(),
+            answers.sum().item(),
+            answers.numel(),
+            *(one.item() for one in guided),
+        ]
 
     size = max(1, round(len(ids) / _PARTS))
     done = list(workers.map(part, [slice(at, at + size) for at in range(0, len(ids), size)]))
     gradients = done[0][0]
-    for other, *_ in done[1:]:
+    for other, _ in done[1:]:
         torch._foreach_add_(gradients, other)
-    answered = max(1, sum(count for *_, count in done))
-    return gradients, sum(loss for _, loss, *_ in done), sum(summed for *_, summed, _ in done) / answered
+    loss, answers, answered, *guided = (sum(parts) for parts in zip(*(row for _, row in done), strict=True))
+    return gradients, {
+        "loss": loss,
+        "answer_loss": answers / max(1, answered),
+        **{f"{name}_loss": value for name, value in zip(GUIDED, guided, strict=True)},
+    }
 
 
-def _earlier(model: Any, folder: Path) -> list[dict[str, Any]]:
-    """Give `model` the weights of an accepted base model; returns the log of their training."""
-    from safetensors.torch import load_file
+@dataclass
+class State:
+    """A training as it stands: what a checkpoint holds."""
 
-    weights = load_file(folder / "model.safetensors")
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    if unexpected or set(missing) - {"lm_head.weight"}:
-        raise ValueError(f"{folder} has another shape: missing {missing}, unexpected {unexpected}")
-    return [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+    recipe: Recipe
+    model: Any
+    optimizers: list[Any]
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def save(self, folder: Path) -> None:
+        """Write `folder/checkpoint.pt` under a temporary name, then rename."""
+        import torch
+
+        temporary = folder / ".checkpoint.tmp"
+        torch.save(
+            {
+                "recipe": self.recipe.model_dump(),
+                "model": self.model.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+                "step": self.step,
+                "tokens": self.tokens,
+                "seconds": self.seconds,
+            },
+            temporary,
+        )
+        os.replace(temporary, folder / "checkpoint.pt")
+
+    def resume(self, folder: Path) -> bool:
+        """Go on from `folder/checkpoint.pt` if it is there; the log is cut to it. Raises UserError."""
+        import torch
+
+        path, log = folder / "checkpoint.pt", folder / "log.jsonl"
+        if not path.exists():
+            return False
+        state = torch.load(path, map_location=self.model.device, weights_only=True)
+        if state["recipe"] != self.recipe.model_dump():
+            raise UserError(f"{path} is of another recipe", f"rm -r {folder}, then make base")
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
+        lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        log.write_text("".join(json.dumps(line) + "\n" for line in lines if line["step"] <= self.step))
+        return True
+
+    def learn(self, batch: Batch, guide: Guide, workers: ThreadPoolExecutor) -> dict[str, float]:
+        """One step; returns its losses."""
+        import torch
+
+        device = self.model.device
+        batch = replace(batch, ids=batch.ids.to(device), weights=batch.weights.to(device))
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate(self.recipe, self.step)
+        gradients, losses = _gradients(self.model, batch, self.recipe, guide, workers)
+        for parameter, gradient in zip(self.model.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.tokens += batch.ids.numel()
+        return losses
 
 
-def _save(folder: Path, state: dict[str, Any]) -> None:
+@contextmanager
+def _threads(device: str, count: int) -> Iterator[ThreadPoolExecutor]:
+    """Workers for the parts of a batch: one-thread ones on a CPU, which lose less to other load than threads
+    inside every operation. Torch's own number of threads is put back at the end.
+    """
     import torch
 
-    temporary = folder / ".checkpoint.tmp"
-    torch.save(state, temporary)
-    os.replace(temporary, folder / "checkpoint.pt")
+    before = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(count if device == "cpu" else 1) as workers:
+            yield workers
+    finally:
+        torch.set_num_threads(before)
 
 
 def run(
@@ -182,99 +256,74 @@ def run(
     work: Path,
     probe: Callable[[Any], dict[str, float]],
     say: Callable[[str], None],
+    phase: int = 0,
+    start: Mapping[str, Any] | None = None,
+    threads: int = 1,
 ) -> Any:
-    """Train to the last step, going on from `work/checkpoint.pt` where there is one; returns the model.
+    """Train one phase to its last step, going on from `work/checkpoint.pt` where there is one; returns the model.
 
-    `probe(model)` gives the figures that are logged every `probe_every` steps beside the loss.
+    `start` are the weights that an earlier phase ended with; None: random ones. `probe(model)` gives the figures
+    that are logged to `work/log.jsonl` every `probe_every` steps beside the losses.
+    Raises UserError where the checkpoint is of another recipe, or a step is too small.
     """
     import torch
 
+    from cartlm.pretraining import attention
+
     if recipe.tokens_per_step < 2 * _LONGEST:
-        raise ValueError(
-            f"tokens_per_step={recipe.tokens_per_step} is less than two documents of {_LONGEST} tokens"
+        raise UserError(
+            f"tokens_per_step={recipe.tokens_per_step} is less than two documents of {_LONGEST} tokens",
+            "raise it in base/params.yaml, then make base",
         )
     work.mkdir(parents=True, exist_ok=True)
-    bos, eos, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+    special = Special(tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = build(recipe, pad, bos, eos).to(device)
-    optimizers = _optimizers(model, recipe)
-    step, tokens, seconds = 0, 0, 0.0
-    log = work / "log.jsonl"
-    checkpoint = work / "checkpoint.pt"
-    if recipe.start != FROM_NOTHING and not checkpoint.exists():
-        earlier = _earlier(model, Path(recipe.start))
-        tokens, seconds = earlier[-1]["tokens"], earlier[-1]["minutes"] * 60
-        log.write_text("".join(json.dumps({"before": True} | line) + "\n" for line in earlier))
-        say(f"goes on from {recipe.start}, {tokens} tokens old")
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
-        # the length alone may change while the rate is still constant: the decay then starts earlier or later
-        if state["recipe"] | {"steps": 0} != asdict(recipe) | {"steps": 0}:
-            raise ValueError(f"{checkpoint} is of another recipe")
-        model.load_state_dict(state["model"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        step, tokens, seconds = state["step"], state["tokens"], state["seconds"]
-        lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-        kept = [line for line in lines if line.get("before") or line["step"] <= step]
-        log.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        say(f"resumed at step {step}")
+    model = build(recipe, special).to(device)
+    if start is not None:
+        model.load_state_dict(start)
+    state = State(recipe, model, _optimizers(model, recipe))
+    if state.resume(work):
+        say(f"phase {phase + 1} resumed at step {state.step}")
 
     def tokenize(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    losses: list[float] = []
-    # one-thread workers on parts of a batch lose less to other load than threads inside every operation
-    workers = ThreadPoolExecutor(torch.get_num_threads() if device == "cpu" else 1)
-    if device == "cpu":
-        torch.set_num_threads(1)
-    started = time.monotonic()
-    model.train()
-    ready: list[tuple[Any, Any]] = []
-    while step < recipe.steps:
-        if not ready:
-            ready = batches(recipe, data, step // _GROUP, tokenize, bos, eos, pad)[step % _GROUP :]
-        ids, weights = (part.to(device) for part in ready.pop(0))
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate(recipe, step)
-        gradients, loss, answer_loss = _gradients(model, ids, weights, workers)
-        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
-            parameter.grad = gradient
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        losses.append(answer_loss)
-        step += 1
-        tokens += ids.numel()
-        if step % 20 == 0 or step == recipe.steps:
-            spent = seconds + time.monotonic() - started
-            line = {
-                "step": step,
-                "loss": round(loss, 4),
-                "answer_loss": round(sum(losses[-20:]) / len(losses[-20:]), 4),
-                "tokens": tokens,
-                "tokens_per_s": round(tokens / spent),
-                "minutes": round(spent / 60, 2),
-            }
-            if step % recipe.probe_every == 0 or step == recipe.steps:
-                model.eval()
-                line |= probe(model)
-                model.train()
-            with log.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            say(json.dumps(line))
-        if step % recipe.save_every == 0 or step == recipe.steps:
-            _save(
-                work,
-                {
-                    "recipe": asdict(recipe),
-                    "model": model.state_dict(),
-                    "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-                    "step": step,
-                    "tokens": tokens,
-                    "seconds": seconds + time.monotonic() - started,
-                },
-            )
+    guide = Guide(model, sorted({layer for layer, _ in recipe.heads_guided}))
+    usual = attention.NAME if device == "cpu" else "sdpa"
+    losses: list[dict[str, float]] = []
+    ready: list[Batch] = []
+    with _threads(device, threads) as workers:
+        model.train().set_attn_implementation(usual)
+        before, started = state.seconds, time.monotonic()
+        while state.step < recipe.steps:
+            if not ready:
+                group = batches(recipe, data, phase, state.step // _GROUP, tokenize, special)
+                ready = group[state.step % _GROUP :]
+            losses = [*losses[-19:], state.learn(ready.pop(0), guide, workers)]
+            state.seconds = before + time.monotonic() - started
+            last = state.step == recipe.steps
+            if state.step % 20 == 0 or last:
+                line = _line(state, phase, losses)
+                if state.step % recipe.probe_every == 0 or last:
+                    model.eval().set_attn_implementation("sdpa")
+                    line |= probe(model)
+                    model.train().set_attn_implementation(usual)
+                with (work / "log.jsonl").open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                say(json.dumps(line))
+            if state.step % recipe.save_every == 0 or last:
+                state.save(work)
+    model.set_attn_implementation("sdpa")
     return model.eval()
+
+
+def _line(state: State, phase: int, losses: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """A line of the log: where training is, and the means of the last losses."""
+    return {
+        "phase": phase + 1,
+        "step": state.step,
+        **{name: round(sum(one[name] for one in losses) / len(losses), 4) for name in losses[0]},
+        "tokens": state.tokens,
+        "tokens_per_s": round(state.tokens / state.seconds),
+        "minutes": round(state.seconds / 60, 2),
+    }

@@ -92,6 +92,17 @@ def test_a_spoiled_set_is_stopped(
         )
 
 
+def test_catalogs_without_near_twins_are_stopped(data: Data) -> None:
+    none = data.model_copy(update={"catalog": data.catalog.model_copy(update={"twins": 0.0})})
+    with pytest.raises(UserError, match="near-twins stand in"):
+        gates.check(splits.from_rules(none), none)
+
+
+def test_an_empty_split_is_named(good: Splits, data: Data) -> None:
+    with pytest.raises(UserError, match="test holds no usable row"):
+        gates.check({**good, "test": []}, data)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "says"), [("distinct_2", 0.99, "distinct-2"), ("twins", 1.0, "near-twins")]
 )

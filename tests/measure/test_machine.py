@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cartlm.measure import machine
+from cartlm.measure import cpus, machine
 from cartlm.measure.machine import Throttling
 
 GROUPS_V1 = "5:cpuset:/\n4:memory:{0}\n3:cpu,cpuacct:{0}\n0::/\n"
@@ -66,8 +66,8 @@ def test_quota_v2(
     tmp_path: Path, group: str, files: dict[str, str], quota: float | None, threads: int
 ) -> None:
     root = v2(tmp_path, group, files)
-    assert machine.cpu_quota(root) == quota
-    assert machine.threads(root, cpus=8) == threads
+    assert cpus.cpu_quota(root) == quota
+    assert cpus.threads(root, cpus=8) == threads
 
 
 @pytest.mark.parametrize(
@@ -91,8 +91,8 @@ def test_quota_v1(
     tmp_path: Path, group: str, files: dict[str, str], quota: float | None, threads: int
 ) -> None:
     root = v1(tmp_path, group, files)
-    assert machine.cpu_quota(root) == quota
-    assert machine.threads(root, cpus=8) == threads
+    assert cpus.cpu_quota(root) == quota
+    assert cpus.threads(root, cpus=8) == threads
 
 
 def test_hybrid_reads_both(tmp_path: Path) -> None:
@@ -102,17 +102,17 @@ def test_hybrid_reads_both(tmp_path: Path) -> None:
         root,
         {"sys/fs/cgroup/unified/cgroup.controllers": "", "sys/fs/cgroup/unified/cpu.stat": "usage_usec 5"},
     )
-    assert machine.cpu_quota(root) == 2
+    assert cpus.cpu_quota(root) == 2
     assert machine.throttling(root) is None
     tree(root, {"sys/fs/cgroup/unified/cpu.max": "100000 100000"})
-    assert machine.cpu_quota(root) == 1
+    assert cpus.cpu_quota(root) == 1
 
 
 def test_no_cgroups(tmp_path: Path) -> None:
-    assert machine.cpu_quota(tmp_path) is None
+    assert cpus.cpu_quota(tmp_path) is None
     assert machine.memory_limit(tmp_path) is None
     assert machine.throttling(tmp_path) is None
-    assert machine.threads(tmp_path, cpus=3) == 3
+    assert cpus.threads(tmp_path, cpus=3) == 3
 
 
 def test_memory_limit(tmp_path: Path) -> None:
@@ -149,8 +149,8 @@ def test_throttling(tmp_path: Path) -> None:
 def test_affinity_is_obeyed() -> None:
     """One CPU left to a real process is one thread."""
     code = (
-        "import os; from cartlm.measure import machine; print(machine.threads(), end=' ');"
-        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(machine.affinity(), machine.threads())"
+        "import os; from cartlm.measure import cpus; print(cpus.threads(), end=' ');"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(cpus.affinity(), cpus.threads())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     all_of_them, affinity, threads = map(int, done.stdout.split())
@@ -193,7 +193,7 @@ def test_runtime(tmp_path: Path) -> None:
 def test_fingerprint(tmp_path: Path) -> None:
     root = toy(tmp_path / "a")
     found = machine.fingerprint(root, {})
-    assert found["name"] == f"Toy 9000 x{machine.affinity()}, 24 GiB, native"
+    assert found["name"] == f"Toy 9000 x{cpus.affinity()}, 24 GiB, native"
     assert found["build"].startswith(("native GGML_NATIVE=ON", "portable GGML_NATIVE=OFF"))
     assert machine.fingerprint(toy(tmp_path / "b"), {}) == found
     hashes = {found["hash"]}

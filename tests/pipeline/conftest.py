@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -20,6 +20,7 @@ class Step:
     commit: str
     accuracy: dict[str, object]
     lock: str
+    before: str = ""  # what a killed run before it had said
 
 
 def step(repo: Repo, message: str) -> Step:
@@ -62,11 +63,11 @@ def rebuilt(first: Step, tmp_path_factory: pytest.TempPathFactory) -> Step:
         return part.exists() and part.stat().st_size > 0
 
     repo.kill_when(finetuning)
-    repo.kill_when(quantizing)
+    resumed = repo.kill_when(quantizing)
     for folder in (
         "eval",
         "outcomes",
     ):  # they came with git, and models of the same bytes are not evaluated again
         shutil.rmtree(path / "metrics" / folder)
     repo.kill_when(evaluating)
-    return step(repo, "rebuilt")
+    return replace(step(repo, "rebuilt"), before=resumed)

@@ -110,6 +110,7 @@ CASES: dict[str, tuple[Spoil, list[str], list[str], int | None]] = {
     "rows: not JSON": (content(TEST, b"{oops\n"), ["evaluate", "q8_0"], ["data/test.jsonl:1: not JSON"], None),
     "rows: not UTF-8": (content(TEST, b"\xff\xfe\n"), ["evaluate", "q8_0"], ["data/test.jsonl is not UTF-8"], None),
     "rows: a field is missing": (row(language=None), ["evaluate", "q8_0"], ["data/test.jsonl:1: fields are"], None),
+    "rows: tags are a number": (row(tags=3), ["evaluate", "q8_0"], ["data/test.jsonl:1: tags is 3"], None),
     "rows: product is no catalog line": (
         row(completion='{"action": "add", "product": "Moon", "quantity": 1}'), ["evaluate", "q8_0"], ["'Moon'"], None,
     ),

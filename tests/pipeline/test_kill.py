@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import yaml
 
@@ -37,6 +39,9 @@ def test_nothing_half_written_is_left(rebuilt: Step) -> None:
 
 
 def test_finetuning_went_on_from_its_checkpoint(rebuilt: Step) -> None:
-    """The loss curve is whole, though the second half was trained by another process."""
+    """The loss curve is whole, though the second half was trained by another process that did not begin anew."""
+    said = re.findall(r'"resumed_at": (\d+)', rebuilt.before)
+    assert len(said) == 1
+    assert 1 <= int(said[0]) <= 4  # the second checkpoint may have been cut by the kill
     lines = (rebuilt.repo.path / "metrics/finetune.csv").read_text(encoding="utf-8").splitlines()
     assert [line.split(",")[0] for line in lines[1:]] == ["1", "2", "3", "4"]

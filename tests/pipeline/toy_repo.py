@@ -77,8 +77,11 @@ class Repo:
             found[path.name] = path.read_text(encoding="utf-8")
         return found
 
-    def kill_when(self, ready: Callable[[], bool], timeout_s: float = 1200) -> None:
-        """Start `dvc repro` and `kill -9` it with all its children once `ready`; fails if it ends before."""
+    def kill_when(self, ready: Callable[[], bool], timeout_s: float = 1200) -> str:
+        """Start `dvc repro` and `kill -9` it with all its children once `ready`; fails if it ends before.
+
+        Returns what it had said.
+        """
         log = self.path.parent / "killed.log"
         with (
             log.open("wb") as file,
@@ -98,6 +101,7 @@ class Repo:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
             assert process.wait() == -signal.SIGKILL
+        return log.read_text(encoding="utf-8", errors="replace")
 
 
 def _accuracy(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,94 @@
+"""The recipe of the base model: base/params.yaml, checked, one Recipe a phase of training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from cartlm.errors import UserError
+from cartlm.params import Count, Positive, Section, Seed, Share
+
+Head = Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], Field(strict=False)]
+GUIDED = ("anchors", "choices", "recalls", "copies")
+"""What heads are guided to (encoding.Encoded), in the order of `Recipe.heads_guided`."""
+
+
+class Recipe(Section):
+    """Shape of the base model, and one phase of its training. `tokens_per_step` counts padded tokens.
+
+    `text_weight` scales the loss on all but answers. The rate ends at `last_rate` times `learning_rate`.
+    `guidance` weighs the attention loss of four heads (guidance.py), each given as (layer, head).
+    """
+
+    seed: Seed
+    vocabulary: Count
+    longest_piece: Count
+    hidden: Count
+    intermediate: Count
+    layers: Count
+    heads: Count
+    steps: Count
+    tokens_per_step: Count
+    learning_rate: Positive
+    warmup_steps: Count
+    decay_share: Share
+    last_rate: Share
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    text_weight: Positive  # with 0, a part of a batch may have nothing to learn
+    guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    anchor_head: Head
+    choice_head: Head
+    recall_head: Head
+    copy_head: Head
+    save_every: Count
+    probe_every: Count
+    probe_rows: Count
+
+    @property
+    def heads_guided(self) -> tuple[tuple[int, int], ...]:
+        return (self.anchor_head, self.choice_head, self.recall_head, self.copy_head)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Recipe:
+        if self.hidden % (2 * self.heads):
+            raise ValueError(f"hidden {self.hidden} is not a multiple of twice heads {self.heads}")
+        for layer, head in self.heads_guided:
+            if layer >= self.layers or head >= self.heads:
+                raise ValueError(
+                    f"there is no layer {layer} with a head {head}: {self.layers} layers of {self.heads} heads"
+                )
+        return self
+
+
+def rate(recipe: Recipe, step: int) -> float:
+    """Learning rate: linear warm-up, constant, then linear to its last value over the last `decay_share`."""
+    left = (recipe.steps - step) / max(1, round(recipe.steps * recipe.decay_share))
+    falling = recipe.last_rate + (1 - recipe.last_rate) * min(1.0, left)
+    return recipe.learning_rate * min((step + 1) / recipe.warmup_steps, falling)
+
+
+def load(path: Path) -> list[Recipe]:
+    """The phases of a recipe file. Raises UserError naming the first wrong key and its value."""
+    hint = f"edit {path}, then make base"
+    try:
+        given: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        shape, phases = given["pretraining"]["shape"], given["pretraining"]["phases"]
+        twice = sorted(set(shape) & {name for phase in phases for name in phase})
+    except (KeyError, TypeError):
+        raise UserError(f"{path} lacks pretraining.shape or pretraining.phases", hint) from None
+    if twice or not phases:
+        raise UserError(
+            f"{path}: {f'{twice[0]} stands in shape and in a phase' if twice else 'no phase'}", hint
+        )
+    try:
+        return [Recipe.model_validate({**shape, **phase}) for phase in phases]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"])) or "pretraining"
+        value = "" if isinstance(first["input"], dict) else f" = {first['input']!r:.80}"
+        raise UserError(
+            f"{path}: {name}{value}: {first['msg'].removeprefix('Value error, ')}", hint
+        ) from None
