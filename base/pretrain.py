@@ -1,5 +1,6 @@
 """Make the embedded base model from nothing: python -m base.pretrain (from the repository root).
 
+With --after N, base/model is taken as what the first N phases gave, and the others go on from it.
 Goes on from its last checkpoint under base/build/work after a kill; uses CUDA where there is any.
 """
 
@@ -8,19 +9,23 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import click
 import torch
+from safetensors.torch import load_file
 from transformers import LlamaTokenizer
 
 from cartlm import data as data_package
 from cartlm import pretraining as pretraining_package
 from cartlm import prompt, stage
+from cartlm.errors import UserError
 from cartlm.measure import cpus, machine
 from cartlm.params import Data
 from cartlm.pretraining import card, corpus, probe, recipe, tokenizer, trainer
 from cartlm.training import checkpoints, folders
 
-ROOT, RECIPE = Path("base/build"), Path("base/params.yaml")
+ROOT, RECIPE, ACCEPTED = Path("base/build"), Path("base/params.yaml"), Path("base/model")
 PACKAGES = (data_package, pretraining_package)
 
 
@@ -40,20 +45,43 @@ def make_tokenizer(wanted: recipe.Recipe, data: Data, folder: Path) -> LlamaToke
     return LlamaTokenizer.from_pretrained(folder)
 
 
+def accepted(after: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Weights and log of base/model. Raises UserError if it was not made by `after` phases."""
+    log = [json.loads(line) for line in (ACCEPTED / "training_log.jsonl").read_text().splitlines()]
+    if log[-1]["phase"] != after:
+        raise UserError(
+            f"--after {after}: {ACCEPTED} was made by {log[-1]['phase']} phases",
+            f"python -m base.pretrain --after {log[-1]['phase']}",
+        )
+    weights = load_file(ACCEPTED / "model.safetensors")
+    return {**weights, "lm_head.weight": weights["model.embed_tokens.weight"]}, log
+
+
 @stage.command
-def main() -> None:
+@click.option("--after", type=click.IntRange(0), default=0, help="Take base/model for the first N phases.")
+def main(after: int) -> None:
     """Tokenizer, phases of training, then the accepted form: float16 safetensors beside the tokenizer."""
     settings, phases = stage.params(), recipe.load(RECIPE)
+    if after >= len(phases):
+        raise UserError(f"--after {after}: {RECIPE} has {len(phases)} phases", f"add one to {RECIPE}")
     data, separator, threads = settings.data, settings.prompt.separator, cpus.threads()
     torch.set_num_threads(threads)
     text = {name: data.model_dump()[name] for name in ("languages", "catalog", "wording", "noise")}
     made_from = {"text": text, "separator": separator, "first": phases[0].model_dump()}
     folder = ROOT / "work" / f"tokenizer-{checkpoints.run_key(made_from, code())}"
-    used, log = [folder], []
+    used: list[Path] = [folder]
+    log: list[dict[str, Any]] = []
+    model, start = None, None
+    if after:
+        start, log = accepted(after)
+        made_from = {"accepted": checkpoints.run_key({}, [ACCEPTED / "model.safetensors"])}
+        with folders.replacing(folder) as new:
+            folders.copy(ACCEPTED, new, folders.TOKENIZER)
     loaded = make_tokenizer(phases[0], data, folder)
     rows = probe.probe_rows(data, phases[0].probe_rows, phases[0].seed)
-    model, start = None, None
     for number, wanted in enumerate(phases):
+        if number < after:
+            continue
         made_from = {"before": made_from, "phase": wanted.model_dump()}
         work = ROOT / "work" / f"{number + 1}-{checkpoints.run_key(made_from, code())}"
         model = trainer.run(

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"vocabulary": 512, "hidden": 64, "intermediate": 64, "layers": 2, "heads": 2, "tokens_per_step": 2800,
@@ -51,16 +53,18 @@ def prepare(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     (folder / "base/params.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "base.pretrain"], cwd=folder, text=True, stdout=subprocess.PIPE,
+        [sys.executable, "-m", "base.pretrain", *arguments], cwd=folder, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
 
 
-def run(folder: Path, change: Callable[[dict[str, Any]], object]) -> subprocess.CompletedProcess[str]:
+def run(
+    folder: Path, change: Callable[[dict[str, Any]], object], *arguments: str
+) -> subprocess.CompletedProcess[str]:
     prepare(folder, change)
-    with start(folder) as process:
+    with start(folder, *arguments) as process:
         out, said = process.communicate()
     return subprocess.CompletedProcess(process.args, process.returncode, out, said)
 
@@ -77,6 +81,19 @@ def test_two_phases_make_a_model_with_its_card(tmp_path: Path) -> None:
     assert "guided attention 0.3" in text
     assert "guided attention not used" in text
     assert not list((tmp_path / "base/build/work").iterdir())
+    shutil.copytree(made, tmp_path / "base/model")
+    done = run(
+        tmp_path, lambda recipe: recipe["phases"].append({**PHASES[1], "learning_rate": 1e-9}), "--after", "2"
+    )
+    assert done.returncode == 0, done.stderr
+    again = [json.loads(line) for line in (made / "training_log.jsonl").read_text().splitlines()]
+    assert again[:2] == log
+    assert [(line["phase"], line["step"]) for line in again] == [(1, 4), (2, 2), (3, 2)]
+    weights = [load_file(place / "model.safetensors") for place in (tmp_path / "base/model", made)]
+    assert all(torch.allclose(value, weights[1][name], atol=1e-3) for name, value in weights[0].items())
+    done = run(tmp_path, lambda recipe: None, "--after", "1")
+    assert done.returncode == 2
+    assert "--after 1: base/model was made by 2 phases; python -m base.pretrain --after 2" in done.stderr
     names = {path.name for path in made.iterdir()}
     assert {"model.safetensors", "tokenizer.model", "tokenizer.json", "config.json"} <= names
 
