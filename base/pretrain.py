@@ -67,23 +67,27 @@ def main(after: int) -> None:
     data, separator, threads = settings.data, settings.prompt.separator, cpus.threads()
     torch.set_num_threads(threads)
     text = {name: data.model_dump()[name] for name in ("languages", "catalog", "wording", "noise")}
-    made_from = {"text": text, "separator": separator, "first": phases[0].model_dump()}
-    folder = ROOT / "work" / f"tokenizer-{checkpoints.run_key(made_from, code())}"
+    files = [*code(), *([ACCEPTED / "model.safetensors"] if after else [])]
+    # the files as they are now: an edit in the middle of a run is not taken for what its phases began with
+    made_from: dict[str, Any] = {
+        "files": checkpoints.run_key({}, files),
+        "text": text,
+        "separator": separator,
+    }
+    made_from["first"] = phases[0].model_dump()
+    folder = ROOT / "work" / f"tokenizer-{checkpoints.run_key(made_from, [])}"
     used: list[Path] = [folder]
     log: list[dict[str, Any]] = []
     model, start = None, None
     if after:
         start, log = accepted(after)
-        made_from = {"accepted": checkpoints.run_key({}, [ACCEPTED / "model.safetensors"])}
         with folders.replacing(folder) as new:
             folders.copy(ACCEPTED, new, folders.TOKENIZER)
     loaded = make_tokenizer(phases[0], data, folder)
     rows = probe.probe_rows(data, phases[0].probe_rows, phases[0].seed)
-    for number, wanted in enumerate(phases):
-        if number < after:
-            continue
+    for number, wanted in list(enumerate(phases))[after:]:
         made_from = {"before": made_from, "phase": wanted.model_dump()}
-        work = ROOT / "work" / f"{number + 1}-{checkpoints.run_key(made_from, code())}"
+        work = ROOT / "work" / f"{number + 1}-{checkpoints.run_key(made_from, [])}"
         model = trainer.run(
             wanted, data, loaded, work, lambda trained: probe.measure(trained, loaded, rows, separator),
             stage.progress, number, start, threads,

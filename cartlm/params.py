@@ -229,18 +229,19 @@ def parse(values: Any, name: str) -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "(top level)"
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        silent = first["type"] in ("missing", "value_error") and not isinstance(
-            first["input"], int | float | str
-        )
-        given = "" if silent else f" = {first['input']!r:.80}"
-        what = {"extra_forbidden": "unknown key", "missing": "missing key"}.get(first["type"], first["msg"])
-        what = what.removeprefix("Value error, ")
-        raise UserError(
-            f"{name}: {key}{given}: {what}{more}", f"edit {name}, then cartlm params check"
-        ) from None
+        raise UserError(f"{name}: {first_wrong(error)}", f"edit {name}, then cartlm params check") from None
+
+
+def first_wrong(error: ValidationError) -> str:
+    """The first wrong key, its value and what is wrong with it, and how many more there are."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    # a check of a whole section names its values itself
+    silent = first["type"] in ("missing", "value_error") and not isinstance(first["input"], int | float | str)
+    given = "" if silent else f" = {first['input']!r:.80}"
+    what = {"extra_forbidden": "unknown key", "missing": "missing key"}.get(first["type"], first["msg"])
+    return f"{key}{given}: {what.removeprefix('Value error, ')}{more}"
 
 
 def load(path: Path) -> Params:

@@ -109,7 +109,7 @@ def _questions(
     chosen = formats.TARGET if target else formats.sample(rng)
     texts = [line.text for line in catalog]
     spans = [Span(chosen.header(), CONTEXT)] if header else []
-    spans.append(Span("Catalog:\n" + "\n".join(texts), CONTEXT))
+    spans.append(Span(CATALOG + "\n".join(texts), CONTEXT))
     for index in range(rng.randint(5, 12)):
         at = _pick(catalog, rng)
         row = _message(language, catalog[at], catalog, params, rng)
@@ -132,7 +132,7 @@ def _mentions(params: Data, lines: tuple[int, int], rng: random.Random) -> Docum
     catalog = _catalog(language, params, lines, rng)
     word = rng.choice(["Item", "Which", "Find", "Line"])
     messages = rng.random() < 0.5
-    spans = [Span("Catalog:\n" + "\n".join(line.text for line in catalog), CONTEXT)]
+    spans = [Span(CATALOG + "\n".join(line.text for line in catalog), CONTEXT)]
     for _ in range(rng.randint(6, 14)):
         at = _pick(catalog, rng)
         line, opening = catalog[at], f"\n\n{word}:\n"
@@ -166,7 +166,7 @@ def _copies(params: Data, lines: tuple[int, int], rng: random.Random) -> Documen
     """A list and the same lines in another order, or asked for by number or by their first words."""
     language = rng.choice(LANGUAGES)
     texts = [line.text for line in _catalog(language, params, lines, rng)]
-    spans = [Span("Catalog:\n" + "\n".join(texts), CONTEXT)]
+    spans = [Span(CATALOG + "\n".join(texts), CONTEXT)]
     kind = rng.choice(("shuffle", "shuffle", "same", "number", "begin"))
     if kind in ("shuffle", "same"):
         order = list(range(len(texts)))

@@ -9,7 +9,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from cartlm.errors import UserError
-from cartlm.params import Count, Positive, Section, Seed, Share
+from cartlm.params import Count, Positive, Section, Seed, Share, first_wrong
 
 Head = Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], Field(strict=False)]
 GUIDED = ("anchors", "choices", "recalls", "copies")
@@ -86,9 +86,4 @@ def load(path: Path) -> list[Recipe]:
     try:
         return [Recipe.model_validate({**shape, **phase}) for phase in phases]
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"])) or "pretraining"
-        value = "" if isinstance(first["input"], dict) else f" = {first['input']!r:.80}"
-        raise UserError(
-            f"{path}: {name}{value}: {first['msg'].removeprefix('Value error, ')}", hint
-        ) from None
+        raise UserError(f"{path}: {first_wrong(error)}", hint) from None
