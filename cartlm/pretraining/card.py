@@ -17,7 +17,8 @@ def card(
     before = [sum(p["tokens"] for p in last[:n]) for n in range(len(phases))]
     trained = "\n".join(
         f"  {n + 1}. {end['tokens']:,} tokens in {end['step']:,} steps, {end['minutes'] / 60:.2f} hours; learning rate "
-        f"{phase['learning_rate']}, guided attention {phase['guidance'] or 'not used'}."
+        f"{phase['learning_rate']}, guided attention {phase['guidance'] or 'not used'}, "
+        f"passing on {phase['passing_on'] or 'not used'}."
         for n, (phase, end) in enumerate(zip(phases, last, strict=True))
     )
     rows = "\n".join(
@@ -42,7 +43,8 @@ Without a header it answers in some format, not in the task's: that is left to f
   occurs in at most a tenth of the documents, each time behind the header `{TARGET_HEADER.strip()}`.
 - Training, seed {phases[0]["seed"]}, on this machine: {machine}. Muon for the matrices, AdamW for the rest, bfloat16
   autocast; weights stored as float16. Where attention is guided, four heads have a second loss that tells them where
-  to look: the first token of a catalog line, the line that is meant, the words that mean it, the token to copy.
+  to look: the first token of a catalog line, the line that is meant, the words that mean it, the token to copy. Where
+  passing on is used, two layers are read early for the token with which that line begins.
 {trained}
 - `training_log.jsonl` is the log (other work ran on the machine at the same time).
 

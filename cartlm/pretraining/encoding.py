@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cartlm.pretraining.corpus import CATALOG, CHOICE, DECISION, Document
-from cartlm.pretraining.guidance import Places
+from cartlm.pretraining.guidance import Places, Targets
 
 
 @dataclass
@@ -15,8 +15,10 @@ class Encoded:
 
     The others say where attention belongs, as (position that looks, positions any of which is right).
     `anchors`: from each token of a catalog line, the line's first one. `choices`: from the last tokens of a mention,
-    the line that is meant. `recalls`: before each token that is copied from the catalog, the mention. `copies`:
-    likewise, the places where it stands after the same beginning of a line; behind the last one, the line's end.
+    the line that is meant. `recalls`: before each token that is copied from the catalog, the mention (before the first
+    one, its last tokens). `copies`: likewise, the places where it stands after the same beginning of a line; behind the last one, the line's end.
+    `meant` and `begun` say which token must be known where: at the last tokens of a mention and before an answer's
+    first copied token, the one with which the line begins.
     """
 
     ids: list[int]
@@ -25,6 +27,8 @@ class Encoded:
     choices: Places = field(default_factory=list)
     recalls: Places = field(default_factory=list)
     copies: Places = field(default_factory=list)
+    meant: Targets = field(default_factory=list)
+    begun: Targets = field(default_factory=list)
 
 
 def _find(needle: list[int], hay: list[int], start: int) -> tuple[int, int]:
@@ -115,15 +119,19 @@ def encode(
             mention = list(range(begin + len(tokenize(before)), begin + len(tokenize(until))))
             whole = list(range(starts[line_at], starts[line_at] + len(lines[line_at])))
             made.choices += [(at, whole) for at in mention[-3:]]
+            made.meant += [(at, lines[line_at][0]) for at in mention[-3:]]
         elif answer:
             cursor = 0
             for at in span.lines:
                 alike = len(lines)
-                for place, sources in _where(lines, starts, at, spaced[at], part, cursor):
+                places = _where(lines, starts, at, spaced[at], part, cursor)
+                made.begun += [(begin + place - 1, part[place]) for place, _ in places[:1]]
+                for number, (place, sources) in enumerate(places):
                     if len(sources) < alike:
                         made.weights[begin + place] *= CHOICE
                     alike = len(sources)
                     made.copies.append((begin + place - 1, sources))
-                    made.recalls += [(begin + place - 1, mention)] if mention else []
+                    if mention:  # only the last tokens of a mention know the line that is meant
+                        made.recalls.append((begin + place - 1, mention[0 if number else -3 :]))
                     cursor = place
     return made

@@ -3,6 +3,9 @@
 A few heads get a second loss, the negative log of the attention that falls on any right place (guided alignment,
 Chen et al., arXiv 1607.01628, with a set of right places instead of one). The text knows them: which catalog line a
 message means, and from where each token of an answer is copied.
+
+Looking at the right line is not enough: what is copied has to be passed on. So the input of a guided layer is also read
+as if it were the last one (deep supervision, Lee et al., arXiv 1409.5185), at places that must know a token by then.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from typing import Any
 
 Places = list[tuple[int, list[int]]]
 """(position that looks, positions any of which is right), within one document."""
+Targets = list[tuple[int, int]]
+"""(position, id of the token that is to be known there), within one document."""
 
 
 class Guide:
@@ -59,3 +64,19 @@ class Guide:
         later = torch.arange(scores.shape[2], device=scores.device) > positions[:, None]
         chosen = scores[documents, positions].masked_fill(later, float("-inf"))
         return (chosen.logsumexp(1) - chosen.masked_fill(~right, float("-inf")).logsumexp(1)).sum()
+
+    def reading_losses(self, layer: int, targets: Sequence[Targets]) -> Any:
+        """Summed cross-entropy of the tokens to be known at `layer`'s input, read with the output embeddings;
+        `targets` has an entry per document of the batch.
+        """
+        import torch
+
+        hidden, _ = self._kept.inputs[layer]
+        known = [(document, *target) for document, found in enumerate(targets) for target in found]
+        if not known:
+            return hidden.sum() * 0.0
+        documents, positions, tokens = (
+            torch.tensor(part, device=hidden.device) for part in zip(*known, strict=True)
+        )
+        logits = self._model.lm_head(hidden[documents, positions])
+        return torch.nn.functional.cross_entropy(logits.float(), tokens, reduction="sum")

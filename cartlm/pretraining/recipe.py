@@ -14,13 +14,16 @@ from cartlm.params import Count, Positive, Section, Seed, Share, first_wrong
 Head = Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], Field(strict=False)]
 GUIDED = ("anchors", "choices", "recalls", "copies")
 """What heads are guided to (encoding.Encoded), in the order of `Recipe.heads_guided`."""
+PASSED_ON = ("meant", "begun")
+"""What the input of a layer must know (encoding.Encoded), in the order of `Recipe.layers_told`."""
 
 
 class Recipe(Section):
     """Shape of the base model, and one phase of its training. `tokens_per_step` counts padded tokens.
 
     `text_weight` scales the loss on all but answers. The rate ends at `last_rate` times `learning_rate`.
-    `guidance` weighs the attention loss of four heads (guidance.py), each given as (layer, head).
+    `guidance` weighs the attention loss of four heads (guidance.py), each given as (layer, head), and `passing_on`
+    the loss on what two of them must pass on.
     """
 
     seed: Seed
@@ -39,6 +42,7 @@ class Recipe(Section):
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     text_weight: Positive  # with 0, a part of a batch may have nothing to learn
     guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    passing_on: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     anchor_head: Head
     choice_head: Head
     recall_head: Head
@@ -50,6 +54,11 @@ class Recipe(Section):
     @property
     def heads_guided(self) -> tuple[tuple[int, int], ...]:
         return (self.anchor_head, self.choice_head, self.recall_head, self.copy_head)
+
+    @property
+    def layers_told(self) -> tuple[int, int]:
+        """What the choice head found is read by the recall head, and what that one found by the copy head."""
+        return (self.recall_head[0], self.copy_head[0])
 
     @model_validator(mode="after")
     def _fits(self) -> Recipe:

@@ -18,7 +18,7 @@ from cartlm.params import Data
 from cartlm.pretraining import corpus
 from cartlm.pretraining.encoding import Encoded, encode
 from cartlm.pretraining.guidance import Guide
-from cartlm.pretraining.recipe import GUIDED, Recipe, rate
+from cartlm.pretraining.recipe import GUIDED, PASSED_ON, Recipe, rate
 
 
 def build(recipe: Recipe, special: Special) -> Any:
@@ -125,8 +125,11 @@ def _gradients(
 
     ids, weights = batch.ids, batch.weights
     total = weights[:, 1:].sum()
-    counts = {name: max(1, sum(len(getattr(d, name)) for d in batch.documents)) for name in GUIDED}
+    counts = {
+        name: max(1, sum(len(getattr(d, name)) for d in batch.documents)) for name in (*GUIDED, *PASSED_ON)
+    }
     heads = dict(zip(GUIDED, recipe.heads_guided, strict=True))
+    layers = dict(zip(PASSED_ON, recipe.layers_told, strict=True))
     parameters = list(model.parameters())
 
     def part(rows: slice) -> tuple[list[Any], list[float]]:
@@ -140,15 +143,20 @@ def _gradients(
                 guide.losses(*heads[name], [getattr(d, name) for d in batch.documents[rows]]) / counts[name]
                 for name in GUIDED
             ]
+            told = [
+                guide.reading_losses(layer, [getattr(d, name) for d in batch.documents[rows]]) / counts[name]
+                for name, layer in layers.items()
+            ]
         each = torch.nn.functional.cross_entropy(logits.float(), part_ids[:, 1:][chosen], reduction="none")
-        loss = (each * weight[chosen]).sum() / total + recipe.guidance * sum(guided)
+        loss = (each * weight[chosen]).sum() / total
+        loss = loss + recipe.guidance * sum(guided) + recipe.passing_on * sum(told)
         gradients = torch.autograd.grad(loss, parameters)
         answers = each.detach()[weight[chosen] >= 1.0]
         return list(gradients), [
             loss.item(),
             answers.sum().item(),
             answers.numel(),
-            *(one.item() for one in guided),
+            *(one.item() for one in (*guided, *told)),
         ]
 
     size = max(1, round(len(ids) / _PARTS))
@@ -160,7 +168,7 @@ def _gradients(
     return gradients, {
         "loss": loss,
         "answer_loss": answers / max(1, answered),
-        **{f"{name}_loss": value for name, value in zip(GUIDED, guided, strict=True)},
+        **{f"{name}_loss": value for name, value in zip((*GUIDED, *PASSED_ON), guided, strict=True)},
     }
 
 
@@ -288,7 +296,7 @@ def run(
     def tokenize(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    guide = Guide(model, sorted({layer for layer, _ in recipe.heads_guided}))
+    guide = Guide(model, sorted({layer for layer, _ in recipe.heads_guided}))  # layers_told are among them
     usual = attention.NAME if device == "cpu" else "sdpa"
     losses: list[dict[str, float]] = []
     ready: list[Batch] = []

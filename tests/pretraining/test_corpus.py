@@ -145,7 +145,11 @@ def test_attention_is_sent_to_the_line_the_mention_and_the_copied_letters() -> N
         return "".join(chr(made.ids[place]) for place in places)
 
     assert [(text([at]), text(right)) for at, right in made.choices] == [(c, "Tea (5g)") for c in " 5g"]
-    assert {text(right) for _, right in made.recalls} == {" tea 5g"}  # a piece may hold the blank too
+    first, *others = [text(right) for _, right in made.recalls]
+    assert first == " 5g"  # the words before know nothing of the line that is meant
+    assert set(others) == {" tea 5g"}  # a piece may hold the blank too
+    assert [(text([at]), chr(token)) for at, token in made.meant] == [(c, "T") for c in " 5g"]
+    assert [(text([at]), chr(token)) for at, token in made.begun] == [("{", "T")]
     assert {text(right) for _, right in made.anchors} == {"T"}
     assert text([at for at, _ in made.anchors]) == "ea (2g)ea (5g)"
     *copies, (last, end) = made.copies
@@ -202,7 +206,9 @@ def test_mentions_begin_at_their_first_piece_with_the_real_tokenizer(
             document, lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]), 1, 2
         )
         mentions = [span.text[slice(*span.mention)] for span in document if span.mention != (0, 0)]
-        places = list(dict.fromkeys(tuple(right) for _, right in made.recalls))
+        # the first token of an answer recalls the end of its mention only
+        whole = {right[-1]: tuple(right) for _, right in sorted(made.recalls, key=lambda one: len(one[1]))}
+        places = list(dict.fromkeys(whole[right[-1]] for _, right in made.recalls))
         for mention, place in zip(mentions, places, strict=False):
             text = tokenizer.decode(made.ids[place[0] : place[-1] + 1])
             asked += 1

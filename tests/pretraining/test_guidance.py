@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from cartlm.pretraining.guidance import Guide, Places
+from cartlm.pretraining.guidance import Guide, Places, Targets
 
 IDS = torch.tensor([[1, 5, 6, 7, 8, 9, 10, 11], [1, 6, 9, 12, 13, 5, 3, 3]])
 PLACES: list[Places] = [[(4, [1, 2]), (7, [5])], [(5, [0, 3])]]
@@ -64,3 +64,36 @@ def test_nothing_to_look_at_costs_nothing(model: Any) -> None:
     loss = guide.losses(0, 0, [[], []])
     assert loss.item() == 0.0
     loss.backward()
+
+
+TARGETS: list[Targets] = [[(4, 6), (7, 9)], [(5, 3)]]
+
+
+def test_a_layer_is_read_as_if_it_were_the_last(model: Any) -> None:
+    guide = Guide(model, [1])
+    with torch.no_grad():
+        hidden = model.model(input_ids=IDS, output_hidden_states=True, use_cache=False).hidden_states[1]
+        loss = guide.reading_losses(1, TARGETS)
+        logits = model.lm_head(model.model.layers[1].input_layernorm(hidden)).log_softmax(-1)
+    expected = -sum(
+        logits[document, at, token] for document, found in enumerate(TARGETS) for at, token in found
+    )
+    assert loss.item() == pytest.approx(float(expected), rel=1e-4)
+    assert guide.reading_losses(1, [[], []]).item() == 0.0
+
+
+def test_what_must_be_passed_on_is_learned_by_the_layers_before(model: Any) -> None:
+    guide = Guide(model, [1])
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for step in range(60):
+        model.model(input_ids=IDS, use_cache=False)
+        loss = guide.reading_losses(1, TARGETS)
+        optimizer.zero_grad()
+        loss.backward()
+        if not step:
+            first = loss.item()
+            weights = {name: parameter.grad for name, parameter in model.named_parameters()}
+            assert weights["model.layers.0.self_attn.v_proj.weight"].abs().sum() > 0
+            assert weights["model.layers.1.self_attn.v_proj.weight"] is None
+        optimizer.step()
+    assert loss.item() < first / 4

@@ -30,6 +30,7 @@ PHASES = [
         "last_rate": 0.1,
         "text_weight": 0.5,
         "guidance": 0.0,
+        "passing_on": 0.0,
     },
     {
         "steps": 2,
@@ -39,6 +40,7 @@ PHASES = [
         "last_rate": 0.1,
         "text_weight": 0.5,
         "guidance": 0.3,
+        "passing_on": 0.2,
     },
 ]
 

@@ -18,7 +18,7 @@ DATA = params.load(Path(__file__).parents[2] / "params.yaml").data
 RECIPE = Recipe(
     seed=3, vocabulary=512, longest_piece=4, hidden=64, intermediate=128, layers=1, heads=2,
     steps=6, tokens_per_step=2800, learning_rate=0.002, warmup_steps=2, decay_share=0.35, last_rate=0.0, weight_decay=0.01, text_weight=1.0,
-    guidance=0.3, anchor_head=(0, 0), choice_head=(0, 0), recall_head=(0, 1), copy_head=(0, 1), save_every=2, probe_every=6,
+    guidance=0.3, passing_on=0.2, anchor_head=(0, 0), choice_head=(0, 0), recall_head=(0, 1), copy_head=(0, 1), save_every=2, probe_every=6,
     probe_rows=4,
 )  # fmt: skip
 
@@ -70,7 +70,7 @@ def test_a_stop_and_a_resume_end_in_the_same_weights(loaded: Any, tmp_path: Path
     log = [json.loads(line) for line in (tmp_path / "cut/log.jsonl").read_text().splitlines()]
     assert log[-1]["step"] == RECIPE.steps
     assert "exact" in log[-1]
-    assert {"choices_loss", "recalls_loss", "copies_loss"} <= set(log[-1])
+    assert {"choices_loss", "recalls_loss", "copies_loss", "meant_loss", "begun_loss"} <= set(log[-1])
 
 
 def test_another_recipe_never_resumes(loaded: Any, tmp_path: Path) -> None:
