@@ -10,10 +10,10 @@ DVC := .venv/bin/python -m dvc
 # Named after what asked for it: another lock, or the checkout moved, is another stamp.
 STAMP := .venv/setup-$(shell (pwd; cat docker/dev.txt pyproject.toml) | cksum | tr ' ' -)
 
-.PHONY: help setup repro test lint bench base preset image compare clean
+.PHONY: help setup repro test lint bench architecture base remote preset image compare check-compare clean
 
 help: ## this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
 
 setup: $(STAMP) ## the virtual environment and llama.cpp (done by the others as needed)
 	@docker/llama_cpp.sh --quiet --venv .venv
@@ -37,13 +37,25 @@ lint: setup ## ruff and mypy
 	@.venv/bin/python -m ruff format --check .
 	@.venv/bin/python -m mypy
 
-bench: setup ## measure speed and memory again (CHECK=1: refuse another machine than the committed one)
+bench: setup ## speed, memory, energy again (CHECK=1: on the committed machine only), and our own code's benchmarks
 	@CARTLM_BENCH_CHECK=$(CHECK) $(DVC) repro -f -s bench-cpu
 	@$(DVC) repro -s summarize
+	@.venv/bin/python -m pytest -q tests/benchmarks --benchmark-enable --benchmark-autosave --benchmark-compare
+
+architecture: setup ## speed, memory and energy of Llama 3.2 1B with random weights on this machine (gigabytes of disk)
+	@$(CARTLM) params check
+	@$(DVC) repro architecture/dvc.yaml
+	@$(DVC) repro -f -s summarize
 
 base: setup ## make the embedded base model anew (hours on a CPU) and put it into base/model
 	@$(DVC) repro base/dvc.yaml
 	@$(CARTLM) accept-base
+
+remote: setup ## accuracy, latency and cost of the servers under remote: in params.yaml (GPT-4.1, vLLM, llama-server)
+	@$(CARTLM) params check
+	@$(CARTLM) check-remote
+	@if [ -n "$$($(DVC) remote list)" ]; then $(DVC) repro --pull remote/dvc.yaml; else $(DVC) repro remote/dvc.yaml; fi
+	@$(DVC) repro -f -s summarize
 
 preset: setup ## rewrite params.yaml: make preset NAME=paper
 	@$(CARTLM) preset $(or $(NAME),$(error name one: make preset NAME=offline, or NAME=paper))
@@ -51,8 +63,12 @@ preset: setup ## rewrite params.yaml: make preset NAME=paper
 image: ## (comes with issue 6) the images of the hardware targets
 	@echo "make image comes with issue 6; until then run on the host: make repro" >&2; exit 2
 
-compare: ## (comes with issue 3) what a change did, between two commits
-	@echo "make compare comes with issue 3; until then: dvc metrics diff and dvc params diff" >&2; exit 2
+compare: setup ## what changed since this branch left main (or REV=...), to the workspace (or WITH=...)
+	@$(CARTLM) compare $(or $(REV),$(shell git merge-base HEAD main 2>/dev/null || echo HEAD)) $(WITH) $(ARGS)
 
-clean: ## remove data, models, runs and tool caches; DVC's cache, base/build and .venv stay
-	rm -rf data models runs build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+check-compare: setup ## prove it: N=20 measurements of one commit are no change; a planted loss and slow-down are
+	@.venv/bin/python -m tests.benchmarks.check_compare --times $(or $(N),20)
+
+clean: ## remove data, models, runs and tool caches; paid answers, DVC's cache, base/build and .venv stay
+	[ ! -d data ] || find data -mindepth 1 -maxdepth 1 ! -name answers -exec rm -rf {} +
+	rm -rf models runs build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -1,7 +1,8 @@
-"""The command line for people: cartlm params check, preset, table, check-models, accept-base, prune."""
+"""The command line for people: cartlm --help lists its commands."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -14,7 +15,8 @@ import yaml
 from cartlm import params as _params
 from cartlm import stage, variants
 from cartlm.errors import UserError
-from cartlm.report import summary
+from cartlm.report import commits, compare_text, summary
+from cartlm.report import compare as comparing
 from cartlm.results import write_text
 
 PRESETS = Path("presets")
@@ -68,6 +70,25 @@ def table() -> None:
     print(summary.table(rows))
 
 
+@main.command()
+@click.argument("old", metavar="REV")
+@click.argument("new", metavar="[REV]", required=False)
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of Markdown.")
+@click.option("--all", "everything", is_flag=True, help="List the metrics without a change too.")
+def compare(old: str, new: str | None, as_json: bool, everything: bool) -> int:
+    """What changed from one commit to another, or to the workspace; exit code 1 if anything became worse."""
+    commits.repository(Path("."))
+    settings = stage.params()
+    before, after, changed = commits.read(Path("."), old, new)
+    listed = variants.listed(settings)
+    found = comparing.compare(before, after, settings.compare.model_dump(), changed, listed)
+    if as_json:
+        print(json.dumps(comparing.as_json(found), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        print(compare_text.markdown(found, everything), end="")
+    return 1 if found.having("worse") else 0
+
+
 @main.command("check-models")
 def check_models() -> None:
     """Stop with one line if a model that params.yaml lists is missing or cut short."""
@@ -78,6 +99,18 @@ def check_models() -> None:
     for name in ["f16", *found.gguf]:
         check_gguf(models / name / "model.gguf")
     print(f"all {4 + len(found.gguf)} models are there")
+
+
+@main.command("check-remote")
+def check_remote() -> None:
+    """Stop with one line if params.yaml lists no server: DVC would take that for the whole main graph."""
+    found = stage.params().remote
+    if not found:
+        raise UserError(
+            "params.yaml lists no server under remote",
+            "copy an entry of presets/paper.yaml, then make remote",
+        )
+    print(f"servers: {', '.join(found)}")
 
 
 @main.command("accept-base")
@@ -107,8 +140,9 @@ def accept_base() -> None:
 
 @main.command()
 def prune() -> None:
-    """Remove metrics and dvc.lock entries of variants that left params.yaml (`dvc repro` does it by itself)."""
-    gone = variants.prune(Path("."), variants.listed(stage.params()))
+    """Remove metrics and lock entries of what left params.yaml (`dvc repro` does it by itself)."""
+    found = stage.params()
+    gone = variants.prune(Path("."), variants.listed(found), found.remote)
     print("\n".join(f"removed {name}" for name in gone) or "nothing to remove")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -13,6 +15,7 @@ from cartlm.errors import UserError
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]  # no dot: DVC would split the key there
 RESERVED = ("base", "adapter", "merged", "f16", "machine")  # names of other models and of other metrics files
@@ -200,6 +203,99 @@ class BenchCpu(Section):
     warmups: Annotated[int, Field(ge=4)]
     queries: Count  # test prompts a round and variant
     threads: Count | None  # null: as many as quota and affinity allow
+    max_spread: Positive  # interquartile range of the rounds' decode speeds over their median: above it, none is published
+    served_rounds: Annotated[int, Field(ge=0)]  # rounds that also go through llama-server
+    served_queries: Count  # of each of those rounds and numbers in flight
+    in_flight: Annotated[list[Count], Field(min_length=1)]  # requests at a time there
+    harness_rounds: Annotated[int, Field(ge=0)]  # rounds that are also compared with llama-bench
+    idle_w: (
+        Positive | None
+    )  # the machine's watts, idle and at full load, for an estimate where no meter can be read
+    load_w: Positive | None
+
+    @model_validator(mode="after")
+    def _sound(self) -> BenchCpu:
+        if max(self.served_rounds, self.harness_rounds) > self.rounds:
+            raise ValueError(f"served_rounds or harness_rounds is more than rounds {self.rounds}")
+        if (self.idle_w is None) != (self.load_w is None):
+            raise ValueError("idle_w and load_w are given together, or both null")
+        if self.idle_w is not None and self.load_w is not None and self.load_w <= self.idle_w:
+            raise ValueError(f"load_w {self.load_w:g} is not above idle_w {self.idle_w:g}")
+        return self
+
+
+class Architecture(Section):
+    """`make architecture`: a known architecture with random weights, measured on this machine."""
+
+    name: Literal["llama-3.2-1b", "llama-3.2-3b", "toy"]
+    seed: Seed
+    types: list[Literal["q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k"]]  # GGUF, beside f16
+    dtypes: list[Literal["float16", "bfloat16", "float32"]]  # of transformers on the CPU
+    rounds: Count
+    warmups: Annotated[int, Field(ge=4)]
+    warmup_tokens: Count  # new tokens of a warm-up query
+    queries: Count  # a round and variant
+    new_tokens: Count  # of each query: random weights never end an answer
+    harness_rounds: Annotated[int, Field(ge=0)]
+    harness_prompt: Count  # tokens, for us and for llama-bench
+    harness_new: Count
+    max_spread: Positive
+
+    @model_validator(mode="after")
+    def _sound(self) -> Architecture:
+        if self.harness_rounds > self.rounds:
+            raise ValueError(f"harness_rounds {self.harness_rounds} is more than rounds {self.rounds}")
+        for name, values in (("types", self.types), ("dtypes", self.dtypes)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} {values} names one twice")
+        return self
+
+
+class Compare(Section):
+    """What `cartlm compare` takes for a change, by kind of metric: anything smaller is none."""
+
+    accuracy: Share  # of all rows; a paired test comes on top
+    speed: Share  # these and the following: of the old value; intervals must not overlap either
+    latency: Share
+    load: Share
+    memory: Share
+    energy: Share
+    size: Share
+
+
+class Remote(Section):
+    """A server with the OpenAI API that answers the test rows; `make remote` asks it, nothing else does."""
+
+    engine: Literal["openai"]
+    base_url: str | None  # such as http://127.0.0.1:8080/v1; null: the client's default
+    model: Annotated[str, Field(min_length=1)]
+    api: Literal["chat", "completions"]  # completions: the bare prompt, for a model fine-tuned on it
+    api_key_env: str | None  # name of the environment variable with the key; null: a server without keys
+    instruction: str | None  # chat: the system prompt
+    max_new_tokens: Count
+    concurrency: Count  # requests in flight
+    max_retries: Annotated[int, Field(ge=0)]
+    timeout_s: Positive  # of each try
+    input_price: Price | None  # US dollars per million tokens; null: no cost is reported
+    output_price: Price | None
+    price_source: str | None  # where and when the prices were read
+
+    @model_validator(mode="after")
+    def _sound(self) -> Remote:
+        # none of these shows the value: somebody may have put a key there
+        if self.api_key_env is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.api_key_env):
+            raise ValueError(
+                "api_key_env is not the name of an environment variable, such as OPENAI_API_KEY; "
+                "a key never stands here"
+            )
+        url = urlsplit(self.base_url or "http://default")
+        if url.scheme not in ("http", "https") or not url.hostname or "@" in url.netloc or url.query:
+            raise ValueError("base_url is not like http://127.0.0.1:8080/v1, without a password or query")
+        if self.api == "completions" and self.instruction is not None:
+            raise ValueError("instruction is the system prompt of api: chat; completions has none")
+        if len({given is None for given in (self.input_price, self.output_price, self.price_source)}) > 1:
+            raise ValueError("input_price, output_price and price_source are given together or all null")
+        return self
 
 
 class Params(Section):
@@ -215,12 +311,18 @@ class Params(Section):
     gguf: dict[Name, Gguf]
     eval: Eval
     bench_cpu: BenchCpu
+    architecture: Architecture
+    compare: Compare
+    remote: dict[Name, Remote]
 
     @model_validator(mode="after")
     def _names(self) -> Params:
         for name in RESERVED:
             if name in self.gguf:
                 raise ValueError(f"gguf.{name}: that name is taken; choose another one for the variant")
+        for name in self.remote:
+            if name in RESERVED or name in self.gguf:
+                raise ValueError(f"remote.{name}: that name is taken; choose another one for the server")
         return self
 
 
@@ -239,6 +341,7 @@ def first_wrong(error: ValidationError) -> str:
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     # a check of a whole section names its values itself
     silent = first["type"] in ("missing", "value_error") and not isinstance(first["input"], int | float | str)
+    silent = silent or "key" in key.rpartition(".")[2]  # an API key, put where none belongs
     given = "" if silent else f" = {first['input']!r:.80}"
     what = {"extra_forbidden": "unknown key", "missing": "missing key"}.get(first["type"], first["msg"])
     return f"{key}{given}: {what.removeprefix('Value error, ')}{more}"

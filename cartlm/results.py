@@ -97,8 +97,12 @@ def write_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:
 
 def read_outcomes(path: Path) -> list[Outcome]:
     """The outcomes of a CSV file. Raises FileNotFoundError, or UserError for other columns."""
-    with path.open(encoding="utf-8", newline="") as file:
-        lines = list(csv.reader(file))
+    return parse_outcomes(path.read_text(encoding="utf-8"), str(path))
+
+
+def parse_outcomes(text: str, name: str) -> list[Outcome]:
+    """The outcomes of the text of such a file. Raises UserError naming `name` for other columns."""
+    lines = list(csv.reader(io.StringIO(text)))
     if not lines or tuple(lines[0]) != COLUMNS or any(len(line) != len(COLUMNS) for line in lines):
-        raise UserError(f"{path} has not the columns {', '.join(COLUMNS)}", f"git checkout {path}")
+        raise UserError(f"{name} has not the columns {', '.join(COLUMNS)}", f"git checkout {name}")
     return [Outcome(*line) for line in lines[1:]]

@@ -1,6 +1,14 @@
-"""Intervals of measured shares."""
+"""Intervals of measured shares, and the paired comparison of two shares measured on the same rows."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+ALPHA = 0.05
+"""Level of the tests; the intervals are at 1 - ALPHA."""
+POWER = 0.8
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -10,5 +18,120 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     """
     from scipy.stats import binomtest
 
-    interval = binomtest(successes, n).proportion_ci(confidence_level=0.95, method="wilson")
+    interval = binomtest(successes, n).proportion_ci(confidence_level=1 - ALPHA, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """How often a first and a second measurement were right on the same rows, in rows."""
+
+    both: int
+    lost: int  # only the first was right
+    won: int  # only the second was right
+    neither: int
+
+    @property
+    def n(self) -> int:
+        return self.both + self.lost + self.won + self.neither
+
+    @property
+    def first(self) -> float:
+        """The first share."""
+        return (self.both + self.lost) / self.n
+
+    @property
+    def second(self) -> float:
+        """The second share."""
+        return (self.both + self.won) / self.n
+
+    @property
+    def difference(self) -> float:
+        """The second share less the first: negative where the second is worse."""
+        return (self.won - self.lost) / self.n
+
+    @property
+    def discordant(self) -> float:
+        """Share of rows on which one of the two is right and the other is not."""
+        return (self.won + self.lost) / self.n
+
+
+def count_pairs(rights: Iterable[tuple[bool, bool]]) -> Pairs:
+    """Pairs from (first right, second right) of each row."""
+    counted = {(a, b): 0 for a in (True, False) for b in (True, False)}
+    for pair in rights:
+        counted[pair] += 1
+    return Pairs(counted[True, True], counted[True, False], counted[False, True], counted[False, False])
+
+
+def mcnemar(pairs: Pairs) -> float:
+    """The two-sided p-value of McNemar's exact test (McNemar 1947; statsmodels): are lost and won rows alike?"""
+    from statsmodels.stats.contingency_tables import mcnemar as test
+
+    return float(test([[pairs.both, pairs.lost], [pairs.won, pairs.neither]], exact=True).pvalue)
+
+
+def newcombe(pairs: Pairs) -> tuple[float, float]:
+    """The 95 % interval of `pairs.difference`: Newcombe's square-and-add interval for paired shares.
+
+    Method 10 of Newcombe, Statistics in Medicine 17 (1998) 2635-2650: the Wilson limits of both shares, joined
+    through their correlation phi, whose numerator is lessened by n / 2 where it is positive. Neither scipy nor
+    statsmodels has it. Raises ValueError without rows.
+    """
+    low_1, high_1 = wilson(pairs.both + pairs.lost, pairs.n)
+    low_2, high_2 = wilson(pairs.both + pairs.won, pairs.n)
+    phi = _phi(pairs)
+
+    def distance(a: float, b: float) -> float:
+        return math.sqrt(max(0.0, a * a - 2 * phi * a * b + b * b))  # below 0 only by rounding
+
+    below = distance(pairs.second - low_2, high_1 - pairs.first)
+    above = distance(high_2 - pairs.second, pairs.first - low_1)
+    return max(-1.0, pairs.difference - below), min(1.0, pairs.difference + above)
+
+
+def _phi(pairs: Pairs) -> float:
+    """The correlation of the two measurements with Newcombe's correction; 0 where one of them never varies."""
+    first, second = pairs.both + pairs.lost, pairs.both + pairs.won
+    product = first * (pairs.n - first) * second * (pairs.n - second)
+    if product == 0:
+        return 0.0
+    above = pairs.both * pairs.neither - pairs.lost * pairs.won
+    return (max(above - pairs.n / 2, 0.0) if above > 0 else above) / math.sqrt(product)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values, in their order, corrected for being several of one comparison (Holm 1979; statsmodels)."""
+    from statsmodels.stats.multitest import multipletests
+
+    return [float(p) for p in multipletests(p_values, alpha=ALPHA, method="holm")[1]] if p_values else []
+
+
+def power(n: int, discordant: float, difference: float) -> float:
+    """The chance that McNemar's exact test at 5 % sees a true `difference` of two shares on n rows.
+
+    `discordant` is the expected share of rows on which the two differ. Exact and unconditional, as in Duffy,
+    Biometrics 40 (1984) 1005-1015: over every number of discordant rows, by its binomial chance, the chance that
+    the sign test on them rejects. Neither scipy nor statsmodels has it.
+    """
+    import numpy as np
+    from scipy.stats import binom
+
+    rows = np.arange(n + 1)
+    critical = binom.ppf(ALPHA / 2, rows, 0.5)  # the smallest count whose tail is ALPHA / 2 or more
+    critical -= binom.cdf(critical, rows, 0.5) > ALPHA / 2
+    to_one_side = (1 + difference / discordant) / 2
+    rejected = binom.cdf(critical, rows, to_one_side) + binom.cdf(critical, rows, 1 - to_one_side)
+    return float(binom.pmf(rows, n, discordant) @ rejected)
+
+
+def resolvable(n: int, discordant: float) -> float | None:
+    """The smallest true difference of two shares that n rows show with a power of 80 % at 5 %, unadjusted.
+
+    None where not even all discordant rows on one side would show it. See `power`.
+    """
+    from scipy.optimize import brentq
+
+    if discordant <= 0 or power(n, discordant, discordant) < POWER:
+        return None
+    return float(brentq(lambda difference: power(n, discordant, difference) - POWER, 0.0, discordant))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from cartlm.params import Params
 
-FOLDERS = ("quantize", "eval", "outcomes", "bench/cpu")
-"""Folders under metrics/ that hold one file a variant."""
+FOLDERS = ("quantize", "eval", "outcomes", "bench/cpu", "remote")
+"""Folders under metrics/ that hold one file a variant; outcomes and remote also one a server."""
 NOT_VARIANTS = ("machine",)
 _CELL = re.compile(r"^  (?P<name>[^\s#][^:]*):\s*$")
 
@@ -20,18 +20,20 @@ def listed(params: Params) -> list[str]:
     return [*type(params.reference).model_fields, *params.gguf]
 
 
-def prune(root: Path, variants: Collection[str]) -> list[str]:
-    """Remove the metrics and dvc.lock entries of variants not in `variants`; returns what went, as paths or names.
+def prune(root: Path, variants: Collection[str], remote: Collection[str]) -> list[str]:
+    """Remove metrics and lock entries of variants and servers (`remote`) not listed; returns their paths or names.
 
     A cell that left params.yaml has no stage any more, so that DVC itself would keep its traces for ever.
+    Answers that were paid for (data/answers) stay.
     """
     gone = []
     for folder in FOLDERS:
+        names = remote if folder == "remote" else (*variants, *remote) if folder == "outcomes" else variants
         for path in sorted((root / "metrics" / folder).glob("*.*")):
-            if path.stem not in (*variants, *NOT_VARIANTS) and path.suffix in (".json", ".csv"):
+            if path.stem not in (*names, *NOT_VARIANTS) and path.suffix in (".json", ".csv"):
                 path.unlink()
                 gone.append(path.relative_to(root).as_posix())
-    return gone + prune_lock(root / "dvc.lock", variants)
+    return [*gone, *prune_lock(root / "dvc.lock", variants), *prune_lock(root / "remote/dvc.lock", remote)]
 
 
 def prune_lock(path: Path, variants: Collection[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""bench-cpu: speed and memory of all GGUF variants, into metrics/bench/cpu/.
+"""bench-cpu: speed, memory and energy of all GGUF variants, into metrics/bench/cpu/.
 
 python -m stages.bench_cpu        (CARTLM_BENCH_CHECK=1: refuse another machine than the committed one)
 """
@@ -11,19 +11,17 @@ from pathlib import Path
 from cartlm import stage
 from cartlm.data import rows
 from cartlm.errors import UserError
-from cartlm.measure import bench, cpus, machine
+from cartlm.measure import bench, cpus, energy, machine, publish, repetitions
 
 
 @stage.command
 def main() -> None:
     """Measure in interleaved rounds; every repetition is kept in runs/bench/cpu/."""
     settings, folder, raw = stage.params(), Path("metrics/bench/cpu"), Path("runs/bench/cpu")
-    live = machine.fingerprint()
+    live, wanted = machine.fingerprint(), settings.bench_cpu
     strict = os.environ.get("CARTLM_BENCH_CHECK") == "1"
-    if warning := bench.same_machine(bench.committed(folder / "machine.json"), live, strict):
+    if warning := publish.same_machine(publish.committed(folder / "machine.json"), live, strict):
         stage.progress(warning)
-
-    wanted = settings.bench_cpu
     if wanted.threads is not None and wanted.threads < 1:
         raise UserError(f"bench_cpu.threads is {wanted.threads}, less than 1", "edit params.yaml")
     plan = bench.Plan(
@@ -35,27 +33,32 @@ def main() -> None:
         max_new_tokens=settings.eval.max_new_tokens,
         context_tokens=settings.prompt.max_tokens + settings.eval.max_new_tokens,
         separator=settings.prompt.separator,
+        served_rounds=wanted.served_rounds,
+        served_queries=wanted.served_queries,
+        in_flight=tuple(wanted.in_flight),
+        harness_rounds=wanted.harness_rounds,
     )
-    models = {name: Path("models") / name / "model.gguf" for name in ("f16", *settings.gguf)}
-    prompts = [row.prompt for row in rows.read(Path("data/test.jsonl"))]
-    records = bench.measure(models, prompts, plan, raw, stage.progress, about=live["hash"])
+    models = {"f16": bench.Model(Path("models/f16/model.gguf"), made_by="dvc repro convert-gguf")}
+    for name in settings.gguf:
+        path = Path("models") / name / "model.gguf"
+        models[name] = bench.Model(path, made_by=f"dvc repro quantize-gguf@{name}")
+    prompts = [(row.prompt, row.completion) for row in rows.read(Path("data/test.jsonl"))]
 
-    speeds = {
-        variant: bench.summarize(found, models[variant].stat().st_size, plan.seed)
-        for variant, found in records.items()
-    }
-    files = {
-        variant: {"machine": live, "engine": records[variant][-1]["engine"], "cpu": speed}
-        for variant, speed in speeds.items()
-    }
-    details = {**machine.details(), "load1": os.getloadavg()[0]}
-    files["machine"] = {"machine": live, "engine": files["f16"]["engine"], "details": details}
-    for name in bench.write(folder, files):
+    watts = repetitions.Watts(publish.idle_watts(), wanted.idle_w, wanted.load_w, machine.cores()[1])
+    records = bench.measure(
+        models, prompts, plan, raw, stage.progress, about=live["hash"],
+        more=lambda found: publish.unsteady(found, wanted.max_spread),
+    )  # fmt: skip
+    files = publish.files(models, records, live, plan.seed, watts, wanted.max_spread)
+    speeds = [file["cpu"] for file in files.values()]
+    files["machine"] = publish.about(live, files["f16"]["engine"], energy.available().metrics())
+    for name in publish.write(folder, files):
         stage.progress(f"removed {folder / name}, no longer in params.yaml")
     bench.close(raw)
-    if warning := bench.disturbed(speeds.values()):
+    if warning := repetitions.disturbed(speeds):
         stage.progress(warning)
-    stage.done({"variants": len(records), "measurements": plan.rounds * len(records), "rounds": plan.rounds})
+    measurements = sum(map(len, records.values()))
+    stage.done({"variants": len(records), "measurements": measurements, "rounds": plan.rounds})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""summarize: metrics/summary.csv and the README's results block, from all files under metrics/.
+"""summarize: metrics/summary.csv, the README's results block and docs/paper.md, from all files under metrics/.
 
 python -m stages.summarize
 """
@@ -8,20 +8,23 @@ from __future__ import annotations
 from pathlib import Path
 
 from cartlm import stage, variants
-from cartlm.report import readme, summary
+from cartlm.report import paper, readme, summary
 
 
 @stage.command
 def main() -> None:
-    """Write metrics/summary.csv and the results block of README.md."""
+    """Write metrics/summary.csv, the results block of README.md and docs/paper.md."""
     metrics = Path("metrics")
-    listed = variants.listed(stage.params())
-    gone = variants.prune(Path("."), listed)
+    settings = stage.params()
+    listed = variants.listed(settings)
+    gone = variants.prune(Path("."), listed, settings.remote)
     for name in gone:
         stage.progress(f"removed {name}, no longer in params.yaml")
     rows = summary.collect(metrics, listed)
     summary.write(metrics / "summary.csv", rows)
     changed = readme.update(Path("README.md"), metrics, listed)
+    measured = paper.Measured(settings.base.path, settings.data.path or paper.GENERATED)
+    paper.write(Path("docs/paper.md"), metrics, measured)
     print(summary.table(rows))
     stage.done({"variants": len(rows), "readme_changed": changed, "removed": len(gone)})
 

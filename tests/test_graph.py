@@ -29,6 +29,7 @@ NOT_TRACKED = {
     "cartlm/llama_cpp_paths.py": "finds the build that docker/llama_cpp.sh made, which is tracked",
     "cartlm/measure/machine.py": "says where a stage ran",
 }
+PIPELINES = ("dvc.yaml", *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("*/dvc.yaml")))
 DATA_FILES = (".tsv", ".yaml", ".txt", ".json")
 
 
@@ -89,6 +90,8 @@ def declared(body: dict[str, Any]) -> set[str]:
         if dep.startswith(("cartlm", "stages", "base/pre")):
             path = ROOT / dep
             assert path.exists(), f"dvc.yaml: {dep} does not exist"
+            if path.suffix in DATA_FILES:
+                continue
             files = (
                 [path] if path.is_file() else [p for p in path.rglob("*.py") if "__pycache__" not in p.parts]
             )
@@ -103,9 +106,7 @@ def script(body: dict[str, Any]) -> Path:
     return ROOT / (words[2].replace(".", "/") + ".py")
 
 
-@pytest.mark.parametrize(
-    ("pipeline", "name"), [(file, name) for file in ("dvc.yaml", "base/dvc.yaml") for name in stages(file)]
-)
+@pytest.mark.parametrize(("pipeline", "name"), [(file, name) for file in PIPELINES for name in stages(file)])
 def test_dependencies_are_the_imports(pipeline: str, name: str) -> None:
     body = stages(pipeline)[name]
     needed, listed = closure(script(body)), declared(body)
@@ -129,6 +130,8 @@ def test_data_files_of_a_package_are_tracked_with_it() -> None:
         }:
             folder = Path(path).parent.as_posix()
             assert folder in body["deps"], f"{name} reads the data files of {folder}"
+        if "cartlm/report/paper.py" in closure(script(body)):
+            assert "cartlm/report/paper.yaml" in body["deps"], f"{name} reads the paper's figures"
 
 
 @pytest.mark.parametrize("name", stages())
@@ -156,7 +159,7 @@ def outs(body: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
 @pytest.mark.parametrize("name", stages())
 def test_outputs_stand_where_design_puts_them(name: str) -> None:
     for path, options, kind in outs(stages()[name]):
-        in_git = path.startswith("metrics/")
+        in_git = path.startswith(("metrics/", "docs/"))
         assert options.get("cache", True) is not in_git, (
             f"{path}: in git means cache: false, else DVC's cache"
         )
@@ -174,6 +177,9 @@ def test_top_level_metrics_are_files_with_numbers_only() -> None:
         assert "outcomes" not in path
     assert "metrics" not in found["metrics"], "metrics/ holds outcomes too: list its folders"
     listed = tuple(found["metrics"])
+    cells = stages("remote/dvc.yaml")["eval-remote"]["metrics"]  # DVC shows those of a stage by itself
+    assert [next(iter(cell)) for cell in cells] == ["metrics/remote/${key}.json"]
+    listed = (*listed, "metrics/remote/")
     for path in (ROOT / "metrics").rglob("*.json"):
         assert path.relative_to(ROOT).as_posix().startswith(listed), f"{path} is not shown by dvc metrics"
 
@@ -211,6 +217,10 @@ def pipelines(tmp_path: Path) -> Path:
         target = tmp_path / path.relative_to(ROOT)
         target.parent.mkdir(exist_ok=True)
         shutil.copy(path, target)
+    paper = yaml.safe_load((ROOT / "presets/paper.yaml").read_text(encoding="utf-8"))
+    params = yaml.safe_load((tmp_path / "params.yaml").read_text(encoding="utf-8"))
+    params["remote"] = paper["remote"]  # so that remote/dvc.yaml has a cell
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     Repo.init(str(tmp_path)).close()
     return tmp_path
@@ -218,6 +228,8 @@ def pipelines(tmp_path: Path) -> Path:
 
 def test_the_main_graph_never_reaches_another_pipeline_file(pipelines: Path) -> None:
     assert (pipelines / "base" / "dvc.yaml").exists()
+    with Repo(str(pipelines)) as repo:
+        assert "eval-remote@gpt-4-1" in {stage.name for stage in repo.index.graph}
     assert crossings(pipelines) == []
 
 

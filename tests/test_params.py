@@ -19,6 +19,7 @@ from cartlm.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 OTHER_CELLS = {"eval": {"reference", "base.source"}, "eval-reference": {"gguf"}}
 """What stages/evaluate.py reads for the cells of the other stage that calls it."""
+NOT_TRACKED = {"compare": "`cartlm compare` judges finished numbers with it; no stage's output depends on it"}
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
 
 
@@ -38,13 +39,18 @@ def leaves(value: Any, key: str = "") -> Iterator[str]:
 def tracked() -> dict[str, list[str]]:
     """Stage -> the dotted keys it tracks; a foreach cell stands once for each of its keys."""
     found: dict[str, list[str]] = {}
-    for name, body in yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"].items():
-        if "foreach" not in body:
-            found[name] = body.get("params", [])
-            continue
-        section = re.fullmatch(r"\$\{(\w+)\}", body["foreach"])[1]  # type: ignore[index]
-        for key in values()[section]:
-            found[f"{name}@{key}"] = [k.replace("${key}", key) for k in body["do"].get("params", [])]
+    for pipeline in ("dvc.yaml", "architecture/dvc.yaml"):
+        where = pipeline.removesuffix("dvc.yaml")
+        for name, body in yaml.safe_load((ROOT / pipeline).read_text(encoding="utf-8"))["stages"].items():
+            if "foreach" not in body:
+                found[where + name] = body.get("params", [])
+                continue
+            cells: Any = values()
+            for part in body["foreach"].strip("${}").split("."):
+                cells = cells[part]
+            for key in cells:  # of a mapping its keys, of a list its items
+                keys = body["do"].get("params", [])
+                found[f"{where}{name}@{key}"] = [k.replace("${key}", key) for k in keys]
     return found
 
 
@@ -56,6 +62,8 @@ def test_every_value_is_tracked_by_a_stage() -> None:
     keys = {key for found in tracked().values() for key in found}
     for leaf in leaves(values()):
         parts = leaf.split(".")
+        if parts[0] in NOT_TRACKED:
+            continue
         prefixes = {".".join(parts[: i + 1]) for i in range(len(parts))}
         assert prefixes & keys, f"no stage of dvc.yaml depends on {leaf}"
 
@@ -110,7 +118,8 @@ def read_keys(script: Path) -> set[str]:
 
 @pytest.mark.parametrize("name", tracked())
 def test_a_stage_tracks_what_its_script_reads(name: str) -> None:
-    body = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"][name.split("@")[0]]
+    where, _, stage = name.split("@")[0].rpartition("/")
+    body = yaml.safe_load((ROOT / where / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
     cmd = body.get("do", body)["cmd"]
     module = (cmd if isinstance(cmd, str) else cmd[-1]).split()[2]
     read, keys = read_keys(ROOT / f"{module.replace('.', '/')}.py"), set(tracked()[name])
@@ -160,6 +169,59 @@ def test_variant_names_are_unique_over_both_sections() -> None:
     assert not {name for name, _ in found.reference} & set(found.gguf)
 
 
+def test_a_server_tracks_its_own_block_and_the_separator() -> None:
+    pipeline = yaml.safe_load((ROOT / "remote/dvc.yaml").read_text(encoding="utf-8"))
+    assert pipeline["stages"]["eval-remote"]["do"]["params"] == ["remote.${key}", "prompt.separator"]
+    assert read_keys(ROOT / "stages/evaluate_remote.py") == {"remote", "prompt.separator"}
+
+
+def test_presets_know_no_price_that_nobody_looked_up() -> None:
+    assert params.load(ROOT / "presets/offline.yaml").remote == {}
+    for path in PRESETS:
+        for given in params.load(path).remote.values():
+            assert given.price_source or given.input_price is given.output_price is None
+
+
+def server(**other: Any) -> dict[str, Any]:
+    paper = yaml.safe_load((ROOT / "presets/paper.yaml").read_text(encoding="utf-8"))
+    return {**paper["remote"]["gpt-4-1"], **other}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("base", {}, "remote.base: that name is taken"), ("machine", {}, "remote.machine: that name is taken"),
+        ("q8_0", {}, "remote.q8_0: that name is taken"), ("gpt-4.1", {}, "remote.gpt-4.1"),
+        ("m", {"engine": "vllm"}, "remote.m.engine = 'vllm'"), ("m", {"model": ""}, "remote.m.model"),
+        ("m", {"api": "responses"}, "remote.m.api = 'responses'"), ("m", {"concurrency": 0}, "remote.m.concurrency = 0"),
+        ("m", {"max_retries": -1}, "remote.m.max_retries = -1"), ("m", {"timeout_s": 0.0}, "remote.m.timeout_s = 0.0"),
+        ("m", {"input_price": -2.0}, "remote.m.input_price = -2.0"), ("m", {"port": 1}, "remote.m.port = 1: unknown key"),
+        ("m", {"input_price": 2.0}, "remote.m: input_price, output_price and price_source are given together"),
+        ("m", {"input_price": 2.0, "output_price": 8.0}, "price_source are given together"),
+        ("m", {"api": "completions"}, "remote.m: instruction is the system prompt of api: chat"),
+        ("m", {"base_url": "127.0.0.1:8080"}, "remote.m: base_url is not like"),
+        ("m", {"base_url": "file:///etc/passwd"}, "remote.m: base_url is not like"),
+    ],
+)  # fmt: skip
+def test_a_wrong_server_is_named(name: str, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)) as error:
+        params.parse({**values(), "remote": {name: server(**changes)}}, "params.yaml")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"api_key_env": "sk-secret"}, {"api_key_env": "SECRETsk"}, {"api_key": "sk-secret"}, {"key": "sk-secret"},
+        {"base_url": "https://user:sk-secret@host/v1"}, {"base_url": "https://host/v1?key=sk-secret"},
+    ],
+)  # fmt: skip
+def test_a_key_put_into_params_is_refused_and_not_shown(changes: dict[str, Any]) -> None:
+    with pytest.raises(UserError) as error:
+        params.parse({**values(), "remote": {"m": server(**changes)}}, "params.yaml")
+    assert "secret" not in str(error.value).lower()
+
+
 BROKEN = [
     ("finetune.learning_rate", "2e-4", "finetune.learning_rate = '2e-4'"),
     ("finetune.learning_rate", 0.0, "finetune.learning_rate = 0.0"),
@@ -196,7 +258,12 @@ BROKEN = [
     ("bench_cpu.threads", -1, "bench_cpu.threads"),
     ("gguf", None, "gguf = None"),
     ("bench_cpu.warmups", 3, "bench_cpu.warmups = 3"),
+    ("bench_cpu.idle_w", 20.0, "bench_cpu: idle_w and load_w are given together, or both null"),
+    ("bench_cpu.load_w", "100 W", "bench_cpu.load_w = '100 W'"),
     ("parity.min_agreement", "high", "parity.min_agreement = 'high'"),
+    ("compare.speed", "15 %", "compare.speed = '15 %'"),
+    ("compare.accuracy", 1.5, "compare.accuracy = 1.5"),
+    ("compare.speeds", 0.1, "compare.speeds = 0.1: unknown key"),
     ("extra", 1, "extra = 1: unknown key"),
 ]
 
@@ -229,6 +296,8 @@ def test_a_wrong_value_is_named(key: str, value: Any, said: str) -> None:
         "data.noise.clean",
         "gguf.q8_0.type",
         "eval.batch_size",
+        "compare",
+        "compare.energy",
     ],
 )
 def test_a_missing_key_is_named(key: str) -> None:

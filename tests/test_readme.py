@@ -41,9 +41,9 @@ def test_quick_start_is_exactly_two_commands() -> None:
 
 def test_make_targets_named_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z]+):", makefile, flags=re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
     named = set(
-        re.findall(r"\bmake ([a-z]+)\b", "\n".join([*fenced(README), *re.findall(r"`(.+?)`", README)]))
+        re.findall(r"\bmake ([a-z-]+)\b", "\n".join([*fenced(README), *re.findall(r"`(.+?)`", README)]))
     )
     assert named
     assert named <= targets

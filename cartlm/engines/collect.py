@@ -38,8 +38,9 @@ def digest(path: Path) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-CODE = digest(Path(__file__).parent)
-"""The engines' own code: answers of another one are never taken for these."""
+_FILES = ("answer.py", "collect.py", "llama_cpp.py", "transformers.py")
+CODE = "-".join(digest(Path(__file__).with_name(name)) for name in _FILES)
+"""The local engines' own code: answers of another one are never taken for these."""
 
 
 def collect(engine: Any, job: Job, part: Path, label: str) -> list[Answer]:

@@ -97,6 +97,23 @@ class LlamaCpp:
             prefilled - started, ended - prefilled,
         )  # fmt: skip
 
+    def pace(self, prompt_tokens: int, new_tokens: int) -> tuple[float, float]:
+        """Seconds to prefill `prompt_tokens` arbitrary tokens, and to decode `new_tokens` from an empty cache.
+
+        What llama-bench times as pp and tg (tools/llama-bench), through this engine's own calls.
+        """
+        self.reserve(max(prompt_tokens, new_tokens + 1))
+        ids = [(7919 * index) % self.vocabulary for index in range(max(prompt_tokens, new_tokens))]
+        c.llama_memory_clear(self._memory, True)
+        started = time.perf_counter()
+        int(np.argmax(self._forward(ids[:prompt_tokens])))
+        prefilled = time.perf_counter()
+        c.llama_memory_clear(self._memory, True)
+        emptied = time.perf_counter()
+        for token in ids[:new_tokens]:
+            int(np.argmax(self._forward([token])))
+        return prefilled - started, time.perf_counter() - emptied
+
     def _forward(self, ids: list[int]) -> Any:
         """Logits after the last of `ids`, float32 [vocabulary]; valid until the next call."""
         tokens = (c.llama_token * len(ids))(*ids)  # must outlive the batch, which only points to it
@@ -172,7 +189,8 @@ def load(path: Path, context_tokens: int = 1024, threads: int | None = None) -> 
     """The model of the GGUF file at `path`, on the CPU.
 
     `context_tokens` is the longest prompt plus answer to come; the context grows when one needs more.
-    `threads` defaults to as many as quota and affinity allow. Raises UserError if the file is missing, is not a GGUF, or is truncated or corrupt.
+    `threads` defaults to as many as quota and affinity allow. Raises UserError if the file is missing, is not a
+    GGUF, or is truncated or corrupt.
     """
     _check_magic(path)
     _errors.clear()

@@ -10,32 +10,36 @@ import hashlib
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cartlm import process
 from cartlm.errors import UserError
-from cartlm.measure import machine
-from cartlm.results import read_metrics, write_metrics
+from cartlm.measure import group, machine
 
-MIB = 2**20
-RESAMPLES = 1000
-DISTURBED = 0.2  # CPUs
 Record = dict[str, Any]
-"""One line of the raw files: session, variant, round, time and what cartlm.measure.worker gives."""
+"""One line of the raw files: session, variant, what, round, time and what cartlm.measure.worker gives."""
 
-MEDIANS = (
-    "load_s", "prefill_tokens_per_s", "decode_tokens_per_s", "queries_per_s", "baseline_rss_mib", "load_rss_mib",
-    "run_rss_anon_mib", "run_rss_file_mib", "peak_rss_mib",
-)  # fmt: skip
-"""Quantities with one value a process: the median over rounds, with its interval."""
+
+@dataclass(frozen=True)
+class Model:
+    """What is measured: a GGUF file in llama.cpp, or a folder in transformers with a dtype."""
+
+    path: Path
+    engine: str = "llama.cpp"
+    dtype: str | None = None  # transformers only
+    made_by: str = "dvc repro"  # the command that makes it
+
+    @property
+    def bytes(self) -> int:
+        """Size of the weights on disk."""
+        files = [self.path] if self.path.is_file() else self.path.glob("*.safetensors")
+        return sum(file.stat().st_size for file in files)
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,13 @@ class Plan:
     max_new_tokens: int
     context_tokens: int
     separator: str
+    warmup_tokens: int | None = None  # new tokens of a warm-up query; None: as many as of a measured one
+    served_rounds: int = 0  # of these rounds, so many also go through llama-server
+    served_queries: int = 1
+    in_flight: tuple[int, ...] = ()
+    harness_rounds: int = 0  # and so many are compared with llama-bench
+    harness_prompt: int = 200
+    harness_new: int = 32
 
     def order(self, variants: Sequence[str], round: int) -> list[str]:
         """The variants in the random order of a round."""
@@ -57,7 +68,7 @@ class Plan:
         random.Random(f"order {self.seed} {round}").shuffle(shuffled)
         return shuffled
 
-    def draw(self, prompts: Sequence[str], round: int) -> tuple[list[str], list[str]]:
+    def draw(self, prompts: Sequence[Any], round: int) -> tuple[list[Any], list[Any]]:
         """(warm-up, measured) prompts of a round, the same for all variants; rounds share none if there are enough."""
         shuffled = list(prompts)
         random.Random(f"prompts {self.seed}").shuffle(shuffled)
@@ -65,54 +76,102 @@ class Plan:
         taken = [shuffled[(round * size + i) % len(shuffled)] for i in range(size)]
         return taken[: self.warmups], taken[self.warmups :]
 
+    def jobs(self, model: Model, round: int) -> list[str]:
+        """What is measured of a model in a round; llama.cpp's server and llama-bench take GGUF files only."""
+        if model.engine != "llama.cpp":
+            return ["queries"]
+        counts = {"served": self.served_rounds, "harness": self.harness_rounds}
+        return ["queries", *(what for what, rounds in counts.items() if round < rounds)]
+
 
 def measure(
-    models: Mapping[str, Path],
-    prompts: Sequence[str],
+    models: Mapping[str, Model],
+    prompts: Sequence[Any],
     plan: Plan,
     raw: Path,
     progress: Callable[[str], None],
     about: str = "",
+    more: Callable[[Mapping[str, Sequence[Record]]], Sequence[str]] | None = None,
 ) -> dict[str, list[Record]]:
-    """All measurements of all variants (name -> GGUF file), each appended to `raw`/<variant>.jsonl when done.
+    """All measurements of all variants, each appended to `raw`/<variant>.jsonl when done.
 
+    `prompts` are pairs: a text or token ids, and the expected completion or None. Variants that `more` names once all rounds are done get as many rounds again.
     A killed run goes on where it stopped, if models, prompts, plan and `about` (what else must be the same, such
     as the machine) are unchanged; `close` ends it. Raises UserError for a missing model or a failing measurement.
     """
-    for variant, path in models.items():
-        if not path.is_file():
-            raise UserError(
-                f"{path} is missing",
-                f"dvc repro {'convert-gguf' if variant == 'f16' else f'quantize-gguf@{variant}'}",
-            )
+    for model in models.values():
+        if not model.path.exists():
+            raise UserError(f"{model.path} is missing", model.made_by)
     session = _session(models, prompts, plan, raw, about)
     done = {variant: _finished(raw / f"{variant}.jsonl", session) for variant in models}
-    kept, total = sum(map(len, done.values())), plan.rounds * len(models)
-    if kept:
-        progress(f"going on after {kept} of {total} measurements")
-    for round in range(plan.rounds):
-        warmups, measured = plan.draw(prompts, round)
-        for variant in plan.order(list(models), round):
-            if round in done[variant]:
+    todo = [
+        (round, variant, what)
+        for round in range(plan.rounds)
+        for variant in plan.order(list(models), round)
+        for what in plan.jobs(models[variant], round)
+    ]
+    if kept := sum((what, round) in done[variant] for round, variant, what in todo):
+        progress(f"going on after {kept} of {len(todo)} measurements")
+
+    def work(todo: Sequence[tuple[int, str, str]]) -> None:
+        for number, (round, variant, what) in enumerate(todo):
+            if (what, round) in done[variant]:
                 continue
-            job = {
-                "model": str(models[variant]),
-                "warmups": warmups,
-                "prompts": measured,
-                "threads": plan.threads,
-                "separator": plan.separator,
-                "max_new_tokens": plan.max_new_tokens,
-                "context_tokens": plan.context_tokens,
-            }
-            record = {"session": session, "variant": variant, "round": round, **_work(job)}
+            record = {
+                "session": session, "variant": variant, "what": what, "round": round,
+                **_work(_job(models[variant], what, plan, prompts, round)),
+            }  # fmt: skip
             with (raw / f"{variant}.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
-            done[variant][round] = record
-            speed = f"{record['prefill_tokens_per_s']:.0f} prefill and {record.get('decode_tokens_per_s', 0):.0f} decode"
-            progress(
-                f"{sum(map(len, done.values()))}/{total}  round {round + 1}  {variant}: {speed} tokens/s"
-            )
-    return {variant: [found[round] for round in sorted(found)] for variant, found in done.items()}
+            done[variant][what, round] = record
+            progress(f"{number + 1}/{len(todo)}  round {round + 1}  {variant}: {_said(record)}")
+
+    work(todo)
+    again = more(_listed(done)) if more else ()
+    if again:
+        progress(f"{', '.join(again)}: the spread is too large; {plan.rounds} more rounds")
+        rounds = range(plan.rounds, 2 * plan.rounds)
+        work([(round, variant, "queries") for round in rounds for variant in plan.order(again, round)])
+    return _listed(done)
+
+
+def _listed(done: Mapping[str, Mapping[tuple[str, int], Record]]) -> dict[str, list[Record]]:
+    return {variant: [found[key] for key in sorted(found)] for variant, found in done.items()}
+
+
+def _said(record: Record) -> str:
+    """A measurement in some words, for the progress line."""
+    if record["what"] == "served":
+        parts = [f"{level['queries_per_s']:.1f} at {n}" for n, level in record["levels"].items()]
+        return f"queries/s in flight: {', '.join(parts)}"
+    speeds = record["ours"] if record["what"] == "harness" else record
+    said = (
+        f"{speeds['prefill_tokens_per_s']:.0f} prefill and "
+        f"{speeds.get('decode_tokens_per_s', 0):.0f} decode tokens/s"
+    )
+    return f"{said} beside llama-bench" if record["what"] == "harness" else said
+
+
+def _job(model: Model, what: str, plan: Plan, prompts: Sequence[Any], round: int) -> Record:
+    """The job of cartlm.measure.worker for one measurement."""
+    warmups, measured = plan.draw(prompts, round)
+    return {
+        "what": what,
+        "round": round,
+        "model": str(model.path),
+        "engine": model.engine,
+        "dtype": model.dtype,
+        "warmups": warmups,
+        "warmup_tokens": plan.warmup_tokens or plan.max_new_tokens,
+        "prompts": measured[: plan.served_queries] if what == "served" else measured,
+        "threads": plan.threads,
+        "separator": plan.separator,
+        "max_new_tokens": plan.max_new_tokens,
+        "context_tokens": plan.context_tokens,
+        "in_flight": plan.in_flight,
+        "harness_prompt": plan.harness_prompt,
+        "harness_new": plan.harness_new,
+    }
 
 
 def close(raw: Path) -> None:
@@ -120,11 +179,12 @@ def close(raw: Path) -> None:
     (raw / "session.json").unlink(missing_ok=True)
 
 
-def _session(models: Mapping[str, Path], prompts: Sequence[str], plan: Plan, raw: Path, about: str) -> str:
+def _session(models: Mapping[str, Model], prompts: Sequence[Any], plan: Plan, raw: Path, about: str) -> str:
     """The name of the run in progress, or of a new one if there is none that measures the same."""
     raw.mkdir(parents=True, exist_ok=True)
     files = [
-        (variant, path.stat().st_size, path.stat().st_mtime_ns) for variant, path in sorted(models.items())
+        (variant, model.engine, model.dtype, model.bytes, model.path.stat().st_mtime_ns)
+        for variant, model in sorted(models.items())
     ]
     key = hashlib.sha256(repr((files, list(prompts), asdict(plan), about)).encode()).hexdigest()[:12]
     path = raw / "session.json"
@@ -141,8 +201,8 @@ def _session(models: Mapping[str, Path], prompts: Sequence[str], plan: Plan, raw
     return session
 
 
-def _finished(path: Path, session: str) -> dict[int, Record]:
-    """The session's records by round; a line cut by a kill is removed from the file."""
+def _finished(path: Path, session: str) -> dict[tuple[str, int], Record]:
+    """The session's records by what and round; a line cut by a kill is removed from the file."""
     if not path.exists():
         return {}
     data = path.read_bytes()
@@ -151,16 +211,19 @@ def _finished(path: Path, session: str) -> dict[int, Record]:
         with path.open("r+b") as file:
             file.truncate(len(whole))
     records = [json.loads(line) for line in whole.decode("utf-8").splitlines()]
-    return {record["round"]: record for record in records if record["session"] == session}
+    return {(record["what"], record["round"]): record for record in records if record["session"] == session}
 
 
 def _work(job: Record) -> Record:
     """What cartlm.measure.worker gives for a job, in a fresh process; its start, its seconds, and throttling meanwhile."""
     began, started, before = time.time(), time.monotonic(), machine.throttling()
-    done = subprocess.run(
-        [sys.executable, "-m", "cartlm.measure.worker"], input=json.dumps(job), capture_output=True, text=True,
-        preexec_fn=process.die_with_parent, check=False,
-    )  # fmt: skip
+    with group.own() as own:
+        if own and job["what"] == "queries":
+            job = {**job, "group": [own.version, str(own.folder)]}
+        done = subprocess.run(
+            [sys.executable, "-m", "cartlm.measure.worker"], input=json.dumps(job), capture_output=True, text=True,
+            preexec_fn=process.die_with_parent, check=False,
+        )  # fmt: skip
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise UserError(f"measuring {job['model']}: {lines[-1].removeprefix('cartlm: error: ')}")
@@ -170,123 +233,3 @@ def _work(job: Record) -> Record:
         held = after.since(before)
         result |= {"throttled_periods": held.periods, "throttled_s": held.seconds}
     return {"time": began, "wall_s": time.monotonic() - started, **result}
-
-
-def interval(
-    rounds: Sequence[Any], statistic: Callable[[list[Any]], float], seed: int
-) -> tuple[float, float] | None:
-    """95 % percentile bootstrap interval of `statistic` over rounds (scipy.stats.bootstrap); None for one round.
-
-    Rounds are resampled, not queries: queries of one process share its memory layout and its neighbours.
-    """
-    import numpy as np
-    from scipy.stats import bootstrap
-
-    if len(rounds) < 2:
-        return None
-    found = bootstrap(
-        (np.arange(len(rounds)),), lambda picked: statistic([rounds[int(i)] for i in picked]), vectorized=False,
-        n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(seed),
-    ).confidence_interval  # fmt: skip
-    low, high = float(found.low), float(found.high)
-    return low, high
-
-
-def _percentile(percent: int, rounds: Sequence[Sequence[float]]) -> float:
-    import numpy as np
-
-    return float(np.percentile(np.concatenate(rounds), percent))
-
-
-def summarize(records: Sequence[Record], size_bytes: int, seed: int) -> dict[str, float]:
-    """The `cpu` section of a variant's file: medians over rounds, percentiles over all queries, both with intervals.
-
-    `n` is the number of processes (rounds), `queries` of measured queries in all; `load1` the median system load
-    when a measurement began, `load1_max` the highest (this run's own share in it is about `threads`), `other_cpus`
-    the median number of CPUs that other programs kept busy meanwhile. `wall_s` is of all the variant's processes,
-    warm-ups and imports included.
-    """
-    import numpy as np
-
-    found: dict[str, float] = {"n": len(records), "size_mib": size_bytes / MIB}
-
-    def add(name: str, rounds: Sequence[Any], statistic: Callable[[list[Any]], float]) -> None:
-        found[name] = statistic(list(rounds))
-        if limits := interval(rounds, statistic, seed):
-            found[f"{name}_low"], found[f"{name}_high"] = limits
-
-    for name in MEDIANS:
-        if all(name in record for record in records):
-            add(name, [[record[name]] for record in records], partial(_percentile, 50))
-    latencies = [[1000 * query["latency_s"] for query in record["queries"]] for record in records]
-    for percent in (50, 95):
-        add(f"latency_ms_p{percent}", latencies, partial(_percentile, percent))
-    queries = [query for record in records for query in record["queries"]]
-    loads = [record["load1"] for record in records]
-    if all("other_cpus" in record for record in records):
-        found["other_cpus"] = float(np.median([record["other_cpus"] for record in records]))
-    for name in ("throttled_periods", "throttled_s"):
-        if all(name in record for record in records):
-            found[name] = sum(record[name] for record in records)
-    return found | {
-        "queries": len(queries),
-        "prompt_tokens_per_query": float(np.mean([query["prompt_tokens"] for query in queries])),
-        "decoded_tokens_per_query": float(np.mean([query["decoded_tokens"] for query in queries])),
-        "stopped": float(np.mean([query["stopped"] for query in queries])),
-        "load1": float(np.median(loads)),
-        "load1_max": max(loads),
-        "wall_s": sum(record["wall_s"] for record in records),
-    }
-
-
-def disturbed(sections: Iterable[Mapping[str, float]]) -> str:
-    """A warning if other programs kept more than DISTURBED CPUs busy while a variant was measured, else an empty text.
-
-    llama.cpp's threads wait for each other after every operation, so one that is descheduled stops them all.
-    """
-    most = max((section.get("other_cpus", 0.0) for section in sections), default=0.0)
-    if most <= DISTURBED:
-        return ""
-    return f"warning: other programs kept {most:.1f} CPUs busy, the speeds are too low; stop them, then: make bench"
-
-
-def write(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Write `folder`/<name>.json for each of `files` and remove the other ones there; returns what went."""
-    for name, values in files.items():
-        write_metrics(folder / f"{name}.json", values)
-    gone = [path for path in sorted(folder.glob("*.json")) if path.stem not in files]
-    for path in gone:
-        path.unlink()
-    return [path.name for path in gone]
-
-
-def committed(path: Path) -> dict[str, Any]:
-    """The metrics file as the last commit has it, or as it lies there where git knows none; {} for neither."""
-    if path.parent.is_dir() and shutil.which("git"):
-        shown = subprocess.run(
-            ["git", "-C", str(path.parent), "show", f"HEAD:./{path.name}"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if shown.returncode == 0:
-            found: dict[str, Any] = json.loads(shown.stdout)
-            return found
-    return read_metrics(path) if path.is_file() else {}
-
-
-def same_machine(known: Mapping[str, Any], live: Mapping[str, str], strict: bool) -> str:
-    """A warning if the machine of the metrics file `known` is another than `live`, else an empty text.
-
-    With `strict` that is a UserError.
-    """
-    before = known.get("machine", {})
-    if not before or before.get("hash") == live["hash"]:
-        return ""
-    message = (
-        f"this machine is {live['name']} ({live['hash']}), "
-        f"the committed numbers are of {before.get('name')} ({before.get('hash')})"
-    )
-    if strict:
-        raise UserError(message, "measure there, or without the check: make bench")
-    return f"warning: {message}; do not compare them"

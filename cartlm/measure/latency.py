@@ -3,42 +3,54 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cartlm.engines.answer import Engine
-from cartlm.prompt import PromptBuilder
 
 
 @dataclass(frozen=True)
 class Query:
-    """One answered query. Seconds; `latency_s` is all of it: tokenizing, prefill, decode, detokenizing."""
+    """One answered query. Seconds; `latency_s` is all of it: tokenizing, prefill, decode, detokenizing.
+
+    `ttft_s` is the time to the first token: tokenizing and prefill.
+    """
 
     latency_s: float
+    ttft_s: float
     prompt_tokens: int
     decoded_tokens: int
     prefill_s: float
     decode_s: float
     stopped: bool  # at EOS, not at the cap
+    exact: bool | None  # the expected text byte for byte; None where none is known
 
 
 def queries(
-    engine: Engine, builder: PromptBuilder, prompts: Sequence[str], max_new_tokens: int
+    engine: Engine,
+    tokenize: Callable[[Any], list[int]],
+    prompts: Sequence[tuple[Any, str | None]],
+    max_new_tokens: int,
 ) -> list[Query]:
-    """Answer the prompts one after the other and time each."""
+    """Answer (prompt, expected completion) pairs one after the other and time each; `tokenize` makes a prompt's ids."""
     made = []
-    for prompt in prompts:
+    for prompt, expected in prompts:
         started = time.perf_counter()
-        answer = engine.answer(builder.prompt_ids(prompt), max_new_tokens)
+        ids = tokenize(prompt)
+        tokenized = time.perf_counter()
+        answer = engine.answer(ids, max_new_tokens)
         ended = time.perf_counter()
         made.append(
             Query(
                 latency_s=ended - started,
+                ttft_s=tokenized - started + answer.prefill_s,
                 prompt_tokens=answer.prompt_tokens,
                 decoded_tokens=answer.decoded_tokens,
                 prefill_s=answer.prefill_s,
                 decode_s=answer.decode_s,
                 stopped=answer.finish_reason == "stop",
+                exact=None if expected is None else answer.text == expected,
             )
         )
     return made

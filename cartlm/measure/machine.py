@@ -66,16 +66,22 @@ def throttling(root: Path = ROOT) -> Throttling | None:
     return Throttling(periods, seconds) if seen else None
 
 
-def busy_seconds(root: Path = ROOT) -> float | None:
-    """CPU seconds that all programs of the machine used since boot, with those a hypervisor took away (steal).
+@dataclass(frozen=True)
+class Busy:
+    """CPU seconds since boot: of `all` programs with those a hypervisor took away, and the latter alone."""
 
-    From /proc/stat, in steps of 0.01 s; None where there is none.
-    """
+    all: float
+    stolen: float
+
+
+def busy_seconds(root: Path = ROOT) -> Busy | None:
+    """From /proc/stat, in steps of 0.01 s; None where there is none."""
     for line in (read(root / "proc/stat") or "").splitlines():
         name, *values = line.split()
         if name == "cpu" and len(values) >= 8:
             user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, values[:8])
-            return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+            ticks = os.sysconf("SC_CLK_TCK")
+            return Busy((user + nice + system + irq + softirq + steal) / ticks, steal / ticks)
     return None
 
 
@@ -142,6 +148,36 @@ def build() -> dict[str, str]:
     return {"build": f"{info['kind']} {' '.join(flags)}", "build_compiler": info["compiler"]}
 
 
+def card(number: int = 0) -> dict[str, Any]:
+    """An NVIDIA card by NVML: `gpu`, `gpu_driver`, `gpu_memory_gib` and the `gpu_power_limit_w` set on it.
+
+    Empty without the package nvidia-ml-py, driver or card; a card that does not tell one of them lacks that key.
+    """
+    try:
+        import pynvml
+    except ImportError:
+        return {}
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(number)
+    except pynvml.NVMLError:
+        return {}
+    asked = {
+        "gpu": lambda: pynvml.nvmlDeviceGetName(handle),
+        "gpu_driver": pynvml.nvmlSystemGetDriverVersion,
+        "gpu_memory_gib": lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).total / GIB,
+        "gpu_power_limit_w": lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
+    }
+    found: dict[str, Any] = {}
+    for name, ask in asked.items():
+        try:
+            value = ask()
+        except pynvml.NVMLError:
+            continue
+        found[name] = value.decode() if isinstance(value, bytes) else value
+    return found
+
+
 def fingerprint(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The `machine` section of every metrics file: `name` for people, `build`, and `hash` to compare by.
 
@@ -177,6 +213,7 @@ def details(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> dict[
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         **build(),
+        **card(),
     }
     for name in LIBRARIES:
         try:

@@ -13,12 +13,13 @@ from pathlib import Path
 from cartlm.errors import UserError
 
 STATUS = Path("/proc/self/status")
+CLEAR = Path("/proc/self/clear_refs")
 FIELDS = {"VmRSS": "rss_mib", "VmHWM": "peak_rss_mib", "RssAnon": "rss_anon_mib", "RssFile": "rss_file_mib"}
 
 
 @dataclass(frozen=True)
 class Memory:
-    """MiB; the peak is over the whole life of the process."""
+    """MiB; the peak is over the life of the process, or since `forget_peak`."""
 
     rss_mib: float
     peak_rss_mib: float
@@ -45,3 +46,14 @@ def now(status: Path = STATUS) -> Memory:
             f"{status} lacks {', '.join(missing)}: a kernel older than 4.5?", "run on a newer Linux"
         )
     return Memory(**found)
+
+
+def forget_peak(clear: Path = CLEAR) -> bool:
+    """Let the peak begin anew at the memory of now, so that load and run have one each; False where that cannot be
+    done (kernel documentation, filesystems/proc, clear_refs 5).
+    """
+    try:
+        clear.write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True

@@ -1,7 +1,8 @@
 """One measurement in a process of its own: `python -m cartlm.measure.worker`, a JSON job on stdin, a JSON line out.
 
-The job: model (path of a GGUF file), warmups and prompts (texts), separator, max_new_tokens, context_tokens,
-threads. A fresh process, so that memory and load time are those of this model alone.
+The job: `what` (queries, served or harness), `model` (a path), `engine`, `dtype` (transformers only), `warmups` and
+`prompts` (pairs: a text or token ids, and the expected completion or null), separator, max_new_tokens, context_tokens, threads. A fresh process, so that memory
+and load time are those of this model alone.
 """
 
 from __future__ import annotations
@@ -10,55 +11,127 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cartlm.engines import llama_cpp
 from cartlm.errors import UserError
-from cartlm.measure import latency, machine, memory
+from cartlm.measure import energy, group, harness, latency, machine, memory, serving
+
+MIB = 2**20
 
 
 class Others:
-    """CPUs that other programs kept busy since this object was made."""
+    """CPUs that other programs kept busy since this object was made, and those that a hypervisor took away."""
 
     def __init__(self) -> None:
-        self._busy, self._own, self._time = machine.busy_seconds(), time.process_time(), time.monotonic()
+        self._busy, self._own, self._time = machine.busy_seconds(), _own_seconds(), time.monotonic()
 
     def so_far(self) -> dict[str, float]:
-        """`other_cpus`, the mean number of them; empty where the kernel does not tell."""
+        """`other_cpus` and, of them, `stolen_cpus`, mean numbers; empty where the kernel does not tell."""
         busy = machine.busy_seconds()
         if busy is None or self._busy is None:
             return {}
-        used = busy - self._busy - (time.process_time() - self._own)
-        return {"other_cpus": max(0.0, used / (time.monotonic() - self._time))}
+        seconds = time.monotonic() - self._time
+        used = busy.all - self._busy.all - (_own_seconds() - self._own)
+        return {
+            "other_cpus": max(0.0, used / seconds),
+            "stolen_cpus": (busy.stolen - self._busy.stolen) / seconds,
+        }
 
 
-def measure(job: dict[str, Any]) -> dict[str, Any]:
+def _own_seconds() -> float:
+    """CPU seconds of this process and of its children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _engines(job: dict[str, Any]) -> Any:
+    """The module of the job's engine, with the heavy library that it brings."""
+    if job["engine"] == "transformers":
+        from cartlm.engines import transformers
+
+        return transformers
+    from cartlm.engines import llama_cpp
+
+    return llama_cpp
+
+
+def _load(job: dict[str, Any]) -> Any:
+    """The engine that the job names, with its model. Raises UserError for a broken one."""
+    path, threads = Path(job["model"]), job["threads"]
+    if job["engine"] == "transformers":
+        return _engines(job).load(path, job["dtype"], "cpu", threads)
+    return _engines(job).load(path, job["context_tokens"], threads)
+
+
+def _tokenizer(job: dict[str, Any], engine: Any) -> Callable[[Any], list[int]]:
+    """Makes ids of a prompt; one given as ids stays as it is."""
+    if isinstance(job["prompts"][0][0], list):
+        return list
+    tokenize: Callable[[Any], list[int]] = engine.prompt_builder(job["separator"]).prompt_ids
+    return tokenize
+
+
+def _group(job: dict[str, Any]) -> group.Group | None:
+    """The cgroup that was made for this process, `[version, folder]` in the job."""
+    return group.Group(job["group"][0], Path(job["group"][1])) if job.get("group") else None
+
+
+def _meter() -> energy.Meter | None:
+    """A running energy meter of the processors; None where there is nothing to measure with."""
+    try:
+        meter = energy.Meter()
+        meter.start()
+        return meter
+    except UserError:
+        return None
+
+
+def queries(job: dict[str, Any]) -> dict[str, Any]:
     """Load the model, warm up, answer the prompts; what that took. Raises UserError for a broken model.
 
-    `baseline_rss_mib` is Python with the binding before the load, `load_rss_mib` after it, `peak_rss_mib` the
-    highest until the end.
+    `baseline_rss_mib` is Python with the engine's library before the load, `load_rss_mib` after it; the two peaks
+    are those of the load and of all after it.
     """
+    _engines(job)  # the library is not a part of the load
+    own = _group(job)
+    memory.forget_peak()
     before = memory.now()
     load1, others = os.getloadavg()[0], Others()
     started = time.perf_counter()
-    engine = llama_cpp.load(Path(job["model"]), context_tokens=job["context_tokens"], threads=job["threads"])
+    engine = _load(job)
     load_s = time.perf_counter() - started
     with engine:
         loaded = memory.now()
-        builder = engine.prompt_builder(job["separator"])
-        latency.queries(engine, builder, job["warmups"], job["max_new_tokens"])
-        made = latency.queries(engine, builder, job["prompts"], job["max_new_tokens"])
-        after = memory.now()
-        return {
+        found: dict[str, Any] = {
             "load_s": load_s,
-            **latency.rates(made),
             "baseline_rss_mib": before.rss_mib,
             "load_rss_mib": loaded.rss_mib,
+        }
+        if own and (peak := own.peak_bytes()) is not None and own.forget_peak():
+            found["load_peak_cgroup_mib"] = peak / MIB
+        apart = memory.forget_peak()
+        tokenize = _tokenizer(job, engine)
+        latency.queries(engine, tokenize, job["warmups"], job["warmup_tokens"])
+        meter, used = _meter(), time.process_time()
+        made = latency.queries(engine, tokenize, job["prompts"], job["max_new_tokens"])
+        found["cpu_s"] = time.process_time() - used
+        if meter:
+            found["energy"] = asdict(meter.stop())
+        after = memory.now()
+        if apart:
+            found |= {"load_peak_rss_mib": loaded.peak_rss_mib, "run_peak_rss_mib": after.peak_rss_mib}
+        if own and (peak := own.peak_bytes()) is not None:
+            name = "run_peak_cgroup_mib" if "load_peak_cgroup_mib" in found else "peak_cgroup_mib"
+            found[name] = peak / MIB
+        return {
+            **found,
+            **latency.rates(made),
             "run_rss_anon_mib": after.rss_anon_mib,
             "run_rss_file_mib": after.rss_file_mib,
-            "peak_rss_mib": after.peak_rss_mib,
+            "peak_rss_mib": max(loaded.peak_rss_mib, after.peak_rss_mib),
             "load1": load1,
             **others.so_far(),
             "engine": engine.describe(),
@@ -66,9 +139,49 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         }
 
 
+def served(job: dict[str, Any]) -> dict[str, Any]:
+    """Queries per second of llama-server with each number of requests in flight."""
+    path, most = Path(job["model"]), max(job["in_flight"])
+    with _load(job) as engine:
+        tokenize = _tokenizer(job, engine)
+        warmups, prompts = ([tokenize(text) for text, _ in job[name]] for name in ("warmups", "prompts"))
+    others = Others()
+    with serving.server(path, most, job["context_tokens"], job["threads"]) as port:
+        serving.load(port, warmups, most, job["warmup_tokens"])
+        levels = {
+            str(count): serving.load(port, prompts, count, job["max_new_tokens"])
+            for count in job["in_flight"]
+        }
+    return {"levels": levels, **others.so_far()}
+
+
+def compared(job: dict[str, Any]) -> dict[str, Any]:
+    """Our engine and llama-bench on the same work; which goes first changes from round to round."""
+    path, lengths = Path(job["model"]), (job["harness_prompt"], job["harness_new"])
+
+    def ours() -> dict[str, float]:
+        with _load(job) as engine:
+            return harness.ours(engine, *lengths)
+
+    def theirs() -> dict[str, float]:
+        return harness.llama_bench(path, *lengths, job["threads"])
+
+    others = Others()
+    first, second = (ours, theirs) if job["round"] % 2 else (theirs, ours)
+    made = (first(), second())
+    mine, bench = made if job["round"] % 2 else made[::-1]
+    return {"ours": mine, "llama_bench": bench, **others.so_far()}
+
+
+WHAT = {"queries": queries, "served": served, "harness": compared}
+
+
 def main() -> None:
     try:
-        print(json.dumps(measure(json.load(sys.stdin)), allow_nan=False), flush=True)
+        job = json.load(sys.stdin)
+        if own := _group(job):
+            own.join()
+        print(json.dumps(WHAT[job["what"]](job), allow_nan=False), flush=True)
     except UserError as error:
         print(f"cartlm: error: {error}", file=sys.stderr)
         sys.exit(2)

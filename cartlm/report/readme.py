@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cartlm.errors import UserError
+from cartlm.report import architecture, paired
 from cartlm.report.summary import HEADINGS, Value, collect, shown
 from cartlm.results import read_metrics, write_text
 
@@ -14,9 +15,11 @@ BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
 def block(metrics: Path, variants: Sequence[str]) -> str:
-    """What stands between the markers: the table, then how and where it was measured."""
+    """What stands between the markers: the table, how and where it was measured, and measured architectures."""
     rows = collect(metrics, variants)
-    return "\n\n".join([markdown(rows), *notes(metrics, variants)])
+    measured = [architecture.block(folder) for folder in architecture.folders(metrics)]
+    parts = [markdown(rows), *notes(metrics, variants), *against_f16(metrics, variants), *measured]
+    return "\n\n".join(part for part in parts if part)
 
 
 def markdown(rows: Sequence[Mapping[str, Value]]) -> str:
@@ -52,6 +55,18 @@ def notes(metrics: Path, variants: Sequence[str]) -> list[str]:
     if machines:
         found.append(f"Speed and memory: {' and '.join(sorted(machines))}.")
     return ["\n".join(found)] if found else []
+
+
+def against_f16(metrics: Path, variants: Sequence[str]) -> list[str]:
+    """The quantized variants beside F16 on the same rows, and what difference so many rows resolve."""
+    found = paired.against_reference(paired.read(metrics, variants))
+    if not found:
+        return []
+    about = (
+        "Each quantized variant against `f16`, row by row: Newcombe's interval of the difference in exact match, and "
+        "McNemar's exact test, Holm-adjusted over these variants."
+    )
+    return [about, paired.table(found), paired.resolution(found)]
 
 
 def _read(path: Path) -> Mapping[str, Any]:

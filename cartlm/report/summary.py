@@ -108,4 +108,11 @@ def shown(row: Mapping[str, Value], column: str) -> str:
         return f"{value:.3f}{interval}"
     if column in ("novel", "croatian", "english", "spanish", "unparseable"):
         return f"{value:.3f}"
+    return number(value)
+
+
+def number(value: float | None) -> str:
+    """A measured number for people, to three digits; empty for what was not measured."""
+    if value is None:
+        return ""
     return f"{value:,.0f}" if value >= 99.95 else f"{value:#.3g}"

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from cartlm.errors import UserError
-from cartlm.measure import bench
+from cartlm.measure import bench, energy, publish, repetitions
 from cartlm.measure.latency import Query, rates
 from cartlm.results import read_metrics
 from tests.fixtures.toy256 import ROOT, one_line, set_params, stage
@@ -26,15 +26,25 @@ PLAN = bench.Plan(
 )
 CONTRACT = [
     "size_mib", "load_s", "prefill_tokens_per_s", "decode_tokens_per_s", "latency_ms_p50", "latency_ms_p95",
-    "queries_per_s", "peak_rss_mib", "load_rss_mib",
+    "queries_per_s", "peak_rss_mib", "load_rss_mib", "latency_ms_p99", "ttft_ms_p50", "load_peak_rss_mib", "run_peak_rss_mib",
 ]  # fmt: skip
 
 
 def record(round: int, latencies: list[float], **more: Any) -> dict[str, Any]:
     queries = [
-        {"latency_s": s, "prompt_tokens": 100, "decoded_tokens": 20, "stopped": True} for s in latencies
+        {
+            "latency_s": s,
+            "ttft_s": s / 4,
+            "prompt_tokens": 100,
+            "decoded_tokens": 20,
+            "stopped": True,
+            "exact": True,
+        }
+        for s in latencies
     ]
     return {
+        "what": "queries",
+        "prefill_tokens_per_s": 100.0,
         "round": round,
         "load_s": 0.1 * (round + 1),
         "load1": 0.5,
@@ -63,18 +73,18 @@ def test_prompts_differ_between_rounds_only() -> None:
 
 
 def test_rates() -> None:
-    made = [Query(1.0, 100, 10, 0.2, 0.7, True), Query(3.0, 300, 40, 0.6, 0.3, False)]
+    made = [Query(1.0, 0.3, 100, 10, 0.2, 0.7, True, None), Query(3.0, 0.7, 300, 40, 0.6, 0.3, False, None)]
     assert rates(made) == {
         "prefill_tokens_per_s": 500.0,
         "decode_tokens_per_s": 50.0,
         "queries_per_s": 0.5,
     }
-    assert "decode_tokens_per_s" not in rates([Query(1.0, 100, 0, 0.2, 0.0, True)])
+    assert "decode_tokens_per_s" not in rates([Query(1.0, 0.3, 100, 0, 0.2, 0.0, True, None)])
 
 
 def test_summary() -> None:
     records = [record(round, [0.01 * (i + 1 + round) for i in range(10)]) for round in range(5)]
-    found = bench.summarize(records, 3 * 2**20, seed=7)
+    found = repetitions.queries(records, 3 * 2**20, seed=7)
     pooled = [1000 * query["latency_s"] for r in records for query in r["queries"]]
     assert found["n"] == 5
     assert found["queries"] == 50
@@ -88,17 +98,17 @@ def test_summary() -> None:
     assert (
         not {"decode_tokens_per_s", "peak_rss_mib", "throttled_s", "other_cpus"} & found.keys()
     )  # not measured
-    assert found == bench.summarize(records, 3 * 2**20, seed=7)
+    assert found == repetitions.queries(records, 3 * 2**20, seed=7)
     more = [{**r, "throttled_s": 0.5, "throttled_periods": 2, "other_cpus": r["round"]} for r in records]
-    found = bench.summarize(more, 1, seed=7)
+    found = repetitions.queries(more, 1, seed=7)
     assert (found["throttled_s"], found["throttled_periods"], found["other_cpus"]) == (2.5, 10, 2)
 
 
 def test_one_round_has_no_interval() -> None:
-    found = bench.summarize([record(0, [0.1, 0.2])], 1, seed=7)
+    found = repetitions.queries([record(0, [0.1, 0.2])], 1, seed=7)
     assert found["load_s"] == pytest.approx(0.1)
     assert not [name for name in found if name.endswith(("_low", "_high"))]
-    same = bench.summarize([record(0, [0.1]), record(0, [0.1])], 1, seed=7)
+    same = repetitions.queries([record(0, [0.1]), record(0, [0.1])], 1, seed=7)
     assert same["load_s_low"] == same["load_s_high"] == same["load_s"]
 
 
@@ -107,41 +117,119 @@ def test_interval_covers_the_median() -> None:
     rng, hits = np.random.default_rng(1), 0
     for seed in range(40):
         values = [[float(value)] for value in rng.normal(10, 1, size=5)]
-        low, high = bench.interval(values, lambda picked: float(np.median(picked)), seed) or (0, 0)
+        low, high = repetitions.interval(values, lambda picked: float(np.median(picked)), seed) or (0, 0)
         hits += low <= 10 <= high
     assert 34 <= hits <= 40
 
 
+def rounds(speeds: list[float], **more: Any) -> list[dict[str, Any]]:
+    return [record(i, [0.1] * 4, decode_tokens_per_s=s, **more) for i, s in enumerate(speeds)]
+
+
+def test_spread_is_of_speeds_not_of_prompts() -> None:
+    other_prompts = [record(i, [0.1 * (i + 1)] * 4, decode_tokens_per_s=50.0) for i in range(5)]
+    assert repetitions.spread(other_prompts) == 0
+    assert repetitions.spread(rounds([80, 90, 100, 110, 120])) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"throttled_s": 0.5, "other_cpus": 1.0}, "quota held it back for 2.5 s"),
+        (
+            {"other_cpus": 1.3, "stolen_cpus": 0.1, "throttled_s": 0.0},
+            "other programs kept up to 1.2 CPUs busy",
+        ),
+        ({"other_cpus": 0.7, "stolen_cpus": 0.6}, "the hypervisor took up to 0.6 CPUs"),
+        ({}, "no reason is visible"),
+    ],
+)
+def test_an_unsteady_variant_is_refused_with_the_reason(
+    more: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"x")
+    models = {"f16": bench.Model(path)}
+    engine = {"name": "llama.cpp"}
+    steady = {"f16": rounds([99, 100, 101, 100, 100], engine=engine, **more)}
+    unsteady = {"f16": rounds([60, 80, 100, 120, 140], engine=engine, **more)}
+    assert publish.unsteady(steady, 0.3) == []
+    assert publish.unsteady(unsteady, 0.3) == ["f16"]
+    live, watts = {"name": "Toy", "hash": "aa"}, repetitions.Watts()
+    assert publish.files(models, steady, live, 7, watts, 0.3)["f16"]["cpu"]["spread"] == pytest.approx(0.0)
+    with pytest.raises(UserError, match=words) as error:
+        publish.files(models, unsteady, live, 7, watts, 0.3)
+    assert "spread by 40% of their median, more than bench_cpu.max_spread = 0.3" in str(error.value)
+
+
+def test_an_unsteady_variant_gets_as_many_rounds_again(quantized: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    path = quantized / "models/f16/model.gguf"
+    plan = replace(PLAN, rounds=2, queries=2)
+    prompts = [("Catalog:\nTea\n\nUser:\nadd tea", None)]
+    said: list[str] = []
+    found = bench.measure(
+        {"f16": bench.Model(path), "other": bench.Model(path)}, prompts, plan, tmp_path / "raw", said.append,
+        more=lambda records: ["f16"],
+    )  # fmt: skip
+    assert {variant: [r["round"] for r in records] for variant, records in found.items()} == {
+        "f16": [0, 1, 2, 3],
+        "other": [0, 1],
+    }
+    assert any("f16: the spread is too large; 2 more rounds" in line for line in said)
+
+
+def test_energy_is_measured_or_estimated_or_absent() -> None:
+    reading = {"joules": 30.0, "seconds": 2.0, "source": "RAPL package-0", "kind": "measured", "problem": ""}
+    measured = [{**one, "energy": reading, "cpu_s": 0.4} for one in rounds([100, 100, 100])]
+    found = repetitions.joules(measured, repetitions.Watts(measured_idle=5.0), 7)
+    # 30 J less 5 W for 2 s, over four queries of 20 tokens
+    assert found["energy_j_per_query"] == pytest.approx(5.0)
+    assert found["energy_j_per_token"] == pytest.approx(0.25)
+    assert found["energy_j_per_query_low"] == found["energy_j_per_query_high"] == pytest.approx(5.0)
+    assert found["energy_kind"] == "measured"
+    plain = [{**one, "cpu_s": 0.4} for one in rounds([100, 100, 100])]
+    assert repetitions.joules(plain, repetitions.Watts(measured_idle=5.0), 7) == {}
+    given = repetitions.Watts(given_idle=10.0, given_load=30.0, cpus=2)
+    found = repetitions.joules(plain, given, 7)
+    # 0.4 CPU seconds of 2 CPUs in 0.4 s: half of the 20 W between idle and full, over four queries
+    assert found["energy_j_per_query"] == pytest.approx(10 * 0.4 / 4)
+    assert found["energy_kind"] == "estimated"
+    assert "params.yaml" in found["energy_source"]
+    assert energy.Reading(**reading).problem == ""
+
+
 def test_disturbed() -> None:
-    assert bench.disturbed([{"other_cpus": 0.1}, {}]) == ""
-    assert "1.3 CPUs" in bench.disturbed([{"other_cpus": 0.1}, {"other_cpus": 1.3}])
+    assert repetitions.disturbed([{"other_cpus": 0.1}, {}]) == ""
+    assert "1.3 CPUs" in repetitions.disturbed([{"other_cpus": 0.1}, {"other_cpus": 1.3}])
 
 
 def test_another_machine() -> None:
     live = {"name": "Toy x2", "hash": "aa"}
-    assert bench.same_machine({}, live, strict=True) == ""
-    assert bench.same_machine({"machine": {"name": "Toy x2", "hash": "aa"}}, live, strict=True) == ""
+    assert publish.same_machine({}, live, strict=True) == ""
+    assert publish.same_machine({"machine": {"name": "Toy x2", "hash": "aa"}}, live, strict=True) == ""
     other = {"machine": {"name": "Big x64", "hash": "bb"}}
-    warning = bench.same_machine(other, live, strict=False)
+    warning = publish.same_machine(other, live, strict=False)
     assert warning.count("\n") == 0
     assert "Toy x2 (aa)" in warning
     assert "Big x64 (bb)" in warning
     with pytest.raises(UserError, match="Big x64"):
-        bench.same_machine(other, live, strict=True)
+        publish.same_machine(other, live, strict=True)
 
 
 def test_committed_is_what_git_has(tmp_path: Path) -> None:
     """A run on another machine overwrites the file; the next one still has to warn."""
     path = tmp_path / "metrics/machine.json"
-    assert bench.committed(path) == {}
+    assert publish.committed(path) == {}
     path.parent.mkdir()
     path.write_text('{"machine": {"hash": "here"}}')
-    assert bench.committed(path)["machine"]["hash"] == "here"
+    assert publish.committed(path)["machine"]["hash"] == "here"
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "x"]):
         subprocess.run([*git, *command], check=True)
     path.write_text('{"machine": {"hash": "now"}}')
-    assert bench.committed(path)["machine"]["hash"] == "here"
+    assert publish.committed(path)["machine"]["hash"] == "here"
 
 
 @pytest.fixture
@@ -166,7 +254,7 @@ def test_stage(quantized: Path) -> None:
     assert sorted(os.listdir(folder)) == ["f16.json", "machine.json", "q4_k_m.json"]
     for variant in ("f16", "q4_k_m"):
         found = read_metrics(folder / f"{variant}.json")
-        assert list(found) == ["machine", "engine", "cpu"]
+        assert list(found) == ["machine", "engine", "cpu", "served", "harness"]
         assert found["engine"]["name"] == "llama.cpp"
         assert found["engine"]["threads"] == 1
         speed = found["cpu"]
@@ -179,24 +267,37 @@ def test_stage(quantized: Path) -> None:
         assert (speed["n"], speed["queries"]) == (2, 6)
         size = (quantized / f"models/{variant}/model.gguf").stat().st_size
         assert speed["size_mib"] == pytest.approx(size / 2**20, rel=1e-3)
-        assert len(lines(quantized, variant)) == 2
+        assert speed["latency_ms_p95"] <= speed["latency_ms_p99"]
+        assert speed["ttft_ms_p50"] < speed["latency_ms_p50"]
+        assert speed["baseline_rss_mib"] < speed["load_peak_rss_mib"]
+        assert max(speed["load_peak_rss_mib"], speed["run_peak_rss_mib"]) == pytest.approx(
+            speed["peak_rss_mib"], rel=0.01
+        )
+        for count in (1, 2):
+            assert found["served"][f"queries_per_s_in_flight_{count}"] > 0
+        assert found["harness"]["decode_ratio"] > 0
+        assert found["harness"]["prefill_ratio"] > 0
+        assert len(lines(quantized, variant)) == 4
     kept = lines(quantized, "f16")[0]
     assert {"session", "variant", "round", "time", "load1", "queries"} <= kept.keys()
     assert len(kept["queries"]) == 3
+    assert [line["what"] for line in lines(quantized, "f16")] == ["queries", "served", "harness", "queries"]
     about = read_metrics(folder / "machine.json")
     assert list(about) == ["machine", "engine", "details"]
     assert about["details"]["cores_logical"] >= 1
+    # a meter, or why there is none
+    assert {"energy_cpu", "energy_cpu_absent"} & about["details"].keys()
 
     # Measured again from the start, with the repetitions of before kept; on another machine only a warning.
     about["machine"] |= {"name": "Other", "hash": "0"}
     (folder / "machine.json").write_text(json.dumps(about))
     line = one_line(stage(quantized, "bench_cpu", CARTLM_BENCH_CHECK="1"))
     assert "the committed numbers are of Other (0)" in line
-    assert len(lines(quantized, "f16")) == 2
+    assert len(lines(quantized, "f16")) == 4
     done = stage(quantized, "bench_cpu", CARTLM_BENCH_CHECK="")
     assert done.returncode == 0
     assert len([line for line in done.stderr.splitlines() if "numbers are of Other" in line]) == 1
-    assert len(lines(quantized, "f16")) == len(lines(quantized, "q4_k_m")) == 4
+    assert len(lines(quantized, "f16")) == len(lines(quantized, "q4_k_m")) == 8
     assert len({line["session"] for line in lines(quantized, "f16")}) == 2
 
 
@@ -206,7 +307,7 @@ def test_killed_run_goes_on(quantized: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert running.stderr is not None
-    first = next(line for line in running.stderr if line.startswith("1/4"))
+    first = next(line for line in running.stderr if line.startswith("1/8"))
     os.kill(running.pid, signal.SIGKILL)
     running.wait()
     assert not (quantized / "metrics/bench").exists()
@@ -217,10 +318,10 @@ def test_killed_run_goes_on(quantized: Path) -> None:
         file.write('{"session": "cut by the ki')
     done = stage(quantized, "bench_cpu")
     assert done.returncode == 0, done.stderr
-    assert "going on after 1 of 4 measurements" in done.stderr
+    assert "going on after 1 of 8 measurements" in done.stderr
     assert done_before.read_text().startswith(whole)
     for variant in ("f16", "q4_k_m"):
-        assert sorted(line["round"] for line in lines(quantized, variant)) == [0, 1]
+        assert sorted(line["round"] for line in lines(quantized, variant)) == [0, 0, 0, 1]
         assert len({line["session"] for line in lines(quantized, variant)}) == 1
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -214,6 +217,68 @@ def test_fingerprint_without_llama_cpp(tmp_path: Path, monkeypatch: pytest.Monke
     assert machine.fingerprint(toy(tmp_path), {}).keys() == {"name", "hash"}
 
 
+def test_half_a_cpu_gives_one_thread() -> None:
+    """In a real cgroup with a real quota."""
+    version, parent = next(cpus.groups(Path("/"), "cpu"), (0, Path("/none")))
+    quota = parent / f"cartlm-test-{os.getpid()}" / ("cpu.max" if version == 2 else "cpu.cfs_quota_us")
+    try:
+        quota.parent.mkdir()
+    except OSError:
+        pytest.skip("this machine lets no cgroup with a CPU quota be made")
+    try:
+        try:
+            quota.write_text("50000 100000" if version == 2 else "50000")
+        except OSError:
+            pytest.skip("this machine hands no CPU controller to new cgroups")
+        code = (
+            f"import os; open({str(quota.parent / 'cgroup.procs')!r}, 'w').write(str(os.getpid()))\n"
+            "from cartlm.measure import cpus; print(cpus.cpu_quota(), cpus.threads())"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == ["0.5", "1"]
+    finally:
+        for _ in range(50):
+            with contextlib.suppress(OSError):
+                quota.parent.rmdir()
+                break
+            time.sleep(0.02)
+
+
+class FakeNvml(ModuleType):
+    """As much of pynvml as is called, of one card that does not tell its power limit."""
+
+    class NVMLError(Exception):
+        pass
+
+    def nvmlInit(self) -> None: ...
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        if index:
+            raise self.NVMLError("Invalid Argument")
+        return index
+
+    def nvmlDeviceGetName(self, handle: int) -> bytes:
+        return b"Toy H9000"
+
+    def nvmlSystemGetDriverVersion(self) -> str:
+        return "999.1"
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:
+        return SimpleNamespace(total=80 * 2**30)
+
+    def nvmlDeviceGetEnforcedPowerLimit(self, handle: int) -> int:
+        raise self.NVMLError("Not Supported")
+
+
+def test_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for NVIDIA's binding: this machine has no card."""
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml("pynvml"))
+    assert machine.card() == {"gpu": "Toy H9000", "gpu_driver": "999.1", "gpu_memory_gib": 80.0}
+    assert machine.card(1) == {}
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert machine.card() == {}
+
+
 def test_this_machine() -> None:
     found = machine.details()
     assert all(isinstance(value, str | int | float) for value in found.values())
@@ -224,11 +289,13 @@ def test_this_machine() -> None:
 
 def test_busy_seconds(tmp_path: Path) -> None:
     tree(tmp_path, {"proc/stat": "cpu  100 20 30 9999 8888 4 5 6 7 8\ncpu0 1 2 3 4 5 6 7 8 9 10\n"})
-    assert machine.busy_seconds(tmp_path) == 165 / os.sysconf("SC_CLK_TCK")
+    ticks = os.sysconf("SC_CLK_TCK")
+    assert machine.busy_seconds(tmp_path) == machine.Busy(165 / ticks, 6 / ticks)
     assert machine.busy_seconds(tmp_path / "none") is None
     before = machine.busy_seconds()
     sum(i * i for i in range(3_000_000))
     after = machine.busy_seconds()
     assert before is not None
     assert after is not None
-    assert after > before
+    assert after.all > before.all
+    assert after.stolen >= before.stolen

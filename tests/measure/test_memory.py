@@ -38,3 +38,16 @@ def test_without_proc(tmp_path: Path) -> None:
     (tmp_path / "status").write_text("VmRSS:\t 2048 kB\nVmHWM:\t 4096 kB\n")
     with pytest.raises(UserError, match="lacks rss_anon_mib, rss_file_mib"):
         memory.now(tmp_path / "status")
+
+
+def test_load_and_run_have_a_peak_each() -> None:
+    block = bytearray(b"x") * (80 * 2**20)
+    peak = memory.now().peak_rss_mib
+    del block
+    if not memory.forget_peak():
+        pytest.skip("this kernel does not let a process reset its peak (/proc/self/clear_refs)")
+    assert memory.now().peak_rss_mib < peak - 70
+
+
+def test_a_peak_that_cannot_be_forgotten(tmp_path: Path) -> None:
+    assert not memory.forget_peak(tmp_path / "none" / "clear_refs")

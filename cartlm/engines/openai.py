@@ -1,0 +1,174 @@
+"""The openai engine: text in, text out, from any server with the OpenAI API (vLLM, llama-server, Ollama, OpenAI).
+
+Retries are the client's own: 408, 409, 429 (with Retry-After up to two minutes), 5xx, time-outs and cut
+connections, with growing and jittered waits. The key stands in the request's header and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from cartlm.engines.answer import Answer
+from cartlm.errors import UserError
+
+
+class Failed(Exception):
+    """A request that brought no whole answer: `what` in one line without the key, `hint` the next step."""
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        self.what, self.hint = what, hint
+        super().__init__(what)
+
+
+@dataclass(frozen=True)
+class Server:
+    """Whom to ask. `base_url` None: the client's default; `key_env` None: a server without keys.
+
+    `key` is what the environment variable `key_env` holds, None where it is not set; `timeout_s` counts
+    for each try, of which there are at most 1 + `max_retries`; `concurrency` requests are in flight.
+    """
+
+    base_url: str | None
+    key_env: str | None
+    key: str | None
+    timeout_s: float
+    max_retries: int
+    concurrency: int
+
+    def __repr__(self) -> str:  # the generated one would show the key
+        return f"Server({self.base_url!r}, key from {self.key_env})"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer that arrived whole.
+
+    `finish_reason` is the server's own word; token counts are from `usage`, None where the server sends none.
+    `latency_s`: client side, from sending the request to the last byte of the answer, of the try that
+    succeeded. `model` is what the server says it ran, `asked` the time in UTC.
+    """
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    latency_s: float
+    retries: int
+    concurrency: int
+    model: str
+    server: str
+    client: str
+    asked: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for a line of JSON."""
+        return asdict(self)
+
+    def answer(self) -> Answer:
+        """For `cartlm.scoring`: only text, finish reason and counts mean something, the rest is not known here."""
+        reason, tokens = self.finish_reason, (self.prompt_tokens or 0, self.completion_tokens or 0)
+        return Answer(self.text, (), "length" if reason == "length" else "stop", *tokens, 0, 0.0, 0.0)
+
+
+class Client:
+    """A connection to one server, for several threads at once; close it with `close` or a `with` block."""
+
+    def __init__(self, server: Server) -> None:
+        """Raises UserError naming the variable when the key is missing or no key at all; asks nothing yet."""
+        key = (server.key or "").strip()
+        if server.key_env and not key:
+            raise UserError(
+                f"{server.key_env} is not set: that environment variable holds the server's key",
+                f"export {server.key_env}=..., then make remote",
+            )
+        if not key.isascii() or not key.isprintable() or " " in key:
+            # the HTTP library would print such a header whole
+            raise UserError(f"{server.key_env} holds spaces or signs that no key has", "set it again")
+        import openai
+
+        self._openai, self._server, self._key = openai, server, key
+        self._client = openai.OpenAI(
+            api_key=key or "none", base_url=server.base_url, timeout=server.timeout_s, max_retries=server.max_retries
+        )  # fmt: skip
+        self.address = urlsplit(str(self._client.base_url)).netloc.rpartition("@")[2]
+
+    def ask(self, body: Mapping[str, Any]) -> Reply:
+        """The answer to one request: chat where `body` has `messages`, else completions. Raises Failed."""
+        chat = "messages" in body
+        api: Any = self._client.chat.completions if chat else self._client.completions
+        asked = datetime.now(UTC).isoformat(timespec="seconds")
+        try:
+            raw = api.with_raw_response.create(**body)
+        except self._openai.OpenAIError as error:
+            raise self._failed(error) from None
+        try:
+            value = json.loads(raw.content)
+            choice, usage = value["choices"][0], value.get("usage") or {}
+            text = choice["message"]["content"] if chat else choice["text"]
+            reason = choice["finish_reason"]
+            if not isinstance(reason, str) or not isinstance(text, str | None):
+                raise TypeError
+        except (ValueError, TypeError, LookupError, AttributeError):
+            said = self._clean(raw.content.decode("utf-8", "replace"))
+            raise Failed(f"no answer in the form of the OpenAI API: {said!r:.120}") from None
+        return Reply(
+            text=text or "",  # a refusal has none
+            finish_reason=reason,
+            prompt_tokens=_count(usage, "prompt_tokens"),
+            completion_tokens=_count(usage, "completion_tokens"),
+            latency_s=raw.elapsed.total_seconds(),
+            retries=raw.retries_taken,
+            concurrency=self._server.concurrency,
+            model=str(value.get("model") or body["model"]),
+            server=self.address,
+            client=f"openai {self._openai.__version__}",
+            asked=asked,
+        )
+
+    def _failed(self, error: Exception) -> Failed:
+        if isinstance(error, self._openai.APITimeoutError):
+            return Failed(f"no answer within {self._server.timeout_s:g} s, {self._tries()}")
+        if isinstance(error, self._openai.APIConnectionError):
+            cause = self._clean(str(error.__cause__ or error))
+            return Failed(f"{self.address} does not answer ({cause}), {self._tries()}", "start the server")
+        if not isinstance(error, self._openai.APIStatusError):
+            return Failed(self._clean(str(error)))
+        status = error.status_code
+        if status in (401, 403):  # its words may quote the key
+            source = (
+                f"the key in {self._server.key_env}" if self._server.key_env else "a request without a key"
+            )
+            return Failed(f"{status}, the server refuses {source}", "set api_key_env or the key")
+        hint = "check base_url, model and api in params.yaml" if 400 <= status < 500 and status != 429 else ""
+        tries = f", {self._tries()}" if status in (408, 409, 429) or status >= 500 else ""
+        return Failed(f"{status} {self._clean(error.message)}{tries}", hint)
+
+    def _tries(self) -> str:
+        most = 1 + self._server.max_retries
+        return f"tried {most} times" if most > 1 else "tried once"
+
+    def _clean(self, text: str) -> str:
+        """One line of at most 200 characters without the key."""
+        if self._key:
+            text = text.replace(self._key, "***")
+        return " ".join(text.split())[:200]
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _count(usage: Any, name: str) -> int | None:
+    value = usage.get(name) if isinstance(usage, dict) else None
+    return value if isinstance(value, int) else None

@@ -1,0 +1,110 @@
+"""What a benchmark publishes: its files under metrics/bench/, refused where the repetitions lie too far apart."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cartlm.errors import UserError
+from cartlm.measure import energy, group, machine, repetitions
+from cartlm.measure.bench import Model, Record
+from cartlm.results import read_metrics, write_metrics
+
+IDLE_S = 5.0
+
+
+def idle_watts() -> float | None:
+    """Watts of the processors while this process sleeps for IDLE_S seconds; None where there is no meter."""
+    try:
+        return energy.idle_watts(energy.Meter(), IDLE_S)
+    except UserError:
+        return None
+
+
+def unsteady(records: Mapping[str, Sequence[Record]], max_spread: float) -> list[str]:
+    """Variants whose rounds lie further apart than `max_spread` (repetitions.spread)."""
+    return [
+        variant
+        for variant, found in records.items()
+        if repetitions.spread(repetitions.of("queries", found)) > max_spread
+    ]
+
+
+def files(
+    models: Mapping[str, Model],
+    records: Mapping[str, Sequence[Record]],
+    live: Mapping[str, str],
+    seed: int,
+    watts: repetitions.Watts,
+    max_spread: float,
+) -> dict[str, dict[str, Any]]:
+    """The metrics file of each variant. Raises UserError, with the reason that can be seen, for an unsteady one."""
+    for variant in unsteady(records, max_spread):
+        found = repetitions.of("queries", records[variant])
+        raise UserError(
+            f"{variant}: the rounds' decode speeds spread by {repetitions.spread(found):.0%} of their median, more than "
+            f"bench_cpu.max_spread = {max_spread:g}, so nothing is published; {repetitions.reason(found)}",
+            "then: dvc repro",
+        )
+    return {
+        variant: {
+            "machine": dict(live),
+            "engine": repetitions.of("queries", found)[-1]["engine"],
+            **repetitions.sections(found, models[variant].bytes, seed, watts),
+        }
+        for variant, found in records.items()
+    }
+
+
+def about(live: Mapping[str, str], engine: Mapping[str, Any], meters: Mapping[str, str]) -> dict[str, Any]:
+    """machine.json: all about the machine, and why something could not be measured on it."""
+    more = dict(meters)
+    if reason := group.why_none():
+        more["cgroup_peak_absent"] = reason
+    return {"machine": dict(live), "engine": dict(engine), "details": {**machine.details(), **more}}
+
+
+def write(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Write `folder`/<name>.json for each of `files` and remove the other ones there; returns what went."""
+    for name, values in files.items():
+        write_metrics(folder / f"{name}.json", values)
+    gone = [path for path in sorted(folder.glob("*.json")) if path.stem not in files]
+    for path in gone:
+        path.unlink()
+    return [path.name for path in gone]
+
+
+def committed(path: Path) -> dict[str, Any]:
+    """The metrics file as the last commit has it, or as it lies there where git knows none; {} for neither."""
+    if path.parent.is_dir() and shutil.which("git"):
+        shown = subprocess.run(
+            ["git", "-C", str(path.parent), "show", f"HEAD:./{path.name}"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if shown.returncode == 0:
+            found: dict[str, Any] = json.loads(shown.stdout)
+            return found
+    return read_metrics(path) if path.is_file() else {}
+
+
+def same_machine(known: Mapping[str, Any], live: Mapping[str, str], strict: bool) -> str:
+    """A warning if the machine of the metrics file `known` is another than `live`, else an empty text.
+
+    With `strict` that is a UserError.
+    """
+    before = known.get("machine", {})
+    if not before or before.get("hash") == live["hash"]:
+        return ""
+    message = (
+        f"this machine is {live['name']} ({live['hash']}), "
+        f"the committed numbers are of {before.get('name')} ({before.get('hash')})"
+    )
+    if strict:
+        raise UserError(message, "measure there, or without the check: make bench")
+    return f"warning: {message}; do not compare them"

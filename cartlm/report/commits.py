@@ -1,0 +1,199 @@
+"""Two commits, or a commit and the workspace, as `cartlm compare` needs them.
+
+Metrics and params come from `dvc metrics diff` and `dvc params diff`; outcomes, and the hash of the test rows
+they rest on, from git alone: no models, no data and no DVC cache are needed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cartlm.errors import UserError
+from cartlm.results import Outcome, parse_outcomes
+
+WORKSPACE = "workspace"
+OUTCOMES = "metrics/outcomes"
+TEST_ROWS = "data/test.jsonl"
+LOCKS = ("dvc.lock", "remote/dvc.lock")  # paths in both are from the root
+Files = dict[str, dict[str, Any]]
+"""Metrics file -> dotted key -> value."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one of the two compared states says."""
+
+    name: str  # the first digits of the commit, or `workspace`
+    metrics: Files
+    outcomes: dict[str, list[Outcome]] = field(default_factory=dict)  # variant -> its rows
+    rows: dict[str, str] = field(
+        default_factory=dict
+    )  # variant -> hash of its test rows, where dvc.lock tells
+
+
+@dataclass(frozen=True)
+class ParamChange:
+    """A changed value of params.yaml; None is a key that one side lacks."""
+
+    file: str
+    key: str
+    old: Any
+    new: Any
+
+
+def read(root: Path, old: str, new: str | None) -> tuple[Side, Side, list[ParamChange]]:
+    """Both sides, and what differs in their params. `new` None is the workspace.
+
+    Raises UserError outside of a git and DVC repository, for a revision that is not there, for one without
+    metrics and for a metrics file that is not JSON.
+    """
+    repository(root)
+    olds, news = resolve(root, old), resolve(root, new) if new is not None else None
+    with ThreadPoolExecutor() as pool:  # two programs, each some seconds
+        diff = pool.submit(dvc_diff, root, "params", olds, news)
+        metrics, said = dvc_diff(root, "metrics", olds, news, "--all")
+        changed, _ = diff.result()
+    sides = []
+    for which, commit, given in (("old", olds, old), ("new", news, new or WORKSPACE)):
+        files = one_side(metrics, which)
+        name = commit[:8] if commit else WORKSPACE
+        unreadable(root, commit, name, set(files))
+        if not files:
+            asked = f"the {WORKSPACE}" if commit is None else f"{given} ({name})"
+            if any(path.endswith(".json") for path in listed(root, commit, "metrics")):
+                raise UserError(f"DVC reads no metrics of {asked}: {said}", "dvc metrics show")
+            raise UserError(
+                f"{asked} has no metrics", "make repro" if commit is None else "git log --oneline -- metrics"
+            )
+        sides.append(Side(name, files, outcomes(root, commit, name), row_hashes(root, commit)))
+    params = [
+        ParamChange(file, key, values.get("old"), values.get("new"))
+        for file, keys in sorted(changed.items(), key=lambda item: (item[0] != "params.yaml", item[0]))
+        for key, values in sorted(keys.items())
+    ]
+    return sides[0], sides[1], params
+
+
+def repository(root: Path) -> None:
+    """Raises UserError unless `root` is the top of a git repository with a DVC pipeline."""
+    done = git(root, "rev-parse", "--show-toplevel")
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines()
+        raise UserError(
+            f"{root.resolve()} is no git repository: {said[0] if said else 'git failed'}", "cd into one"
+        )
+    top = Path(done.stdout.strip())
+    if top.resolve() != root.resolve() or not ((root / ".dvc").is_dir() and (root / "dvc.yaml").is_file()):
+        raise UserError(f"{root.resolve()} is not the top of a repository with a dvc.yaml", f"cd {top}")
+
+
+def resolve(root: Path, revision: str) -> str:
+    """The full hash of a commit. Raises UserError for one that is not there."""
+    done = git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    if done.returncode == 0 and revision:
+        return done.stdout.split()[-1]
+    if git(root, "rev-parse", "--is-shallow-repository").stdout.strip() == "true":
+        raise UserError(f"{revision!r} is not in this shallow clone", "git fetch --unshallow")
+    raise UserError(f"there is no commit {revision!r}", "git log --oneline")
+
+
+def git(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run git in `root`. Raises UserError where it is not installed."""
+    try:
+        return subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, encoding="utf-8", errors="replace"
+        )
+    except FileNotFoundError:
+        raise UserError("git is not installed", "install it, then run this again") from None
+
+
+def dvc_diff(root: Path, what: str, old: str, new: str | None, *options: str) -> tuple[Files, str]:
+    """What `dvc metrics diff --json` or `dvc params diff --json` says: file -> key -> old and new, and its warnings.
+
+    It warns, and ends with 0, where it can read nothing.
+    """
+    command = [sys.executable, "-m", "dvc", what, "diff", "--json", *options, old, *([new] if new else [])]
+    done = subprocess.run(
+        command, cwd=root, capture_output=True, text=True, env={**os.environ, "DVC_NO_ANALYTICS": "1"}
+    )
+    try:
+        if done.returncode != 0:
+            raise ValueError
+        return json.loads(done.stdout), " ".join(done.stderr.split())
+    except ValueError:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        raise UserError(
+            f"dvc {what} diff failed: {said[0] if said else done.returncode}", f"dvc {what} diff {old[:8]}"
+        ) from None
+
+
+def one_side(diff: Files, which: str) -> Files:
+    """The files and values of the `old` or `new` side of a `dvc metrics diff`; null is a key that it lacks."""
+    files = {
+        file: {key: both[which] for key, both in keys.items() if both.get(which) is not None}
+        for file, keys in diff.items()
+    }
+    return {file: keys for file, keys in sorted(files.items()) if keys}
+
+
+def listed(root: Path, commit: str | None, folder: str) -> list[str]:
+    """Files below `folder` in a commit or, where it is None, in the workspace."""
+    if commit is None:
+        paths = (root / folder).rglob("*")
+        return sorted(path.relative_to(root).as_posix() for path in paths if path.is_file())
+    return git(
+        root, "-c", "core.quotePath=off", "ls-tree", "-r", "--name-only", commit, folder
+    ).stdout.splitlines()
+
+
+def text(root: Path, commit: str | None, path: str) -> str | None:
+    """A file of a commit or of the workspace; None where it is not there."""
+    if commit is None:
+        file = root / path
+        return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
+    done = git(root, "show", f"{commit}:{path}")
+    return done.stdout if done.returncode == 0 else None
+
+
+def unreadable(root: Path, commit: str | None, name: str, known: set[str]) -> None:
+    """Raises UserError for a metrics file that DVC left out because it is not JSON: it does so in silence."""
+    for path in listed(root, commit, "metrics"):
+        if path.endswith(".json") and path not in known:
+            try:
+                json.loads(text(root, commit, path) or "")
+            except ValueError as error:
+                raise UserError(f"{path} of {name} is not JSON: {error}", f"git checkout {path}") from None
+
+
+def outcomes(root: Path, commit: str | None, name: str) -> dict[str, list[Outcome]]:
+    """Variant -> its per-row outcomes."""
+    return {
+        Path(path).stem: parse_outcomes(text(root, commit, path) or "", f"{name}:{path}" if commit else path)
+        for path in listed(root, commit, OUTCOMES)
+        if path.endswith(".csv")
+    }
+
+
+def row_hashes(root: Path, commit: str | None) -> dict[str, str]:
+    """Variant -> hash of the test rows that its evaluation read, from dvc.lock: other rows have the same ids."""
+    found = {}
+    for path in LOCKS:
+        try:
+            stages = (yaml.safe_load(text(root, commit, path) or "") or {}).get("stages", {})
+        except yaml.YAMLError:
+            raise UserError(f"{path} of {commit or WORKSPACE} is not YAML", f"git diff {path}") from None
+        for stage in stages.values():
+            rows = [dep.get("md5") for dep in stage.get("deps", []) if dep["path"] == TEST_ROWS]
+            for out in stage.get("outs", []):
+                if Path(out["path"]).parent.as_posix() == OUTCOMES and rows and rows[0]:
+                    found[Path(out["path"]).stem] = rows[0]
+    return found

@@ -1,0 +1,324 @@
+"""Judging a change: which metrics of two commits differ by more than their noise, and for better or worse."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from cartlm.report.commits import ParamChange, Side
+from cartlm.report.paired import Difference, against_reference, differences, pair
+from cartlm.statistics import ALPHA, Pairs, wilson
+
+Verdict = Literal["worse", "better", "not comparable", "removed", "added", "no change"]
+ORDER: tuple[Verdict, ...] = ("worse", "better", "not comparable", "removed", "added", "no change")
+Better = Literal["higher", "lower"]
+RULES: tuple[tuple[str, str, Better], ...] = (
+    (r"exact_match|agreement", "accuracy", "higher"),
+    (r"unparseable|never_stopped", "accuracy", "lower"),
+    (r"(prefill|decode)_tokens_per_s|queries_per_s(_\w+)?", "speed", "higher"),
+    (r"load_s", "load", "lower"),
+    (r"\w+_ms_p(50|95)\w*", "latency", "lower"),  # p99 rests on a query or two
+    (r"(?!baseline)(?!\w*_(anon|file)_)\w*(rss|cgroup|vram|peak)\w*_mib", "memory", "lower"),
+    (r"energy_j_per_query", "energy", "lower"),
+    (r"size_mib", "size", "lower"),
+)
+"""Name of a metric (last part of its key) -> its kind, and which way is better. What matches none is not judged."""
+OF_MACHINE = ("speed", "load", "latency", "memory", "energy")
+"""Kinds that two machines do not share."""
+ACCURACY = "accuracy"
+TESTED = "free.exact_match"  # the share that metrics/outcomes/ has row by row
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one kind of metric is judged."""
+
+    kind: str
+    better: Better
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Change:
+    """One metric of one variant on both sides; None is what one side lacks."""
+
+    target: str  # `accuracy`, or a folder under metrics/bench/
+    variant: str
+    metric: str
+    kind: str
+    old: float | None
+    new: float | None
+    change: float | None  # of shares the difference, of everything else relative to the old value
+    verdict: Verdict
+    why: str
+    paired: Difference | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that `cartlm compare` found."""
+
+    old: str
+    new: str
+    changes: list[Change]  # accuracy first, then by target; in each, what became worse first
+    params: list[ParamChange] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    against_f16: list[Difference] = field(default_factory=list)  # the quantized variants of the new side
+
+    def having(self, verdict: Verdict) -> list[Change]:
+        return [change for change in self.changes if change.verdict == verdict]
+
+
+def compare(
+    old: Side,
+    new: Side,
+    tolerances: Mapping[str, float],
+    params: Sequence[ParamChange] = (),
+    variants: Sequence[str] = (),
+) -> Comparison:
+    """Judge every metric that RULES names.
+
+    `tolerances` is the section `compare` of params.yaml; `variants` gives their order, others follow by name.
+    """
+    unpaired = unpaired_variants(old, new)
+    tested = {
+        variant: pair(old.outcomes[variant], new.outcomes[variant])
+        for variant in sorted(old.outcomes.keys() & new.outcomes.keys() - unpaired.keys())
+    }
+    found = {each.variant: each for each in differences(tested)}
+    changes = [
+        change
+        for file in sorted(old.metrics.keys() | new.metrics.keys())
+        for change in of_file(
+            file, old.metrics.get(file, {}), new.metrics.get(file, {}), tolerances, unpaired, found
+        )
+    ]
+    rank = {variant: i for i, variant in enumerate(variants)}
+
+    def by_variant(variant: str) -> tuple[int, str]:
+        return rank.get(variant, len(rank)), variant
+
+    changes.sort(
+        key=lambda it: (
+            it.target != ACCURACY, it.target, ORDER.index(it.verdict), by_variant(it.variant), it.metric,
+        )
+    )  # fmt: skip
+    said = [*notes(old, new, unpaired), *stale(old), *stale(new)]
+    ours = [variant for variant in new.outcomes if not rank or variant in rank]  # no servers
+    ordered = {variant: new.outcomes[variant] for variant in sorted(ours, key=by_variant)}
+    return Comparison(old.name, new.name, changes, list(params), said, against_reference(ordered))
+
+
+def of_file(
+    file: str,
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    tolerances: Mapping[str, float],
+    unpaired: Mapping[str, str],
+    tested: Mapping[str, Difference],
+) -> Iterator[Change]:
+    """The judged metrics of one file."""
+    target, variant = place(file)
+    if not target:
+        return
+    machine = None if target == ACCURACY else other_machine(before, after)
+    for key, kind, better in judged(before, after, target):
+        reason = unpaired.get(variant) if target == ACCURACY else machine if kind in OF_MACHINE else None
+        if kind == "energy":
+            reason = reason or other_meter(before, after, key)
+        paired = tested.get(variant) if key == TESTED and target == ACCURACY else None
+        rule = Rule(kind, better, tolerances[kind])
+        verdict, change, why = judge(before, after, key, rule, reason, paired)
+        values = before.get(key), after.get(key)
+        yield Change(
+            target, variant, key.removeprefix(f"{target}."), kind, *values, change, verdict, why, paired
+        )
+
+
+def place(file: str) -> tuple[str, str]:
+    """The target and variant that a metrics file belongs to; two empty words for files that are not judged."""
+    path = PurePosixPath(file).with_suffix("")
+    parts = path.parts[1:] if path.parts[0] == "metrics" and len(path.parts) > 1 else ("",)
+    if parts[0] == "bench" and len(parts) == 3 and parts[2] != "machine":
+        return parts[1], parts[2]
+    if parts[0] in ("eval", "remote") and len(parts) == 2:
+        return ACCURACY, parts[1]
+    return (ACCURACY, parts[0]) if parts in (("parity",), ("merge",)) else ("", "")
+
+
+def judged(
+    before: Mapping[str, Any], after: Mapping[str, Any], target: str
+) -> Iterator[tuple[str, str, Better]]:
+    """The keys of a file that RULES names, with kind and direction; limits of intervals are no metrics."""
+    for key in sorted(before.keys() | after.keys()):
+        section, _, name = key.rpartition(".")
+        if name.endswith(("_low", "_high")) or section.endswith("slices"):
+            continue
+        if not all(isinstance(side.get(key, 0), int | float) for side in (before, after)):
+            continue
+        for pattern, kind, better in RULES:
+            if re.fullmatch(pattern, name) and (kind == ACCURACY or target != ACCURACY):
+                yield key, kind, better
+                break
+
+
+def judge(
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    key: str,
+    rule: Rule,
+    not_comparable: str | None = None,
+    paired: Difference | None = None,
+) -> tuple[Verdict, float | None, str]:
+    """Verdict, change and reason of one metric: beyond its tolerance, and beyond what chance explains."""
+    old, new = before.get(key), after.get(key)
+    if old is None or new is None:
+        return ("added", None, "only the new side has it") if old is None else ("removed", None, "gone")
+    change = paired.pairs.difference if paired else difference(old, new, rule.kind)
+    if not_comparable:
+        return "not comparable", change, not_comparable
+    if paired is None and old == new:
+        return "no change", 0.0, "equal"
+    if change is not None and abs(change) <= rule.tolerance:
+        return "no change", change, f"within the tolerance of {rule.tolerance:g}"
+    if paired:
+        if paired.p_adjusted >= ALPHA:
+            return "no change", change, f"not significant (adjusted p {paired.p_adjusted:.2f})"
+        why = f"beyond {rule.tolerance:g}, adjusted p {paired.p_adjusted:.2g}"
+    else:
+        first, second = interval(before, key, rule.kind), interval(after, key, rule.kind)
+        if first and second and first[0] <= second[1] and second[0] <= first[1]:
+            return "no change", change, "the intervals overlap"
+        why = f"beyond {rule.tolerance:g}" + (
+            ", and the intervals do not overlap" if first and second else ""
+        )
+    improved = (new > old) == (rule.better == "higher") if not paired else paired.pairs.difference > 0
+    return ("better" if improved else "worse"), change, why
+
+
+def difference(old: float, new: float, kind: str) -> float | None:
+    """Of shares new - old, of everything else relative to the old value; None from 0 to something."""
+    if kind == ACCURACY:
+        return new - old
+    return (new - old) / old if old else (0.0 if new == old else None)
+
+
+def interval(values: Mapping[str, Any], key: str, kind: str) -> tuple[float, float] | None:
+    """The interval that stands beside a value, of a share the Wilson interval from the `n` of its section."""
+    low, high = values.get(f"{key}_low"), values.get(f"{key}_high")
+    if low is not None and high is not None:
+        return low, high
+    section = key.rpartition(".")[0]
+    n = values.get(f"{section}.n" if section else "n")
+    return wilson(round(values[key] * n), n) if kind == ACCURACY and n else None
+
+
+def other_machine(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
+    """Why two benchmark files do not compare; None where both were measured on one machine."""
+    if not before or not after:
+        return None
+    hashes = before.get("machine.hash"), after.get("machine.hash")
+    if hashes[0] and hashes[0] == hashes[1]:
+        return None
+    return f"measured on another machine: {_machine(before)}, then {_machine(after)}"
+
+
+def other_meter(before: Mapping[str, Any], after: Mapping[str, Any], key: str) -> str | None:
+    """Why two energies do not compare: one is measured, the other estimated."""
+    name = f"{key.rpartition('.')[0]}.energy_kind".lstrip(".")
+    kinds = before.get(name), after.get(name)
+    return None if kinds[0] == kinds[1] else f"{kinds[0]} before, {kinds[1]} after"
+
+
+def _machine(values: Mapping[str, Any]) -> str:
+    return f"{values.get('machine.name', 'unknown')} ({values.get('machine.hash', 'no hash')})"
+
+
+def unpaired_variants(old: Side, new: Side) -> dict[str, str]:
+    """Variants whose outcomes on both sides are of different rows, and why; ids alone do not tell rows apart."""
+    found = {}
+    for variant in sorted(old.outcomes.keys() & new.outcomes.keys()):
+        rows = old.rows.get(variant), new.rows.get(variant)
+        if rows[0] and rows[1] and rows[0] != rows[1]:
+            found[variant] = "the test rows differ (data/test.jsonl in dvc.lock): nothing is paired"
+            continue
+        try:
+            pair(old.outcomes[variant], new.outcomes[variant])
+        except ValueError as error:
+            found[variant] = f"the test rows differ: {error}: nothing is paired"
+    return found
+
+
+def notes(old: Side, new: Side, unpaired: Mapping[str, str]) -> list[str]:
+    """What a reader has to know before the tables, one sentence each."""
+    said: dict[str, list[str]] = {}
+    for variant, why in unpaired.items():
+        said.setdefault(f"Accuracy is not comparable, {why}", []).append(variant)
+    for file in sorted(old.metrics.keys() | new.metrics.keys()):
+        target, variant = place(file)
+        before, after = old.metrics.get(file, {}), new.metrics.get(file, {})
+        if not target or not (before or after):
+            continue
+        if not before or not after:
+            gone = "no longer" if before else "only now"
+            said.setdefault(f"{target}: {gone} measured", []).append(variant)
+            continue
+        if target != ACCURACY and (machine := other_machine(before, after)):
+            said.setdefault(f"{target}: not comparable, {machine}", []).append(variant)
+        for key in ("engine.version", "engine.kernel", "engine.threads"):
+            if before.get(key) != after.get(key):
+                what = f"{target}: {key} was {before.get(key)}, is {after.get(key)}"
+                said.setdefault(what, []).append(variant)
+    missing = sorted(old.outcomes.keys() ^ new.outcomes.keys())
+    if missing:
+        said["Outcomes are on one side only, so nothing is paired"] = missing
+    return [f"{what}: {', '.join(names)}." for what, names in said.items()]
+
+
+def stale(side: Side) -> list[str]:
+    """Variants whose share in metrics/eval is not that of their outcomes: one of the two files is old."""
+    found = []
+    for variant, outcomes in side.outcomes.items():
+        share = side.metrics.get(f"metrics/eval/{variant}.json", {}).get(TESTED)
+        if share is not None and outcomes:
+            counted = sum(outcome.outcome == "exact" for outcome in outcomes) / len(outcomes)
+            if abs(counted - share) > 0.0001:  # metrics have 4 significant digits
+                found.append(
+                    f"{side.name}: metrics/eval/{variant}.json says {share:g} exact, its outcomes {counted:g}."
+                )
+    return found
+
+
+def as_json(found: Comparison) -> dict[str, Any]:
+    """The comparison as plain values for a JSON file."""
+    return {
+        "old": found.old,
+        "new": found.new,
+        "worse": len(found.having("worse")),
+        "better": len(found.having("better")),
+        "notes": found.notes,
+        "params": [vars(change) for change in found.params],
+        "changes": [
+            {**vars(change), "paired": _plain(change.paired) if change.paired else None}
+            for change in found.changes
+        ],
+        "variants_against_f16": [_plain(each) for each in found.against_f16],
+    }
+
+
+def _plain(each: Difference) -> dict[str, Any]:
+    pairs: Pairs = each.pairs
+    return {
+        "variant": each.variant,
+        "n": pairs.n,
+        "difference": pairs.difference,
+        "low": each.low,
+        "high": each.high,
+        "lost": pairs.lost,
+        "won": pairs.won,
+        "p": each.p,
+        "p_adjusted": each.p_adjusted,
+    }

@@ -1,0 +1,162 @@
+"""Does `cartlm compare` tell noise from change on this machine? Run by `make check-compare`, not by pytest.
+
+python -m tests.benchmarks.check_compare --times 20
+
+In a clone of the committed state, bench-cpu is measured and committed. Then the same commit is measured again and
+again, each time as the workspace: none of these may be a change. Then a loss of 3 points of exact match and a
+slow-down by 30 % are planted in one variant, and both must be flagged. Exit code 1 otherwise. Needs the models and
+data of this checkout (make repro); takes the time of `make bench` once more than --times.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from cartlm import results, stage
+from cartlm.errors import UserError
+from cartlm.statistics import wilson
+
+ROOT = Path(__file__).resolve().parents[2]
+NEEDED = ("models", "data")  # made by the graph, not in git
+LOSS = 0.03
+SLOWER = 0.7
+QUICK = {"rounds": 2, "queries": 2, "served_rounds": 0, "harness_rounds": 0, "threads": 1, "max_spread": 99.0}
+
+
+@stage.command
+@click.option("--times", type=click.IntRange(min=0), default=20)
+@click.option("--variant", default="q4_k_m", help="The one in which loss and slow-down are planted.")
+@click.option(
+    "--quick", is_flag=True, help="Few rounds and queries, to try this script: too noisy to judge by."
+)
+def main(times: int, variant: str, quick: bool) -> int:
+    """Print `no change in K of N`, and whether the planted loss and slow-down are flagged."""
+    for name in (f"models/{variant}/model.gguf", "data/test.jsonl"):
+        if not (ROOT / name).exists():
+            raise UserError(f"{name} is missing", "make repro")
+    with tempfile.TemporaryDirectory() as folder:
+        repo = clone(Path(folder) / "repo", quick)
+        unchanged = sum(repetition(repo, i + 1) for i in range(times))
+        print(f"no change in {unchanged} of {times}", flush=True)
+        loss = flagged(repo, "a loss of 3 points", plant_loss, variant, ("accuracy", "free.exact_match"))
+        slow = flagged(repo, "a slow-down by 30 %", plant_slow_down, variant, ("cpu", "decode_tokens_per_s"))
+    return 0 if unchanged == times and loss and slow else 1
+
+
+def clone(repo: Path, quick: bool) -> Path:
+    """The committed state with this checkout's models and data, and a first measurement, committed."""
+    run(ROOT, "git", "clone", "-q", str(ROOT), str(repo))
+    for name in NEEDED:
+        (repo / name).symlink_to(ROOT / name)
+    if quick:
+        path = repo / "params.yaml"
+        params = yaml.safe_load(path.read_text(encoding="utf-8"))
+        params["bench_cpu"] |= {name: value for name, value in QUICK.items() if name in params["bench_cpu"]}
+        path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+    stage.progress("measuring what all repetitions are compared with")
+    measure(repo)
+    run(repo, "git", "add", "metrics", "params.yaml")
+    who = ("-c", "user.name=check", "-c", "user.email=check@example.invalid")
+    run(repo, "git", *who, "commit", "-q", "--allow-empty", "-m", "measured here")
+    return repo
+
+
+def measure(repo: Path) -> None:
+    """Run bench-cpu in the clone, from nothing."""
+    shutil.rmtree(repo / "runs", ignore_errors=True)
+    run(repo, sys.executable, "-m", "stages.bench_cpu")
+
+
+def repetition(repo: Path, number: int) -> bool:
+    """Measure once more; True if that compares as no change. A refused measurement is none."""
+    try:
+        measure(repo)
+    except UserError as error:
+        print(f"{number}: not measured: {error.message}", flush=True)
+        return False
+    changed = changes(repo)
+    for each in changed:
+        print(
+            f"{number}: {each['variant']} {each['metric']} {each['verdict']}: {each['old']} -> {each['new']}",
+            flush=True,
+        )
+    print(f"{number}: {'a change' if changed else 'no change'}", flush=True)
+    return not changed
+
+
+def changes(repo: Path) -> list[dict[str, Any]]:
+    """What `cartlm compare HEAD` calls better or worse in the workspace of the clone."""
+    command = [sys.executable, "-m", "cartlm.cli", "compare", "HEAD", "--json"]
+    done = subprocess.run(command, cwd=repo, capture_output=True, text=True)
+    if done.returncode not in (0, 1):
+        raise UserError(f"compare failed: {done.stderr.strip()}", "cartlm compare HEAD")
+    found = [each for each in json.loads(done.stdout)["changes"] if each["verdict"] in ("worse", "better")]
+    worse = any(each["verdict"] == "worse" for each in found)
+    if worse != (done.returncode == 1):
+        raise UserError(f"compare ended with {done.returncode}, worse is {worse}", "cartlm compare HEAD")
+    return found
+
+
+def flagged(repo: Path, what: str, plant: Any, variant: str, expected: tuple[str, str]) -> bool:
+    """Plant a change in the committed numbers; True if it is found, and nothing in another variant."""
+    run(repo, "git", "checkout", "-q", "--", "metrics")
+    plant(repo / "metrics", variant)
+    found = changes(repo)
+    hit = any(
+        (each["target"], each["metric"], each["verdict"]) == (*expected, "worse") for each in found
+    ) and all(each["variant"] == variant for each in found)
+    print(f"{what} in {variant} is {'flagged' if hit else 'NOT flagged, or not alone'}", flush=True)
+    return hit
+
+
+def plant_loss(metrics: Path, variant: str) -> None:
+    """Turn exact rows into wrong ones: 3 % of all rows, evenly spread."""
+    outcomes = results.read_outcomes(metrics / "outcomes" / f"{variant}.csv")
+    exact = [i for i, each in enumerate(outcomes) if each.outcome == "exact"]
+    lost = round(LOSS * len(outcomes))
+    if lost > len(exact):
+        raise UserError(f"{variant} has only {len(exact)} exact rows", "name another --variant")
+    for i in exact[:: len(exact) // lost][:lost]:
+        outcomes[i] = results.Outcome(outcomes[i].id, "wrong", "0" * 12)
+    results.write_outcomes(metrics / "outcomes" / f"{variant}.csv", outcomes)
+    path = metrics / "eval" / f"{variant}.json"
+    values = results.read_metrics(path)
+    n, left = len(outcomes), len(exact) - lost
+    low, high = wilson(left, n)
+    values["free"] |= {"exact_match": left / n, "exact_match_low": low, "exact_match_high": high}
+    results.write_metrics(path, values)
+
+
+def plant_slow_down(metrics: Path, variant: str) -> None:
+    """Scale all speeds of the variant to 70 %, and its latencies to match."""
+    path = metrics / "bench" / "cpu" / f"{variant}.json"
+    values = results.read_metrics(path)
+    for section in values.values():
+        for name, value in section.items() if isinstance(section, dict) else ():
+            if "_per_s" in name and "llama_bench" not in name:
+                section[name] = value * SLOWER
+            elif "_ms_" in name:
+                section[name] = value / SLOWER
+    results.write_metrics(path, values)
+
+
+def run(folder: Path, *command: str) -> None:
+    """Run a command; raises UserError with its last line where it fails."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        words = " ".join(command[1:4])
+        raise UserError(f"{words} failed: {said[-1] if said else done.returncode}", "see the line before")
+
+
+if __name__ == "__main__":
+    main()

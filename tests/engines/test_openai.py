@@ -1,0 +1,218 @@
+"""The openai engine against a real llama-server, which must answer as the model does here, and a bad server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cartlm import remote
+from cartlm.data import rows as row_files
+from cartlm.engines import llama_cpp
+from cartlm.engines.openai import Client, Failed, Reply, Server
+from cartlm.errors import UserError
+from cartlm.intent import Intent
+from cartlm.pretraining.formats import TARGET_HEADER
+from cartlm.scoring import score
+from tests.fixtures.base_gguf import base_gguf
+from tests.fixtures.servers import Naughty, free_port, llama_server
+from tests.fixtures.toy import LINES
+
+__all__ = ["base_gguf"]
+KEY = "sk-test-0123456789-never-to-be-seen"
+SERVER = Server("http://127.0.0.1:1/v1", None, None, timeout_s=20.0, max_retries=0, concurrency=1)
+CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "q"}]}
+BARE: dict[str, Any] = {"model": "m", "prompt": "q"}
+
+
+@pytest.fixture(autouse=True)
+def no_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither this machine's key nor its proxy; the client's waits are short."""
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_CUSTOM_HEADERS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.02)
+
+
+@pytest.fixture
+def naughty() -> Iterator[Naughty]:
+    with Naughty({"q": "yes"}) as server:
+        yield server
+
+
+def rows() -> list[row_files.Row]:
+    """Ten rows that the base model can answer when asked with the header."""
+    made = []
+    for number, line in enumerate(LINES[:10]):
+        catalog = [line, *[other for other in LINES if other != line][:4]]
+        intent = Intent("remove" if number % 2 else "add", line, 1 if number % 2 else 2 + number % 3)
+        said = f"makni {line}, hvala" if number % 2 else f"add {intent.quantity} {line}"
+        made.append(row_files.make(f"r{number}", "english", catalog, said, intent, {}))
+    return made
+
+
+@pytest.fixture(scope="module")
+def llama(base_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with llama_server(base_gguf, tmp_path_factory.mktemp("llama") / "log", "--api-key", KEY) as url:
+        yield url
+
+
+def bare(row: row_files.Row, limit: int) -> dict[str, Any]:
+    return remote.request(
+        row, base_url=None, model="base", api="completions", instruction=None, separator="\n", max_new_tokens=limit
+    ).body  # fmt: skip
+
+
+def test_llama_server_answers_as_the_model_does_here(llama: str, base_gguf: Path) -> None:
+    """The same text from the same number of prompt tokens: one BOS, our separator, greedy."""
+    server = replace(SERVER, base_url=llama, key_env="K", key=KEY)
+    exact = same = 0
+    with Client(server) as client, llama_cpp.load(base_gguf, threads=1) as engine:
+        builder = engine.prompt_builder("\n")
+        for row in rows():
+            body = bare(row, 60)
+            reply = client.ask({**body, "prompt": TARGET_HEADER + body["prompt"]})
+            ids = builder.prompt_ids(TARGET_HEADER + row.prompt)
+            here = engine.answer(ids, 60)
+            assert reply.prompt_tokens == len(ids)
+            assert reply.completion_tokens in (
+                here.decoded_tokens,
+                here.decoded_tokens + 1,
+            )  # EOS counts there
+            assert 0 < reply.latency_s < 20
+            same += (reply.text, reply.finish_reason) == (here.text, here.finish_reason)
+            exact += score(row, reply.answer()).outcome == score(row, here).outcome == "exact"
+    assert same >= 9  # the server's batches may round a tie otherwise
+    assert exact >= 5
+
+
+def test_llama_server_stops_at_the_limit(llama: str) -> None:
+    with Client(replace(SERVER, base_url=llama, key_env="K", key=KEY)) as client:
+        reply = client.ask(bare(rows()[0], 3))
+    assert (reply.finish_reason, reply.completion_tokens, reply.retries) == ("length", 3, 0)
+    assert score(rows()[0], reply.answer()).outcome == "never_stopped"
+    assert reply.server in llama
+    assert reply.client.startswith("openai ")
+
+
+def test_llama_server_chats(llama: str) -> None:
+    asked = remote.request(
+        rows()[0], base_url=llama, model="base", api="chat", instruction="JSON", separator="\n", max_new_tokens=5
+    )  # fmt: skip
+    with Client(replace(SERVER, base_url=llama, key_env="K", key=KEY)) as client:
+        reply = client.ask(asked.body)
+    assert reply.completion_tokens == 5
+    assert reply.prompt_tokens
+    assert reply.text
+
+
+def test_llama_server_refuses_a_wrong_key_without_showing_it(llama: str) -> None:
+    wrong = KEY.replace("0", "9")
+    with (
+        Client(replace(SERVER, base_url=llama, key_env="K", key=wrong)) as client,
+        pytest.raises(Failed, match="401, the server refuses the key in K") as caught,
+    ):
+        client.ask(BARE)
+    assert wrong not in str(caught.value)
+
+
+@pytest.mark.parametrize("misdeed", ["429", "500", "503", "408", "cut", "slow"])
+def test_what_passes_is_tried_again(naughty: Naughty, misdeed: str) -> None:
+    naughty.plan["q"] = [misdeed]
+    started = time.monotonic()
+    with Client(replace(SERVER, base_url=naughty.url, timeout_s=1.0, max_retries=2)) as client:
+        reply = client.ask(CHAT)
+    took = time.monotonic() - started
+    assert (reply.text, reply.retries, len(naughty.seen)) == ("yes", 1, 2)
+    assert reply.latency_s < 0.8  # of the try that succeeded
+    if misdeed == "429":
+        assert took >= 1.0, "Retry-After: 1"
+
+
+@pytest.mark.parametrize(
+    ("misdeed", "tries", "said"),
+    [
+        ("429", 2, "429 .*tried 2 times"), ("500", 2, "500 .*tried 2 times"), ("cut", 2, "does not answer .*tried 2"),
+        ("slow", 2, "no answer within 0.5 s, tried 2 times"), ("401", 1, "401, the server refuses a request without"),
+        ("400", 1, "400 "), ("404", 1, "404 "), ("garbage", 1, "no answer in the form of the OpenAI API"),
+        ("empty", 1, "no answer in the form"), ("unfinished", 1, "no answer in the form"), ("parts", 1, "no answer in"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("body", [CHAT, BARE], ids=["chat", "completions"])
+def test_what_fails_for_good_is_one_line(
+    naughty: Naughty, body: dict[str, Any], misdeed: str, tries: int, said: str
+) -> None:
+    naughty.plan["q"] = [misdeed] * 5
+    with (
+        Client(replace(SERVER, base_url=naughty.url, timeout_s=0.5, max_retries=1)) as client,
+        pytest.raises(Failed, match=said) as caught,
+    ):
+        client.ask(body)
+    assert len(naughty.seen) == tries
+    assert "\n" not in caught.value.what
+
+
+def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        Client(replace(SERVER, base_url=f"http://127.0.0.1:{free_port()}/v1")) as client,
+        pytest.raises(Failed, match=r"127.0.0.1:\d+ does not answer .*tried once") as caught,
+    ):
+        client.ask(CHAT)
+    assert caught.value.hint == "start the server"
+
+
+@pytest.mark.parametrize("misdeed", ["400", "401", "403", "404", "429", "500", "garbage", "cut"])
+def test_a_server_that_quotes_the_key_does_not_make_us_show_it(naughty: Naughty, misdeed: str) -> None:
+    naughty.plan["q"] = [misdeed]
+    server = replace(SERVER, base_url=naughty.url, key_env="K", key=f"  {KEY}\n")
+    with Client(server) as client, pytest.raises(Failed) as caught:
+        client.ask(CHAT)
+    assert naughty.seen[0][1]["authorization"] == f"Bearer {KEY}"
+    assert KEY not in f"{caught.value!r}{caught.value}{caught.value.hint}{server!r}"
+
+
+def test_a_server_without_keys_is_sent_none(naughty: Naughty, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with Client(replace(SERVER, base_url=naughty.url)) as client:
+        client.ask(CHAT)
+    assert KEY not in str(naughty.seen)
+
+
+@pytest.mark.parametrize("key", [None, "", "  \n"])
+def test_a_missing_key_names_its_variable(key: str | None) -> None:
+    with pytest.raises(UserError, match=r"^SHOP_KEY is not set.*export SHOP_KEY=") as caught:
+        Client(replace(SERVER, key_env="SHOP_KEY", key=key))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["sk-ž", "sk-\x00a", "sk-a\nsk-b", "sk a"])
+def test_no_key_at_all_is_refused_before_a_library_prints_it(key: str) -> None:
+    with pytest.raises(UserError, match="SHOP_KEY holds") as caught:
+        Client(replace(SERVER, key_env="SHOP_KEY", key=key))
+    assert key not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("reason", "text", "outcome"),
+    [
+        ("stop", None, "exact"), ("length", None, "never_stopped"), ("content_filter", "", "unparseable"),
+        ("stop", "```json\n{}\n```", "unparseable"),
+    ],
+)  # fmt: skip
+def test_answers_are_scored_as_everywhere(reason: str, text: str | None, outcome: str) -> None:
+    row = rows()[0]
+    reply = Reply(
+        row.completion if text is None else text, reason, None, None, 0.1, 0, 1, "m", "s", "openai 1", "2026-01-01"
+    )  # fmt: skip
+    assert score(row, reply.answer()).outcome == outcome
+
+
+def test_a_server_without_usage_leaves_the_counts_open() -> None:
+    with Naughty({"q": "yes"}, usage=False) as server, Client(replace(SERVER, base_url=server.url)) as client:
+        reply = client.ask(CHAT)
+    assert (reply.prompt_tokens, reply.completion_tokens) == (None, None)
+    assert reply.model == "m-2026-01-01"

@@ -1,0 +1,152 @@
+"""remote/dvc.yaml under real DVC: never part of a bare repro, resumable, and nothing that was paid for is lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cartlm.data import rows as row_files
+from tests.fixtures.servers import Naughty
+from tests.pipeline import toy_repo
+from tests.pipeline.toy_repo import ROOT, Repo
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+ANSWERS, METRICS, OUTCOMES = "data/answers/gpt.jsonl", "metrics/remote/gpt.json", "metrics/outcomes/gpt.csv"
+
+
+@pytest.fixture
+def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repo:
+    """A repository with toy data params, a DVC remote, and nothing run yet; it has no base model."""
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    shutil.copytree(ROOT, tmp_path / "repo", ignore=toy_repo.ignored)
+    made = Repo(tmp_path / "repo")
+    params = yaml.safe_dump(toy_repo.toy_params(), sort_keys=False)
+    (made.path / "params.yaml").write_text(params, encoding="utf-8")
+    made.run("git", "init", "-q", "-b", "main")
+    made.dvc("remote", "add", "-q", "-d", "store", str(tmp_path / "store"))
+    made.commit("toy")
+    return made
+
+
+@pytest.fixture
+def naughty() -> Iterator[Naughty]:
+    with Naughty({}) as server:
+        yield server
+
+
+def list_server(repo: Repo, url: str, **other: Any) -> None:
+    entry = {
+        "engine": "openai", "base_url": url, "model": "m", "api": "chat", "api_key_env": None, "instruction": None,
+        "max_new_tokens": 40, "concurrency": 1, "max_retries": 0, "timeout_s": 10.0, "input_price": None,
+        "output_price": None, "price_source": None, **other,
+    }  # fmt: skip
+    repo.set(lambda values: values.update(remote={"gpt": entry}))
+
+
+def learn(repo: Repo, naughty: Naughty) -> list[str]:
+    """Teach the server the right answers; returns the prompts."""
+    rows = row_files.read(repo.path / "data/test.jsonl")
+    naughty.said |= {row.prompt: row.completion for row in rows}
+    return [row.prompt for row in rows]
+
+
+def lines(repo: Repo) -> list[str]:
+    return (repo.path / ANSWERS).read_text(encoding="utf-8").splitlines()
+
+
+def test_without_servers_everything_works(repo: Repo) -> None:
+    assert repo.params()["remote"] == {}
+    repo.dvc("repro", "data")
+    for command in (("metrics", "diff", "--json"), ("metrics", "show"), ("status",)):
+        found = repo.dvc(*command)
+        assert "remote" not in found.stdout + found.stderr
+    assert not (repo.path / "remote/dvc.lock").exists()
+    refused = repo.run(sys.executable, "-m", "cartlm.cli", "check-remote", check=False)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("cartlm: error: params.yaml lists no server under remote; ")
+    assert refused.stderr.count("\n") == 1
+
+
+def test_a_bare_repro_does_not_ask_a_server(repo: Repo, naughty: Naughty) -> None:
+    list_server(repo, naughty.url)
+    listed = repo.dvc("stage", "list", "--name-only").stdout.split()
+    assert "data" in listed
+    assert not [name for name in listed if "remote" in name]
+    repo.dvc("repro", check=False)  # stops at the base model, which this repository lacks
+    assert naughty.seen == []
+
+
+def test_answers_and_numbers_outlive_failures_and_changes(repo: Repo, naughty: Naughty) -> None:
+    repo.dvc("repro", "data")
+    prompts = learn(repo, naughty)
+    list_server(repo, naughty.url)
+
+    naughty.plan[prompts[5]] = ["500"]
+    failed = repo.dvc("repro", "remote/dvc.yaml", check=False)
+    assert failed.returncode != 0
+    assert "failed: 500" in failed.stderr
+    assert len(lines(repo)) == 5
+    assert not (repo.path / METRICS).exists()
+
+    naughty.seen.clear()
+    repo.dvc("repro", "--pull", "remote/dvc.yaml")
+    assert [prompt for prompt, _ in naughty.seen] == prompts[5:]
+    assert repo.json(METRICS)["free"]["exact_match"] == 1.0
+    assert (repo.path / OUTCOMES).exists()
+    assert METRICS in json.loads(repo.dvc("metrics", "diff", "--json").stdout)
+    repo.dvc("push")
+    repo.commit("measured")
+
+    naughty.seen.clear()
+    assert "didn't change" in repo.dvc("repro", "--pull", "remote/dvc.yaml").stdout
+    list_server(repo, naughty.url, concurrency=2)
+    repo.dvc("repro", "--pull", "remote/dvc.yaml")
+    assert naughty.seen == [], "another concurrency costs nothing"
+
+    repo.set(lambda values: values["data"].update(seed=8))  # other test rows
+    repo.dvc("repro", "data")
+    prompts = learn(repo, naughty)
+    numbers = {name: (repo.path / name).read_bytes() for name in (METRICS, OUTCOMES)}
+    kept = lines(repo)
+    naughty.plan[prompts[20]] = ["500"]
+    assert repo.dvc("repro", "--pull", "remote/dvc.yaml", check=False).returncode != 0
+    assert {name: (repo.path / name).read_bytes() for name in numbers} == numbers
+    partly = lines(repo)
+    assert partly[: len(kept)] == kept
+    assert len(partly) > len(kept) + 10
+
+    naughty.seen.clear()
+    repo.dvc("repro", "--pull", "remote/dvc.yaml")
+    assert lines(repo)[: len(partly)] == partly
+    assert len(naughty.seen) == len(lines(repo)) - len(partly) < len(prompts)
+
+
+def test_only_a_server_that_left_params_is_forgotten(repo: Repo, naughty: Naughty) -> None:
+    repo.dvc("repro", "data")
+    learn(repo, naughty)
+    list_server(repo, naughty.url)
+    repo.dvc("repro", "remote/dvc.yaml")
+    made = [repo.path / name for name in (METRICS, OUTCOMES)]
+    prune = [sys.executable, "-m", "cartlm.cli", "prune"]
+    assert "gpt" not in repo.run(*prune).stdout
+    assert all(path.exists() for path in made)
+    assert "didn't change" in repo.dvc("repro", "remote/dvc.yaml").stdout
+
+    repo.set(lambda values: values.update(remote={}))
+    gone = repo.run(*prune).stdout
+    assert "eval-remote@gpt" in gone
+    assert not any(path.exists() for path in made)
+    assert "gpt" not in (repo.path / "remote/dvc.lock").read_text(encoding="utf-8")
+    assert lines(repo), "paid for"
+    repo.run("make", "clean")
+    assert lines(repo), "paid for"
+    assert not (repo.path / "data/test.jsonl").exists()

@@ -1,0 +1,240 @@
+"""`cartlm compare` in real git and DVC repositories: what it finds, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dvc.repo import Repo as DvcRepo
+
+from cartlm.errors import UserError
+from cartlm.report import commits
+from cartlm.results import Outcome, write_metrics, write_outcomes
+
+ROOT = Path(__file__).resolve().parents[2]
+MACHINE = {"name": "a toy CPU x2", "hash": "abc"}
+
+
+@dataclass(frozen=True)
+class Repo:
+    path: Path
+
+    def git(self, *arguments: str) -> str:
+        who = ("-c", "user.name=t", "-c", "user.email=t@example.invalid", "-c", "protocol.file.allow=always")
+        done = subprocess.run(
+            ["git", *who, *arguments], cwd=self.path, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    def commit(self, message: str = "a state") -> str:
+        self.git("add", "-A")
+        self.git("commit", "-q", "--allow-empty", "-m", message)
+        return self.git("rev-parse", "HEAD")
+
+    def compare(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "cartlm.cli", "compare", *arguments]
+        return subprocess.run(command, cwd=cwd or self.path, capture_output=True, text=True)
+
+    def write(self, exact: int = 90, speed: float = 100.0, rows: str = "r1", **machine: str) -> None:
+        """Metrics, outcomes and a dvc.lock as the graph leaves them, of one variant."""
+        metrics = self.path / "metrics"
+        share = exact / 100
+        write_metrics(metrics / "eval/q8_0.json", {"free": {"n": 100, "exact_match": share}})
+        outcomes = [Outcome(f"test-{i:05}", "exact" if i < exact else "wrong", "0" * 12) for i in range(100)]
+        write_outcomes(metrics / "outcomes/q8_0.csv", outcomes)
+        cpu = {
+            "decode_tokens_per_s": speed,
+            "decode_tokens_per_s_low": speed - 1,
+            "decode_tokens_per_s_high": speed + 1,
+        }
+        write_metrics(metrics / "bench/cpu/q8_0.json", {"machine": MACHINE | machine, "cpu": cpu})
+        stage = {
+            "cmd": "true",
+            "deps": [
+                {
+                    "path": "data/test.jsonl",
+                    "hash": "md5",
+                    "md5": hashlib.md5(rows.encode()).hexdigest(),
+                    "size": 1,
+                }
+            ],
+            "outs": [{"path": "metrics/outcomes/q8_0.csv", "hash": "md5", "md5": "0" * 32, "size": 1}],
+        }
+        lock = {"schema": "2.0", "stages": {"eval@q8_0": stage}}
+        (self.path / "dvc.lock").write_text(yaml.safe_dump(lock), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("template")
+    subprocess.run(["git", "init", "-q", "-b", "main", str(path)], check=True)
+    DvcRepo.init(str(path)).close()
+    shutil.copy(ROOT / "params.yaml", path)
+    (path / "dvc.yaml").write_text("metrics: [metrics/eval, metrics/bench]\n", encoding="utf-8")
+    repo = Repo(path)
+    repo.commit("nothing measured")
+    repo.write()
+    repo.commit("measured")
+    return path
+
+
+@pytest.fixture
+def repo(template: Path, tmp_path: Path) -> Repo:
+    shutil.copytree(template, tmp_path / "repo", symlinks=True)
+    return Repo(tmp_path / "repo")
+
+
+def found(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert done.returncode in (0, 1), done.stderr
+    return json.loads(done.stdout)
+
+
+def failed(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("cartlm: error: ")
+    for word in words:
+        assert word in done.stderr
+
+
+def test_an_unchanged_workspace_is_no_change(repo: Repo) -> None:
+    done = repo.compare("HEAD")
+    assert done.returncode == 0, done.stderr
+    head = repo.git("rev-parse", "HEAD")[:8]
+    assert done.stdout.startswith(f"# {head} → workspace: no change\n")
+
+
+def test_a_loss_and_a_slow_down_in_the_workspace_end_with_1(repo: Repo) -> None:
+    repo.write(exact=80, speed=70.0)
+    done = repo.compare("HEAD", "--json")
+    assert done.returncode == 1
+    values = found(done)
+    assert {(each["target"], each["metric"], each["verdict"]) for each in values["changes"]} == {
+        ("accuracy", "free.exact_match", "worse"),
+        ("cpu", "decode_tokens_per_s", "worse"),
+    }
+    assert values["changes"][0]["paired"]["lost"] == 10
+    assert values["new"] == "workspace"
+
+
+def test_two_commits_compare_with_what_is_committed_and_no_more(repo: Repo) -> None:
+    old = repo.git("rev-parse", "HEAD")
+    params = repo.path / "params.yaml"
+    params.write_text(params.read_text("utf-8").replace("batch_size: 32", "batch_size: 8"), encoding="utf-8")
+    repo.write(exact=99, speed=200.0)
+    repo.commit("better")
+    repo.write(exact=1, speed=1.0)  # not committed: must not matter
+    done = repo.compare("HEAD~1", "HEAD", "--json")
+    values = found(done)
+    assert done.returncode == 0
+    assert (values["old"], values["better"], values["worse"]) == (old[:8], 2, 0)
+    assert {"file": "params.yaml", "key": "eval.batch_size", "old": 32, "new": 8} in values["params"]
+    assert found(repo.compare("HEAD", "HEAD~1", "--json"))["worse"] == 2
+
+
+def test_tolerances_come_from_params(repo: Repo) -> None:
+    repo.write(speed=70.0)
+    assert repo.compare("HEAD").returncode == 1
+    params = repo.path / "params.yaml"
+    params.write_text(params.read_text("utf-8").replace("  speed: 0.15", "  speed: 0.4"), encoding="utf-8")
+    assert repo.compare("HEAD").returncode == 0
+
+
+def test_other_test_rows_under_the_same_ids_are_not_paired(repo: Repo) -> None:
+    repo.write(exact=50, rows="r2")
+    done = repo.compare("HEAD")
+    assert done.returncode == 0, done.stdout
+    assert "the test rows differ (data/test.jsonl in dvc.lock): nothing is paired: q8_0" in done.stdout
+
+
+def test_another_machine_is_not_comparable(repo: Repo) -> None:
+    repo.write(speed=10.0, hash="def", name="another")
+    done = repo.compare("HEAD")
+    assert done.returncode == 0, done.stdout
+    assert (
+        "not comparable, measured on another machine: a toy CPU x2 (abc), then another (def): q8_0"
+        in done.stdout
+    )
+    assert "1 not comparable" in done.stdout.splitlines()[0]
+
+
+def test_a_git_clone_is_enough(repo: Repo, tmp_path: Path) -> None:
+    repo.write(exact=80)
+    repo.commit()
+    repo.git("clone", "-q", f"file://{repo.path}", str(tmp_path / "clone"))
+    assert repo.compare("HEAD~1", cwd=tmp_path / "clone").returncode == 1
+
+
+@pytest.mark.parametrize("revision", ["nope", "HEAD~50", "", "--", "a b"])
+def test_an_unknown_revision(repo: Repo, revision: str) -> None:
+    with pytest.raises(UserError, match=f"there is no commit '{revision}'; git log --oneline"):
+        commits.resolve(repo.path, revision)
+
+
+def test_an_unknown_revision_is_one_line(repo: Repo) -> None:
+    failed(repo.compare("nope"), "there is no commit 'nope'; git log --oneline")
+    failed(repo.compare("HEAD", "nope"), "there is no commit 'nope'")
+    failed(repo.compare(), "Missing argument", "compare --help")
+
+
+def test_a_shallow_clone_says_how_to_deepen_it(repo: Repo, tmp_path: Path) -> None:
+    repo.git("clone", "-q", "--depth", "1", f"file://{repo.path}", str(tmp_path / "shallow"))
+    failed(
+        repo.compare("HEAD~1", cwd=tmp_path / "shallow"),
+        "'HEAD~1' is not in this shallow clone; git fetch --unshallow",
+    )
+
+
+def test_no_repository_or_not_its_top(repo: Repo, tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    failed(repo.compare("HEAD", cwd=tmp_path / "plain"), "is no git repository")
+    failed(
+        repo.compare("HEAD", cwd=repo.path / "metrics"), "is not the top of a repository", f"cd {repo.path}"
+    )
+    shutil.rmtree(repo.path / ".dvc")
+    failed(repo.compare("HEAD"), "is not the top of a repository with a dvc.yaml")
+
+
+def test_git_is_missing(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(repo.path))
+    with pytest.raises(UserError, match="git is not installed"):
+        commits.repository(repo.path)
+
+
+def test_a_commit_or_workspace_without_metrics(repo: Repo) -> None:
+    failed(repo.compare("HEAD~1"), "HEAD~1 (", "has no metrics; git log --oneline -- metrics")
+    shutil.rmtree(repo.path / "metrics")
+    failed(repo.compare("HEAD"), "the workspace has no metrics; make repro")
+
+
+def test_a_half_written_file_is_named_and_not_passed_over(repo: Repo) -> None:
+    """DVC leaves it out and ends with 0: its numbers would count as removed."""
+    (repo.path / "metrics/eval/q8_0.json").write_text('{"free": {', encoding="utf-8")
+    failed(
+        repo.compare("HEAD"),
+        "metrics/eval/q8_0.json of workspace is not JSON",
+        "git checkout metrics/eval/q8_0.json",
+    )
+    shutil.copy(repo.path / "params.yaml", repo.path / "metrics/outcomes/q8_0.csv")
+    repo.write()
+    (repo.path / "metrics/outcomes/q8_0.csv").write_text("id\n", encoding="utf-8")
+    failed(repo.compare("HEAD"), "metrics/outcomes/q8_0.csv has not the columns")
+
+
+def test_what_dvc_cannot_read_is_not_taken_for_absent(repo: Repo) -> None:
+    (repo.path / "dvc.yaml").write_text("metrics: 7\n", encoding="utf-8")
+    failed(repo.compare("HEAD"), "DVC reads no metrics of the workspace", "dvc.yaml")
+
+
+def test_a_wrong_params_file_is_one_line(repo: Repo) -> None:
+    params = repo.path / "params.yaml"
+    params.write_text(params.read_text("utf-8").replace("  speed: 0.15", "  speed: fast"), encoding="utf-8")
+    failed(repo.compare("HEAD"), "compare.speed = 'fast'")
