@@ -217,6 +217,8 @@ class BenchCpu(Section):
     def _sound(self) -> BenchCpu:
         if max(self.served_rounds, self.harness_rounds) > self.rounds:
             raise ValueError(f"served_rounds or harness_rounds is more than rounds {self.rounds}")
+        if self.served_queries > self.queries:
+            raise ValueError(f"served_queries {self.served_queries} is more than queries {self.queries}")
         if (self.idle_w is None) != (self.load_w is None):
             raise ValueError("idle_w and load_w are given together, or both null")
         if self.idle_w is not None and self.load_w is not None and self.load_w <= self.idle_w:

@@ -59,12 +59,12 @@ def main() -> None:
         models, prompts, plan, raw, stage.progress, about=live["hash"],
         more=lambda found: publish.unsteady(found, wanted.max_spread),
     )  # fmt: skip
-    files = publish.files(models, records, live, plan.seed, watts, wanted.max_spread)
+    bench.close(raw)  # also where the rounds are refused below: the next run measures anew
+    files = publish.files(models, records, live, plan.seed, watts, wanted.max_spread, MAKE)
     speeds = [file["cpu"] for file in files.values()]
     files["machine"] = publish.about(live, files["f16"]["engine"], energy.available().metrics())
     for name in publish.write(folder, files):
         stage.progress(f"removed {folder / name}, no longer in params.yaml")
-    bench.close(raw)
     if warning := repetitions.disturbed(speeds):
         stage.progress(warning)
     stage.done({"architecture": wanted.name, "variants": len(records), "rounds": plan.rounds})

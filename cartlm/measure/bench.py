@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -95,7 +96,8 @@ def measure(
 ) -> dict[str, list[Record]]:
     """All measurements of all variants, each appended to `raw`/<variant>.jsonl when done.
 
-    `prompts` are pairs: a text or token ids, and the expected completion or None. Variants that `more` names once all rounds are done get as many rounds again.
+    `prompts` are pairs: a text or token ids, and the expected completion or None. Where `more` names variants once
+    all rounds are done, all of them get as many rounds again, so that they stay comparable.
     A killed run goes on where it stopped, if models, prompts, plan and `about` (what else must be the same, such
     as the machine) are unchanged; `close` ends it. Raises UserError for a missing model or a failing measurement.
     """
@@ -130,8 +132,8 @@ def measure(
     again = more(_listed(done)) if more else ()
     if again:
         progress(f"{', '.join(again)}: the spread is too large; {plan.rounds} more rounds")
-        rounds = range(plan.rounds, 2 * plan.rounds)
-        work([(round, variant, "queries") for round in rounds for variant in plan.order(again, round)])
+        rounds, names = range(plan.rounds, 2 * plan.rounds), list(models)
+        work([(round, variant, "queries") for round in rounds for variant in plan.order(names, round)])
     return _listed(done)
 
 
@@ -186,7 +188,7 @@ def _session(models: Mapping[str, Model], prompts: Sequence[Any], plan: Plan, ra
         (variant, model.engine, model.dtype, model.bytes, model.path.stat().st_mtime_ns)
         for variant, model in sorted(models.items())
     ]
-    key = hashlib.sha256(repr((files, list(prompts), asdict(plan), about)).encode()).hexdigest()[:12]
+    key = hashlib.sha256(repr((files, list(prompts), asdict(plan), about, _code())).encode()).hexdigest()[:12]
     path = raw / "session.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -199,6 +201,14 @@ def _session(models: Mapping[str, Model], prompts: Sequence[Any], plan: Plan, ra
     temporary.write_text(json.dumps({"key": key, "session": session}), encoding="utf-8")
     os.replace(temporary, path)
     return session
+
+
+def _code() -> list[str]:
+    """What measures: the files of this folder and of the engines, and the versions of what they call."""
+    folders = (Path(__file__).parent, Path(__file__).parents[1] / "engines")
+    files = [path for folder in folders for path in sorted(folder.glob("*.py"))]
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+    return [*digests, *(str(machine.details().get(name.replace("-", "_"))) for name in machine.LIBRARIES)]
 
 
 def _finished(path: Path, session: str) -> dict[tuple[str, int], Record]:
@@ -220,13 +230,27 @@ def _work(job: Record) -> Record:
     with group.own() as own:
         if own and job["what"] == "queries":
             job = {**job, "group": [own.version, str(own.folder)]}
+
+        def prepare() -> None:
+            process.die_with_parent()
+            if own:
+                own.join()
+
         done = subprocess.run(
             [sys.executable, "-m", "cartlm.measure.worker"], input=json.dumps(job), capture_output=True, text=True,
-            preexec_fn=process.die_with_parent, check=False,
+            preexec_fn=prepare, check=False,
         )  # fmt: skip
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        raise UserError(
+            f"measuring {job['model']} was killed by {name}",
+            "close other programs (out of memory?), run it again",
+        )
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise UserError(f"measuring {job['model']}: {lines[-1].removeprefix('cartlm: error: ')}")
+        raise UserError(
+            f"measuring {job['model']}: {lines[-1].removeprefix('cartlm: error: ')}", "run it again"
+        )
     result: Record = json.loads(done.stdout.strip().splitlines()[-1])
     after = machine.throttling()
     if before and after:

@@ -1,7 +1,7 @@
 """A cgroup of its own for one measured process: its peak memory, page cache included.
 
-RSS counts pages of a mapped file that others mapped too, and forgets what the kernel keeps for the process; the
-cgroup's peak is what a container's memory limit is held against.
+The cgroup's peak is what a container's memory limit is held against. Pages of a file that were in the page cache
+before are charged to whom they were first read by: a model file that is warm does not count here, unlike in RSS.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ class Group:
     folder: Path
 
     def join(self) -> None:
-        """Put the calling process into the group."""
-        (self.folder / "cgroup.procs").write_text(str(os.getpid()), encoding="ascii")
+        """Put the calling process into the group, if the kernel lets it: for `preexec_fn`, before memory is used."""
+        with contextlib.suppress(OSError):
+            (self.folder / "cgroup.procs").write_text(str(os.getpid()), encoding="ascii")
 
     def peak_bytes(self) -> int | None:
         """The highest memory of the group since it began, or since `forget_peak` (v1); None where unknown."""
@@ -63,6 +64,10 @@ def own(root: Path = ROOT) -> Iterator[Group | None]:
         yield None
         return
     version, parent = next(groups(root, "memory"))
+    for left in parent.glob("cartlm-*"):  # by a run that was killed
+        if not (root / "proc" / left.name.split("-")[1]).exists():
+            with contextlib.suppress(OSError):
+                left.rmdir()
     folder = parent / f"cartlm-{os.getpid()}-{time.monotonic_ns()}"
     try:
         folder.mkdir()

@@ -60,11 +60,13 @@ def rates(made: Sequence[Query]) -> dict[str, float]:
     """Speeds over the queries of one process; a rate that nothing was measured for is absent.
 
     prefill_tokens_per_s, decode_tokens_per_s: tokens over seconds of that phase, all queries together (so long
-    prompts weigh more); queries_per_s: one query at a time, nothing batched.
+    prompts weigh more); queries_per_s: one query at a time, nothing batched. The first token of an answer comes out
+    of the prefill, and EOS costs a pass like any other: an answer cut at the cap had one pass fewer than tokens.
     """
+    passes = sum(q.decoded_tokens - (not q.stopped) for q in made)
     sums = {
         "prefill_tokens_per_s": (sum(q.prompt_tokens for q in made), sum(q.prefill_s for q in made)),
-        "decode_tokens_per_s": (sum(q.decoded_tokens for q in made), sum(q.decode_s for q in made)),
+        "decode_tokens_per_s": (passes, sum(q.decode_s for q in made)),
         "queries_per_s": (len(made), sum(q.latency_s for q in made)),
     }
     return {name: count / seconds for name, (count, seconds) in sums.items() if count and seconds > 0}

@@ -41,14 +41,15 @@ def files(
     seed: int,
     watts: repetitions.Watts,
     max_spread: float,
+    command: str = "dvc repro",
 ) -> dict[str, dict[str, Any]]:
     """The metrics file of each variant. Raises UserError, with the reason that can be seen, for an unsteady one."""
     for variant in unsteady(records, max_spread):
         found = repetitions.of("queries", records[variant])
         raise UserError(
             f"{variant}: the rounds' decode speeds spread by {repetitions.spread(found):.0%} of their median, more than "
-            f"bench_cpu.max_spread = {max_spread:g}, so nothing is published; {repetitions.reason(found)}",
-            "then: dvc repro",
+            f"max_spread = {max_spread:g}, so nothing is published; {repetitions.reason(found)}",
+            f"then: {command}",
         )
     return {
         variant: {

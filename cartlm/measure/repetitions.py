@@ -29,6 +29,8 @@ def interval(
 ) -> tuple[float, float] | None:
     """95 % percentile bootstrap interval of `statistic` over rounds (scipy.stats.bootstrap); None for one round.
 
+    With few rounds it is too short: of five rounds it holds a true median in 93 % of the cases, of three in 72 %.
+
     Rounds are resampled, not queries: queries of one process share its memory layout and its neighbours.
     """
     import numpy as np
@@ -83,12 +85,12 @@ def reason(records: Sequence[Record]) -> str:
     stolen = max((record.get("stolen_cpus", 0.0) for record in records), default=0.0)
     others = max((record.get("other_cpus", 0.0) for record in records), default=0.0) - stolen
     if held > 0:
-        return f"the cgroup's CPU quota held it back for {held:.1f} s; raise the quota or lower bench_cpu.threads"
+        return f"the cgroup's CPU quota held it back for {held:.1f} s; raise the quota or start fewer threads"
     if others > DISTURBED:
         return f"other programs kept up to {others:.1f} CPUs busy; stop them"
     if stolen > DISTURBED:
         return f"the hypervisor took up to {stolen:.1f} CPUs away; measure when its other guests are quiet"
-    return "no reason is visible from here (heat, other guests of the host); measure again, or raise bench_cpu.max_spread"
+    return "no reason is visible from here (heat, other guests of the host); measure again, or raise max_spread in params.yaml"
 
 
 def queries(records: Sequence[Record], size_bytes: int, seed: int) -> Section:
@@ -152,6 +154,10 @@ def harness(records: Sequence[Record], seed: int) -> Section:
     return found
 
 
+def _ratio_of_sums(rounds: Sequence[tuple[float, int]]) -> float:
+    return sum(above for above, _ in rounds) / sum(count for _, count in rounds)
+
+
 @dataclass(frozen=True)
 class Watts:
     """What energy is reckoned from: idle watts as measured; or those of params.yaml, idle and at full load."""
@@ -173,6 +179,9 @@ def joules(records: Sequence[Record], watts: Watts, seed: int) -> dict[str, Any]
         sum(query["exact"] is True for query in made),
     )
     if all("energy" in record for record in records):
+        others = max(record.get("other_cpus", 0.0) for record in records)
+        if others > DISTURBED:  # the counters cannot tell whose joules they count
+            return {"energy_absent": f"other programs kept up to {others:.1f} CPUs busy"}
         readings = [energy.Reading(**record["energy"]) for record in records]
         idle = watts.measured_idle
     elif watts.given_idle is not None and watts.given_load is not None:
@@ -196,10 +205,10 @@ def joules(records: Sequence[Record], watts: Watts, seed: int) -> dict[str, Any]
     found: dict[str, Any] = energy.figures(total, idle, *counts)
     if "energy_j_per_query" in found and idle is not None:
         each = [
-            [(reading.joules - idle * reading.seconds) / len(record["queries"])]
+            (reading.joules - idle * reading.seconds, len(record["queries"]))
             for reading, record in zip(readings, records, strict=True)
         ]
-        if limits := interval(each, partial(_percentile, 50), seed):
+        if limits := interval(each, _ratio_of_sums, seed):
             found["energy_j_per_query_low"], found["energy_j_per_query_high"] = limits
     return found
 

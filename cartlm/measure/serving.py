@@ -64,16 +64,19 @@ def _wait(running: subprocess.Popen[bytes], port: int, model: Path) -> None:
         with contextlib.suppress(OSError, http.client.HTTPException):
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
             connection.request("GET", "/health")
-            if connection.getresponse().status == 200:
+            if connection.getresponse().status == 200 and running.poll() is None:
                 return
         time.sleep(0.05)
     raise UserError(f"llama-server of {model} did not answer within {START_S} s", "make setup")
 
 
-def ask(port: int, ids: list[int], max_new_tokens: int) -> tuple[float, int]:
-    """(seconds, new tokens) of one greedy completion of `ids`. Raises UserError for another status than 200."""
+def ask(port: int, ids: list[int], max_new_tokens: int) -> tuple[float, str]:
+    """(seconds, text) of one greedy completion of `ids`. Raises UserError for another status than 200.
+
+    Greedy by top_k 1: without samplers the server draws at random, whatever the temperature.
+    """
     body = {
-        "prompt": ids, "n_predict": max_new_tokens, "temperature": 0.0, "samplers": [], "cache_prompt": False,
+        "prompt": ids, "n_predict": max_new_tokens, "samplers": ["top_k"], "top_k": 1, "cache_prompt": False,
     }  # fmt: skip
     started = time.perf_counter()
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
@@ -85,7 +88,7 @@ def ask(port: int, ids: list[int], max_new_tokens: int) -> tuple[float, int]:
         connection.close()
     if response.status != 200:
         raise UserError(f"llama-server answered {response.status}: {str(said)[:200]}")
-    return time.perf_counter() - started, int(said["tokens_predicted"])
+    return time.perf_counter() - started, str(said["content"])
 
 
 def load(

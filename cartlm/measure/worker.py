@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cartlm.errors import UserError
-from cartlm.measure import energy, group, harness, latency, machine, memory, serving
+from cartlm.measure import energy, group, latency, machine, memory, serving
 
 MIB = 2**20
 
@@ -157,6 +157,8 @@ def served(job: dict[str, Any]) -> dict[str, Any]:
 
 def compared(job: dict[str, Any]) -> dict[str, Any]:
     """Our engine and llama-bench on the same work; which goes first changes from round to round."""
+    from cartlm.measure import harness  # brings llama.cpp, which has no place in a transformers process
+
     path, lengths = Path(job["model"]), (job["harness_prompt"], job["harness_new"])
 
     def ours() -> dict[str, float]:
@@ -179,8 +181,6 @@ WHAT = {"queries": queries, "served": served, "harness": compared}
 def main() -> None:
     try:
         job = json.load(sys.stdin)
-        if own := _group(job):
-            own.join()
         print(json.dumps(WHAT[job["what"]](job), allow_nan=False), flush=True)
     except UserError as error:
         print(f"cartlm: error: {error}", file=sys.stderr)

@@ -29,7 +29,15 @@ ROOT = Path(__file__).resolve().parents[2]
 NEEDED = ("models", "data")  # made by the graph, not in git
 LOSS = 0.03
 SLOWER = 0.7
-QUICK = {"rounds": 2, "queries": 2, "served_rounds": 0, "harness_rounds": 0, "threads": 1, "max_spread": 99.0}
+QUICK = {
+    "rounds": 2,
+    "queries": 2,
+    "served_rounds": 0,
+    "served_queries": 1,
+    "harness_rounds": 0,
+    "threads": 1,
+    "max_spread": 99.0,
+}
 
 
 @stage.command

@@ -30,7 +30,14 @@ TOY: dict[str, dict[str, Any]] = {
     "merge": {"check_rows": 3},
     "parity": {"rows": 24},
     "eval": {"max_new_tokens": 8, "batch_size": 8, "flip_rows": 4},
-    "bench_cpu": {"rounds": 2, "queries": 2, "max_spread": 99.0, "served_rounds": 1, "harness_rounds": 1},
+    "bench_cpu": {
+        "rounds": 2,
+        "queries": 2,
+        "max_spread": 99.0,
+        "served_rounds": 1,
+        "served_queries": 2,
+        "harness_rounds": 1,
+    },
     "gguf": {"q8_0": {"type": "Q8_0", "imatrix": False}, "q4_k_m": {"type": "Q4_K_M", "imatrix": True}},
 }
 GATES = {"balance": 1.0, "template_share": 1.0, "distinct_2": 0.0, "near_duplicate": 1.0, "twins": 0.0}
