@@ -64,7 +64,7 @@ image: ## (comes with issue 6) the images of the hardware targets
 	@echo "make image comes with issue 6; until then run on the host: make repro" >&2; exit 2
 
 compare: setup ## what changed since this branch left main (or REV=...), to the workspace (or WITH=...)
-	@$(CARTLM) compare $(or $(REV),$(shell git merge-base HEAD main 2>/dev/null || echo HEAD)) $(WITH) $(ARGS)
+	@$(CARTLM) compare $(or $(REV),$(shell git merge-base HEAD main 2>/dev/null || git merge-base HEAD origin/main 2>/dev/null),$(error there is no main here; name a commit: make compare REV=HEAD~1)) $(WITH) $(ARGS)
 
 check-compare: setup ## prove it: N=20 measurements of one commit are no change; a planted loss and slow-down are
 	@.venv/bin/python -m tests.benchmarks.check_compare --times $(or $(N),20)

@@ -16,6 +16,9 @@ from urllib.parse import urlsplit
 from cartlm.engines.answer import Answer
 from cartlm.errors import UserError
 
+DEFAULT_URL = "https://api.openai.com/v1"
+"""The client's own default; said here, since the client would take another one from its environment."""
+
 
 class Failed(Exception):
     """A request that brought no whole answer: `what` in one line without the key, `hint` the next step."""
@@ -93,7 +96,7 @@ class Client:
 
         self._openai, self._server, self._key = openai, server, key
         self._client = openai.OpenAI(
-            api_key=key or "none", base_url=server.base_url, timeout=server.timeout_s, max_retries=server.max_retries
+            api_key=key or "none", base_url=server.base_url or DEFAULT_URL, timeout=server.timeout_s, max_retries=server.max_retries
         )  # fmt: skip
         self.address = urlsplit(str(self._client.base_url)).netloc.rpartition("@")[2]
 
