@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cartlm import stage
 from cartlm.data import rows
-from cartlm.measure import bench, cpus, energy, machine, publish, repetitions
+from cartlm.measure import bench, cpus, publish
 
 MAKE = "make architecture"
 
@@ -19,16 +19,13 @@ MAKE = "make architecture"
 def main() -> None:
     """Measure real prompts in interleaved rounds; every repetition is kept in runs/bench/cpu-NAME/."""
     settings = stage.params()
-    wanted, live = settings.architecture, machine.fingerprint()
+    wanted = settings.architecture
     target = f"cpu-{wanted.name}"
     folder, raw, models_dir = (
         Path("metrics/bench") / target,
         Path("runs/bench") / target,
         Path("models/architecture"),
     )
-    strict = os.environ.get("CARTLM_BENCH_CHECK") == "1"
-    if warning := publish.same_machine(publish.committed(folder / "machine.json"), live, strict):
-        stage.progress(warning)
     plan = bench.Plan(
         seed=wanted.seed,
         rounds=wanted.rounds,
@@ -54,20 +51,12 @@ def main() -> None:
     prompts = [(row.prompt, None) for row in rows.read(Path("data/test.jsonl"))]
 
     given = settings.bench_cpu
-    watts = repetitions.Watts(publish.idle_watts(), given.idle_w, given.load_w, machine.cores()[1])
-    records = bench.measure(
-        models, prompts, plan, raw, stage.progress, about=live["hash"],
-        more=lambda found: publish.unsteady(found, wanted.max_spread),
+    publish.run(
+        folder, raw, models, prompts, plan,
+        idle_w=given.idle_w, load_w=given.load_w, max_spread=wanted.max_spread,
+        strict=os.environ.get("CARTLM_BENCH_CHECK") == "1", say=stage.progress, command=MAKE,
     )  # fmt: skip
-    bench.close(raw)  # also where the rounds are refused below: the next run measures anew
-    files = publish.files(models, records, live, plan.seed, watts, wanted.max_spread, MAKE)
-    speeds = [file["cpu"] for file in files.values()]
-    files["machine"] = publish.about(live, files["f16"]["engine"], energy.available().metrics())
-    for name in publish.write(folder, files):
-        stage.progress(f"removed {folder / name}, no longer in params.yaml")
-    if warning := repetitions.disturbed(speeds):
-        stage.progress(warning)
-    stage.done({"architecture": wanted.name, "variants": len(records), "rounds": plan.rounds})
+    stage.done({"architecture": wanted.name, "variants": len(models), "rounds": plan.rounds})
 
 
 if __name__ == "__main__":

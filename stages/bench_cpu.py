@@ -11,17 +11,14 @@ from pathlib import Path
 from cartlm import stage
 from cartlm.data import rows
 from cartlm.errors import UserError
-from cartlm.measure import bench, cpus, energy, machine, publish, repetitions
+from cartlm.measure import bench, cpus, publish
 
 
 @stage.command
 def main() -> None:
     """Measure in interleaved rounds; every repetition is kept in runs/bench/cpu/."""
     settings, folder, raw = stage.params(), Path("metrics/bench/cpu"), Path("runs/bench/cpu")
-    live, wanted = machine.fingerprint(), settings.bench_cpu
-    strict = os.environ.get("CARTLM_BENCH_CHECK") == "1"
-    if warning := publish.same_machine(publish.committed(folder / "machine.json"), live, strict):
-        stage.progress(warning)
+    wanted = settings.bench_cpu
     if wanted.threads is not None and wanted.threads < 1:
         raise UserError(f"bench_cpu.threads is {wanted.threads}, less than 1", "edit params.yaml")
     plan = bench.Plan(
@@ -44,21 +41,12 @@ def main() -> None:
         models[name] = bench.Model(path, made_by=f"dvc repro quantize-gguf@{name}")
     prompts = [(row.prompt, row.completion) for row in rows.read(Path("data/test.jsonl"))]
 
-    watts = repetitions.Watts(publish.idle_watts(), wanted.idle_w, wanted.load_w, machine.cores()[1])
-    records = bench.measure(
-        models, prompts, plan, raw, stage.progress, about=live["hash"],
-        more=lambda found: publish.unsteady(found, wanted.max_spread),
+    measurements = publish.run(
+        folder, raw, models, prompts, plan,
+        idle_w=wanted.idle_w, load_w=wanted.load_w, max_spread=wanted.max_spread,
+        strict=os.environ.get("CARTLM_BENCH_CHECK") == "1", say=stage.progress,
     )  # fmt: skip
-    bench.close(raw)  # also where the rounds are refused below: the next run measures anew
-    files = publish.files(models, records, live, plan.seed, watts, wanted.max_spread)
-    speeds = [file["cpu"] for file in files.values()]
-    files["machine"] = publish.about(live, files["f16"]["engine"], energy.available().metrics())
-    for name in publish.write(folder, files):
-        stage.progress(f"removed {folder / name}, no longer in params.yaml")
-    if warning := repetitions.disturbed(speeds):
-        stage.progress(warning)
-    measurements = sum(map(len, records.values()))
-    stage.done({"variants": len(records), "measurements": measurements, "rounds": plan.rounds})
+    stage.done({"variants": len(models), "measurements": measurements, "rounds": plan.rounds})
 
 
 if __name__ == "__main__":

@@ -22,23 +22,14 @@ from cartlm.engines.openai import Reply, Server
 from cartlm.errors import UserError
 from cartlm.results import read_metrics, read_outcomes
 from tests.fixtures.base_gguf import base_gguf
-from tests.fixtures.servers import Naughty, free_port, llama_server
+from tests.fixtures.servers import Naughty, free_port, llama_server, no_surroundings
 from tests.fixtures.toy import toy_rows
 
-__all__ = ["base_gguf"]
+__all__ = ["base_gguf", "no_surroundings"]
 ROOT = Path(__file__).parents[1]
 KEY = "sk-test-0123456789-never-to-be-seen"
 ROWS = toy_rows(8)
 REPLY = Reply("yes", "stop", 50, 20, 0.25, 1, 2, "m-1", "host", "openai 1", "2026-01-02T03:04:05+00:00")
-
-
-@pytest.fixture(autouse=True)
-def no_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither this machine's key nor its proxy; the client's waits are short."""
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_CUSTOM_HEADERS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.02)
 
 
 @pytest.fixture

@@ -208,7 +208,8 @@ def _code() -> list[str]:
     folders = (Path(__file__).parent, Path(__file__).parents[1] / "engines")
     files = [path for folder in folders for path in sorted(folder.glob("*.py"))]
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
-    return [*digests, *(str(machine.details().get(name.replace("-", "_"))) for name in machine.LIBRARIES)]
+    details = machine.details()
+    return [*digests, *(str(details.get(name.replace("-", "_"))) for name in machine.LIBRARIES)]
 
 
 def _finished(path: Path, session: str) -> dict[tuple[str, int], Record]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cartlm.errors import UserError
-from cartlm.measure import energy, group, machine, repetitions
-from cartlm.measure.bench import Model, Record
+from cartlm.measure import bench, energy, group, machine, repetitions
+from cartlm.measure.bench import Model, Plan, Record
 from cartlm.results import read_metrics, write_metrics
 
 IDLE_S = 5.0
@@ -23,6 +23,44 @@ def idle_watts() -> float | None:
         return energy.idle_watts(energy.Meter(), IDLE_S)
     except UserError:
         return None
+
+
+def run(
+    folder: Path,
+    raw: Path,
+    models: Mapping[str, Model],
+    prompts: Sequence[Any],
+    plan: Plan,
+    *,
+    idle_w: float | None,
+    load_w: float | None,
+    max_spread: float,
+    strict: bool,
+    say: Callable[[str], None],
+    command: str = "dvc repro",
+) -> int:
+    """Measure `models` (one of them named f16) and write `folder`; returns the number of measurements.
+
+    Every repetition is kept in `raw`. `idle_w` and `load_w` are the machine's watts where it has no meter, `command`
+    what to type after a refusal. Raises UserError for rounds that lie too far apart and, with `strict`, on
+    another machine than the committed one; what lies in `folder` is then untouched.
+    """
+    live = machine.fingerprint()
+    if warning := same_machine(committed(folder / "machine.json"), live, strict):
+        say(warning)
+    watts = repetitions.Watts(idle_watts(), idle_w, load_w, machine.cores()[1])
+    records = bench.measure(
+        models, prompts, plan, raw, say, about=live["hash"], more=lambda found: unsteady(found, max_spread)
+    )  # fmt: skip
+    bench.close(raw)  # also where the rounds are refused below: the next run measures anew
+    made = files(models, records, live, plan.seed, watts, max_spread, command)
+    speeds = [file["cpu"] for file in made.values()]
+    made["machine"] = about(live, made["f16"]["engine"], energy.available().metrics())
+    for name in write(folder, made):
+        say(f"removed {folder / name}, no longer in params.yaml")
+    if warning := repetitions.disturbed(speeds):
+        say(warning)
+    return sum(map(len, records.values()))
 
 
 def unsteady(records: Mapping[str, Sequence[Record]], max_spread: float) -> list[str]:

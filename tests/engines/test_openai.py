@@ -19,23 +19,14 @@ from cartlm.intent import Intent
 from cartlm.pretraining.formats import TARGET_HEADER
 from cartlm.scoring import score
 from tests.fixtures.base_gguf import base_gguf
-from tests.fixtures.servers import Naughty, free_port, llama_server
+from tests.fixtures.servers import Naughty, free_port, llama_server, no_surroundings
 from tests.fixtures.toy import LINES
 
-__all__ = ["base_gguf"]
+__all__ = ["base_gguf", "no_surroundings"]
 KEY = "sk-test-0123456789-never-to-be-seen"
 SERVER = Server("http://127.0.0.1:1/v1", None, None, timeout_s=20.0, max_retries=0, concurrency=1)
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "q"}]}
 BARE: dict[str, Any] = {"model": "m", "prompt": "q"}
-
-
-@pytest.fixture(autouse=True)
-def no_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither this machine's key nor its proxy; the client's waits are short."""
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_CUSTOM_HEADERS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.02)
 
 
 @pytest.fixture
