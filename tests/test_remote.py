@@ -289,7 +289,8 @@ def test_an_unknown_name_says_which_there_are(shop: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_run_goes_on_where_it_stopped(shop: Path, naughty: Naughty, how: signal.Signals) -> None:
-    naughty.delay_s = 1.0  # a busy machine may take a second to end the run: the others must still be unanswered
+    # a busy machine may take a second to end the run: some requests must still be unanswered then
+    naughty.delay_s = 1.0
     path = shop / "data/answers/gpt.jsonl"
     with subprocess.Popen(
         [sys.executable, "-m", "stages.evaluate_remote", "gpt"], cwd=shop, stderr=subprocess.PIPE,
