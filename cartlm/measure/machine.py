@@ -9,7 +9,7 @@ import hashlib
 import math
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -74,15 +74,19 @@ class Busy:
     stolen: float
 
 
-def busy_seconds(root: Path = ROOT) -> Busy | None:
-    """From /proc/stat, in steps of 0.01 s; None where there is none."""
-    for line in (read(root / "proc/stat") or "").splitlines():
-        name, *values = line.split()
-        if name == "cpu" and len(values) >= 8:
-            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, values[:8])
-            ticks = os.sysconf("SC_CLK_TCK")
-            return Busy((user + nice + system + irq + softirq + steal) / ticks, steal / ticks)
-    return None
+def busy_seconds(root: Path = ROOT, cpus: Collection[int] | None = None) -> Busy | None:
+    """Of all CPUs, or of those numbered in `cpus`, from /proc/stat, in steps of 0.01 s; None where it does not tell.
+
+    A container sees the /proc/stat of its host: what runs on CPUs outside its cpuset is in the sum of all.
+    """
+    wanted = {"cpu"} if cpus is None else {f"cpu{number}" for number in cpus}
+    lines = [line.split() for line in (read(root / "proc/stat") or "").splitlines()]
+    found = [list(map(int, values[:8])) for name, *values in filter(None, lines) if name in wanted]
+    if not found or any(len(values) < 8 for values in found):
+        return None
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(sum, zip(*found, strict=True))
+    ticks = os.sysconf("SC_CLK_TCK")
+    return Busy((user + nice + system + irq + softirq + steal) / ticks, steal / ticks)
 
 
 def _cpuinfo(root: Path) -> list[dict[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,23 @@ from cartlm.results import read_metrics, write_metrics
 IDLE_S = 5.0
 
 
-def idle_watts() -> float | None:
-    """Watts of the processors while this process sleeps for IDLE_S seconds; None where there is no meter."""
+def idle_watts() -> tuple[float | None, str]:
+    """Watts of the processors while this process sleeps for IDLE_S seconds, or why there are none ("": no meter).
+
+    The counters are of whole processors: what other programs use meanwhile would be taken off every query.
+    """
     try:
-        return energy.idle_watts(energy.Meter(), IDLE_S)
+        meter = energy.Meter()
     except UserError:
-        return None
+        return None, ""
+    before, began = machine.busy_seconds(), time.monotonic()
+    watts = energy.idle_watts(meter, IDLE_S)
+    after = machine.busy_seconds()
+    if before and after:
+        others = (after.all - before.all) / (time.monotonic() - began)
+        if others > repetitions.DISTURBED:
+            return None, f"other programs kept {others:.1f} CPUs busy while the idle watts were measured"
+    return watts, "" if watts is not None else "the idle watts could not be measured"
 
 
 def run(
@@ -48,7 +60,7 @@ def run(
     live = machine.fingerprint()
     if warning := same_machine(committed(folder / "machine.json"), live, strict):
         say(warning)
-    watts = repetitions.Watts(idle_watts(), idle_w, load_w, machine.cores()[1])
+    watts = repetitions.Watts(*idle_watts(), idle_w, load_w, machine.cores()[1])
     records = bench.measure(
         models, prompts, plan, raw, say, about=live["hash"], more=lambda found: unsteady(found, max_spread)
     )  # fmt: skip

@@ -98,8 +98,8 @@ def queries(records: Sequence[Record], size_bytes: int, seed: int) -> Section:
 
     `n` is the number of processes (rounds), `queries` of measured queries in all; `load1` the median system load
     when a measurement began, `load1_max` the highest (this run's own share in it is about `threads`), `other_cpus`
-    the median number of CPUs that other programs kept busy meanwhile, `stolen_cpus` those of them that a hypervisor
-    took. `wall_s` is of all the variant's processes, warm-ups and imports included.
+    the median number, of those that may be used, that other programs kept busy meanwhile, `stolen_cpus` those of them
+    that a hypervisor took. `wall_s` is of all the variant's processes, warm-ups and imports included.
     """
     import numpy as np
 
@@ -160,9 +160,10 @@ def _ratio_of_sums(rounds: Sequence[tuple[float, int]]) -> float:
 
 @dataclass(frozen=True)
 class Watts:
-    """What energy is reckoned from: idle watts as measured; or those of params.yaml, idle and at full load."""
+    """What energy is reckoned from: idle watts as measured, or why not; or those of params.yaml, idle and at full load."""
 
     measured_idle: float | None = None
+    idle_problem: str = ""
     given_idle: float | None = None
     given_load: float | None = None
     cpus: int = 1
@@ -179,11 +180,13 @@ def joules(records: Sequence[Record], watts: Watts, seed: int) -> dict[str, Any]
         sum(query["exact"] is True for query in made),
     )
     if all("energy" in record for record in records):
-        others = max(record.get("other_cpus", 0.0) for record in records)
+        others = max(record.get("other_cpus_host", 0.0) for record in records)
         if others > DISTURBED:  # the counters cannot tell whose joules they count
             return {"energy_absent": f"other programs kept up to {others:.1f} CPUs busy"}
         readings = [energy.Reading(**record["energy"]) for record in records]
         idle = watts.measured_idle
+        if idle is None and watts.idle_problem:
+            return {"energy_absent": watts.idle_problem}
     elif watts.given_idle is not None and watts.given_load is not None:
         idle = watts.given_idle
         readings = [

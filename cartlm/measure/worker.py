@@ -26,18 +26,24 @@ class Others:
     """CPUs that other programs kept busy since this object was made, and those that a hypervisor took away."""
 
     def __init__(self) -> None:
-        self._busy, self._own, self._time = machine.busy_seconds(), _own_seconds(), time.monotonic()
+        self._cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None  # of a cpuset too
+        self._before, self._own, self._time = self._busy(), _own_seconds(), time.monotonic()
+
+    def _busy(self) -> tuple[machine.Busy | None, machine.Busy | None]:
+        return machine.busy_seconds(cpus=self._cpus), machine.busy_seconds()
 
     def so_far(self) -> dict[str, float]:
-        """`other_cpus` and, of them, `stolen_cpus`, mean numbers; empty where the kernel does not tell."""
-        busy = machine.busy_seconds()
-        if busy is None or self._busy is None:
+        """`other_cpus`, of those this process may use, and, of them, `stolen_cpus`; `other_cpus_host`, of the whole
+        machine. Mean numbers; empty where the kernel does not tell.
+        """
+        (ours, host), (ours_before, host_before) = self._busy(), self._before
+        if ours is None or host is None or ours_before is None or host_before is None:
             return {}
-        seconds = time.monotonic() - self._time
-        used = busy.all - self._busy.all - (_own_seconds() - self._own)
+        seconds, own = time.monotonic() - self._time, _own_seconds() - self._own
         return {
-            "other_cpus": max(0.0, used / seconds),
-            "stolen_cpus": (busy.stolen - self._busy.stolen) / seconds,
+            "other_cpus": max(0.0, (ours.all - ours_before.all - own) / seconds),
+            "other_cpus_host": max(0.0, (host.all - host_before.all - own) / seconds),
+            "stolen_cpus": (ours.stolen - ours_before.stolen) / seconds,
         }
 
 

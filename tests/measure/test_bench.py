@@ -191,6 +191,13 @@ def test_energy_is_measured_or_estimated_or_absent() -> None:
     assert found["energy_j_per_token"] == pytest.approx(0.25)
     assert found["energy_j_per_query_low"] == found["energy_j_per_query_high"] == pytest.approx(5.0)
     assert found["energy_kind"] == "measured"
+    problem = "other programs kept 1.3 CPUs busy while the idle watts were measured"
+    assert repetitions.joules(measured, repetitions.Watts(idle_problem=problem), 7) == {
+        "energy_absent": problem
+    }
+    disturbed = [{**one, "other_cpus": 0.0, "other_cpus_host": 1.3} for one in measured]  # beside our cpuset
+    absent = repetitions.joules(disturbed, repetitions.Watts(measured_idle=5.0), 7)
+    assert absent == {"energy_absent": "other programs kept up to 1.3 CPUs busy"}
     plain = [{**one, "cpu_s": 0.4} for one in rounds([100, 100, 100])]
     assert repetitions.joules(plain, repetitions.Watts(measured_idle=5.0), 7) == {}
     given = repetitions.Watts(given_idle=10.0, given_load=30.0, cpus=2)

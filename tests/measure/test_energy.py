@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from cartlm.errors import UserError
-from cartlm.measure import energy
+from cartlm.measure import energy, publish
 from cartlm.measure.energy import Meter, Reading, available, estimate, figures, idle_watts
+from cartlm.measure.machine import Busy
 
 TREES = Path(__file__).parents[1] / "fixtures/powercap"
 POWERCAP = "sys/class/powercap"
@@ -229,6 +230,19 @@ def test_idle_watts(machine: Callable[[str], Machine], monkeypatch: pytest.Monke
     assert idle_watts(here.meter(), 5) == pytest.approx(12)
     monkeypatch.setattr(energy.time, "sleep", lambda seconds: here.file("intel-rapl:0").unlink())
     assert idle_watts(here.meter(), 5) is None
+
+
+@pytest.mark.parametrize(("busy", "expected"), [(0.0, 12.0), (90.0, None)])
+def test_idle_watts_count_only_if_nothing_else_runs(
+    machine: Callable[[str], Machine], monkeypatch: pytest.MonkeyPatch, busy: float, expected: float | None
+) -> None:
+    here, stock = machine("amd"), iter([Busy(0, 0), Busy(busy, 0)])
+    monkeypatch.setattr(energy.time, "sleep", lambda seconds: here.use(seconds, _0=12 * seconds))
+    monkeypatch.setattr(energy, "Meter", here.meter)
+    monkeypatch.setattr(publish.machine, "busy_seconds", lambda: next(stock))
+    watts, problem = publish.idle_watts()
+    assert watts == (expected and pytest.approx(expected))
+    assert ("while the idle watts were measured" in problem) == (expected is None)
 
 
 def test_figures() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -292,6 +293,8 @@ def test_busy_seconds(tmp_path: Path) -> None:
     ticks = os.sysconf("SC_CLK_TCK")
     assert machine.busy_seconds(tmp_path) == machine.Busy(165 / ticks, 6 / ticks)
     assert machine.busy_seconds(tmp_path / "none") is None
+    assert machine.busy_seconds(tmp_path, {0, 5}) == machine.Busy(27 / ticks, 8 / ticks)
+    assert machine.busy_seconds(tmp_path, {1}) is None
     before = machine.busy_seconds()
     sum(i * i for i in range(3_000_000))
     after = machine.busy_seconds()
@@ -299,3 +302,18 @@ def test_busy_seconds(tmp_path: Path) -> None:
     assert after is not None
     assert after.all > before.all
     assert after.stolen >= before.stolen
+
+
+def test_load_on_cpus_that_may_not_be_used_is_not_ours() -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two CPUs, one of them kept free")
+    code = (
+        "import json, os, subprocess, sys, time; first, second, *_ = sorted(os.sched_getaffinity(0));"
+        "busy = subprocess.Popen(['taskset', '-c', str(second), sys.executable, '-c', 'while True: pass']);"
+        "os.sched_setaffinity(0, {first});"
+        "from cartlm.measure.worker import Others; others = Others(); time.sleep(1.5);"
+        "print(json.dumps(others.so_far())); busy.kill()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["other_cpus_host"] - found["other_cpus"] > 0.5  # also beside another test that is busy
