@@ -15,15 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cartlm.errors import UserError
+from cartlm.report import locks
 from cartlm.results import Outcome, parse_outcomes
 
 WORKSPACE = "workspace"
-OUTCOMES = "metrics/outcomes"
-TEST_ROWS = "data/test.jsonl"
-LOCKS = ("dvc.lock", "remote/dvc.lock")  # paths in both are from the root
+OUTCOMES = locks.OUTCOMES
 Files = dict[str, dict[str, Any]]
 """Metrics file -> dotted key -> value."""
 
@@ -35,9 +32,9 @@ class Side:
     name: str  # the first digits of the commit, or `workspace`
     metrics: Files
     outcomes: dict[str, list[Outcome]] = field(default_factory=dict)  # variant -> its rows
-    rows: dict[str, str] = field(
-        default_factory=dict
-    )  # variant -> hash of its test rows, where dvc.lock tells
+    rows: dict[str, str] = field(default_factory=dict)  # variant -> hash of its test rows, as dvc.lock tells
+    stages: dict[str, locks.Stage] = field(default_factory=dict)
+    outdated: dict[str, list[str]] = field(default_factory=dict)  # stage -> what changed since it was run
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ def read(root: Path, old: str, new: str | None) -> tuple[Side, Side, list[ParamC
             raise UserError(
                 f"{asked} has no metrics", "make repro" if commit is None else "git log --oneline -- metrics"
             )
-        sides.append(Side(name, files, outcomes(root, commit, name), row_hashes(root, commit)))
+        sides.append(Side(name, files, outcomes(root, commit, name), *locked(root, commit, name)))
     params = [
         ParamChange(file, key, values.get("old"), values.get("new"))
         for file, keys in sorted(changed.items(), key=lambda item: (item[0] != "params.yaml", item[0]))
@@ -155,13 +152,29 @@ def listed(root: Path, commit: str | None, folder: str) -> list[str]:
     ).stdout.splitlines()
 
 
-def text(root: Path, commit: str | None, path: str) -> str | None:
+def content(root: Path, commit: str | None, path: str) -> bytes | None:
     """A file of a commit or of the workspace; None where it is not there."""
     if commit is None:
-        file = root / path
-        return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
-    done = git(root, "show", f"{commit}:{path}")
+        return (root / path).read_bytes() if (root / path).is_file() else None
+    done = subprocess.run(["git", "show", f"{commit}:{path}"], cwd=root, capture_output=True)
     return done.stdout if done.returncode == 0 else None
+
+
+def text(root: Path, commit: str | None, path: str) -> str:
+    """The same as text; empty where it is not there."""
+    return (content(root, commit, path) or b"").decode("utf-8", errors="replace")
+
+
+def locked(
+    root: Path, commit: str | None, name: str
+) -> tuple[dict[str, str], dict[str, locks.Stage], dict[str, list[str]]]:
+    """The hashes of the test rows, the stages as they were run, and those that are outdated."""
+
+    def read(path: str) -> bytes | None:
+        return content(root, commit, path)
+
+    stages = locks.stages(read, name)
+    return locks.row_hashes(stages), stages, locks.changed_since(stages, read)
 
 
 def unreadable(root: Path, commit: str | None, name: str, known: set[str]) -> None:
@@ -169,7 +182,7 @@ def unreadable(root: Path, commit: str | None, name: str, known: set[str]) -> No
     for path in listed(root, commit, "metrics"):
         if path.endswith(".json") and path not in known:
             try:
-                json.loads(text(root, commit, path) or "")
+                json.loads(text(root, commit, path))
             except ValueError as error:
                 raise UserError(f"{path} of {name} is not JSON: {error}", f"git checkout {path}") from None
 
@@ -177,23 +190,7 @@ def unreadable(root: Path, commit: str | None, name: str, known: set[str]) -> No
 def outcomes(root: Path, commit: str | None, name: str) -> dict[str, list[Outcome]]:
     """Variant -> its per-row outcomes."""
     return {
-        Path(path).stem: parse_outcomes(text(root, commit, path) or "", f"{name}:{path}" if commit else path)
+        Path(path).stem: parse_outcomes(text(root, commit, path), f"{name}:{path}" if commit else path)
         for path in listed(root, commit, OUTCOMES)
         if path.endswith(".csv")
     }
-
-
-def row_hashes(root: Path, commit: str | None) -> dict[str, str]:
-    """Variant -> hash of the test rows that its evaluation read, from dvc.lock: other rows have the same ids."""
-    found = {}
-    for path in LOCKS:
-        try:
-            stages = (yaml.safe_load(text(root, commit, path) or "") or {}).get("stages", {})
-        except yaml.YAMLError:
-            raise UserError(f"{path} of {commit or WORKSPACE} is not YAML", f"git diff {path}") from None
-        for stage in stages.values():
-            rows = [dep.get("md5") for dep in stage.get("deps", []) if dep["path"] == TEST_ROWS]
-            for out in stage.get("outs", []):
-                if Path(out["path"]).parent.as_posix() == OUTCOMES and rows and rows[0]:
-                    found[Path(out["path"]).stem] = rows[0]
-    return found

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
+from cartlm.report import locks
 from cartlm.report.commits import ParamChange, Side
 from cartlm.report.paired import Difference, against_reference, differences, pair
 from cartlm.statistics import ALPHA, Pairs, wilson
@@ -107,7 +108,7 @@ def compare(
             it.target != ACCURACY, it.target, ORDER.index(it.verdict), by_variant(it.variant), it.metric,
         )
     )  # fmt: skip
-    said = [*notes(old, new, unpaired), *stale(old), *stale(new)]
+    said = [*notes(old, new, unpaired), *code_notes(old, new), *stale(old), *stale(new)]
     ours = [variant for variant in new.outcomes if not rank or variant in rank]  # no servers
     ordered = {variant: new.outcomes[variant] for variant in sorted(ours, key=by_variant)}
     return Comparison(old.name, new.name, changes, list(params), said, against_reference(ordered))
@@ -279,6 +280,22 @@ def notes(old: Side, new: Side, unpaired: Mapping[str, str]) -> list[str]:
     return [f"{what}: {', '.join(names)}." for what, names in said.items()]
 
 
+def code_notes(old: Side, new: Side) -> list[str]:
+    """Stages that measured with other code on the two sides, and those whose numbers are older than code or params."""
+    said: dict[str, list[str]] = {}
+    for stage, paths in locks.other_code(old.stages, new.stages).items():
+        said.setdefault(f"Measured by other code ({_few(paths)})", []).append(stage)
+    for side in (old, new):
+        for stage, changed in side.outdated.items():
+            said.setdefault(f"in {side.name}, not run again since {_few(changed)} changed", []).append(stage)
+    return [f"{what}: {', '.join(stages)}." for what, stages in said.items()]
+
+
+def _few(names: Sequence[str], most: int = 4) -> str:
+    left = len(names) - most
+    return ", ".join(names[:most]) + (f" and {left} more" if left > 0 else "")
+
+
 def stale(side: Side) -> list[str]:
     """Variants whose share in metrics/eval is not that of their outcomes: one of the two files is old."""
     found = []
@@ -288,7 +305,7 @@ def stale(side: Side) -> list[str]:
             counted = sum(outcome.outcome == "exact" for outcome in outcomes) / len(outcomes)
             if abs(counted - share) > 0.0001:  # metrics have 4 significant digits
                 found.append(
-                    f"{side.name}: metrics/eval/{variant}.json says {share:g} exact, its outcomes {counted:g}."
+                    f"in {side.name}, metrics/eval/{variant}.json says {share:g} exact, its outcomes {counted:g}."
                 )
     return found
 

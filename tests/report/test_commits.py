@@ -155,6 +155,31 @@ def test_other_test_rows_under_the_same_ids_are_not_paired(repo: Repo) -> None:
     assert "the test rows differ (data/test.jsonl in dvc.lock): nothing is paired: q8_0" in done.stdout
 
 
+def test_numbers_of_other_or_older_code_are_named(repo: Repo) -> None:
+    lock = yaml.safe_load((repo.path / "dvc.lock").read_text())
+    code = repo.path / "stages/evaluate.py"
+    code.parent.mkdir()
+    code.write_text("first\n")
+
+    def run_with(text: str) -> None:
+        stage = lock["stages"]["eval@q8_0"]
+        md5 = hashlib.md5(text.encode()).hexdigest()
+        stage["deps"] = [stage["deps"][0], {"path": "stages/evaluate.py", "md5": md5}]
+        stage["outs"] = [{"path": "metrics/eval/q8_0.json", "md5": "0" * 32}]
+        (repo.path / "dvc.lock").write_text(yaml.safe_dump(lock))
+
+    run_with("first\n")
+    first = repo.commit()
+    assert found(repo.compare(first, "--json"))["notes"] == []
+    code.write_text("second\n")
+    notes = found(repo.compare(first, "--json"))["notes"]
+    assert notes == ["in workspace, not run again since stages/evaluate.py changed: eval@q8_0."]
+    run_with("second\n")
+    assert found(repo.compare(first, repo.commit(), "--json"))["notes"] == [
+        "Measured by other code (stages/evaluate.py): eval@q8_0."
+    ]
+
+
 def test_another_machine_is_not_comparable(repo: Repo) -> None:
     repo.write(speed=10.0, hash="def", name="another")
     done = repo.compare("HEAD")

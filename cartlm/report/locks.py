@@ -1,0 +1,116 @@
+"""What dvc.lock tells of the numbers beside it: the rows, the code and the params with which each stage was run.
+
+From the files of a commit or of the workspace alone, without DVC: `read` gives a file's bytes, None for no file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import yaml
+
+from cartlm.errors import UserError
+
+LOCKS = (
+    "dvc.lock",
+    "remote/dvc.lock",
+    "architecture/dvc.lock",
+    "gpu/dvc.lock",
+)  # paths in all are from the root
+CODE = (".py", ".sh", ".txt", ".yaml")  # dependencies that git has; the others are data and models
+MEASURED = ("metrics/bench/", "metrics/eval/", "metrics/remote")
+OUTCOMES = "metrics/outcomes"
+TEST_ROWS = "data/test.jsonl"
+Read = Callable[[str], bytes | None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage as it was run."""
+
+    outs: tuple[str, ...]
+    hashes: dict[str, str]  # MD5 by path of the dependencies
+    params: dict[str, dict[str, Any]]  # file -> dotted key -> value
+
+    @property
+    def code(self) -> dict[str, str]:
+        return {path: md5 for path, md5 in self.hashes.items() if path.endswith(CODE)}
+
+
+def stages(read: Read, name: str) -> dict[str, Stage]:
+    """All stages by name, as DVC writes it. `name` is the commit's, for the UserError where a file is not YAML."""
+    found = {}
+    for path in LOCKS:
+        try:
+            listed = (yaml.safe_load(read(path) or b"") or {}).get("stages", {})
+        except (yaml.YAMLError, AttributeError):
+            raise UserError(f"{path} of {name} is not YAML", f"git diff {path}") from None
+        folder = PurePosixPath(path).parent
+        for stage, entry in listed.items():
+            found[stage if folder == PurePosixPath() else f"{folder}/dvc.yaml:{stage}"] = Stage(
+                tuple(out["path"] for out in entry.get("outs", [])),
+                {dep["path"]: dep["md5"] for dep in entry.get("deps", []) if dep.get("md5")},
+                entry.get("params", {}),
+            )
+    return found
+
+
+def row_hashes(stages: Mapping[str, Stage]) -> dict[str, str]:
+    """Variant -> hash of the test rows that its evaluation read: other rows have the same ids."""
+    return {
+        PurePosixPath(out).stem: stage.hashes[TEST_ROWS]
+        for stage in stages.values()
+        for out in stage.outs
+        if PurePosixPath(out).parent.as_posix() == OUTCOMES and TEST_ROWS in stage.hashes
+    }
+
+
+def changed_since(stages: Mapping[str, Stage], read: Read) -> dict[str, list[str]]:
+    """Stages whose outputs are older than what lies beside them, with the code and the params that are others now."""
+    md5: dict[str, str | None] = {}
+    params: dict[str, Any] = {}
+    found = {}
+    for name, stage in stages.items():
+        for path in stage.code.keys() - md5.keys():
+            data = read(path)
+            md5[path] = None if data is None else hashlib.md5(data, usedforsecurity=False).hexdigest()
+        changed = sorted(path for path, made_by in stage.code.items() if md5[path] != made_by)
+        for file, values in stage.params.items():
+            if file not in params:
+                params[file] = _yaml(read(file))
+            changed += [key for key, value in values.items() if _at(params[file], key) != value]
+        if changed:
+            found[name] = changed
+    return found
+
+
+def _yaml(data: bytes | None) -> Any:
+    try:
+        return yaml.safe_load(data or b"")
+    except yaml.YAMLError:
+        return None
+
+
+def _at(values: Any, key: str) -> Any:
+    """The value of a dotted key; None where there is none."""
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
+def other_code(old: Mapping[str, Stage], new: Mapping[str, Stage]) -> dict[str, list[str]]:
+    """Measuring stages of both sides that were run with other code or packages, and with which."""
+    found = {}
+    for name in old.keys() & new.keys():
+        if any(out.startswith(MEASURED) for out in new[name].outs):
+            before, after = old[name].code, new[name].code
+            changed = sorted(
+                path for path in before.keys() | after.keys() if before.get(path) != after.get(path)
+            )
+            if changed:
+                found[name] = changed
+    return dict(sorted(found.items()))
