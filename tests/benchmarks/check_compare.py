@@ -3,7 +3,8 @@
 python -m tests.benchmarks.check_compare --times 20
 
 In a clone of the committed state, bench-cpu is measured and committed. Then the same commit is measured again and
-again, each time as the workspace: none of these may be a change. Then a loss of 3 points of exact match and a
+again, each time as the workspace: none of these may be a change, and a table says how far each kind of metric went
+beside its tolerance. Then a loss of 3 points of exact match and a
 slow-down by 30 % are planted in one variant, and both must be flagged. Exit code 1 otherwise. Needs the models and
 data of this checkout (make repro); takes the time of `make bench` once more than --times.
 """
@@ -19,14 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import yaml
 
-from cartlm import results, stage
+from cartlm import params, results, stage
 from cartlm.errors import UserError
 from cartlm.statistics import wilson
 
 ROOT = Path(__file__).resolve().parents[2]
 NEEDED = ("models", "data")  # made by the graph, not in git
+CHANGED = ("worse", "better")
 LOSS = 0.03
 SLOWER = 0.7
 QUICK = {
@@ -53,7 +56,9 @@ def main(times: int, variant: str, quick: bool) -> int:
             raise UserError(f"{name} is missing", "make repro")
     with tempfile.TemporaryDirectory() as folder:
         repo = clone(Path(folder) / "repo", quick)
-        unchanged = sum(repetition(repo, i + 1) for i in range(times))
+        seen: list[dict[str, Any]] = []
+        unchanged = sum(repetition(repo, i + 1, seen) for i in range(times))
+        print(noise(seen, params.load(repo / "params.yaml").compare.model_dump()))
         print(f"no change in {unchanged} of {times}", flush=True)
         loss = flagged(repo, "a loss of 3 points", plant_loss, variant, ("accuracy", "free.exact_match"))
         slow = flagged(repo, "a slow-down by 30 %", plant_slow_down, variant, ("cpu", "decode_tokens_per_s"))
@@ -67,9 +72,9 @@ def clone(repo: Path, quick: bool) -> Path:
         (repo / name).symlink_to(ROOT / name)
     if quick:
         path = repo / "params.yaml"
-        params = yaml.safe_load(path.read_text(encoding="utf-8"))
-        params["bench_cpu"] |= {name: value for name, value in QUICK.items() if name in params["bench_cpu"]}
-        path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values["bench_cpu"] |= {name: value for name, value in QUICK.items() if name in values["bench_cpu"]}
+        path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     stage.progress("measuring what all repetitions are compared with")
     measure(repo)
     run(repo, "git", "add", "metrics", "params.yaml")
@@ -84,14 +89,19 @@ def measure(repo: Path) -> None:
     run(repo, sys.executable, "-m", "stages.bench_cpu")
 
 
-def repetition(repo: Path, number: int) -> bool:
-    """Measure once more; True if that compares as no change. A refused measurement is none."""
+def repetition(repo: Path, number: int, seen: list[dict[str, Any]]) -> bool:
+    """Measure once more; True if that compares as no change. A refused measurement is none.
+
+    What was judged of it is added to `seen`.
+    """
     try:
         measure(repo)
     except UserError as error:
         print(f"{number}: not measured: {error.message}", flush=True)
         return False
-    changed = changes(repo)
+    judged = compared(repo)
+    seen += judged
+    changed = [each for each in judged if each["verdict"] in CHANGED]
     for each in changed:
         print(
             f"{number}: {each['variant']} {each['metric']} {each['verdict']}: {each['old']} -> {each['new']}",
@@ -101,24 +111,38 @@ def repetition(repo: Path, number: int) -> bool:
     return not changed
 
 
-def changes(repo: Path) -> list[dict[str, Any]]:
-    """What `cartlm compare HEAD` calls better or worse in the workspace of the clone."""
+def compared(repo: Path) -> list[dict[str, Any]]:
+    """What `cartlm compare HEAD` judges in the workspace of the clone."""
     command = [sys.executable, "-m", "cartlm.cli", "compare", "HEAD", "--json"]
     done = subprocess.run(command, cwd=repo, capture_output=True, text=True)
     if done.returncode not in (0, 1):
         raise UserError(f"compare failed: {done.stderr.strip()}", "cartlm compare HEAD")
-    found = [each for each in json.loads(done.stdout)["changes"] if each["verdict"] in ("worse", "better")]
+    found: list[dict[str, Any]] = json.loads(done.stdout)["changes"]
     worse = any(each["verdict"] == "worse" for each in found)
     if worse != (done.returncode == 1):
         raise UserError(f"compare ended with {done.returncode}, worse is {worse}", "cartlm compare HEAD")
     return found
 
 
+def noise(seen: list[dict[str, Any]], tolerances: dict[str, float]) -> str:
+    """A table: how far the metrics of each kind went from one measurement to another, and how far they may."""
+    sizes: dict[str, list[float]] = {}
+    for each in seen:
+        if each["target"] != "accuracy" and each["change"] is not None:
+            sizes.setdefault(each["kind"], []).append(abs(each["change"]))
+    lines = ["| kind | compared | median change | 99th percentile | largest | tolerance |"]
+    lines.append("|---|---:|---:|---:|---:|---:|")
+    for kind, found in sorted(sizes.items()):
+        cells = [f"{np.percentile(found, at):.1%}" for at in (50, 99, 100)]
+        lines.append(f"| {kind} | {len(found)} | {' | '.join(cells)} | {tolerances[kind]:.0%} |")
+    return "\n".join(lines)
+
+
 def flagged(repo: Path, what: str, plant: Any, variant: str, expected: tuple[str, str]) -> bool:
     """Plant a change in the committed numbers; True if it is found, and nothing in another variant."""
     run(repo, "git", "checkout", "-q", "--", "metrics")
     plant(repo / "metrics", variant)
-    found = changes(repo)
+    found = [each for each in compared(repo) if each["verdict"] in CHANGED]
     hit = any(
         (each["target"], each["metric"], each["verdict"]) == (*expected, "worse") for each in found
     ) and all(each["variant"] == variant for each in found)
