@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import yaml
 from cartlm import params as _params
 from cartlm import stage, variants
 from cartlm.errors import UserError
-from cartlm.report import commits, compare_text, summary
+from cartlm.report import commits, compare_text, locks, summary
 from cartlm.report import compare as comparing
 from cartlm.results import write_text
 
@@ -103,7 +105,10 @@ def check_models() -> None:
 
 @main.command("check-remote")
 def check_remote() -> None:
-    """Stop with one line if params.yaml lists no server: DVC would take that for the whole main graph."""
+    """Stop with one line if params.yaml lists no server: DVC would take that for the whole main graph.
+
+    Answers that were paid for and lie in a DVC remote are fetched: DVC itself does not, once their stage has changed.
+    """
     found = stage.params().remote
     if not found:
         raise UserError(
@@ -111,6 +116,29 @@ def check_remote() -> None:
             "copy an entry of presets/paper.yaml, then make remote",
         )
     print(f"servers: {', '.join(found)}")
+    for name in found:
+        fetch_answers(f"data/answers/{name}.jsonl")
+
+
+def fetch_answers(path: str) -> None:
+    """Bring an output of remote/dvc.lock that is not here from the DVC remote. Raises UserError if that fails."""
+    stages = locks.stages(lambda file: Path(file).read_bytes() if Path(file).is_file() else None, "workspace")
+    if Path(path).exists() or not any(path in made.outs for made in stages.values()):
+        return
+    dvc = [sys.executable, "-m", "dvc"]
+    if subprocess.run([*dvc, "remote", "list"], capture_output=True).stdout.strip():
+        done = subprocess.run([*dvc, "pull", "--allow-missing", path], capture_output=True, text=True)
+        if done.returncode != 0:
+            said = (done.stderr or done.stdout).strip().splitlines()
+            raise UserError(
+                f"{path} was paid for and cannot be fetched: {said[0] if said else done.returncode}",
+                f"dvc pull {path}",
+            )
+    if not Path(path).exists():
+        print(
+            f"warning: {path} is in no DVC remote of this repository: all of it is asked anew",
+            file=sys.stderr,
+        )
 
 
 @main.command("accept-base")
@@ -141,8 +169,7 @@ def accept_base() -> None:
 @main.command()
 def prune() -> None:
     """Remove metrics and lock entries of what left params.yaml (`dvc repro` does it by itself)."""
-    found = stage.params()
-    gone = variants.prune(Path("."), variants.listed(found), found.remote)
+    gone = variants.prune(Path("."), stage.params())
     print("\n".join(f"removed {name}" for name in gone) or "nothing to remove")
 
 

@@ -130,6 +130,38 @@ def test_answers_and_numbers_outlive_failures_and_changes(repo: Repo, naughty: N
     assert len(naughty.seen) == len(lines(repo)) - len(partly) < len(prompts)
 
 
+def test_another_clone_does_not_buy_what_the_dvc_remote_holds(
+    repo: Repo, naughty: Naughty, tmp_path: Path
+) -> None:
+    repo.dvc("repro", "data")
+    learn(repo, naughty)
+    list_server(repo, naughty.url)
+    repo.dvc("repro", "remote/dvc.yaml")
+    repo.commit("measured")
+    check = (sys.executable, "-m", "cartlm.cli", "check-remote")
+
+    repo.run("git", "clone", "-q", str(repo.path), str(tmp_path / "clone"))
+    clone = Repo(tmp_path / "clone")
+    list_server(
+        clone, naughty.url, concurrency=2
+    )  # the stage has changed: `dvc repro --pull` fetches nothing of it
+    assert f"{ANSWERS} is in no DVC remote" in clone.run(*check).stderr
+    repo.dvc("push")
+    assert clone.run(*check).stderr == ""
+    assert lines(clone) == lines(repo)
+    naughty.seen.clear()
+    clone.dvc("repro", "--pull", "remote/dvc.yaml")
+    assert naughty.seen == []
+
+    (clone.path / ANSWERS).unlink()
+    shutil.rmtree(clone.path / ".dvc/cache")
+    clone.dvc("remote", "modify", "store", "url", "ssh://nobody@127.0.0.1:1/nowhere")
+    refused = clone.run(*check, check=False)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(f"cartlm: error: {ANSWERS} was paid for and cannot be fetched: ")
+    assert refused.stderr.count("\n") == 1
+
+
 def test_only_a_server_that_left_params_is_forgotten(repo: Repo, naughty: Naughty) -> None:
     repo.dvc("repro", "data")
     learn(repo, naughty)
