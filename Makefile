@@ -44,6 +44,7 @@ bench: setup ## speed, memory, energy again (CHECK=1: on the committed machine o
 
 architecture: setup ## speed, memory and energy of Llama 3.2 1B with random weights on this machine (gigabytes of disk)
 	@$(CARTLM) params check
+	@$(CARTLM) prune
 	@CARTLM_BENCH_CHECK=$(CHECK) $(DVC) repro architecture/dvc.yaml
 	@$(DVC) repro -f -s summarize
 

@@ -20,12 +20,13 @@ def listed(params: Params) -> list[str]:
     return [*type(params.reference).model_fields, *params.gguf]
 
 
-def prune(root: Path, variants: Collection[str], remote: Collection[str]) -> list[str]:
-    """Remove metrics and lock entries of variants and servers (`remote`) not listed; returns their paths or names.
+def prune(root: Path, params: Params) -> list[str]:
+    """Remove metrics and lock entries of variants, servers and types that are not listed; returns their paths or names.
 
     A cell that left params.yaml has no stage any more, so that DVC itself would keep its traces for ever.
     Answers that were paid for (data/answers) stay.
     """
+    variants, remote = listed(params), params.remote
     gone = []
     for folder in FOLDERS:
         names = remote if folder == "remote" else (*variants, *remote) if folder == "outcomes" else variants
@@ -33,7 +34,12 @@ def prune(root: Path, variants: Collection[str], remote: Collection[str]) -> lis
             if path.stem not in (*names, *NOT_VARIANTS) and path.suffix in (".json", ".csv"):
                 path.unlink()
                 gone.append(path.relative_to(root).as_posix())
-    return [*gone, *prune_lock(root / "dvc.lock", variants), *prune_lock(root / "remote/dvc.lock", remote)]
+    cells = {
+        "dvc.lock": variants,
+        "remote/dvc.lock": remote,
+        "architecture/dvc.lock": params.architecture.types,
+    }
+    return [*gone, *(name for path, names in cells.items() for name in prune_lock(root / path, names))]
 
 
 def prune_lock(path: Path, variants: Collection[str]) -> list[str]:

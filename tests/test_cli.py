@@ -246,8 +246,14 @@ def test_prune_forgets_variants_that_are_gone(cartlm: Run, repo: Path) -> None:
         path = repo / "metrics" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({}), encoding="utf-8")
+    (repo / "architecture").mkdir(exist_ok=True)
+    types = "stages:\n  quantize@q8_0:\n    cmd: a\n  bench:\n    cmd: c\n"
+    gone = "  quantize@iq4_xs:\n    cmd: b\n"
+    (repo / "architecture/dvc.lock").write_text(types + gone, encoding="utf-8")
     done = cartlm("prune")
     assert done.returncode == 0, done.stderr
+    assert "quantize@iq4_xs" in done.stdout
+    assert (repo / "architecture/dvc.lock").read_text(encoding="utf-8") == types
     assert (repo / "dvc.lock").read_text(encoding="utf-8") == LOCK.replace(
         "  quantize-gguf@gone:\n    cmd: b\n    outs:\n    - path: models/gone\n  eval@gone:\n    cmd: c\n",
         "",
