@@ -6,7 +6,8 @@ In a clone of the committed state, bench-cpu is measured and committed. Then the
 again, each time as the workspace: none of these may be a change, and a table says how far each kind of metric went
 beside its tolerance. Then a loss of 3 points of exact match and a
 slow-down by 30 % are planted in one variant, and both must be flagged. Exit code 1 otherwise. Needs the models and
-data of this checkout (make repro); takes the time of `make bench` once more than --times.
+data of this checkout (make repro); takes the time of `make bench` once more than --times. The measurements stay in
+runs/check-compare/; --judge judges them again, by the tolerances that stand in params.yaml then, without measuring.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ NEEDED = ("models", "data")  # made by the graph, not in git
 CHANGED = ("worse", "better")
 LOSS = 0.03
 SLOWER = 0.7
+KEPT = ROOT / "runs/check-compare"
 QUICK = {
     "rounds": 2,
     "queries": 2,
@@ -49,15 +51,18 @@ QUICK = {
 @click.option(
     "--quick", is_flag=True, help="Few rounds and queries, to try this script: too noisy to judge by."
 )
-def main(times: int, variant: str, quick: bool) -> int:
+@click.option("--judge", is_flag=True, help="Measure nothing: judge what lies in runs/check-compare/.")
+def main(times: int, variant: str, quick: bool, judge: bool) -> int:
     """Print `no change in K of N`, and whether the planted loss and slow-down are flagged."""
-    for name in (f"models/{variant}/model.gguf", "data/test.jsonl"):
+    for name in () if judge else (f"models/{variant}/model.gguf", "data/test.jsonl"):
         if not (ROOT / name).exists():
             raise UserError(f"{name} is missing", "make repro")
+    if judge and not (KEPT / "0").exists():
+        raise UserError(f"{KEPT.relative_to(ROOT)} holds no measurements", "make check-compare")
     with tempfile.TemporaryDirectory() as folder:
-        repo = clone(Path(folder) / "repo", quick)
+        repo = clone(Path(folder) / "repo", quick, judge)
         seen: list[dict[str, Any]] = []
-        unchanged = sum(repetition(repo, i + 1, seen) for i in range(times))
+        unchanged = sum(repetition(repo, i + 1, seen, judge) for i in range(times))
         print(noise(seen, params.load(repo / "params.yaml").compare.model_dump()))
         print(f"no change in {unchanged} of {times}", flush=True)
         loss = flagged(repo, "a loss of 3 points", plant_loss, variant, ("accuracy", "free.exact_match"))
@@ -65,9 +70,10 @@ def main(times: int, variant: str, quick: bool) -> int:
     return 0 if unchanged == times and loss and slow else 1
 
 
-def clone(repo: Path, quick: bool) -> Path:
+def clone(repo: Path, quick: bool, judge: bool) -> Path:
     """The committed state with this checkout's models and data, and a first measurement, committed."""
     run(ROOT, "git", "clone", "-q", str(ROOT), str(repo))
+    shutil.copy(ROOT / "params.yaml", repo)
     for name in NEEDED:
         (repo / name).symlink_to(ROOT / name)
     if quick:
@@ -76,26 +82,34 @@ def clone(repo: Path, quick: bool) -> Path:
         values["bench_cpu"] |= {name: value for name, value in QUICK.items() if name in values["bench_cpu"]}
         path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     stage.progress("measuring what all repetitions are compared with")
-    measure(repo)
+    measure(repo, 0, judge)
     run(repo, "git", "add", "metrics", "params.yaml")
     who = ("-c", "user.name=check", "-c", "user.email=check@example.invalid")
     run(repo, "git", *who, "commit", "-q", "--allow-empty", "-m", "measured here")
     return repo
 
 
-def measure(repo: Path) -> None:
-    """Run bench-cpu in the clone, from nothing."""
+def measure(repo: Path, number: int, judge: bool) -> None:
+    """Run bench-cpu in the clone, from nothing, and keep what it gave; with `judge` take what was kept."""
+    kept, made = KEPT / str(number), repo / "metrics/bench/cpu"
+    if judge:
+        if not kept.exists():
+            raise UserError(f"there is no {kept.relative_to(ROOT)}", "make check-compare")
+        shutil.copytree(kept, made, dirs_exist_ok=True)
+        return
+    shutil.rmtree(kept, ignore_errors=True)
     shutil.rmtree(repo / "runs", ignore_errors=True)
     run(repo, sys.executable, "-m", "stages.bench_cpu")
+    shutil.copytree(made, kept)
 
 
-def repetition(repo: Path, number: int, seen: list[dict[str, Any]]) -> bool:
+def repetition(repo: Path, number: int, seen: list[dict[str, Any]], judge: bool) -> bool:
     """Measure once more; True if that compares as no change. A refused measurement is none.
 
     What was judged of it is added to `seen`.
     """
     try:
-        measure(repo)
+        measure(repo, number, judge)
     except UserError as error:
         print(f"{number}: not measured: {error.message}", flush=True)
         return False
