@@ -142,7 +142,7 @@ def noise(seen: list[dict[str, Any]], tolerances: dict[str, float]) -> str:
     """A table: how far the metrics of each kind went from one measurement to another, and how far they may."""
     sizes: dict[str, list[float]] = {}
     for each in seen:
-        if each["target"] != "accuracy" and each["change"] is not None:
+        if each["target"] == "cpu" and each["change"] is not None:
             sizes.setdefault(each["kind"], []).append(abs(each["change"]))
     lines = ["| kind | compared | median change | 99th percentile | largest | tolerance |"]
     lines.append("|---|---:|---:|---:|---:|---:|")
