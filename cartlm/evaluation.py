@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cartlm.data import rows as row_files
 from cartlm.data.rows import Row
 from cartlm.engines.answer import Answer
 from cartlm.engines.collect import Job, collect
@@ -64,6 +66,20 @@ def spread(n: int, count: int) -> list[int]:
     """At most `count` indices out of `n`, evenly spaced."""
     count = min(n, count)
     return [index * n // count for index in range(count)]
+
+
+def rows_apart(path: Path, most: int | None) -> list[Row]:
+    """At most `most` rows, evenly spaced, of a file that is reported apart; none of an empty one."""
+    if most == 0 or (path.exists() and path.stat().st_size == 0):
+        return []
+    rows = row_files.read(path)
+    return rows if most is None else [rows[index] for index in spread(len(rows), most)]
+
+
+def rows_hash(rows: Sequence[Row]) -> str:
+    """Twelve digits that tell one set of rows from another."""
+    texts = "\n".join(f"{row.prompt}\n{row.completion}" for row in rows)
+    return hashlib.sha256(texts.encode("utf-8")).hexdigest()[:12]
 
 
 def flips(engine: Any, job: Job, answers: Sequence[Answer], rows: int, part: Path) -> dict[str, int]:

@@ -17,6 +17,7 @@ from cartlm.measure import cpus, machine
 from cartlm.results import write_metrics, write_outcomes
 
 MODELS, TEST, RUNS = Path("models"), Path("data/test.jsonl"), Path("runs/eval")
+NATURAL, PUBLISHED = Path("cartlm/natural_messages/rows.jsonl"), Path("data/published.jsonl")
 METRICS, OUTCOMES = Path("metrics/eval"), Path("metrics/outcomes")
 
 
@@ -46,6 +47,14 @@ def main(variant: str) -> None:
             asked = Job(model, evaluation.prompts(rows, builder, TARGET_HEADER), limit, batch_size)
             headed = evaluation.answer_rows(engine, rows, asked, RUNS / f"{variant}.header.jsonl")
             sections["header"] = scoring.summarize(headed.scores)
+        for name, path, most in (
+            ("natural", NATURAL, settings.eval.natural_rows),
+            ("published", PUBLISHED, None),
+        ):
+            if apart := evaluation.rows_apart(path, most):
+                asked = Job(model, evaluation.prompts(apart, builder), limit, batch_size)
+                scored = evaluation.answer_rows(engine, apart, asked, RUNS / f"{variant}.{name}.jsonl")
+                sections[name] = {**scoring.summarize(scored.scores), "rows": evaluation.rows_hash(apart)}
         if batch_size > 1 and settings.eval.flip_rows > 0:
             part = RUNS / f"{variant}.flips.part.jsonl"
             sections["batching"] = evaluation.flips(engine, job, free.answers, settings.eval.flip_rows, part)

@@ -104,9 +104,10 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, toy_model: Path, toy_gguf
     params["reference"] = {name: {"engine": engine} for name, engine in REFERENCE.items()}
     params["parity"] = {"min_agreement": 0.995, "rows": 1000}
     params["gguf"] = {"q8_0": {"type": "Q8_0", "imatrix": False}}
-    params["eval"] = {"max_new_tokens": 40, "batch_size": 7, "flip_rows": 6}
+    params["eval"] = {"max_new_tokens": 40, "batch_size": 7, "flip_rows": 6, "natural_rows": 0}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     row_files.write(folder / "data" / "test.jsonl", toy_rows())
+    (folder / "data" / "published.jsonl").touch()
     for name in ("base", "merged"):
         shutil.copytree(toy_model, folder / "models" / name)
     for name in ("f16", "q8_0"):
@@ -165,6 +166,35 @@ def test_eval_of_a_transformers_variant_reports_flips(shop: Path) -> None:
     assert found["free"]["exact_match"] == round(TRAINED / 24, 4)
     assert found["engine"]["name"] == "transformers"
     assert sorted(path.name for path in (shop / "runs/eval").iterdir()) == ["merged.jsonl"]
+
+
+def test_natural_messages_are_a_section_apart(shop: Path) -> None:
+    rows = row_files.read(ROOT / evaluate.NATURAL)
+    (shop / evaluate.NATURAL).parent.mkdir(parents=True)
+    row_files.write(
+        shop / evaluate.NATURAL, [*toy_rows()[:3], *rows[:5]]
+    )  # three that it answers, and others
+    change(shop, "eval", natural_rows=400)
+    assert run(evaluate.main, "q8_0").exit_code == 0
+    found = read_metrics(shop / "metrics/eval/q8_0.json")
+    assert found["natural"]["n"] == 8
+    assert found["natural"]["exact_match"] == round(3 / 8, 4)
+    assert found["free"]["n"] == 24
+    assert len(read_outcomes(shop / "metrics/outcomes/q8_0.csv")) == 24
+    change(shop, "eval", natural_rows=4)
+    assert run(evaluate.main, "q8_0").exit_code == 0
+    assert read_metrics(shop / "metrics/eval/q8_0.json")["natural"]["n"] == 4
+
+
+def test_a_published_test_is_a_section_apart(shop: Path) -> None:
+    row_files.write(shop / "data/published.jsonl", toy_rows()[TRAINED - 2 : TRAINED + 2])
+    assert run(evaluate.main, "q8_0").exit_code == 0
+    found = read_metrics(shop / "metrics/eval/q8_0.json")
+    assert (found["published"]["n"], found["published"]["exact_match"]) == (4, 0.5)
+    (shop / "data/published.jsonl").unlink()
+    done = run(evaluate.main, "q8_0")
+    assert done.exit_code == 2
+    assert "data/published.jsonl is missing; dvc repro data" in done.output
 
 
 def test_the_base_is_also_asked_with_its_header(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:

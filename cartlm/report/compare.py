@@ -128,7 +128,9 @@ def of_file(
         return
     machine = None if target == ACCURACY else other_machine(before, after)
     for key, kind, better in judged(before, after, target):
-        reason = unpaired.get(variant) if target == ACCURACY else machine if kind in OF_MACHINE else None
+        reason = machine if kind in OF_MACHINE else None
+        if target == ACCURACY:
+            reason = unpaired.get(variant) or other_rows(before, after, key)
         if kind == "energy":
             reason = reason or other_meter(before, after, key)
         paired = tested.get(variant) if key == TESTED and target == ACCURACY else None
@@ -216,6 +218,16 @@ def interval(values: Mapping[str, Any], key: str, kind: str) -> tuple[float, flo
     section = key.rpartition(".")[0]
     n = values.get(f"{section}.n" if section else "n")
     return wilson(round(values[key] * n), n) if kind == ACCURACY and n else None
+
+
+def other_rows(before: Mapping[str, Any], after: Mapping[str, Any], key: str) -> str | None:
+    """Why shares of a section do not compare: it rests on other rows, or on another number of them."""
+    section = key.rpartition(".")[0]
+    for name, words in (("rows", "other rows"), ("n", "another number of rows")):
+        both = before.get(f"{section}.{name}".lstrip(".")), after.get(f"{section}.{name}".lstrip("."))
+        if None not in both and both[0] != both[1]:
+            return f"{words}: {both[0]}, then {both[1]}"
+    return None
 
 
 def other_machine(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:

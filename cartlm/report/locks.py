@@ -32,7 +32,7 @@ Read = Callable[[str], bytes | None]
 class Stage:
     """A stage as it was run."""
 
-    outs: tuple[str, ...]
+    outs: dict[str, int]  # path -> bytes
     hashes: dict[str, str]  # MD5 by path of the dependencies
     params: dict[str, dict[str, Any]]  # file -> dotted key -> value
 
@@ -52,7 +52,7 @@ def stages(read: Read, name: str) -> dict[str, Stage]:
         folder = PurePosixPath(path).parent
         for stage, entry in listed.items():
             found[stage if folder == PurePosixPath() else f"{folder}/dvc.yaml:{stage}"] = Stage(
-                tuple(out["path"] for out in entry.get("outs", [])),
+                {out["path"]: out.get("size", 0) for out in entry.get("outs", [])},
                 {dep["path"]: dep["md5"] for dep in entry.get("deps", []) if dep.get("md5")},
                 entry.get("params", {}),
             )

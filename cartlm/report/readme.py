@@ -40,6 +40,12 @@ def notes(metrics: Path, variants: Sequence[str]) -> list[str]:
     counts = {file["free"]["n"] for file in evaluations if "free" in file}
     if counts:
         found.append(f"Accuracy: {' or '.join(f'{n:,}' for n in sorted(counts))} test rows, greedy decoding.")
+    counts = {file["natural"]["n"] for file in evaluations if "natural" in file}
+    if counts:
+        found.append(
+            f"Natural: {' or '.join(f'{n:,}' for n in sorted(counts))} messages that people typed to order fast food "
+            "(MultiDoGO), in English and almost all of them `add`; in no other figure."
+        )
     for variant, file in zip(variants, evaluations, strict=True):
         if "header" in file:
             share = f"{file['header']['exact_match']:.3f}"

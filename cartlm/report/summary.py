@@ -23,6 +23,9 @@ COLUMNS: dict[str, tuple[str, str, str]] = {
     "croatian": ("eval", "free_slices", "language_croatian"),
     "english": ("eval", "free_slices", "language_english"),
     "spanish": ("eval", "free_slices", "language_spanish"),
+    "natural": ("eval", "natural", "exact_match"),
+    "natural_low": ("eval", "natural", "exact_match_low"),
+    "natural_high": ("eval", "natural", "exact_match_high"),
     "unparseable": ("eval", "free", "unparseable"),
     "prefill_tokens_per_s": ("bench/cpu", "cpu", "prefill_tokens_per_s"),
     "decode_tokens_per_s": ("bench/cpu", "cpu", "decode_tokens_per_s"),
@@ -86,6 +89,7 @@ HEADINGS = {
     "croatian": "croatian",
     "english": "english",
     "spanish": "spanish",
+    "natural": "natural (English, add)",
     "unparseable": "unparseable",
     "prefill_tokens_per_s": "prefill tok/s",
     "decode_tokens_per_s": "decode tok/s",
@@ -102,8 +106,8 @@ def shown(row: Mapping[str, Value], column: str) -> str:
     value = row[column]
     if value is None or isinstance(value, str):
         return value or ""
-    if column == "exact_match":
-        low, high = row["exact_match_low"], row["exact_match_high"]
+    if column in ("exact_match", "natural"):
+        low, high = row[f"{column}_low"], row[f"{column}_high"]
         interval = f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else ""
         return f"{value:.3f}{interval}"
     if column in ("novel", "croatian", "english", "spanish", "unparseable"):

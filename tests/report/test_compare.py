@@ -211,6 +211,20 @@ def test_shares_without_outcomes_are_judged_by_their_wilson_intervals() -> None:
     assert one(down, down | {"free.unparseable": 0.01}, EVAL).verdict == "better"
 
 
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"natural.n": 100}, "another number of rows: 364, then 100"),
+        ({"natural.rows": "bb"}, "other rows: aa, then bb"),
+    ],
+)
+def test_sections_on_other_rows_do_not_compare(changed: dict[str, Any], why: str) -> None:
+    before = {"natural.exact_match": 0.9, "natural.n": 364, "natural.rows": "aa"}
+    found = one(before, {**before, "natural.exact_match": 0.5, **changed}, EVAL)
+    assert (found.verdict, found.why) == ("not comparable", why)
+    assert one(before, {**before, "natural.exact_match": 0.5}, EVAL).verdict == "worse"
+
+
 def test_slices_are_not_judged_one_by_one() -> None:
     sides = [Side("", {EVAL: {"free_slices.exact_match": v, "free_slices.novel": v}}) for v in (0.9, 0.1)]
     assert compare.compare(*sides, TOLERANCES).changes == []

@@ -25,7 +25,7 @@ def metrics(tmp_path: Path) -> Path:
     write_metrics(
         tmp_path / "metrics/eval/base.json", {"free": free, "header": {"n": 1000, "exact_match": 0.7}}
     )
-    write_metrics(tmp_path / "metrics/eval/q8_0.json", {"free": free})
+    write_metrics(tmp_path / "metrics/eval/q8_0.json", {"free": free, "natural": {**free, "n": 364}})
     write_metrics(tmp_path / "metrics/parity.json", {"agreement": 0.998, "n": 1000})
     write_metrics(tmp_path / "metrics/bench/cpu/q8_0.json", {"machine": {"name": "a toy CPU x2"}})
     return tmp_path / "metrics"
@@ -44,6 +44,8 @@ def test_update_rewrites_the_block_only(metrics: Path, tmp_path: Path) -> None:
     assert "0.700" in text
     assert "99.8 % of 1,000 rows" in text
     assert "a toy CPU x2." in text
+    assert "Natural: 364 messages that people typed" in text
+    assert "in English and almost all of them `add`" in text
 
 
 def test_a_second_update_changes_nothing(metrics: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ FREE = {
     "exact_match_high": 0.9454,
     "unparseable": 0.001,
 }
+NATURAL = {"n": 364, "exact_match": 0.61, "exact_match_low": 0.56, "exact_match_high": 0.66}
 SLICES = {"novel": 0.91, "language_croatian": 0.9, "language_english": 0.95, "language_spanish": 0.94}
 CPU = {
     "size_mib": 12.34, "load_s": 0.1, "prefill_tokens_per_s": 1234.0, "decode_tokens_per_s": 210.5,
@@ -29,7 +30,9 @@ CPU = {
 def metrics(tmp_path: Path) -> Path:
     """Both files for q8_0, only the evaluation for merged."""
     for variant in ("q8_0", "merged"):
-        write_metrics(tmp_path / "eval" / f"{variant}.json", {"free": FREE, "free_slices": SLICES})
+        write_metrics(
+            tmp_path / "eval" / f"{variant}.json", {"free": FREE, "free_slices": SLICES, "natural": NATURAL}
+        )
     write_metrics(tmp_path / "bench" / "cpu" / "q8_0.json", {"cpu": CPU})
     return tmp_path
 
@@ -40,7 +43,7 @@ def test_one_row_a_variant_in_order(metrics: Path) -> None:
     assert rows[1] == {
         "variant": "q8_0", "size_mib": 12.34, "exact_match": 0.9312, "exact_match_low": 0.914,
         "exact_match_high": 0.9454, "novel": 0.91, "croatian": 0.9, "english": 0.95, "spanish": 0.94,
-        "unparseable": 0.001, "prefill_tokens_per_s": 1234.0, "decode_tokens_per_s": 210.5,
+        "natural": 0.61, "natural_low": 0.56, "natural_high": 0.66, "unparseable": 0.001, "prefill_tokens_per_s": 1234.0, "decode_tokens_per_s": 210.5,
         "latency_ms_p50": 140.2, "latency_ms_p95": 201.0, "queries_per_s": 6.98, "peak_rss_mib": 55.5,
     }  # fmt: skip
 
