@@ -10,7 +10,7 @@ DVC := .venv/bin/python -m dvc
 # Named after what asked for it: another lock, or the checkout moved, is another stamp.
 STAMP := .venv/setup-$(shell (pwd; cat docker/dev.txt pyproject.toml) | cksum | tr ' ' -)
 
-.PHONY: help setup repro test lint bench architecture base remote preset image compare check-compare clean
+.PHONY: help setup repro test lint bench architecture base remote preset image compare check-compare check-requests clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
@@ -24,6 +24,7 @@ $(STAMP):
 
 repro: setup ## the whole chain: data, fine-tuning, quantizing, accuracy, speed; prints the results table
 	@$(CARTLM) params check
+	@$(CARTLM) fetch-paid
 	@if [ -n "$$($(DVC) remote list)" ]; then $(DVC) repro --pull; else $(DVC) repro; fi
 	@$(CARTLM) check-models
 	@$(CARTLM) table
@@ -70,6 +71,9 @@ compare: setup ## what changed since this branch left main (or REV=...), to the 
 check-compare: setup ## prove it: N=20 measurements of one commit are no change; a planted loss and slow-down are
 	@.venv/bin/python -m tests.benchmarks.check_compare --times $(or $(N),20)
 
+check-requests: setup ## prove it: 16 requests in flight against a server that takes 200 ms are at least 60 a second
+	@.venv/bin/python -m tests.benchmarks.check_requests
+
 clean: ## remove data, models, runs and tool caches; paid answers, DVC's cache, base/build and .venv stay
-	[ ! -d data ] || find data -mindepth 1 -maxdepth 1 ! -name answers -exec rm -rf {} +
+	[ ! -d data ] || find data -mindepth 1 -maxdepth 1 ! -name answers ! -name responses.jsonl -exec rm -rf {} +
 	rm -rf models runs build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -5,23 +5,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 import yaml
 
+from cartlm import paid, stage, variants
 from cartlm import params as _params
-from cartlm import stage, variants
 from cartlm.errors import UserError
-from cartlm.report import commits, compare_text, locks, summary
+from cartlm.report import commits, compare_text, summary
 from cartlm.report import compare as comparing
-from cartlm.results import write_text
+from cartlm.results import write_metrics, write_text
 
-PRESETS = Path("presets")
+PRESETS, RESPONSES = Path("presets"), "data/responses.jsonl"
 BASE_FILES = (
     "config.json",
     "model.safetensors",
@@ -50,6 +50,46 @@ def params_check() -> None:
             raise UserError(f"{stage.PARAMS}: {trap}", "write 0.0002 for 2e-4, and quote a text such as 'on'")
     found = stage.params()
     print(f"params.yaml is sound: {len(variants.listed(found))} variants, data from {found.data.source}")
+
+
+@main.group("data", cls=stage.Group)
+def data_group() -> None:
+    """Look at rows: your own file, and the natural set."""
+
+
+@data_group.command("check")
+@click.argument("path", type=click.Path(path_type=Path))
+def data_check(path: Path) -> None:
+    """Name every problem of a JSONL or CSV file with its line, or a folder's; nothing is written."""
+    from cartlm.data import files
+
+    languages = stage.params().data.languages
+    count = 0
+    for file in files.files(path):
+        rows, problems = files.inspect(file, languages)
+        for problem in problems:
+            print(f"{file}:{problem.line}: {problem.what}")
+        kinds = Counter(f"{row.language} {row.intent.action}" for row in rows)
+        print(
+            f"{file}: {len(rows)} sound rows" + "".join(f", {n} {kind}" for kind, n in sorted(kinds.items()))
+        )
+        count += len(problems)
+    if count:
+        raise UserError(
+            f"{path} has {count} broken row{'' if count == 1 else 's'}", "mend the lines named above"
+        )
+
+
+@data_group.command("natural")
+def data_natural() -> None:
+    """Make the natural set anew from its turns, menu and readings (cartlm/natural.py)."""
+    from cartlm import natural
+    from cartlm.data import rows
+
+    made, agreement = natural.rows()
+    rows.write(natural.ROWS, made)
+    write_metrics(natural.AGREEMENT, {"readings": agreement.metrics()})
+    print(json.dumps(agreement.metrics()))
 
 
 @main.command()
@@ -116,29 +156,24 @@ def check_remote() -> None:
             "copy an entry of presets/paper.yaml, then make remote",
         )
     print(f"servers: {', '.join(found)}")
-    for name in found:
-        fetch_answers(f"data/answers/{name}.jsonl")
+    fetch([f"data/answers/{name}.jsonl" for name in found])
 
 
-def fetch_answers(path: str) -> None:
-    """Bring an output of remote/dvc.lock that is not here from the DVC remote. Raises UserError if that fails."""
-    stages = locks.stages(lambda file: Path(file).read_bytes() if Path(file).is_file() else None, "workspace")
-    if Path(path).exists() or not any(path in made.outs for made in stages.values()):
-        return
-    dvc = [sys.executable, "-m", "dvc"]
-    if subprocess.run([*dvc, "remote", "list"], capture_output=True).stdout.strip():
-        done = subprocess.run([*dvc, "pull", "--allow-missing", path], capture_output=True, text=True)
-        if done.returncode != 0:
-            said = (done.stderr or done.stdout).strip().splitlines()
-            raise UserError(
-                f"{path} was paid for and cannot be fetched: {said[0] if said else done.returncode}",
-                f"dvc pull {path}",
-            )
-    if not Path(path).exists():
-        print(
-            f"warning: {path} is in no DVC remote of this repository: all of it is asked anew",
-            file=sys.stderr,
-        )
+@main.command("fetch-paid")
+def fetch_paid() -> None:
+    """With data.source openai, bring the answers that were paid for from the DVC remote, if they are not here."""
+    if stage.params().data.source == "openai":
+        fetch([RESPONSES])
+
+
+def fetch(paths: Iterable[str]) -> None:
+    """Bring what was paid for, with a warning for what no DVC remote has. Raises UserError if fetching fails."""
+    for path in paths:
+        if warning := paid.fetch(path):
+            print(warning, file=sys.stderr)
+            if path == RESPONSES:
+                Path(path).parent.mkdir(exist_ok=True)
+                Path(path).touch()  # so that the stage, which refuses to buy twice, goes ahead
 
 
 @main.command("accept-base")

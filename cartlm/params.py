@@ -102,10 +102,60 @@ class Gates(Section):
     twins: Share  # least share of catalogs with near-twins
 
 
+def _server(given: Remote | Worded) -> None:
+    """Raise ValueError for what is wrong with a server's section; none of the messages shows the value: it may be a key."""
+    if given.api_key_env is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", given.api_key_env):
+        raise ValueError(
+            "api_key_env is not the name of an environment variable, such as OPENAI_API_KEY; "
+            "a key never stands here"
+        )
+    url = urlsplit(given.base_url or "http://default")
+    if url.scheme not in ("http", "https") or not url.hostname or "@" in url.netloc or url.query:
+        raise ValueError("base_url is not like http://127.0.0.1:8080/v1, without a password or query")
+    if len({value is None for value in (given.input_price, given.output_price, given.price_source)}) > 1:
+        raise ValueError("input_price, output_price and price_source are given together or all null")
+
+
+class Worded(Section):
+    """`data.source: openai`: the model that words our labels (cartlm/data/generated.py)."""
+
+    base_url: str | None  # such as http://127.0.0.1:8080/v1; null: the client's default
+    model: Annotated[str, Field(min_length=1)]
+    api_key_env: str | None  # name of the environment variable with the key; null: a server without keys
+    prompts: Count  # generation prompts a language
+    examples: Count  # messages of one answer
+    noise: Literal[
+        "ours", "asked"
+    ]  # the operators of data.noise, or the model writes it (data.noise.clean tells how often not)
+    structured: bool  # OpenAI's structured outputs; false for servers without them
+    batch: bool  # the Batch API: cheaper, within 24 hours
+    temperature: Annotated[float, Field(ge=0, le=2)]
+    max_tokens: Count  # of one answer
+    max_requests: Count | None  # new requests of one run; null: no limit
+    max_total_tokens: Count | None  # their tokens, prompts and answers
+    concurrency: Count
+    max_retries: Annotated[int, Field(ge=0)]
+    timeout_s: Positive  # of each try
+    input_price: Price | None  # US dollars per million tokens; null: no cost is reported
+    output_price: Price | None
+    price_source: str | None
+
+    @model_validator(mode="after")
+    def _sound(self) -> Worded:
+        _server(self)
+        return self
+
+
 class Data(Section):
-    source: Literal["rules", "hub"]
-    path: str | None  # hub: dataset id or a local folder in hub layout
+    source: Literal["rules", "openai", "hub", "file"]
+    path: (
+        str | None
+    )  # hub: dataset id or a local folder in hub layout; file: JSONL or CSV, or a folder of them
     revision: str | None
+    held_out: (
+        str | None
+    )  # another published dataset, such as jtlicardo/ecommerce-intent-eval: evaluated apart
+    held_out_revision: str | None
     seed: Seed
     train: Count
     validation: Count
@@ -117,6 +167,7 @@ class Data(Section):
     wording: Wording
     noise: Noise
     gates: Gates
+    openai: Worded
 
     @model_validator(mode="after")
     def _distinct(self) -> Data:
@@ -195,6 +246,9 @@ class Eval(Section):
     max_new_tokens: Count
     batch_size: Count  # transformers engine; llama.cpp answers one row at a time
     flip_rows: Annotated[int, Field(ge=0)]  # rows on which the batched answers are compared with batch 1
+    natural_rows: Annotated[
+        int, Field(ge=0)
+    ]  # at most so many messages that people wrote (cartlm/natural.py)
 
 
 class BenchCpu(Section):
@@ -284,19 +338,9 @@ class Remote(Section):
 
     @model_validator(mode="after")
     def _sound(self) -> Remote:
-        # none of these shows the value: somebody may have put a key there
-        if self.api_key_env is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.api_key_env):
-            raise ValueError(
-                "api_key_env is not the name of an environment variable, such as OPENAI_API_KEY; "
-                "a key never stands here"
-            )
-        url = urlsplit(self.base_url or "http://default")
-        if url.scheme not in ("http", "https") or not url.hostname or "@" in url.netloc or url.query:
-            raise ValueError("base_url is not like http://127.0.0.1:8080/v1, without a password or query")
+        _server(self)
         if self.api == "completions" and self.instruction is not None:
             raise ValueError("instruction is the system prompt of api: chat; completions has none")
-        if len({given is None for given in (self.input_price, self.output_price, self.price_source)}) > 1:
-            raise ValueError("input_price, output_price and price_source are given together or all null")
         return self
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,8 +22,11 @@ from typing import Any
 import numpy as np
 
 from cartlm.data.rows import Row
-from cartlm.engines.openai import Client, Failed, Reply, Server
+from cartlm.engines.openai import Batch, Client, Failed, Reply, Server
 from cartlm.errors import UserError
+
+BATCHES_IN_VAIN = 3
+RETRY_S = 0.5  # before the first retry, at most; twice as long before each next one
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,50 @@ def stored(path: Path) -> dict[str, Reply]:
     return found
 
 
+class Budget:
+    """What a run may spend on new requests: so many requests, and tokens as the server counts them. None: any number.
+
+    Each try counts. It is let through only if what it may cost at most still fits (a token is taken for two bytes, which is
+    less than it has on average), so that neither limit is passed. For several threads at once.
+    """
+
+    def __init__(self, requests: int | None, tokens: int | None) -> None:
+        self._requests, self._tokens = requests, tokens
+        self._lock = threading.Lock()
+        self.requests = self.tokens = 0
+
+    def take(self, body: Mapping[str, Any]) -> int:
+        """Reserve for a request; returns the tokens reserved. Raises Failed where it does not fit."""
+        most = (
+            len(json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")) // 2
+            + body["max_tokens"]
+        )
+        with self._lock:
+            if self._requests is not None and self.requests >= self._requests:
+                raise Failed(
+                    f"max_requests={self._requests} new requests are used up", "raise it in params.yaml"
+                )
+            if self._tokens is not None and self.tokens + most > self._tokens:
+                raise Failed(
+                    f"{self.tokens} of max_total_tokens={self._tokens} are used up, and it may need {most}",
+                    "raise it in params.yaml",
+                )
+            self.requests += 1
+            self.tokens += most
+        return most
+
+    def settle(self, reserved: int, used: int | None) -> None:
+        """Count the tokens that were used instead of those reserved; None where that is not known."""
+        if used is not None:
+            with self._lock:
+                self.tokens += used - reserved
+
+
+def _used(reply: Reply) -> int | None:
+    counts = (reply.prompt_tokens, reply.completion_tokens)
+    return None if None in counts else sum(count or 0 for count in counts)
+
+
 class _Keeper:
     """Appends answers to a file, each one whole and on the disk before the next."""
 
@@ -94,9 +143,17 @@ class _Keeper:
             self._start = b""
 
 
-def collect(asked: Sequence[Request], server: Server, path: Path, name: str) -> dict[str, Reply]:
+def collect(
+    asked: Sequence[Request],
+    server: Server,
+    path: Path,
+    name: str,
+    budget: Budget | None = None,
+    retries: int = 0,
+) -> dict[str, Reply]:
     """The answer to each distinct request, in the order asked, by key; those in `path` are not asked again.
 
+    With `retries` (and none in `server`) each try is taken from the budget; waits are jittered and grow, Retry-After holds.
     With all of them there, neither network nor key is needed. The first request that fails for good stops the
     others: what is in flight is still kept, then UserError names the request, the failure and what to do.
     """
@@ -104,12 +161,20 @@ def collect(asked: Sequence[Request], server: Server, path: Path, name: str) -> 
     kept = stored(path)
     missing = [wanted[key] for key in dict.fromkeys(one.key for one in asked) if key not in kept]
     if missing:
-        _ask(missing, len(wanted), server, path, name)
+        _ask(missing, len(wanted), server, path, name, budget or Budget(None, None), retries)
         kept = stored(path)
     return {one.key: kept[one.key] for one in asked}
 
 
-def _ask(missing: Sequence[Request], total: int, server: Server, path: Path, name: str) -> None:
+def _ask(
+    missing: Sequence[Request],
+    total: int,
+    server: Server,
+    path: Path,
+    name: str,
+    budget: Budget,
+    retries: int,
+) -> None:
     from tqdm import tqdm
 
     keeper, stop = _Keeper(path), threading.Event()
@@ -119,7 +184,7 @@ def _ask(missing: Sequence[Request], total: int, server: Server, path: Path, nam
         if stop.is_set():
             return
         try:
-            keeper.keep(one, client.ask(one.body))
+            keeper.keep(one, _answer(client, one, budget, retries, stop))
             bar.update()
         except Failed as error:
             stop.set()
@@ -142,11 +207,120 @@ def _ask(missing: Sequence[Request], total: int, server: Server, path: Path, nam
         one, error = failures[0]
         kept = stored(path)
         left = sum(one.key not in kept for one in missing)
-        hint = "make remote asks only for what is missing"
+        hint = f"{server.command} asks only for what is missing"
         raise UserError(
             f"{name}: the request of row {one.row} failed: {error.what}; {left} of {total} answers are missing",
             f"{error.hint}; {hint}" if error.hint else hint,
         )
+
+
+def collect_batch(
+    asked: Sequence[Request], server: Server, path: Path, name: str, budget: Budget, poll_s: float
+) -> dict[str, Reply]:
+    """The same through the Batch API: cheaper, within 24 hours. Chat requests only.
+
+    A batch bears a mark made of what it asks for, so that a run that was killed finds it on the server and waits on.
+    What a batch did not answer goes into another one, until BATCHES_IN_VAIN in a row bring nothing: then UserError.
+    """
+    kept, wanted = stored(path), {one.key: one for one in asked}
+    if not all(key in kept for key in wanted):
+        batches = _Batches(wanted, kept, server, path, name)
+        try:
+            with Client(server) as client:
+                while batches.go_on(client, budget):
+                    time.sleep(poll_s)
+        except Failed as error:
+            left = sum(key not in kept for key in wanted)
+            raise UserError(
+                f"{name}: {error.what}; {left} of {len(wanted)} answers are missing",
+                "; ".join(filter(None, (error.hint, f"{server.command} goes on"))),
+            ) from None
+    return {one.key: kept[one.key] for one in asked}
+
+
+class _Batches:
+    """The batches of one set of requests; answers go to `path` and into `kept`."""
+
+    def __init__(
+        self, wanted: dict[str, Request], kept: dict[str, Reply], server: Server, path: Path, name: str
+    ) -> None:
+        self._wanted, self._kept, self._name, self._keeper = wanted, kept, name, _Keeper(path)
+        self._mark = hashlib.sha256("".join(sorted(wanted)).encode()).hexdigest()[:32]
+        self._read: set[str] = set()
+        self._ours, self._vain = (
+            "",
+            0,
+        )  # the batch that this run handed in last; how many in a row brought nothing
+        self._reserved: dict[str, int] = {}
+
+    def go_on(self, client: Client, budget: Budget) -> bool:
+        """Read what has ended, hand in what is missing; False when nothing is. Raises Failed."""
+        found = client.batches(self._mark)
+        for batch in found:
+            if batch.ended and batch.id not in self._read:
+                self._read.add(batch.id)
+                new, failed = self._take(client, batch, budget)
+                self._say(f"batch {batch.id} {batch.status}, {new} new answers")
+                if batch.id == self._ours:
+                    self._vain = 0 if new else self._vain + 1
+                if self._vain == BATCHES_IN_VAIN:
+                    raise Failed(failed or f"batch {batch.id} {batch.status} without an answer")
+        missing = {key: one.body for key, one in self._wanted.items() if key not in self._kept}
+        listed = not self._ours or any(batch.id == self._ours for batch in found)
+        if missing and listed and all(batch.ended for batch in found):
+            part = self._affordable(missing, budget)
+            self._ours = client.submit(part, self._mark)
+            self._say(f"batch {self._ours} of {len(part)} requests handed in")
+        return bool(missing)
+
+    def _affordable(self, missing: dict[str, Any], budget: Budget) -> dict[str, Any]:
+        """As many of the requests as the budget lets through. Raises Failed where that is none."""
+        part: dict[str, Any] = {}
+        for key, body in missing.items():
+            try:
+                self._reserved[key] = budget.take(body)
+            except Failed:
+                if not part:
+                    raise
+                break
+            part[key] = body
+        return part
+
+    def _take(self, client: Client, batch: Batch, budget: Budget) -> tuple[int, str]:
+        """Keep the new answers of a batch; returns how many, and its last failure."""
+        new, failed = 0, ""
+        for key, reply in client.results(batch, {key: one.body for key, one in self._wanted.items()}):
+            if isinstance(reply, Failed):
+                failed = reply.what
+            elif key not in self._kept:
+                self._keeper.keep(self._wanted[key], reply)
+                self._kept[key] = reply
+                if key in self._reserved:
+                    budget.settle(self._reserved.pop(key), _used(reply))
+                new += 1
+        return new, failed
+
+    def _say(self, words: str) -> None:
+        print(f"{self._name}: {words}", file=sys.stderr, flush=True)
+
+
+def _answer(client: Client, one: Request, budget: Budget, retries: int, stop: threading.Event) -> Reply:
+    """A whole answer. Raises Failed for none, also of as many tries as are allowed or paid for."""
+    for attempt in range(retries + 1):
+        reserved = budget.take(one.body)
+        try:
+            reply = client.ask(one.body)
+        except Failed as error:
+            budget.settle(reserved, 0 if error.free else None)
+            if not error.again or attempt == retries:
+                raise
+            wait = max(error.after_s, random.uniform(0.5, 1.0) * min(8.0, RETRY_S * 2**attempt))
+            if stop.wait(wait):
+                raise
+        else:
+            budget.settle(reserved, _used(reply))
+            return reply
+    raise AssertionError("unreachable")
 
 
 def measured(

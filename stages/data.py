@@ -1,27 +1,77 @@
 """data: training, validation, calibration and test rows, through the quality gates.
 
-python -m stages.data
+python -m stages.data [--dry-run]
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from cartlm import stage
-from cartlm.data import gates, rows, splits
+import click
+
+from cartlm import paid, remote, stage
+from cartlm.data import card, gates, generated, hub, rows, splits
+from cartlm.engines.openai import Server
+from cartlm.errors import UserError
+from cartlm.params import Worded
 from cartlm.results import write_metrics
+
+RESPONSES, PUBLISHED = Path("data/responses.jsonl"), Path("data/published.jsonl")
+POLL_S = 30.0  # between two looks at a batch; CARTLM_BATCH_POLL_S is for tests
 
 
 @stage.command
-def main() -> None:
-    """Write data/*.jsonl and metrics/data.json."""
+@click.option(
+    "--dry-run", is_flag=True, help="With data.source openai: say what would be asked, and ask nothing."
+)
+def main(dry_run: bool) -> None:
+    """Write data/*.jsonl and metrics/data.json; every answer of a model is kept in data/responses.jsonl."""
     settings = stage.params()
-    made = splits.make(settings.data)
-    metrics = gates.check(made, settings.data)
+    data = settings.data
+    if dry_run:
+        planned = data.source == "openai" and generated.estimate(data, remote.stored(RESPONSES))
+        print(planned.words() if planned else f"data.source={data.source} asks no model")
+        return
+    published = hub.held_out(data)
+    if data.source == "openai" and not RESPONSES.exists() and paid.bought(RESPONSES.as_posix()):
+        raise UserError(
+            f"{RESPONSES} was paid for and is not here",
+            f"make repro (it fetches it), or touch {RESPONSES} to buy it again",
+        )
+    RESPONSES.parent.mkdir(parents=True, exist_ok=True)
+    RESPONSES.touch()
+    if data.source == "openai":
+        maker = generated.Maker(data, asking(data.openai))
+        made = maker.splits()
+        about = {"wording": maker.report.metrics(maker.replies, data.openai)}
+    else:
+        made, about = splits.make(data), {}
+    metrics = gates.check(made, data) | about
+    metrics["train"]["self_similarity"] = card.self_similarity(made["train"], data.seed)
     for name, part in made.items():
         rows.write(Path("data") / f"{name}.jsonl", part)
+    rows.write(PUBLISHED, published)
+    if published:
+        metrics["published"] = gates.apart(published, made["train"], data.gates.near_duplicate)
+    card.write(Path("docs/data.md"), made, metrics, data)
     write_metrics(Path("metrics/data.json"), metrics)
     stage.done({name: len(part) for name, part in made.items()})
+
+
+def asking(given: Worded) -> generated.Ask:
+    """Answers from data/responses.jsonl or, where it lacks them, from the server; the key comes from the environment."""
+    key = os.environ.get(given.api_key_env) if given.api_key_env else None
+    server = Server(
+        given.base_url, given.api_key_env, key, given.timeout_s, 0, given.concurrency,
+        command="dvc repro data",
+    )  # fmt: skip
+    budget = remote.Budget(given.max_requests, given.max_total_tokens)
+
+    if given.batch:
+        poll_s = float(os.environ.get("CARTLM_BATCH_POLL_S", POLL_S))
+        return lambda requests, what: remote.collect_batch(requests, server, RESPONSES, what, budget, poll_s)
+    return lambda requests, what: remote.collect(requests, server, RESPONSES, what, budget, given.max_retries)
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def check(splits: Mapping[str, Sequence[Row]], data: Data) -> Metrics:
     if templates:
         template, count = templates.most_common(1)[0]
         share = count / len(train)
-        if share > gates.template_share:
+        if ours and share > gates.template_share:
             raise UserError(
                 f"template {template!r} has {share:.1%} of train, beyond {gates.template_share:.0%}", _HINT
             )
@@ -132,6 +132,12 @@ def check(splits: Mapping[str, Sequence[Row]], data: Data) -> Metrics:
     if any(row.tags.get("novel") for row in test):
         check_novel([*train, *validation], test)
     return metrics
+
+
+def apart(rows: Sequence[Row], train: Sequence[Row], threshold: float) -> dict[str, int | float | str]:
+    """Number of rows of a set that is evaluated apart, and of those with a near-duplicate in training."""
+    best, _ = nearest([comparable(row) for row in rows], [comparable(row) for row in train], threshold)
+    return {"n": len(rows), "near_duplicates_in_train": int((best >= threshold).sum())}
 
 
 def check_novel(seen: Sequence[Row], test: Sequence[Row]) -> None:

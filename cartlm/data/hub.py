@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
-import random
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from rapidfuzz import fuzz, process
-
 from cartlm import prompt as prompts
-from cartlm.data import gates
+from cartlm.data import drawing
 from cartlm.data.rows import Row
-from cartlm.data.splits import balanced_subset
 from cartlm.errors import UserError
 from cartlm.params import Data
 
@@ -40,68 +36,48 @@ def splits(params: Data) -> dict[str, list[Row]]:
         folder = download(params.path, params.revision)
     test_files = [path for path in files(folder) if path.stem.startswith("test")]
     rows = read(folder, [path for path in files(folder) if path not in test_files], params.languages)
-    wanted = params.train + params.validation
-    if len(rows) < wanted:
-        raise UserError(
-            f"{params.path} has {len(rows)} usable rows, fewer than data.train + data.validation = {wanted}",
-            f"set data.train to {max(1, len(rows) - params.validation)} in params.yaml",
-        )
-    random.Random(f"{params.seed}/hub").shuffle(rows)
-    chosen = apart(rows, params.validation, params.gates.near_duplicate)
-    validation = [rows[index] for index in chosen]
-    train = [row for index, row in enumerate(rows) if index not in set(chosen)][: params.train]
-    return {
-        "train": train,
-        "validation": validation,
-        "test": read(folder, test_files, params.languages)[: params.test] if test_files else list(validation),
-        "calibration": balanced_subset(
-            train, params.calibration, random.Random(f"{params.seed}/calibration")
-        ),
-    }
+    test = read(folder, test_files, params.languages) if test_files else []
+    return drawing.splits(rows, test, params, params.path)
 
 
-def apart(rows: Sequence[Row], count: int, threshold: float) -> list[int]:
-    """Numbers of the first `count` rows that have no near-duplicate among the others. Raises UserError."""
-    texts = [gates.comparable(row) for row in rows]
-    chosen: list[int] = []
-    for start in range(0, len(texts), 256):
-        part = texts[start : start + 256]
-        scores = process.cdist(part, texts, scorer=fuzz.ratio, score_cutoff=threshold * 100, workers=-1)
-        scores[np.arange(len(part)), np.arange(start, start + len(part))] = 0
-        chosen += (start + np.flatnonzero(scores.max(axis=1) < threshold * 100)).tolist()
-        if len(chosen) >= count:
-            return chosen[:count]
-    raise UserError(
-        f"only {len(chosen)} rows have no near-duplicate, fewer than data.validation={count}",
-        "lower data.validation or raise data.gates.near_duplicate in params.yaml",
-    )
+def held_out(params: Data) -> list[Row]:
+    """All usable rows of `data.held_out`, an id or a folder; none where it is null. Raises UserError as `splits` does."""
+    if params.held_out is None:
+        return []
+    folder = Path(params.held_out)
+    if not folder.is_dir():
+        folder = download(params.held_out, params.held_out_revision, "held_out")
+    rows = read(folder, files(folder), params.languages)
+    if not rows:
+        raise UserError(f"data.held_out={params.held_out} has no usable row", "set data.held_out to null in params.yaml")
+    return [replace(row, id=f"published-{row.id}") for row in rows]
 
 
-def download(name: str, revision: str | None) -> Path:
-    """The data files of a hub dataset, in the hub's own cache. Raises UserError."""
+def download(name: str, revision: str | None, key: str = "path") -> Path:
+    """The data files of a hub dataset, in the hub's own cache. Raises UserError; `data.{key}` is what named it."""
     import huggingface_hub as hub
     from huggingface_hub import errors
 
     if name.startswith(("/", ".", "~")) or name.count("/") != 1:
         raise UserError(
-            f"data.path={name} is neither a folder nor a hub id such as jtlicardo/ecommerce-intent-3k", _HINT
+            f"data.{key}={name} is neither a folder nor a hub id such as jtlicardo/ecommerce-intent-3k", _HINT
         )
     try:
         return Path(
             hub.snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=list(FILES))
         )
     except errors.RevisionNotFoundError:
-        raise UserError(f"{name} has no revision {revision}", "set data.revision in params.yaml") from None
+        raise UserError(f"{name} has no revision {revision}", f"set data.{'revision' if key == 'path' else key + '_revision'} in params.yaml") from None
     except errors.RepositoryNotFoundError:
         raise UserError(
-            f"the hub has no dataset {name} (or it is private)", "hf auth login, or set data.path"
+            f"the hub has no dataset {name} (or it is private)", f"hf auth login, or set data.{key}"
         ) from None
     except Exception as error:  # the network fails in the way of the library that meets it first
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
             raise
         raise UserError(
             f"the dataset {name} cannot be fetched from the hub ({type(error).__name__})",
-            "check the network, or set data.path to a local folder, or make preset NAME=offline",
+            f"check the network, or set data.{key} to a local folder, or make preset NAME=offline",
         ) from None
 
 

@@ -20,6 +20,10 @@ def make(params: Data) -> dict[str, list[Row]]:
         from cartlm.data import hub
 
         return hub.splits(params)
+    if params.source == "file":
+        from cartlm.data import files
+
+        return files.splits(params)
     return from_rules(params)
 
 

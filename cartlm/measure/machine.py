@@ -82,7 +82,7 @@ def busy_seconds(root: Path = ROOT, cpus: Collection[int] | None = None) -> Busy
     wanted = {"cpu"} if cpus is None else {f"cpu{number}" for number in cpus}
     lines = [line.split() for line in (read(root / "proc/stat") or "").splitlines()]
     found = [list(map(int, values[:8])) for name, *values in filter(None, lines) if name in wanted]
-    if not found or any(len(values) < 8 for values in found):
+    if len(found) < len(wanted) or any(len(values) < 8 for values in found):
         return None
     user, nice, system, _idle, _iowait, irq, softirq, steal = map(sum, zip(*found, strict=True))
     ticks = os.sysconf("SC_CLK_TCK")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cartlm import params
-from cartlm.data import gates, hub
+from cartlm.data import gates, hub, rules, splits
 from cartlm.errors import UserError
 from tests.fixtures.llama3 import write_dataset
 
@@ -52,6 +53,37 @@ def test_splits_are_seeded_disjoint_and_byte_for_byte(dataset: Path) -> None:
     languages = [row.language for row in made["calibration"]]
     assert {languages.count(language) for language in set(languages)} == {4}
     assert {row.id for row in made["calibration"]} <= {row.id for row in made["train"]}
+
+
+def test_three_thousand_rows_in_the_published_form_load_and_split(tmp_path: Path) -> None:
+    """2,700 and 300 as in the paper, every text byte for byte."""
+    given = params.load(ROOT / "presets/offline.yaml").data
+    made = rules.rows("row", 3000, 0, given, random.Random(5))
+    columns = [{"prompt": row.prompt, "completion": row.completion, "language": row.language} for row in made]
+    (tmp_path / "hub").mkdir()
+    rewrite(tmp_path / "hub", columns)
+    paper = params.load(ROOT / "presets/paper.yaml").data.model_copy(update={"path": str(tmp_path / "hub")})
+    found = splits.make(paper)
+    assert {name: len(rows) for name, rows in found.items()} == {
+        "train": 2700, "validation": 300, "test": 300, "calibration": 300
+    }  # fmt: skip
+    gates.check(found, paper)
+    assert {(row.prompt, row.completion) for row in (*found["train"], *found["validation"])} == {
+        (row.prompt, row.completion) for row in made
+    }
+
+
+def test_a_dataset_held_out_is_read_apart(dataset: Path, tmp_path: Path) -> None:
+    given = settings(dataset)
+    assert hub.held_out(given.model_copy(update={"held_out": None})) == []
+    other = write_dataset(tmp_path / "other", 9)
+    found = hub.held_out(given.model_copy(update={"held_out": str(other)}))
+    assert [row.id for row in found] == [f"published-training_data-{i:05d}" for i in range(1, 10)]
+    train = hub.splits(given)["train"]
+    counted = gates.apart(found, train, 0.95)
+    assert counted["n"] == 9
+    same = {(row.prompt, row.completion) for row in found} & {(row.prompt, row.completion) for row in train}
+    assert counted["near_duplicates_in_train"] == len(same) > 0
 
 
 def test_a_test_file_is_the_test(dataset: Path) -> None:

@@ -293,8 +293,8 @@ def test_busy_seconds(tmp_path: Path) -> None:
     ticks = os.sysconf("SC_CLK_TCK")
     assert machine.busy_seconds(tmp_path) == machine.Busy(165 / ticks, 6 / ticks)
     assert machine.busy_seconds(tmp_path / "none") is None
-    assert machine.busy_seconds(tmp_path, {0, 5}) == machine.Busy(27 / ticks, 8 / ticks)
-    assert machine.busy_seconds(tmp_path, {1}) is None
+    assert machine.busy_seconds(tmp_path, {0}) == machine.Busy(27 / ticks, 8 / ticks)
+    assert machine.busy_seconds(tmp_path, {0, 1}) is None
     before = machine.busy_seconds()
     sum(i * i for i in range(3_000_000))
     after = machine.busy_seconds()

@@ -29,7 +29,7 @@ TOY: dict[str, dict[str, Any]] = {
     "finetune": {"max_steps": 4, "batch_size": 4, "save_steps": 1},
     "merge": {"check_rows": 3},
     "parity": {"rows": 24},
-    "eval": {"max_new_tokens": 8, "batch_size": 8, "flip_rows": 4},
+    "eval": {"max_new_tokens": 8, "batch_size": 8, "flip_rows": 4, "natural_rows": 6},
     "bench_cpu": {
         "rounds": 2,
         "queries": 2,

@@ -1,0 +1,59 @@
+"""How many requests a second does the client keep going? Run by `make check-requests`, not by pytest.
+
+python -m tests.benchmarks.check_requests
+
+A server in a process of its own answers each request after 200 ms; with 16 in flight 80 a second are the most that is
+possible. Every answer is on the disk before it counts. Exit code 1 below 60 a second.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+from cartlm import params, remote, stage
+from cartlm.data import metaprompt
+from cartlm.data.generated import Maker, Slot
+from cartlm.engines.openai import Server
+
+ROOT = Path(__file__).resolve().parents[2]
+DELAY_S = 0.2
+AT_LEAST = 60.0  # requests a second
+
+
+@stage.command
+@click.option("--requests", default=960)
+@click.option("--in-flight", default=16)
+def main(requests: int, in_flight: int) -> int:
+    """Print requests a second."""
+    data = params.load(ROOT / "params.yaml").data
+    maker = Maker(data, lambda asked, what: {})
+    prompt = metaprompt.GenerationPrompt("english/prompt-0", "english", False, "You are a shopper.")
+    slots = [Slot(i * data.openai.examples, "english", "add", False) for i in range(requests)]
+    asked = [request for slot in slots for _, _, request in maker.groups("check", 0, [slot], [prompt])]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "tests.fixtures.wordsmith", f"{folder}/log", "0.0", str(DELAY_S)]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            server = Server(process.stdout.readline().strip(), None, None, 30.0, 2, in_flight)
+            path = Path(folder) / "responses.jsonl"
+            remote.collect(asked[:in_flight], server, path, "warm-up")
+            began = time.monotonic()
+            remote.collect(asked, server, path, "requests")
+            seconds = time.monotonic() - began
+            process.kill()
+        kept = len(remote.stored(path))
+    rate = (kept - in_flight) / seconds
+    print(
+        f"{rate:.1f} requests/s with {in_flight} in flight and {1000 * DELAY_S:.0f} ms each, {kept} answers kept"
+    )
+    return 0 if rate >= AT_LEAST and kept == len({one.key for one in asked}) else 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""The data card: every figure from the metrics, rows of each language, nothing that breaks a table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cartlm import params
+from cartlm.data import card
+from tests.fixtures.toy import toy_rows
+
+ROOT = Path(__file__).resolve().parents[2]
+METRICS = {
+    "train": {"n": 50, "self_similarity": 0.51234, "templates": 1200},
+    "train_shares": {"language_english": 0.34},
+    "test_shares": {"noise_clean": 0.5},
+    "wording": {"model": "gpt|4", "refused_language": 7},
+}
+
+
+def test_the_card_has_figures_and_twelve_rows_a_language() -> None:
+    rows = toy_rows(50)
+    rows[0] = replace(rows[0], message="a | b\nc")
+    data = params.load(ROOT / "params.yaml").data
+    text = card.text({"train": rows, "test": rows[:5]}, METRICS, data)
+    assert "| train | 50 |" in text
+    assert "| self_similarity | 0.5123 |" in text
+    assert "| templates | 1,200 |" in text
+    assert "| refused_language | 7 |" in text
+    assert "gpt\\|4" in text
+    for language in ("English", "Croatian", "Spanish"):
+        section = text.split(f"## {language}, 12 rows at random\n\n")[1].split("\n\n")[0]
+        assert len(section.splitlines()) == 14
+    assert text == card.text({"train": rows, "test": rows[:5]}, METRICS, data)
+    assert all(line.count("|") - line.count("\\|") == 4 for line in section.splitlines())
+
+
+def test_self_similarity() -> None:
+    rows = toy_rows(6)
+    assert card.self_similarity([rows[0], rows[0]], 7) == pytest.approx(1.0)
+    assert card.self_similarity(rows[:1], 7) == 0.0
+    apart = [replace(rows[0], message="aaaa"), replace(rows[1], message="bbbb")]
+    assert card.self_similarity(apart, 7) == 0.0
