@@ -10,8 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from cartlm.data import rows as row_files
 from cartlm.engines.openai import Reply
 from cartlm.errors import UserError
 from cartlm.remote import Budget, Request
-from tests.fixtures.wordsmith import Wordsmith
+from tests.fixtures.wordsmith import Wordsmith, served
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = {"train": 90, "validation": 12, "calibration": 12, "test": 30}
@@ -171,18 +170,6 @@ def test_a_budget_is_never_passed() -> None:
     budget.take(body)
     with pytest.raises(Exception, match=r"of max_total_tokens=500 are used up"):
         budget.take(body)
-
-
-@contextmanager
-def served(folder: Path, share: float | str, delay_s: float = 0.0) -> Iterator[str]:
-    """The test server in a process of its own; its log is `folder`/server.jsonl."""
-    command = [sys.executable, "-m", "tests.fixtures.wordsmith", str(folder / "server.jsonl"), str(share), str(delay_s)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout
-        try:
-            yield server.stdout.readline().strip()
-        finally:
-            server.kill()
 
 
 def write_params(folder: Path, url: str, openai: Mapping[str, Any] | None = None, **data: Any) -> None:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from cartlm.data import rows as row_files
+from tests.fixtures import wordsmith
 from tests.fixtures.servers import Naughty
 from tests.pipeline import toy_repo
 from tests.pipeline.toy_repo import ROOT, Repo
@@ -160,6 +161,33 @@ def test_another_clone_does_not_buy_what_the_dvc_remote_holds(
     assert refused.returncode == 2
     assert refused.stderr.startswith(f"cartlm: error: {ANSWERS} was paid for and cannot be fetched: ")
     assert refused.stderr.count("\n") == 1
+
+
+def test_another_clone_does_not_buy_rows_that_a_model_worded_again(repo: Repo, tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+
+    def came() -> int:
+        return (tmp_path / "log/server.jsonl").read_text(encoding="utf-8").count('"came"')
+
+    with wordsmith.served(tmp_path / "log", 0.0) as url:
+        repo.set(lambda values: values["data"].update(source="openai"))
+        repo.set(lambda values: values["data"]["openai"].update(base_url=url, api_key_env=None, prompts=8))
+        repo.dvc("repro", "data")
+        repo.commit("worded")
+        bought = came()
+        assert bought > 10
+        repo.run("git", "clone", "-q", str(repo.path), str(tmp_path / "clone"))
+        clone = Repo(tmp_path / "clone")
+        clone.set(lambda values: values["data"]["noise"].update(typo=0.1))  # nothing else is asked for that
+        refused = clone.dvc("repro", "data", check=False)
+        assert "data/responses.jsonl was paid for and is not here; make repro" in refused.stderr
+        fetch = (sys.executable, "-m", "cartlm.cli", "fetch-paid")
+        repo.dvc("push")
+        assert clone.run(*fetch).stderr == ""
+        clone.dvc("repro", "data")
+        assert came() == bought
+    for folder in (repo.path, clone.path):
+        assert (folder / "docs/data.md").read_text(encoding="utf-8").startswith("# Data card")
 
 
 def test_only_a_server_that_left_params_is_forgotten(repo: Repo, naughty: Naughty) -> None:
