@@ -120,6 +120,7 @@ class Client:
         self._client = openai.OpenAI(
             api_key=key or "none", base_url=server.base_url or DEFAULT_URL, timeout=server.timeout_s, max_retries=server.max_retries
         )  # fmt: skip
+        self._patient = self._client.with_options(max_retries=5)  # for calls that may safely arrive twice
         self.address = urlsplit(str(self._client.base_url)).netloc.rpartition("@")[2]
 
     def ask(self, body: Mapping[str, Any]) -> Reply:
@@ -172,7 +173,7 @@ class Client:
             for key, body in bodies.items()
         ]
         try:
-            sent = self._client.files.create(
+            sent = self._patient.files.create(
                 file=("requests.jsonl", "\n".join(lines).encode()), purpose="batch"
             )
             # a second try of a call that arrived would be a second batch
@@ -191,7 +192,7 @@ class Client:
         try:
             return [
                 Batch(one.id, one.status, one.output_file_id, one.error_file_id)
-                for one in self._client.batches.list(limit=100)
+                for one in self._patient.batches.list(limit=100)
                 if (one.metadata or {}).get("cartlm") == mark
             ]
         except self._openai.OpenAIError as error:
@@ -204,7 +205,7 @@ class Client:
         asked = datetime.now(UTC).isoformat(timespec="seconds")
         for file in filter(None, (batch.output_file, batch.error_file)):
             try:
-                lines = self._client.files.content(file).content.decode("utf-8", "replace").split("\n")
+                lines = self._patient.files.content(file).content.decode("utf-8", "replace").split("\n")
             except self._openai.OpenAIError as error:
                 raise self._failed(error) from None
             for line in lines:

@@ -297,6 +297,24 @@ def test_the_batch_api_goes_on_after_a_kill_and_hands_nothing_in_twice(tmp_path:
     assert digests(tmp_path) == before
 
 
+def test_a_batch_whose_receipt_was_lost_is_not_handed_in_again(tmp_path: Path) -> None:
+    def handed_in() -> list[int]:
+        lines = (tmp_path / "server.jsonl").read_text(encoding="utf-8").splitlines()
+        return [entry["n"] for entry in map(json.loads, lines) if entry["what"] == "batch"]
+
+    with served(tmp_path, "cut batch") as url:
+        write_params(tmp_path, url, {"batch": True})
+        env = {**environment(), "CARTLM_BATCH_POLL_S": "0.1"}
+        command = [sys.executable, "-m", "stages.data"]
+        failed = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert "does not answer" in one_line(failed)
+        assert handed_in() == [6]
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "batch-0 completed, 6 new answers" in done.stderr
+        assert handed_in()[1] != 6  # the next one is of the test rows
+
+
 def test_the_key_stands_nowhere(tmp_path: Path) -> None:
     """Also where the server quotes it in its errors, and in what DVC keeps."""
     said = []
