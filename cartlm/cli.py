@@ -161,9 +161,8 @@ def check_remote() -> None:
 
 @main.command("fetch-paid")
 def fetch_paid() -> None:
-    """With data.source openai, bring the answers that were paid for from the DVC remote, if they are not here."""
-    if stage.params().data.source == "openai":
-        fetch([RESPONSES])
+    """Bring the answers of data.source openai that were paid for from the DVC remote, if they are not here."""
+    fetch([RESPONSES])
 
 
 def fetch(paths: Iterable[str]) -> None:
@@ -171,9 +170,6 @@ def fetch(paths: Iterable[str]) -> None:
     for path in paths:
         if warning := paid.fetch(path):
             print(warning, file=sys.stderr)
-            if path == RESPONSES:
-                Path(path).parent.mkdir(exist_ok=True)
-                Path(path).touch()  # so that the stage, which refuses to buy twice, goes ahead
 
 
 @main.command("accept-base")

@@ -19,13 +19,19 @@ def bought(path: str) -> bool:
     return any(made.outs.get(path, 0) > 0 for made in stages.values())
 
 
+def here(path: str) -> bool:
+    """Whether the file is there and holds something."""
+    return Path(path).is_file() and Path(path).stat().st_size > 0
+
+
 def fetch(path: str) -> str:
     """Bring a bought output that is not here from the DVC remote; returns a warning where no remote has it.
 
     Raises UserError if fetching fails.
     """
-    if Path(path).exists() or not bought(path):
+    if here(path) or not bought(path):
         return ""
+    Path(path).unlink(missing_ok=True)  # an empty one would be in the way
     dvc = [sys.executable, "-m", "dvc"]
     if subprocess.run([*dvc, "remote", "list"], capture_output=True).stdout.strip():
         done = subprocess.run([*dvc, "pull", "--allow-missing", path], capture_output=True, text=True)
@@ -35,6 +41,4 @@ def fetch(path: str) -> str:
                 f"{path} was paid for and cannot be fetched: {said[0] if said else done.returncode}",
                 f"dvc pull {path}",
             )
-    if Path(path).exists():
-        return ""
-    return f"warning: {path} is in no DVC remote of this repository: all of it is asked anew"
+    return "" if here(path) else f"warning: {path} was paid for and is in no DVC remote of this repository"

@@ -187,8 +187,8 @@ def _ask(
             keeper.keep(one, _answer(client, one, budget, retries, stop))
             bar.update()
         except Failed as error:
+            failures.append((one, error))  # before others are woken and fail too
             stop.set()
-            failures.append((one, error))
         except BaseException:
             stop.set()
             raise
@@ -255,7 +255,7 @@ class _Batches:
 
     def go_on(self, client: Client, budget: Budget) -> bool:
         """Read what has ended, hand in what is missing; False when nothing is. Raises Failed."""
-        found = client.batches(self._mark)
+        found = client.batches(self._mark, self._ours)
         for batch in found:
             if batch.ended and batch.id not in self._read:
                 self._read.add(batch.id)
@@ -264,10 +264,9 @@ class _Batches:
                 if batch.id == self._ours:
                     self._vain = 0 if new else self._vain + 1
                 if self._vain == BATCHES_IN_VAIN:
-                    raise Failed(failed or f"batch {batch.id} {batch.status} without an answer")
+                    raise Failed(failed or f"batch {batch.id} {batch.status}: {batch.error or 'no answer'}")
         missing = {key: one.body for key, one in self._wanted.items() if key not in self._kept}
-        listed = not self._ours or any(batch.id == self._ours for batch in found)
-        if missing and listed and all(batch.ended for batch in found):
+        if missing and all(batch.ended for batch in found):
             part = self._affordable(missing, budget)
             self._ours = client.submit(part, self._mark)
             self._say(f"batch {self._ours} of {len(part)} requests handed in")

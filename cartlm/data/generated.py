@@ -30,7 +30,7 @@ from cartlm.remote import Request
 Ask = Callable[[Sequence[Request], str], Mapping[str, Reply]]
 """The answers to requests, by key; the text names what they are for."""
 PROMPTS_AT_ONCE = 8  # generation prompts of one answer, which then differ from each other
-ATTEMPTS = 8  # for a label, each time another one
+ATTEMPTS = 8  # in a row that bring nothing new, each with other labels, before a run gives up
 
 
 @dataclass
@@ -159,18 +159,22 @@ class Maker:
         """`count` rows, none of them close to one of `others` or said twice; the first `novel` slots are novel."""
         slots = self.slots(count, novel)
         done: dict[int, Row] = {}
-        for attempt in range(ATTEMPTS):
-            pending = [slot for slot in slots if slot.index not in done]
-            if not pending:
-                break
-            groups = self.groups(name, attempt, pending, prompts)
+        attempt = vain = 0
+        while len(done) < count and vain < ATTEMPTS:
+            groups = self.groups(name, attempt, [slot for slot in slots if slot.index not in done], prompts)
             replies = self._ask([request for _, _, request in groups], f"{name}, attempt {attempt + 1}")
-            fresh = [row for prompt, wanted, request in groups for row in self.read(name, attempt, prompt, wanted, replies[request.key])]
+            fresh = [
+                row
+                for prompt, wanted, request in groups
+                for row in self.read(name, attempt, prompt, wanted, replies[request.key])
+            ]
+            before = len(done)
             self._keep(fresh, done, others)
+            attempt, vain = attempt + 1, 0 if len(done) > before else vain + 1
         missing = count - len(done)
         if missing:
             raise UserError(
-                f"{name}: {missing} of {count} labels stay refused after {ATTEMPTS} attempts: {self._reasons()}",
+                f"{name}: {missing} of {count} labels stay refused after {attempt} attempts: {self._reasons()}",
                 self._hint(),
             )
         made = [done[index] for index in range(count)]

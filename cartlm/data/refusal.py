@@ -21,6 +21,16 @@ SIGNS = ("Cc", "Cs", "Co", "Cn")  # control signs, halves of surrogate pairs, pr
 SURE = 0.8  # of another language, out of 1
 FEWEST_WORDS = 3  # without the product's: fewer tell no language
 LONG, ALIKE = 6, 85  # words of so many letters may differ so far from a known form (rapidfuzz ratio)
+SMALL_WORDS = set("a an and the of for with in on to can day de del la el los las para con sin y o i u na za od s sa bez".split())
+UNITS = {
+    "l": r"(?:l|litres?|liters?|litra|litre|litara|litros?)",
+    "ml": r"(?:ml|millilitres?|milliliters?|mililitr\w*)",
+    "kg": r"(?:kg|kilos?|kila|kilograms?|kilogram\w*)",
+    "g": r"(?:g|gr|grams?|grama|gramos?)",
+    "kom": r"(?:kom|komada?)",
+}
+"""How people say units."""
+SIZED = r"(?:size|sizes|talla|tallas|velicin\w*|broj\w*|numero)"
 SIZE_WEIGHT = 1.5  # words of a name that a size is worth: "the 64GB one"
 
 
@@ -60,21 +70,32 @@ def reason(
 
 @cache
 def _size(variant: str) -> re.Pattern[str] | None:
-    """Finds a size as a message may have it, "64 gb" for 64GB and "1,5 l" for 1.5L, but not "25kg" for 5kg."""
+    """Finds a size as a message may have it: "64 gb" for 64GB, "2 x 1,5 litres" for 1.5L, "size 38" for EU 38, "pack of 10"
+    for 10-pack; but not "25kg" for 5kg.
+    """
     parts = re.findall(r"\d+(?:[.,]\d+)?|[^\W\d_]+", fold(variant))
     if not parts:
         return None
-    said = r"[\s-]*".join(re.escape(part).replace(r"\.", "[.,]").replace(",", "[.,]") for part in parts)
-    return re.compile(rf"(?<![\w.,'’]){said}(?!\w)")
+    told = [UNITS.get(part, re.escape(part).replace(r"\.", "[.,]").replace(",", "[.,]")) for part in parts]
+    ways = [rf"{r'[ /x-]*'.join(told)}"]
+    if parts[0] == "eu":
+        ways.append(rf"{SIZED}\s*{told[-1]}")
+    if parts[-1] == "pack":
+        ways.append(rf"pack(?:age)? of {told[0]}")
+    return re.compile(rf"(?:(?<=\dx)|(?<![\w.,'’]))(?:{'|'.join(ways)})(?!\w)")
 
 
 def _has_size(line: Line, message: str) -> bool:
+    if len(line.variant) == 1 and line.variant.isalpha():  # "s" is a Croatian preposition: only S, or after "size"
+        letter = re.escape(line.variant)
+        capital = rf"(?<![\w.,'’]){letter.upper()}(?!\w)"
+        return bool(re.search(capital, message) or re.search(rf"{SIZED}\s*{letter.lower()}(?!\w)", fold(message)))
     pattern = _size(line.variant)
     return bool(pattern and pattern.search(fold(message)))
 
 
 def _forms(line: Line) -> tuple[frozenset[str], ...]:
-    """Of each word of the name its known forms; words of one or two letters are left out where there are others."""
+    """Of each word of the name its known forms; small words are left out where there are others."""
     product = line.product
     return _columns((product.name, *product.forms.values(), product.content))
 
@@ -83,7 +104,7 @@ def _forms(line: Line) -> tuple[frozenset[str], ...]:
 def _columns(texts: tuple[str, ...]) -> tuple[frozenset[str], ...]:
     split = [_words(text) for text in texts if text]
     columns = [frozenset(words[i] for words in split if i < len(words)) for i in range(len(split[0]))]
-    long = tuple(forms for forms in columns if max(map(len, forms)) > 2)
+    long = tuple(forms for forms in columns if max(map(len, forms)) > 2 and not forms & SMALL_WORDS)
     return long or tuple(columns)
 
 
@@ -136,14 +157,17 @@ def numbers(message: str, line: Line, language: str) -> set[int]:
     text = re.sub(r"\d+[.,]\d+", " ", text)
     found, words, phrases = set[int](), re.findall(r"\d+|[^\W\d_]+", text), _phrases(language)
     longest, at = max(map(len, phrases)), 0
+    in_pairs = line.product.plural_only or bool({"pair", "par"} & set(line.product.units))
     while at < len(words):
         if words[at].isdecimal():
             found.add(int(words[at][:9]))
             at += 1
             continue
         for size in range(min(longest, len(words) - at), 0, -1):
-            if (number := phrases.get(tuple(words[at : at + size]))) is not None:
-                found.add(number)
+            said = tuple(words[at : at + size])
+            if (number := phrases.get(said)) is not None:
+                if not (in_pairs and {"pair", "par"} & set(said)):  # a pair of jeans is one
+                    found.add(number)
                 at += size - 1
                 break
         at += 1

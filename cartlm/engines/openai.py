@@ -94,6 +94,7 @@ class Batch:
     status: str
     output_file: str | None
     error_file: str | None
+    error: str  # why it failed as a whole
 
     @property
     def ended(self) -> bool:
@@ -187,16 +188,26 @@ class Client:
             raise self._failed(error) from None
         return made.id
 
-    def batches(self, mark: str) -> list[Batch]:
-        """The batches that were handed in with that mark. Raises Failed."""
+    def batches(self, mark: str, also: str = "") -> list[Batch]:
+        """The batches that were handed in with that mark, and the one with the id `also`. Raises Failed."""
         try:
-            return [
-                Batch(one.id, one.status, one.output_file_id, one.error_file_id)
+            found = {
+                one.id: one
                 for one in self._patient.batches.list(limit=100)
                 if (one.metadata or {}).get("cartlm") == mark
-            ]
+            }
+            if also and also not in found:
+                found[also] = self._patient.batches.retrieve(also)
         except self._openai.OpenAIError as error:
             raise self._failed(error) from None
+        return [
+            Batch(one.id, one.status, one.output_file_id, one.error_file_id, self._why(one))
+            for one in found.values()
+        ]
+
+    def _why(self, batch: Any) -> str:
+        errors = (batch.errors.data or []) if batch.errors else []
+        return self._clean(str(errors[0].message)) if errors else ""
 
     def results(
         self, batch: Batch, bodies: Mapping[str, Mapping[str, Any]]
@@ -241,7 +252,10 @@ class Client:
         again = status in (408, 409, 429) or status >= 500
         tries = f", {self._tries()}" if again else ""
         after_s = _seconds(error.response.headers.get("retry-after"))
-        return Failed(f"{status} {self._clean(error.message)}{tries}", hint, again, after_s, free=True)
+        free = status in (429, 503) or (
+            400 <= status < 500 and status != 408
+        )  # a gateway's 502 comes after the work
+        return Failed(f"{status} {self._clean(error.message)}{tries}", hint, again, after_s, free)
 
     def _tries(self) -> str:
         most = 1 + self._server.max_retries

@@ -57,6 +57,10 @@ SMALL, LARGE = Line(SHIRT, "S", ""), Line(SHIRT, "L", "")
         (f"add two {SHIRT.forms['many']} to my cart please", SMALL, [LARGE], 2, "ambiguous"),
         (f"add two {SHIRT.forms['many']} in size L please", LARGE, [SMALL], 2, ""),
         (f"that's two {SHIRT.forms['many']} please, the L one", SMALL, [LARGE], 2, "ambiguous"),
+        ("add two whole milks, 2 litre ones please", BIG, [WHOLE], 2, ""),
+        ("add the 2 litre whole milk please", BIG, [WHOLE], 2, "quantity"),
+        ("add 2x500ml whole milk please", of("whole milk", "500ml"), [WHOLE], 2, ""),
+        ("hi, can you add two please", of("can opener"), [], 2, "product"),
         ("please put two of that 64GB thing in", of("flash drive", "64GB"), [of("flash drive", "32GB"), OAT], 2, ""),
     ],
 )
@@ -65,6 +69,25 @@ def test_why_messages_are_refused(
 ) -> None:
     languages = ["english", "croatian", "spanish"]
     assert refusal.reason(message, line, [*others, line], quantity, "english", languages) == why
+
+
+def test_a_pair_of_what_comes_in_pairs_is_one() -> None:
+    jeans = next(one for one in load("english") if one.units == ("pair",))
+    line = Line(jeans, "", "")
+    message = f"please add a pair of {jeans.forms['many']} to my cart"
+    assert refusal.says(message, 1, line, "english")
+    assert not refusal.says(message, 2, line, "english")
+    assert refusal.says(message.replace("a pair", "two pairs"), 2, line, "english")
+    assert refusal.says("a pair of whole milks", 2, WHOLE, "english")
+
+
+def test_a_one_letter_size_is_no_croatian_preposition() -> None:
+    shirt = next(one for one in load("croatian") if {"S", "M"} <= set(one.variants))
+    small, medium = Line(shirt, "S", ""), Line(shirt, "M", "")
+    name, both = shirt.forms["acc"], [small, medium]
+    assert refusal.product(f"makni {name} s popisa", small, both) == "ambiguous"
+    assert refusal.product(f"dodaj {name} s popisa, M", medium, both) == ""
+    assert refusal.product(f"dodaj {name} veličine s", small, both) == ""
 
 
 @pytest.mark.parametrize(
@@ -94,5 +117,5 @@ def test_inflected_names_and_number_words_are_recognised() -> None:
         line = next(one for one in draft.catalog if one.text == draft.intent.product)
         why = refusal.reason(draft.clean, line, draft.catalog, draft.intent.quantity, language, given.languages)
         found[why] += 1
-    assert found[""] > 210, found
+    assert found[""] > 240, found
     assert found["other language"] < 15, found  # some are code-switched
