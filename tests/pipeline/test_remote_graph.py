@@ -146,7 +146,7 @@ def test_another_clone_does_not_buy_what_the_dvc_remote_holds(
     list_server(
         clone, naughty.url, concurrency=2
     )  # the stage has changed: `dvc repro --pull` fetches nothing of it
-    assert f"{ANSWERS} is in no DVC remote" in clone.run(*check).stderr
+    assert f"{ANSWERS} was paid for and is in no DVC remote" in clone.run(*check).stderr
     repo.dvc("push")
     assert clone.run(*check).stderr == ""
     assert lines(clone) == lines(repo)
