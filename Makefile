@@ -31,7 +31,7 @@ repro: setup ## the whole chain: data, fine-tuning, quantizing, accuracy, speed;
 
 test: setup ## all tests (the first call also builds the portable llama.cpp)
 	@docker/llama_cpp.sh --quiet --portable --libraries
-	@.venv/bin/python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@.venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup ## ruff and mypy
 	@.venv/bin/python -m ruff check .

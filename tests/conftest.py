@@ -19,13 +19,6 @@ settings.register_profile("cartlm", deadline=None)
 settings.load_profile("cartlm")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep on one worker (`--dist loadgroup`) what shares a costly fixture: a file, or all that needs the toy graph's run."""
-    items.sort(
-        key=lambda item: item.get_closest_marker("slow") is None
-    )  # what takes long is not left for the end
-    for item in items:
-        needs = getattr(item, "fixturenames", ())
-        together = "toy graph" if {"first", "changed", "rebuilt"} & set(needs) else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(together))
+    """What takes long is not left for the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
