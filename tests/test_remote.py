@@ -124,6 +124,7 @@ def test_what_is_in_flight_when_another_fails_is_kept(naughty: Naughty, tmp_path
     path = tmp_path / "m.jsonl"
     naughty.plan[ROWS[0].prompt] = ["400"]
     naughty.plan[ROWS[1].prompt] = ["slow"]
+    naughty.delay_s = 1.0  # so that both are under way before the first one fails
     with pytest.raises(UserError, match="row toy-0000 failed: 400 "):
         remote.collect([request(row) for row in ROWS], server(naughty.url, concurrency=2), path, "gpt")
     assert [json.loads(line)["row"] for line in path.read_text().splitlines()] == ["toy-0001"]
