@@ -8,8 +8,6 @@ possible. Every answer is on the disk before it counts. Exit code 1 below 60 a s
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,6 +18,7 @@ from cartlm import params, remote, stage
 from cartlm.data import metaprompt
 from cartlm.data.generated import Maker, Slot
 from cartlm.engines.openai import Server
+from tests.fixtures import wordsmith
 
 ROOT = Path(__file__).resolve().parents[2]
 DELAY_S = 0.2
@@ -37,16 +36,13 @@ def main(requests: int, in_flight: int) -> int:
     slots = [Slot(i * data.openai.examples, "english", "add", False) for i in range(requests)]
     asked = [request for slot in slots for _, _, request in maker.groups("check", 0, [slot], [prompt])]
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "tests.fixtures.wordsmith", f"{folder}/log", "0.0", str(DELAY_S)]
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout
-            server = Server(process.stdout.readline().strip(), None, None, 30.0, 2, in_flight)
-            path = Path(folder) / "responses.jsonl"
+        path = Path(folder) / "responses.jsonl"
+        with wordsmith.served(Path(folder), 0.0, DELAY_S) as url:
+            server = Server(url, None, None, 30.0, 2, in_flight)
             remote.collect(asked[:in_flight], server, path, "warm-up")
             began = time.monotonic()
             remote.collect(asked, server, path, "requests")
             seconds = time.monotonic() - began
-            process.kill()
         kept = len(remote.stored(path))
     rate = (kept - in_flight) / seconds
     print(
