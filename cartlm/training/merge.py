@@ -16,7 +16,7 @@ from cartlm.engines.transformers import Transformers, load
 from cartlm.errors import UserError
 from cartlm.training import folders
 from cartlm.training.base import Tensor, check_config, check_weights, load_tokenizer
-from cartlm.training.qlora import RECORD, load_base, pick_device
+from cartlm.training.qlora import RECORD, computed_in, load_base, pick_device
 
 MIB = 2**20
 GROUPS = ("embedding", "attention", "mlp", "norm", "lm_head")
@@ -178,6 +178,7 @@ def compare(
 ) -> Agreement:  # fmt: skip
     """On how many of `prompts` (ids) both give the same tokens; the adapter in `compute_dtype`, as in training."""
     device = pick_device(compute_dtype)
+    compute_dtype = computed_in(compute_dtype, device)
     model = with_adapter(load_base(base, quantization, compute_dtype, device), adapter)
     asked = Transformers(adapter, model.eval(), load_tokenizer(base))
     with torch.autocast(device, getattr(torch, compute_dtype), enabled=compute_dtype != "float32"):

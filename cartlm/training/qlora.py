@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,18 @@ def pick_device(compute_dtype: str) -> str:
     return "cpu"
 
 
+def computed_in(compute_dtype: str, device: str) -> str:
+    """The dtype that is really computed in: float32 in place of bfloat16 on a CPU without fast bfloat16 products.
+
+    There (AVX2 alone) torch multiplies bfloat16 matrices one number at a time, some ninety times slower than
+    float32, which is also the finer of the two. RECORD says which it was.
+    """
+    if compute_dtype != "bfloat16" or device != "cpu":
+        return compute_dtype
+    fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bfloat16" if fast else "float32"
+
+
 def load_base(folder: Path, quantization: str, compute_dtype: str, device: str) -> Any:
     """The frozen base: matrices in NF4 with double quantization ("nf4") or float32 ("none"), the rest in float32."""
     hf.logging.set_verbosity_error()
@@ -132,8 +144,13 @@ def finetune(job: Job, runs: Path, adapter: Path) -> Finetuned:
     checkpoint, and another key's checkpoints are removed once this run is done. `adapter` is replaced at the
     end. Raises UserError for rows that are too long, a base that cannot be trained, a device that is not there.
     """
-    settings = job.settings
-    device = pick_device(settings.compute_dtype)
+    device = pick_device(job.settings.compute_dtype)
+    settings = job.settings.model_copy(
+        update={"compute_dtype": computed_in(job.settings.compute_dtype, device)}
+    )
+    if settings != job.settings:
+        print("finetune: in float32, this CPU has no fast bfloat16 (no AVX-512)", file=sys.stderr, flush=True)
+    job = replace(job, settings=settings)
     train, validation = row_files.read(job.train), row_files.read(job.validation)
     tokenizer = load_tokenizer(job.base)
     builder = prompt.from_transformers(tokenizer, job.prompt.separator)

@@ -42,7 +42,10 @@ def test_the_adapter_names_no_machine(trained: tuple[Path, qlora.Finetuned, qlor
     assert (config["r"], config["lora_alpha"], config["bias"]) == (8, 16, "none")
     record = json.loads((adapter / qlora.RECORD).read_text())
     assert record["device"] in ("cpu", "cuda")
-    assert (record["quantization"], record["compute_dtype"]) == ("nf4", "bfloat16")
+    assert (record["quantization"], record["compute_dtype"]) == (
+        "nf4",
+        qlora.computed_in("bfloat16", record["device"]),
+    )
     for path in adapter.glob("*.json"):
         assert str(adapter.parent.parent) not in path.read_text(encoding="utf-8")
     assert {"tokenizer.json", "tokenizer.model"} <= {path.name for path in adapter.iterdir()}
@@ -103,6 +106,18 @@ def test_the_base_computes_what_transformers_computes(toy_base: Path) -> None:
             near = quantized(input_ids=ids, attention_mask=mask).logits[mask.bool()]
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
         assert 0 < (near - wanted).abs().mean() < 0.3 * wanted.abs().mean()
+
+
+@pytest.mark.parametrize(("fast", "found"), [(True, "bfloat16"), (False, "float32")])
+def test_a_cpu_without_fast_bfloat16_computes_in_float32(
+    monkeypatch: pytest.MonkeyPatch, fast: bool, found: str
+) -> None:
+    """The CPU's answer is a mock: one machine has one kind of CPU."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    assert qlora.computed_in("bfloat16", "cpu") == found
+    assert qlora.computed_in("bfloat16", "cuda") == "bfloat16"
+    assert qlora.computed_in("float32", "cpu") == "float32"
 
 
 def test_float16_needs_a_card(tmp_path: Path, toy_base: Path) -> None:
