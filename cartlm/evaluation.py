@@ -18,6 +18,8 @@ from cartlm.prompt import PromptBuilder
 from cartlm.results import Outcome, answer_hash, write_text
 from cartlm.scoring import Score, score
 
+WORKERS = 4
+
 
 def engine_name(variant: str, reference: Mapping[str, str], gguf: Sequence[str]) -> str:
     """`transformers` or `llama.cpp`: a reference variant names its engine, a GGUF one is llama.cpp's.
@@ -47,14 +49,19 @@ def model_path(models: Path, variant: str, engine: str) -> Path:
 
 
 def open_engine(engine: str, path: Path, threads: int) -> Any:
-    """The model at `path` loaded by that engine; only that engine's library is imported."""
+    """The model at `path` loaded by that engine; only that engine's library is imported.
+
+    The `threads` are dealt to at most WORKERS that answer at the same time: small models gain from it, and neither
+    runtime's answers depend on the number of threads.
+    """
+    workers = min(threads, WORKERS)
     if engine == "transformers":
         from cartlm.engines import transformers
 
-        return transformers.load(path, threads=threads)
+        return transformers.load(path, threads=threads // workers, workers=workers)
     from cartlm.engines import llama_cpp
 
-    return llama_cpp.load(path, threads=threads)
+    return llama_cpp.load(path, threads=threads // workers, workers=workers)
 
 
 def prompts(rows: Sequence[Row], builder: PromptBuilder, header: str = "") -> list[list[int]]:

@@ -35,15 +35,16 @@ def main() -> None:
         separator = settings.prompt.separator
         ids = parity.shared_ids(rows, merged.prompt_builder(separator), f16.prompt_builder(separator))
         chosen = evaluation.spread(len(rows), settings.parity.rows)
-        job = Job(digest(merged_path), [ids[index] for index in chosen], limit)
-        ours = collect(merged, job, parts[0], "merged, batch 1")
         every = Job(digest(f16_path), ids, limit)  # what eval@f16 asked
         theirs = evaluation.read_answers(RUNS / "eval/f16.jsonl", every.key(f16))
         if theirs is None or len(theirs) != len(ids):
-            some = Job(every.model, job.prompts, limit)
+            some = Job(every.model, [ids[index] for index in chosen], limit)
             theirs = collect(f16, some, parts[1], "f16")
         else:
             theirs = [theirs[index] for index in chosen]
+        drafts = [answer.token_ids for answer in theirs]
+        job = Job(digest(merged_path), [ids[index] for index in chosen], limit, drafts=drafts)
+        ours = collect(merged, job, parts[0], "merged, batch 1")
         engines = {"engine": f16.describe(), "engine_merged": merged.describe()}
 
     agreement = parity.compare([rows[index] for index in chosen], ours, theirs)

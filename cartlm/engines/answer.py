@@ -41,7 +41,9 @@ class Answer:
 
 
 class Engine(Protocol):
-    """What stages ask of an engine."""
+    """What stages ask of an engine. `crew`: those that may answer at the same time, this one first."""
+
+    crew: Sequence[Engine]
 
     def answer(self, prompt_ids: list[int], max_new_tokens: int) -> Answer:
         """The greedy completion of `prompt_ids`, at most `max_new_tokens` long."""

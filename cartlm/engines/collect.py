@@ -6,8 +6,11 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from cartlm.engines.answer import Answer, Engine, batches
@@ -15,17 +18,21 @@ from cartlm.engines.answer import Answer, Engine, batches
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked. `model` is the model's `digest`; batches of `batch_size` prompts of like length."""
+    """What is asked. `model` is the model's `digest`; batches of `batch_size` prompts of like length.
+
+    At batch 1 `drafts` may guess the answers' token ids: the engine is then asked for `verified` answers.
+    """
 
     model: str
     prompts: Sequence[list[int]]
     max_new_tokens: int
     batch_size: int = 1
+    drafts: Sequence[Sequence[int]] = ()
 
     def key(self, engine: Engine) -> str:
         """Names the answers: the same key, the same answers. Model, token ids, limits, engine and its code."""
         runtime = {name: value for name, value in engine.describe().items() if name != "threads"}
-        parts = [CODE, runtime, self.model, self.max_new_tokens, self.batch_size, self.prompts]
+        parts = [CODE, runtime, self.model, self.max_new_tokens, self.batch_size, self.prompts, self.drafts]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -47,8 +54,8 @@ def collect(engine: Any, job: Job, part: Path, label: str) -> list[Answer]:
     """The answers to `job.prompts` in their order; `engine` has `answers` where batch_size is over 1.
 
     Each batch is appended to `part` as one line when it is whole. What an earlier run with the same key left
-    there is not asked again, so the answers are those of an undisturbed run. The caller deletes `part` once
-    the results are safe. Progress with the time left goes to stderr.
+    there is not asked again, so the answers are those of an undisturbed run. The engine's crew answers at the same
+    time, a batch each. The caller deletes `part` once the results are safe. Progress with the time left goes to stderr.
     """
     from tqdm import tqdm
 
@@ -56,24 +63,55 @@ def collect(engine: Any, job: Job, part: Path, label: str) -> list[Answer]:
     done = dict(_stored(part, key))
     part.parent.mkdir(parents=True, exist_ok=True)
     _rewrite(part, key, done)
+    todo = [
+        indices
+        for indices in batches(job.prompts, job.batch_size)
+        if not all(index in done for index in indices)
+    ]
+    free = SimpleQueue[Any]()
+    for one in engine.crew:
+        free.put(one)
+
+    def work(indices: list[int]) -> list[Answer]:
+        one = free.get()
+        try:
+            return _ask(one, job, indices)
+        finally:
+            free.put(one)
+
     with (
         part.open("a", encoding="utf-8") as file,
         tqdm(total=len(job.prompts), initial=len(done), desc=label, unit="row", file=sys.stderr) as bar,
+        _pool(len(engine.crew)) as pool,
     ):
-        for indices in batches(job.prompts, job.batch_size):
-            if all(index in done for index in indices):
-                continue
-            prompts = [job.prompts[index] for index in indices]
-            if job.batch_size == 1:
-                answers = [engine.answer(prompts[0], job.max_new_tokens)]
-            else:
-                answers = engine.answers(prompts, job.max_new_tokens, job.batch_size)
+        for indices, answers in zip(todo, pool.map(work, todo), strict=True):
             batch = dict(zip(indices, answers, strict=True))
             file.write(_line(key, batch))
             file.flush()
             done.update(batch)
             bar.update(len(batch))
     return [done[index] for index in range(len(job.prompts))]
+
+
+def _ask(engine: Any, job: Job, indices: list[int]) -> list[Answer]:
+    """One batch's answers by one engine."""
+    prompts = [job.prompts[index] for index in indices]
+    if job.batch_size > 1:
+        answers: list[Answer] = engine.answers(prompts, job.max_new_tokens, job.batch_size)
+        return answers
+    if job.drafts:
+        return [engine.verified(prompts[0], job.max_new_tokens, job.drafts[indices[0]])]
+    return [engine.answer(prompts[0], job.max_new_tokens)]
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads: both runtimes let go of Python's lock while they compute. After an error nothing more is begun."""
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _line(key: str, batch: dict[int, Answer]) -> str:

@@ -46,6 +46,7 @@ class LlamaCpp:
         self.vocabulary = c.llama_vocab_n_tokens(self._vocab)
         self.bos_id = c.llama_vocab_bos(self._vocab)
         self.eos_id = c.llama_vocab_eos(self._vocab)
+        self.crew = [self]
 
     def reserve(self, tokens: int) -> None:
         """Make room for a prompt plus answer of `tokens`; a context that is large enough stays."""
@@ -165,7 +166,10 @@ class LlamaCpp:
         }
 
     def close(self) -> None:
-        """Free context and model; a second call does nothing."""
+        """Free contexts and model; a second call does nothing."""
+        for other in self.crew[1:]:
+            other._model = None  # it is this one's
+            other.close()
         if self._context is not None:
             c.llama_free(self._context)
         if self._model is not None:
@@ -185,12 +189,13 @@ def system_info() -> str:
     return " ".join(part.split("=")[0].split(":")[-1].strip() for part in info.split("|") if "= 1" in part)
 
 
-def load(path: Path, context_tokens: int = 1024, threads: int | None = None) -> LlamaCpp:
+def load(path: Path, context_tokens: int = 1024, threads: int | None = None, workers: int = 1) -> LlamaCpp:
     """The model of the GGUF file at `path`, on the CPU.
 
     `context_tokens` is the longest prompt plus answer to come; the context grows when one needs more.
-    `threads` defaults to as many as quota and affinity allow. Raises UserError if the file is missing, is not a
-    GGUF, or is truncated or corrupt.
+    `threads` defaults to as many as quota and affinity allow. The engine's crew has `workers` members: each a context
+    with as many threads, over the same weights. Raises UserError if the file is missing, is not a GGUF, or is
+    truncated or corrupt.
     """
     _check_magic(path)
     _errors.clear()
@@ -201,8 +206,11 @@ def load(path: Path, context_tokens: int = 1024, threads: int | None = None) -> 
     model = c.llama_model_load_from_file(os.fsencode(path), settings)
     if not model:
         raise UserError(f"{path} does not load: {_reason()}", _again(path))
-    engine = LlamaCpp(path, model, threads or cpus.threads())
-    engine.reserve(context_tokens)
+    threads = threads or cpus.threads()
+    engine = LlamaCpp(path, model, threads)
+    engine.crew += [LlamaCpp(path, model, threads) for _ in range(workers - 1)]
+    for one in engine.crew:
+        one.reserve(context_tokens)
     return engine
 
 

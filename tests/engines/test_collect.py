@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
 from cartlm.engines.answer import Answer
 from cartlm.engines.collect import Job, collect, digest
+from cartlm.errors import UserError
 
 PROMPTS = [[1] * length for length in (3, 9, 5, 7, 2, 8, 4)]
 
@@ -21,6 +25,7 @@ class Engine:
 
     def __init__(self, dies_at: int = 10**9, version: str = "1") -> None:
         self.calls, self.dies_at, self.version = 0, dies_at, version
+        self.crew: list[Engine] = [self]
 
     def answers(self, prompts: list[list[int]], max_new_tokens: int, batch_size: int) -> list[Answer]:
         self.calls += 1
@@ -34,6 +39,9 @@ class Engine:
 
     def answer(self, prompt_ids: list[int], max_new_tokens: int) -> Answer:
         return self.answers([prompt_ids], max_new_tokens, 1)[0]
+
+    def verified(self, prompt_ids: list[int], max_new_tokens: int, draft: Sequence[int]) -> Answer:
+        return replace(self.answer(prompt_ids, max_new_tokens), text=f"verified {list(draft)}")
 
     def describe(self) -> dict[str, str | int]:
         return {"name": "toy", "version": self.version, "threads": self.calls}
@@ -66,7 +74,7 @@ def test_resuming_asks_only_for_what_is_missing(tmp_path: Path, batch_size: int,
     "other",
     [
         Job("another model", PROMPTS, 8), Job("model", [*PROMPTS[:-1], [2]], 8), Job("model", PROMPTS, 9),
-        Job("model", PROMPTS, 8, 2),
+        Job("model", PROMPTS, 8, 2), Job("model", PROMPTS, 8, drafts=[[1]] * len(PROMPTS)),
     ],
 )  # fmt: skip
 def test_another_job_takes_nothing_over(tmp_path: Path, other: Job) -> None:
@@ -75,6 +83,47 @@ def test_another_job_takes_nothing_over(tmp_path: Path, other: Job) -> None:
     engine = Engine()
     collect(engine, other, part, "toy")
     assert engine.calls == -(-len(PROMPTS) // other.batch_size)
+
+
+class Meeting(Engine):
+    """Answers only while another one of the crew is asked too."""
+
+    def __init__(self, together: Barrier, fails_on: int = 0) -> None:
+        super().__init__()
+        self.together, self.fails_on = together, fails_on
+
+    def answer(self, prompt_ids: list[int], max_new_tokens: int) -> Answer:
+        if len(prompt_ids) == self.fails_on:
+            raise UserError("a model computes nan", "delete it")
+        self.together.wait(timeout=60)
+        return super().answer(prompt_ids, max_new_tokens)
+
+
+def test_a_crew_answers_at_the_same_time_and_in_order(tmp_path: Path) -> None:
+    prompts, together = PROMPTS[:6], Barrier(2)
+    engine = Meeting(together)
+    engine.crew = [engine, Meeting(together)]
+    found = collect(engine, Job("model", prompts, 8), tmp_path / "toy.part.jsonl", "toy")
+    assert [one.prompt_tokens for one in found] == [len(ids) for ids in prompts]
+    assert [one.calls for one in engine.crew] == [3, 3]
+
+
+def test_an_error_of_one_stops_the_crew_and_keeps_what_was_whole(tmp_path: Path) -> None:
+    prompts, part, together = [[1] * n for n in range(20, 0, -1)], tmp_path / "toy.part.jsonl", Barrier(1)
+    engine, job = Meeting(together, fails_on=17), Job("model", prompts, 8)
+    engine.crew = [engine, Meeting(together, fails_on=17)]
+    with pytest.raises(UserError, match="computes nan"):
+        collect(engine, job, part, "toy")
+    assert sum(one.calls for one in engine.crew) < len(prompts)
+    resumed = Engine()
+    collect(resumed, job, part, "toy")
+    assert resumed.calls == len(prompts) - 3
+
+
+def test_a_draft_goes_to_its_own_prompt(tmp_path: Path) -> None:
+    job = Job("model", PROMPTS, 8, drafts=[[len(ids)] for ids in PROMPTS])
+    found = collect(Engine(), job, tmp_path / "toy.part.jsonl", "toy")
+    assert [one.text for one in found] == [f"verified [{len(ids)}]" for ids in PROMPTS]
 
 
 def test_another_engine_takes_nothing_over_but_other_threads_do(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,20 @@ def test_queries_do_not_touch_each_other(engine: LlamaCpp, toy_gguf: Path) -> No
     assert engine.answer(first, 64).token_ids == before
     with llama_cpp.load(toy_gguf, context_tokens=2048, threads=1) as other:
         assert other.answer(first, 64).token_ids == before
+
+
+def test_a_crew_answers_at_the_same_time_as_one_alone_does(toy_gguf: Path, engine: LlamaCpp) -> None:
+    builder = engine.prompt_builder("\n")
+    prompts = [builder.prompt_ids(row.prompt) for row in toy_rows()]
+    wanted = [engine.answer(ids, 64).token_ids for ids in prompts]
+    for threads in (1, 2):
+        with llama_cpp.load(toy_gguf, threads=threads, workers=3) as first:
+            shares = [[(one, ids) for ids in prompts] for one in first.crew]
+            assert len({id(one) for one in first.crew}) == 3
+            with ThreadPoolExecutor(3) as pool:
+                found = pool.map(lambda share: [one.answer(ids, 64).token_ids for one, ids in share], shares)
+                assert list(found) == [wanted] * 3
+        first.close()
 
 
 def test_the_context_grows_with_the_need(toy_gguf: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,47 @@ def test_the_cap_holds_and_is_told_from_stopping(engine: Transformers, prompts: 
         cut = engine.answer(prompts[0], cap)
         assert (cut.token_ids, cut.finish_reason) == (whole.token_ids[:cap], "length")
     assert engine.answer(prompts[0], len(whole.token_ids) + 1).finish_reason == "stop"
+
+
+@pytest.mark.parametrize("cap", [64, 5])
+def test_a_draft_changes_nothing_but_the_number_of_passes(
+    engine: Transformers, prompts: list[list[int]], cap: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    monkeypatch.setattr(
+        engine, "_batch", lambda *given: made.append(1) or Transformers._batch(engine, *given)
+    )
+    for ids in prompts:
+        wanted = engine.answer(ids, cap)
+        right, end = list(wanted.token_ids), [engine.eos_id]
+        for draft in (
+            [],
+            right[:2],
+            right + right,
+            right + end,
+            right[:1] + end,
+            [*right[:3], 9, 9, 9],
+            [9],
+            end,
+        ):
+            found = engine.verified(ids, cap, draft)
+            assert (found.token_ids, found.text, found.finish_reason) == (
+                wanted.token_ids, wanted.text, wanted.finish_reason,
+            )  # fmt: skip
+            assert (found.prompt_tokens, found.decoded_tokens) == (len(ids), len(right))
+        made.clear()
+        engine.verified(ids, cap, right)
+        assert not made, "a right draft needs one pass"
+
+
+def test_a_crew_of_one_model_answers_as_it_does_alone(
+    toy_model: Path, engine: Transformers, prompts: list[list[int]]
+) -> None:
+    wanted = [engine.answer(ids, 64).token_ids for ids in prompts]
+    crew = transformers.load(toy_model, device="cpu", threads=1, workers=2).crew
+    with ThreadPoolExecutor(2) as pool:
+        found = pool.map(lambda one: [one.answer(ids, 64).token_ids for ids in prompts], crew)
+        assert list(found) == [wanted] * 2
 
 
 @pytest.mark.parametrize("batch_size", [5, 24])
