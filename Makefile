@@ -10,7 +10,7 @@ DVC := .venv/bin/python -m dvc
 # Named after what asked for it: another lock, or the checkout moved, is another stamp.
 STAMP := .venv/setup-$(shell (pwd; cat docker/dev.txt pyproject.toml) | cksum | tr ' ' -)
 
-.PHONY: help setup repro test lint bench architecture base remote preset image compare check-compare check-requests clean
+.PHONY: help setup repro test lint bench architecture base remote preset pin image compare check-compare check-requests clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
@@ -61,6 +61,9 @@ remote: setup ## accuracy, latency and cost of the servers under remote: in para
 
 preset: setup ## rewrite params.yaml: make preset NAME=paper
 	@$(CARTLM) preset $(or $(NAME),$(error name one: make preset NAME=offline, or NAME=paper))
+
+pin: setup ## ask the hub which revisions params.yaml means, and write them into it
+	@$(CARTLM) pin
 
 image: ## (comes with issue 6) the images of the hardware targets
 	@echo "make image comes with issue 6; until then run on the host: make repro" >&2; exit 2

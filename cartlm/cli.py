@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import shutil
@@ -103,6 +104,22 @@ def preset(name: str) -> None:
     _params.load(path)
     write_text(stage.PARAMS, path.read_text(encoding="utf-8"))
     print(f"params.yaml is now {path}; see git diff params.yaml, then make repro")
+
+
+@main.command()
+def pin() -> None:
+    """Ask the hub for the revisions of the model and datasets that params.yaml names, and write them there."""
+    from cartlm import pin as pins
+
+    wanted = pins.wanted(stage.params())
+    revisions = {one: pins.ask(one) for one in wanted}
+    if changed := {one: sha for one, sha in revisions.items() if sha != one.now}:
+        pins.write(stage.PARAMS, changed, datetime.date.today())
+    for one, sha in revisions.items():
+        said = "as it was" if one not in changed else f"was {one.now or 'not pinned'}"
+        print(f"{one.section}.{one.key} is {sha} of {one.kind} {one.name}; {said}")
+    if not wanted:
+        print("nothing to pin: params.yaml names no model or dataset of the hub")
 
 
 @main.command()

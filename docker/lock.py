@@ -1,8 +1,8 @@
-"""Write docker/{train,cpu,dev}.txt: what pyproject.toml asks for, with every package that brings, as installed here.
+"""Write docker/{data,train,cpu,dev}.txt: what pyproject.toml asks for, with every package that brings, as installed here.
 
     python docker/lock.py            after changing a version in the virtual environment
 
-Each file is complete by itself for its target; all three agree, since they come from one environment. A local version
+Each file is complete by itself for its target; all of them agree, since they come from one environment. A local version
 (the `+cpu` of a torch build) is left out: it would name a package index. gpu.txt is not written here, it stands on
 train.txt.
 """
@@ -19,6 +19,7 @@ from packaging.utils import canonicalize_name
 
 HERE = Path(__file__).parent
 TARGETS = {
+    "data.txt": (["data"], "make rows"),
     "train.txt": (["train"], "fine-tune and merge"),
     "cpu.txt": (["cpu"], "convert, quantize, evaluate and measure on a CPU"),
     "dev.txt": (["train", "cpu", "dev"], "tests, lint and everything that they import"),
@@ -52,7 +53,7 @@ def closure(wanted: list[Requirement], found: dict[str, str] | None = None) -> d
 
 
 def main() -> None:
-    """Write the three locks."""
+    """Write the locks."""
     project = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]
     for file, (extras, purpose) in TARGETS.items():
         lines = project["dependencies"] + [

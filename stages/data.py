@@ -47,7 +47,8 @@ def main(dry_run: bool) -> None:
         made = maker.splits()
         about = {"wording": maker.report.metrics(maker.replies, data.openai)}
     else:
-        made, about = splits.make(data), {}
+        drawn = splits.make(data)
+        made, about = drawn.splits, {"near_duplicates": {"refused": drawn.leaked}}
     metrics = gates.check(made, data) | about
     metrics["train"]["self_similarity"] = card.self_similarity(made["train"], data.seed)
     for name, part in made.items():

@@ -40,6 +40,9 @@ def text(splits: Mapping[str, Sequence[Row]], metrics: Metrics, data: Data) -> s
     parts += ["## Splits", _table(("split", "rows"), [(name, f"{len(rows):,}") for name, rows in splits.items()])]
     for name, title in (("train", "Training rows"), ("train_shares", "Shares, training"), ("test_shares", "Shares, test")):
         parts += [f"## {title}", _table(("figure", "value"), [(key, _value(value)) for key, value in metrics[name].items()])]
+    if "near_duplicates" in metrics:
+        refused = metrics["near_duplicates"]["refused"]
+        parts.append(f"Rows refused, or worded anew, because another split has a near-duplicate: {refused}.")
     if "wording" in metrics:
         found = [(key, _value(value)) for key, value in metrics["wording"].items()]
         parts += ["## What the model was asked, and what was refused", _table(("figure", "value"), found)]

@@ -40,7 +40,7 @@ class Problem:
     what: str
 
 
-def splits(params: Data) -> dict[str, list[Row]]:
+def splits(params: Data) -> drawing.Drawn:
     """Train, validation, test and calibration rows of `data.path`, drawn with `data.seed`.
 
     In a folder, files whose name starts with `test` are the test; where there are none, test is validation. Raises

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from rapidfuzz import fuzz, process
 
+from cartlm.data.near_duplicates import Index
 from cartlm.data.rows import Row
 from cartlm.errors import UserError
 from cartlm.intent import ACTIONS
@@ -40,16 +40,9 @@ def comparable(row: Row) -> str:
     return f"{row.message.lower()} | {row.intent.product.lower()}"
 
 
-def nearest(left: Sequence[str], right: Sequence[str], threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """For each text of `left` the best similarity (0 to 1; 0 below `threshold`) in `right`, and where."""
-    best, where = np.zeros(len(left)), np.zeros(len(left), dtype=int)
-    for start in range(0, len(left), 256):
-        scores = process.cdist(
-            left[start : start + 256], right, scorer=fuzz.ratio, score_cutoff=threshold * 100, workers=-1
-        )
-        best[start : start + 256] = scores.max(axis=1) / 100
-        where[start : start + 256] = scores.argmax(axis=1)
-    return best, where
+def nearest(rows: Sequence[Row], others: Sequence[Row], threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """For each row the similarity of its nearest one of `others` (0 to 1; 0 below `threshold`), and where that is."""
+    return Index([comparable(row) for row in others], threshold).best([comparable(row) for row in rows])
 
 
 def has_twins(row: Row) -> bool:
@@ -118,9 +111,7 @@ def check(splits: Mapping[str, Sequence[Row]], data: Data) -> Metrics:
     tested = {row.id for row in test}
     apart = [row for row in validation if row.id not in tested]
     for name, rows, others in (("test", test, [*train, *apart]), ("validation", validation, train)):
-        best, where = nearest(
-            [comparable(r) for r in rows], [comparable(r) for r in others], gates.near_duplicate
-        )
+        best, where = nearest(rows, others, gates.near_duplicate)
         if (best >= gates.near_duplicate).any():
             at = int(best.argmax())
             raise UserError(
@@ -136,7 +127,7 @@ def check(splits: Mapping[str, Sequence[Row]], data: Data) -> Metrics:
 
 def apart(rows: Sequence[Row], train: Sequence[Row], threshold: float) -> dict[str, int | float | str]:
     """Number of rows of a set that is evaluated apart, and of those with a near-duplicate in training."""
-    best, _ = nearest([comparable(row) for row in rows], [comparable(row) for row in train], threshold)
+    best, _ = nearest(rows, train, threshold)
     return {"n": len(rows), "near_duplicates_in_train": int((best >= threshold).sum())}
 
 

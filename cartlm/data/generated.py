@@ -255,8 +255,7 @@ class Maker:
         limit = self.params.gates.near_duplicate
         scores = [0.0] * len(fresh)
         if fresh and others:
-            known = [gates.comparable(row) for row in others]
-            scores = gates.nearest([gates.comparable(row) for row in fresh], known, limit)[0].tolist()
+            scores = gates.nearest(fresh, others, limit)[0].tolist()
         said = {gates.comparable(row) for row in done.values()}
         for row, score in zip(fresh, scores, strict=True):
             text = gates.comparable(row)

@@ -21,12 +21,11 @@ FILES = ("*.jsonl", "*.parquet", "data/*.jsonl", "data/*.parquet")
 _HINT = "set data.path in params.yaml to a dataset with the columns prompt, completion and language"
 
 
-def splits(params: Data) -> dict[str, list[Row]]:
+def splits(params: Data) -> drawing.Drawn:
     """Train, validation, test and calibration rows, drawn with `data.seed`.
 
     A file whose name starts with `test` is the test; where there is none, test is validation (the paper's own
-    protocol: 2,700 and 300 rows), with the same ids. A row with a near-duplicate anywhere is never drawn for
-    validation. Rows that break the contract are left out and counted on stderr. Raises UserError for a dataset
+    protocol: 2,700 and 300 rows), with the same ids. Near-duplicates as `drawing.splits` says. Rows that break the contract are left out and counted on stderr. Raises UserError for a dataset
     that is not there, has other columns, or too few rows.
     """
     if params.path is None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cartlm.data import gates, rules
+from cartlm.data.drawing import Drawn, balanced_subset
+from cartlm.data.near_duplicates import Index
 from cartlm.data.rows import Row
 from cartlm.errors import UserError
 from cartlm.params import Data
@@ -14,7 +16,7 @@ from cartlm.params import Data
 _ATTEMPTS = 20
 
 
-def make(params: Data) -> dict[str, list[Row]]:
+def make(params: Data) -> Drawn:
     """Train, validation, test and calibration rows of the configured source. Raises UserError."""
     if params.source == "hub":
         from cartlm.data import hub
@@ -27,7 +29,7 @@ def make(params: Data) -> dict[str, list[Row]]:
     return from_rules(params)
 
 
-def from_rules(params: Data) -> dict[str, list[Row]]:
+def from_rules(params: Data) -> Drawn:
     """All splits of the offline source; rows too close to one of another split are worded anew.
 
     The order of drawing is test, validation, train, each with its own seed: a larger train leaves the
@@ -35,14 +37,15 @@ def from_rules(params: Data) -> dict[str, list[Row]]:
     """
     novel = round(params.test * params.novel)
     test = _shuffled(rules.rows("test", params.test, novel, params, _rng(params, "test")), params, "test")
-    validation = _apart("validation", params.validation, test, params)
-    train = _apart("train", params.train, [*test, *validation], params)
-    return {
+    validation, again = _apart("validation", params.validation, test, params)
+    train, more = _apart("train", params.train, [*test, *validation], params)
+    made = {
         "train": train,
         "validation": validation,
         "test": test,
         "calibration": balanced_subset(train, params.calibration, _rng(params, "calibration")),
     }
+    return Drawn(made, again + more)
 
 
 def _rng(params: Data, name: str) -> random.Random:
@@ -54,20 +57,20 @@ def _shuffled(rows: list[Row], params: Data, name: str) -> list[Row]:
     return [replace(row, id=f"{name}-{index:05d}") for index, row in enumerate(rows)]
 
 
-def _apart(name: str, count: int, others: Sequence[Row], params: Data) -> list[Row]:
+def _apart(name: str, count: int, others: Sequence[Row], params: Data) -> tuple[list[Row], int]:
+    """`count` rows without a near-duplicate among `others`, and how many were refused for one."""
     rng = _rng(params, name)
     rows = rules.rows(name, count, 0, params, rng)
-    known = [gates.comparable(row) for row in others]
-    suspects = list(range(len(rows)))
+    known = Index([gates.comparable(row) for row in others], params.gates.near_duplicate)
+    suspects, refused = list(range(len(rows))), 0
     for _ in range(_ATTEMPTS):
-        best, _ = gates.nearest(
-            [gates.comparable(rows[i]) for i in suspects], known, params.gates.near_duplicate
-        )
+        best, _ = known.best([gates.comparable(rows[i]) for i in suspects])
         suspects = [
             i for i, score in zip(suspects, best, strict=True) if score >= params.gates.near_duplicate
         ]
         if not suspects:
-            return _shuffled(rows, params, name)
+            return _shuffled(rows, params, name), refused
+        refused += len(suspects)
         for i in suspects:
             fresh = rules.draft(rows[i].language, rows[i].intent.action, False, params, rng)
             rows[i] = rules.as_row(rows[i].id, fresh)
@@ -76,22 +79,3 @@ def _apart(name: str, count: int, others: Sequence[Row], params: Data) -> list[R
         f"the first one {rows[suspects[0]].message!r}",
         "lower data.train or raise data.gates.near_duplicate in params.yaml",
     )
-
-
-def balanced_subset(rows: Sequence[Row], count: int, rng: random.Random) -> list[Row]:
-    """`count` rows, languages in turn, for calibration. Raises UserError if there are not so many."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(row.language, []).append(row)
-    if count > len(rows):
-        raise UserError(
-            f"data.calibration={count} is more than the {len(rows)} training rows", "edit params.yaml"
-        )
-    for group in groups.values():
-        rng.shuffle(group)
-    chosen: list[Row] = []
-    while len(chosen) < count:
-        for language in sorted(groups):
-            if groups[language] and len(chosen) < count:
-                chosen.append(groups[language].pop())
-    return chosen

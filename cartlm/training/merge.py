@@ -179,13 +179,15 @@ def compare(
     """On how many of `prompts` (ids) both give the same tokens; the adapter in `compute_dtype`, as in training."""
     device = pick_device(compute_dtype)
     compute_dtype = computed_in(compute_dtype, device)
+    engine = load(merged)
+    theirs = engine.answers(prompts, max_new_tokens, batch_size)
     model = with_adapter(load_base(base, quantization, compute_dtype, device), adapter)
     asked = Transformers(adapter, model.eval(), load_tokenizer(base))
     with torch.autocast(device, getattr(torch, compute_dtype), enabled=compute_dtype != "float32"):
-        ours = asked.answers(prompts, max_new_tokens, batch_size)
-    del model, asked
-    engine = load(merged)
-    theirs = engine.answers(prompts, max_new_tokens, batch_size)
+        ours = [
+            asked.verified(prompt, max_new_tokens, answer.token_ids)
+            for prompt, answer in zip(prompts, theirs, strict=True)
+        ]
     equal = sum(
         a.token_ids == b.token_ids and a.finish_reason == b.finish_reason
         for a, b in zip(ours, theirs, strict=True)

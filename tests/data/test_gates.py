@@ -24,7 +24,7 @@ def data() -> Data:
 
 @pytest.fixture(scope="module")
 def good(data: Data) -> Splits:
-    return splits.from_rules(data)
+    return splits.from_rules(data).splits
 
 
 def test_good_rows_pass_and_are_measured(good: Splits, data: Data) -> None:
@@ -95,7 +95,7 @@ def test_a_spoiled_set_is_stopped(
 def test_catalogs_without_near_twins_are_stopped(data: Data) -> None:
     none = data.model_copy(update={"catalog": data.catalog.model_copy(update={"twins": 0.0})})
     with pytest.raises(UserError, match="near-twins stand in"):
-        gates.check(splits.from_rules(none), none)
+        gates.check(splits.from_rules(none).splits, none)
 
 
 def test_an_empty_split_is_named(good: Splits, data: Data) -> None:

@@ -40,7 +40,7 @@ def rewrite(folder: Path, found: list[dict[str, Any]]) -> None:
 
 
 def test_splits_are_seeded_disjoint_and_byte_for_byte(dataset: Path) -> None:
-    made = hub.splits(settings(dataset))
+    made = hub.splits(settings(dataset)).splits
     assert {name: len(rows) for name, rows in made.items()} == {
         "train": 40, "validation": 12, "test": 12, "calibration": 12
     }  # fmt: skip
@@ -48,8 +48,8 @@ def test_splits_are_seeded_disjoint_and_byte_for_byte(dataset: Path) -> None:
     assert {(row.prompt, row.completion, row.language) for row in made["train"]} <= published
     assert not {row.id for row in made["train"]} & {row.id for row in made["validation"]}
     assert made["test"] == made["validation"]
-    assert made == hub.splits(settings(dataset))
-    assert made["validation"] != hub.splits(settings(dataset, seed=8))["validation"]
+    assert made == hub.splits(settings(dataset)).splits
+    assert made["validation"] != hub.splits(settings(dataset, seed=8)).splits["validation"]
     languages = [row.language for row in made["calibration"]]
     assert {languages.count(language) for language in set(languages)} == {4}
     assert {row.id for row in made["calibration"]} <= {row.id for row in made["train"]}
@@ -63,7 +63,7 @@ def test_three_thousand_rows_in_the_published_form_load_and_split(tmp_path: Path
     (tmp_path / "hub").mkdir()
     rewrite(tmp_path / "hub", columns)
     paper = params.load(ROOT / "presets/paper.yaml").data.model_copy(update={"path": str(tmp_path / "hub")})
-    found = splits.make(paper)
+    found = splits.make(paper).splits
     assert {name: len(rows) for name, rows in found.items()} == {
         "train": 2700, "validation": 300, "test": 300, "calibration": 300
     }  # fmt: skip
@@ -79,7 +79,7 @@ def test_a_dataset_held_out_is_read_apart(dataset: Path, tmp_path: Path) -> None
     other = write_dataset(tmp_path / "other", 9)
     found = hub.held_out(given.model_copy(update={"held_out": str(other)}))
     assert [row.id for row in found] == [f"published-training_data-{i:05d}" for i in range(1, 10)]
-    train = hub.splits(given)["train"]
+    train = hub.splits(given).splits["train"]
     counted = gates.apart(found, train, 0.95)
     assert counted["n"] == 9
     same = {(row.prompt, row.completion) for row in found} & {(row.prompt, row.completion) for row in train}
@@ -92,40 +92,54 @@ def test_a_test_file_is_the_test(dataset: Path) -> None:
     (dataset / "test.jsonl").write_text(
         "".join(json.dumps(one) + "\n" for one in found[54:]), encoding="utf-8"
     )
-    made = hub.splits(settings(dataset))
-    assert [row.prompt for row in made["test"]] == [one["prompt"] for one in found[54:]]
-    assert len(made["validation"]) == 12
+    drawn = hub.splits(settings(dataset))
+    assert [row.prompt for row in drawn.splits["test"]] == [one["prompt"] for one in found[54:]]
+    assert (len(drawn.splits["validation"]), drawn.leaked) == (12, 0)
+
+
+def test_rows_that_leak_a_test_are_refused_and_counted(dataset: Path) -> None:
+    found = records(dataset)
+    leaks = [{**one, "prompt": one["prompt"] + "!"} for one in found[54:57]]
+    rewrite(dataset, [*found[:54], *leaks, found[57]])
+    (dataset / "test.jsonl").write_text(
+        "".join(json.dumps(one) + "\n" for one in found[54:]), encoding="utf-8"
+    )
+    given = settings(dataset)
+    drawn = hub.splits(given)
+    assert drawn.leaked == 4
+    assert [row.prompt for row in drawn.splits["test"]] == [one["prompt"] for one in found[54:]]
+    used = {row.prompt for name in ("train", "validation", "calibration") for row in drawn.splits[name]}
+    assert not used & {one["prompt"] for one in [*leaks, *found[54:]]}
+    gates.check(drawn.splits, given)
+    with pytest.raises(UserError, match=r"54 usable rows \(4 more have a near-duplicate in the test\)"):
+        hub.splits(settings(dataset, train=45))
 
 
 def test_parquet_is_read_alike(dataset: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    wanted = hub.splits(settings(dataset))
+    wanted = hub.splits(settings(dataset)).splits
     (dataset / "data").mkdir()
     pyarrow.parquet.write_table(
         pyarrow.Table.from_pylist(records(dataset)), dataset / "data/training_data.parquet"
     )
     (dataset / "training_data.jsonl").unlink()
-    assert hub.splits(settings(dataset)) == wanted
+    assert hub.splits(settings(dataset)).splits == wanted
 
 
 def test_near_duplicates_stay_in_training(dataset: Path) -> None:
     found = records(dataset)
     twins = [{**one, "prompt": one["prompt"] + "!"} for one in found[:20]]
     rewrite(dataset, found + twins)
-    made = hub.splits(settings(dataset, train=60))
+    made = hub.splits(settings(dataset, train=60)).splits
     drawn = {row.prompt for row in made["validation"]}
     assert not drawn & {one["prompt"] for one in found[:20] + twins}
-    best, _ = gates.nearest(
-        [gates.comparable(row) for row in made["validation"]],
-        [gates.comparable(row) for row in made["train"]],
-        0.95,
-    )
+    best, _ = gates.nearest(made["validation"], made["train"], 0.95)
     assert best.max() < 0.95
     rewrite(dataset, [*found[:20], *twins, *[{**one} for one in found[20:]] * 2])
     with pytest.raises(UserError, match="only 0 rows have no near-duplicate"):
-        hub.splits(settings(dataset, train=60))
+        hub.splits(settings(dataset, train=60)).splits
 
 
 def test_broken_rows_are_left_out_and_counted(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,13 +149,13 @@ def test_broken_rows_are_left_out_and_counted(dataset: Path, capsys: pytest.Capt
     found[5]["language"] = "german"
     found[6]["completion"] = "{"
     rewrite(dataset, found)
-    made = hub.splits(settings(dataset))
+    made = hub.splits(settings(dataset)).splits
     assert len(made["train"]) == 40
     said = capsys.readouterr().err
     assert "left out 4 broken rows" in said
     assert "training_data.jsonl:4: product 'Nothing' is not a catalog line" in said
     with pytest.raises(UserError, match=r"56 usable rows.*= 57; set data.train to 44"):
-        hub.splits(settings(dataset, train=45))
+        hub.splits(settings(dataset, train=45)).splits
 
 
 WRONG = {
@@ -155,7 +169,7 @@ def test_other_columns_are_one_line(name: str, dataset: Path) -> None:
     change, said = WRONG[name]
     rewrite(dataset, [{**one, **change} for one in records(dataset)])
     with pytest.raises(UserError, match=said) as error:
-        hub.splits(settings(dataset))
+        hub.splits(settings(dataset)).splits
     assert "training_data.jsonl:1" in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -164,22 +178,22 @@ def test_broken_files_are_one_line(dataset: Path) -> None:
     path = dataset / "training_data.jsonl"
     path.write_text('{"prompt": \n', encoding="utf-8")
     with pytest.raises(UserError, match=r"training_data\.jsonl:1: not JSON"):
-        hub.splits(settings(dataset))
+        hub.splits(settings(dataset)).splits
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="not UTF-8"):
-        hub.splits(settings(dataset))
+        hub.splits(settings(dataset)).splits
     path.unlink()
     with pytest.raises(UserError, match="holds no"):
-        hub.splits(settings(dataset))
+        hub.splits(settings(dataset)).splits
     (dataset / "train.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match="is not parquet"):
-        hub.splits(settings(dataset))
+        hub.splits(settings(dataset)).splits
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "nowhere", "./a/b"])
 def test_what_is_neither_folder_nor_hub_id_is_named(path: str) -> None:
     with pytest.raises(UserError, match="neither a folder nor a hub id"):
-        hub.splits(settings(path))
+        hub.splits(settings(path)).splits
 
 
 def test_without_network_the_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,4 +201,4 @@ def test_without_network_the_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="cannot be fetched from the hub"):
-        hub.splits(settings("jtlicardo/ecommerce-intent-3k"))
+        hub.splits(settings("jtlicardo/ecommerce-intent-3k")).splits

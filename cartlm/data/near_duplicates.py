@@ -1,0 +1,68 @@
+"""Near-duplicates: MinHash over character trigrams proposes pairs of texts, their edit ratio decides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from datasketch import MinHash, MinHashLSH
+from rapidfuzz import fuzz, process
+
+PERMUTATIONS = 128
+_EMPTY = MinHash(num_perm=PERMUTATIONS)
+MISSED = 0.001
+"""The largest probability at which a pair just as like as the threshold may be overlooked."""
+
+
+def band(threshold: float) -> int:
+    """Rows of a band of the index (Mining of Massive Datasets, chapter 3), as many as MISSED allows.
+
+    Two texts of n characters whose edit ratio is `threshold` are 2 (1 - threshold) n insertions and deletions apart, of
+    which each spoils at most five trigrams, of both texts together: their sets share at least (1 - x) / (1 + x), where
+    x = 5 (1 - threshold).
+    """
+    spoilt = 5 * (1 - threshold)
+    jaccard = max(0.0, (1 - spoilt) / (1 + spoilt))
+    fitting = (rows for rows in range(8, 1, -1) if (1 - jaccard**rows) ** (PERMUTATIONS // rows) <= MISSED)
+    return next(fitting, 1)
+
+
+def trigrams(text: str) -> list[bytes]:
+    """The distinct character trigrams of a text; of a shorter one, itself."""
+    return [gram.encode() for gram in sorted({text[at : at + 3] for at in range(max(1, len(text) - 2))})]
+
+
+class Index:
+    """Texts, and for another text those of them that may be its near-duplicates."""
+
+    def __init__(self, texts: Sequence[str], threshold: float) -> None:
+        self.texts, self.threshold = texts, threshold
+        rows = band(threshold)
+        self._lsh = MinHashLSH(num_perm=PERMUTATIONS, params=(PERMUTATIONS // rows, rows))
+        for number, text in enumerate(texts):
+            self._lsh.insert(number, _sketch(text))
+
+    def best(self, texts: Sequence[str], without: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """For each of `texts` the best similarity (0 to 1; 0 below the threshold) in the index, and its number there.
+
+        `without`: for each a number that does not count, such as its own.
+        """
+        scores, where = np.zeros(len(texts)), np.zeros(len(texts), dtype=int)
+        for at, text in enumerate(texts):
+            near = sorted(set(self._lsh.query(_sketch(text))) - ({without[at]} if without is not None else set()))
+            found = process.extractOne(
+                text, [self.texts[number] for number in near], scorer=fuzz.ratio,
+                score_cutoff=100 * self.threshold,
+            )  # fmt: skip
+            if found:
+                scores[at], where[at] = found[1] / 100, near[found[2]]
+        return scores, where
+
+
+@lru_cache(maxsize=20_000)
+def _sketch(text: str) -> MinHash:
+    """The same split is looked up in several indexes, and hashing is most of the work."""
+    made = _EMPTY.copy()
+    made.update_batch(trigrams(text))
+    return made

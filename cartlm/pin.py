@@ -1,0 +1,82 @@
+"""Hub revisions for params.yaml: asked of the hub, never guessed."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cartlm.errors import UserError
+from cartlm.params import Params
+from cartlm.results import write_text
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A value of params.yaml, `section`.`key`, that names the revision of a hub model or dataset `name`."""
+
+    section: str
+    key: str
+    kind: Literal["model", "dataset"]
+    name: str
+    now: str | None
+
+
+def wanted(settings: Params) -> list[Pin]:
+    """What can be pinned: every hub id of these params. A local folder has no revision."""
+    base, data = settings.base, settings.data
+    found = []
+    if base.source == "hub":
+        found.append(Pin("base", "revision", "model", base.path, base.revision))
+    if data.source == "hub" and data.path:
+        found.append(Pin("data", "revision", "dataset", data.path, data.revision))
+    if data.held_out:
+        found.append(Pin("data", "held_out_revision", "dataset", data.held_out, data.held_out_revision))
+    return [one for one in found if not Path(one.name).is_dir()]
+
+
+def ask(pin: Pin) -> str:
+    """The commit that the hub's default branch stands at now. Raises UserError."""
+    import huggingface_hub as hub
+    from huggingface_hub import errors
+
+    where = f"{pin.section}.{'held_out' if pin.key == 'held_out_revision' else 'path'}"
+    try:
+        info = hub.HfApi().repo_info(pin.name, repo_type=pin.kind, timeout=30)
+    except (errors.RepositoryNotFoundError, errors.HFValidationError):
+        raise UserError(
+            f"the hub has no {pin.kind} {pin.name} (or it is private)", f"hf auth login, or set {where}"
+        ) from None
+    except Exception as error:  # the network fails in the way of the library that meets it first
+        raise UserError(
+            f"the hub does not say the revision of {pin.name} ({type(error).__name__}); params.yaml is as it was",
+            "check the network, then make pin",
+        ) from None
+    if not info.sha:
+        raise UserError(f"the hub names no revision of {pin.name}", f"set {pin.section}.{pin.key} by hand")
+    return str(info.sha)
+
+
+def write(path: Path, revisions: Mapping[Pin, str], asked: datetime.date) -> None:
+    """Put the revisions into the params file, each with the day it was asked; all else stays as it is."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for pin, revision in revisions.items():
+        at = _line(lines, pin)
+        if at is None:
+            raise UserError(f"{path} has no line {pin.key} under {pin.section}", "make preset NAME=paper")
+        indent = lines[at][: len(lines[at]) - len(lines[at].lstrip())]
+        lines[at] = f'{indent}{pin.key}: "{revision}" # the hub\'s default branch on {asked.isoformat()}'
+    write_text(path, "\n".join(lines))
+
+
+def _line(lines: list[str], pin: Pin) -> int | None:
+    """Where the value stands: by lines, so that comments and order of the file survive."""
+    inside = False
+    for at, line in enumerate(lines):
+        if line and not line[0].isspace() and not line.startswith("#"):
+            inside = line.split(":")[0] == pin.section
+        elif inside and line.strip().startswith(f"{pin.key}:"):
+            return at
+    return None

@@ -1,0 +1,132 @@
+"""`cartlm pin`: revisions come from a hub (a local server that answers as its API does), and params.yaml keeps its comments."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from cartlm import params
+
+ROOT = Path(__file__).resolve().parents[1]
+SHAS = {
+    "/api/models/meta-llama/Llama-3.2-1B": "a" * 40,
+    "/api/datasets/jtlicardo/ecommerce-intent-3k": "b" * 40,
+    "/api/datasets/jtlicardo/ecommerce-intent-eval": "c" * 40,
+}
+Run = Callable[[], subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def shas() -> dict[str, str]:
+    return dict(SHAS)
+
+
+@pytest.fixture
+def hub(shas: dict[str, str]) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = self.path.split("?")[0]
+            sha = shas.get(path)
+            body = json.dumps({"id": path.split("/", 3)[-1], "sha": sha}).encode()
+            self.send_response(200 if sha else 404)
+            if not sha:
+                self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def pin(tmp_path: Path, hub: str) -> Run:
+    shutil.copy(ROOT / "presets/paper.yaml", tmp_path / "params.yaml")
+
+    def run() -> subprocess.CompletedProcess[str]:
+        environ = {**os.environ, "HF_ENDPOINT": hub, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf")}
+        return subprocess.run(
+            [sys.executable, "-m", "cartlm.cli", "pin"],
+            cwd=tmp_path,
+            env=environ,
+            capture_output=True,
+            text=True,
+        )
+
+    return run
+
+
+def test_all_three_are_pinned_and_nothing_else_changes(
+    pin: Run, tmp_path: Path, shas: dict[str, str]
+) -> None:
+    path = tmp_path / "params.yaml"
+    before = path.read_text(encoding="utf-8").split("\n")
+    done = pin()
+    assert done.returncode == 0, done.stderr
+    found = params.load(path)
+    assert (found.base.revision, found.data.revision, found.data.held_out_revision) == (
+        "a" * 40, "b" * 40, "c" * 40,
+    )  # fmt: skip
+    after = path.read_text(encoding="utf-8").split("\n")
+    changed = [new for old, new in zip(before, after, strict=True) if old != new]
+    assert [re.sub(r'"\w{40}"|\d{4}-\d\d-\d\d', "?", line) for line in changed] == [
+        "  revision: ? # the hub's default branch on ?",
+        "  revision: ? # the hub's default branch on ?",
+        "  held_out_revision: ? # the hub's default branch on ?",
+    ]
+    assert "was not pinned" in done.stdout
+
+    again = pin()
+    assert again.stdout.count("as it was") == 3
+    shas["/api/datasets/jtlicardo/ecommerce-intent-3k"] = "d" * 40
+    moved = pin()
+    assert f"was {'b' * 40}" in moved.stdout
+    assert params.load(path).data.revision == "d" * 40
+
+
+def test_what_the_hub_does_not_know_changes_nothing(pin: Run, tmp_path: Path, shas: dict[str, str]) -> None:
+    path = tmp_path / "params.yaml"
+    before = path.read_bytes()
+    del shas["/api/datasets/jtlicardo/ecommerce-intent-eval"]
+    done = pin()
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "no dataset jtlicardo/ecommerce-intent-eval" in done.stderr
+    assert "set data.held_out" in done.stderr
+    assert path.read_bytes() == before
+
+
+def test_a_hub_that_is_not_there_is_one_line(
+    pin: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (tmp_path / "params.yaml").read_bytes()
+    environ = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "cartlm.cli", "pin"], cwd=tmp_path, env=environ, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "does not say the revision of meta-llama/Llama-3.2-1B" in done.stderr
+    assert (tmp_path / "params.yaml").read_bytes() == before
+
+
+def test_where_all_is_local_there_is_nothing_to_pin(pin: Run, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "presets/offline.yaml", tmp_path / "params.yaml")
+    done = pin()
+    assert done.returncode == 0, done.stderr
+    assert "nothing to pin" in done.stdout
