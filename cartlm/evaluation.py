@@ -18,7 +18,7 @@ from cartlm.prompt import PromptBuilder
 from cartlm.results import Outcome, answer_hash, write_text
 from cartlm.scoring import Score, score
 
-WORKERS = 4
+WORKERS = {"llama.cpp": 4, "transformers": 2}  # a batch of transformers has a large cache, and gains less
 
 
 def engine_name(variant: str, reference: Mapping[str, str], gguf: Sequence[str]) -> str:
@@ -51,17 +51,17 @@ def model_path(models: Path, variant: str, engine: str) -> Path:
 def open_engine(engine: str, path: Path, threads: int) -> Any:
     """The model at `path` loaded by that engine; only that engine's library is imported.
 
-    The `threads` are dealt to at most WORKERS that answer at the same time: small models gain from it, and neither
-    runtime's answers depend on the number of threads.
+    The `threads` are dealt evenly to at most WORKERS that answer at the same time: small models gain from it.
+    llama.cpp computes the same with any number of threads.
     """
-    workers = min(threads, WORKERS)
+    workers = next(n for n in range(WORKERS[engine], 0, -1) if threads % n == 0)
     if engine == "transformers":
         from cartlm.engines import transformers
 
-        return transformers.load(path, threads=threads // workers, workers=workers)
+        return transformers.load(path, threads=threads // workers, beside=workers - 1)
     from cartlm.engines import llama_cpp
 
-    return llama_cpp.load(path, threads=threads // workers, workers=workers)
+    return llama_cpp.load(path, threads=threads // workers, beside=workers - 1)
 
 
 def prompts(rows: Sequence[Row], builder: PromptBuilder, header: str = "") -> list[list[int]]:

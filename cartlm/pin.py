@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Literal
 from cartlm.errors import UserError
 from cartlm.params import Params
 from cartlm.results import write_text
+
+COMMIT = re.compile("[0-9a-f]{40}")
+LINE = re.compile(r"(\s*\w+:)[^#\r]*(?:# the hub's [^\r;]*;?)?[ ]*(#?[^\r]*)(\r?)")
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,11 @@ class Pin:
     kind: Literal["model", "dataset"]
     name: str
     now: str | None
+
+    @property
+    def named(self) -> str | None:
+        """The tag or branch that stands there; None for a commit or nothing, which mean the default branch."""
+        return None if self.now is None or COMMIT.fullmatch(self.now) else self.now
 
 
 def wanted(settings: Params) -> list[Pin]:
@@ -38,13 +47,17 @@ def wanted(settings: Params) -> list[Pin]:
 
 
 def ask(pin: Pin) -> str:
-    """The commit that the hub's default branch stands at now. Raises UserError."""
+    """The commit that the pin's tag or branch stands at now, of a pinned or open one the default branch. Raises UserError."""
     import huggingface_hub as hub
     from huggingface_hub import errors
 
     where = f"{pin.section}.{'held_out' if pin.key == 'held_out_revision' else 'path'}"
     try:
-        info = hub.HfApi().repo_info(pin.name, repo_type=pin.kind, timeout=30)
+        info = hub.HfApi().repo_info(pin.name, repo_type=pin.kind, revision=pin.named, timeout=30)
+    except errors.RevisionNotFoundError:
+        raise UserError(
+            f"{pin.name} has no revision {pin.named}", f"set {pin.section}.{pin.key} to null in params.yaml"
+        ) from None
     except (errors.RepositoryNotFoundError, errors.HFValidationError):
         raise UserError(
             f"the hub has no {pin.kind} {pin.name} (or it is private)", f"hf auth login, or set {where}"
@@ -60,14 +73,24 @@ def ask(pin: Pin) -> str:
 
 
 def write(path: Path, revisions: Mapping[Pin, str], asked: datetime.date) -> None:
-    """Put the revisions into the params file, each with the day it was asked; all else stays as it is."""
-    lines = path.read_text(encoding="utf-8").split("\n")
+    """Put the revisions into the params file, each with the day it was asked; all else stays as it is.
+
+    Raises UserError where a value does not stand on a line of its own.
+    """
+    lines = path.read_bytes().decode("utf-8").split("\n")
     for pin, revision in revisions.items():
         at = _line(lines, pin)
         if at is None:
-            raise UserError(f"{path} has no line {pin.key} under {pin.section}", "make preset NAME=paper")
-        indent = lines[at][: len(lines[at]) - len(lines[at].lstrip())]
-        lines[at] = f'{indent}{pin.key}: "{revision}" # the hub\'s default branch on {asked.isoformat()}'
+            raise UserError(
+                f"{path} has no line {pin.key}: under {pin.section}:",
+                f"set {pin.section}.{pin.key} to {revision}",
+            )
+        found = LINE.fullmatch(lines[at])
+        assert found, lines[at]
+        start, comment, end = found.groups()
+        said = f"the hub's {pin.named or 'default branch'} on {asked.isoformat()}"
+        more = f"; {comment.lstrip('# ')}" if comment else ""
+        lines[at] = f'{start} "{revision}" # {said}{more}{end}'
     write_text(path, "\n".join(lines))
 
 

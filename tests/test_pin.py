@@ -99,6 +99,31 @@ def test_all_three_are_pinned_and_nothing_else_changes(
     assert params.load(path).data.revision == "d" * 40
 
 
+def test_a_tag_is_followed_and_comments_and_line_ends_stay(
+    pin: Run, tmp_path: Path, shas: dict[str, str]
+) -> None:
+    path = tmp_path / "params.yaml"
+    text = path.read_text(encoding="utf-8").replace(
+        "  held_out_revision: null", "  held_out_revision: v1.0 # as in the paper"
+    )
+    path.write_bytes(text.replace("\n", "\r\n").encode())
+    shas["/api/datasets/jtlicardo/ecommerce-intent-eval/revision/v1.0"] = "e" * 40
+    assert pin().returncode == 0
+    data = path.read_bytes()
+    assert data.count(b"\r\n") == data.count(b"\n")
+    line = next(line for line in data.decode().split("\r\n") if "held_out_revision" in line)
+    day = "\\d{4}-\\d\\d-\\d\\d"
+    assert re.fullmatch(
+        rf'  held_out_revision: "{"e" * 40}" # the hub\'s v1.0 on {day}; as in the paper', line
+    ), line
+    shas["/api/datasets/jtlicardo/ecommerce-intent-eval"] = "f" * 40
+    assert pin().returncode == 0
+    line = next(line for line in path.read_text(encoding="utf-8").split("\n") if "held_out_revision" in line)
+    assert re.fullmatch(
+        rf'  held_out_revision: "{"f" * 40}" # the hub\'s default branch on {day}; as in the paper', line
+    ), line
+
+
 def test_what_the_hub_does_not_know_changes_nothing(pin: Run, tmp_path: Path, shas: dict[str, str]) -> None:
     path = tmp_path / "params.yaml"
     before = path.read_bytes()

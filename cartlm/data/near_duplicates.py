@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -16,32 +17,38 @@ MISSED = 0.001
 
 
 def band(threshold: float) -> int:
-    """Rows of a band of the index (Mining of Massive Datasets, chapter 3), as many as MISSED allows.
+    """Rows of a band of the index (Mining of Massive Datasets, chapter 3), as many as MISSED allows; 0 if none does.
 
-    Two texts of n characters whose edit ratio is `threshold` are 2 (1 - threshold) n insertions and deletions apart, of
-    which each spoils at most five trigrams, of both texts together: their sets share at least (1 - x) / (1 + x), where
-    x = 5 (1 - threshold).
+    Two texts with an edit ratio of `threshold` are at most (1 - threshold) of their letters apart in deletions and
+    insertions, of which each spoils at most three trigrams of the one text and two of the other. There are more trigrams
+    than letters (`trigrams`), so the Jaccard index is at least (1 - x) / (1 + x), where x = 5 (1 - threshold).
     """
     spoilt = 5 * (1 - threshold)
     jaccard = max(0.0, (1 - spoilt) / (1 + spoilt))
-    fitting = (rows for rows in range(8, 1, -1) if (1 - jaccard**rows) ** (PERMUTATIONS // rows) <= MISSED)
-    return next(fitting, 1)
+    fitting = (rows for rows in range(8, 0, -1) if (1 - jaccard**rows) ** (PERMUTATIONS // rows) <= MISSED)
+    return next(fitting, 0)
 
 
 def trigrams(text: str) -> list[bytes]:
-    """The distinct character trigrams of a text; of a shorter one, itself."""
-    return [gram.encode() for gram in sorted({text[at : at + 3] for at in range(max(1, len(text) - 2))})]
+    """The character trigrams of a text with two marks before and behind it; a repeated one is told by its number."""
+    padded, seen, found = f"\x02\x02{text}\x03\x03", Counter[str](), []
+    for at in range(len(padded) - 2):
+        gram = padded[at : at + 3]
+        seen[gram] += 1
+        found.append(f"{gram}{seen[gram]}".encode())
+    return found
 
 
 class Index:
-    """Texts, and for another text those of them that may be its near-duplicates."""
+    """Texts, and for another text the nearest of them. Below a threshold of about 0.82 all pairs are compared."""
 
     def __init__(self, texts: Sequence[str], threshold: float) -> None:
         self.texts, self.threshold = texts, threshold
-        rows = band(threshold)
-        self._lsh = MinHashLSH(num_perm=PERMUTATIONS, params=(PERMUTATIONS // rows, rows))
-        for number, text in enumerate(texts):
-            self._lsh.insert(number, _sketch(text))
+        self._lsh: MinHashLSH | None = None
+        if rows := band(threshold):
+            self._lsh = MinHashLSH(num_perm=PERMUTATIONS, params=(PERMUTATIONS // rows, rows))
+            for number, text in enumerate(texts):
+                self._lsh.insert(number, _sketch(text))
 
     def best(self, texts: Sequence[str], without: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """For each of `texts` the best similarity (0 to 1; 0 below the threshold) in the index, and its number there.
@@ -50,7 +57,7 @@ class Index:
         """
         scores, where = np.zeros(len(texts)), np.zeros(len(texts), dtype=int)
         for at, text in enumerate(texts):
-            near = sorted(set(self._lsh.query(_sketch(text))) - ({without[at]} if without is not None else set()))
+            near = [n for n in self._candidates(text) if without is None or n != without[at]]
             found = process.extractOne(
                 text, [self.texts[number] for number in near], scorer=fuzz.ratio,
                 score_cutoff=100 * self.threshold,
@@ -58,6 +65,9 @@ class Index:
             if found:
                 scores[at], where[at] = found[1] / 100, near[found[2]]
         return scores, where
+
+    def _candidates(self, text: str) -> Sequence[int]:
+        return sorted(self._lsh.query(_sketch(text))) if self._lsh else range(len(self.texts))
 
 
 @lru_cache(maxsize=20_000)

@@ -18,7 +18,7 @@ class Answer:
     decoding (later). `prefill_s`: seconds from the prompt's ids to the logits of the first new token;
     `decode_s`: all seconds after that, EOS's included. One forward pass a decoded token falls into `decode_s`
     (at the cap: one less), so `decoded_tokens / decode_s` is the decode speed. Of a batch each answer carries
-    an equal share of its seconds.
+    an equal share of its seconds. Of a `verified` answer the draft's check is in `prefill_s`: it tells no speeds.
     """
 
     text: str
@@ -40,10 +40,15 @@ class Answer:
         return cls(**{**value, "token_ids": tuple(value["token_ids"])})
 
 
+class Stopped(Exception):
+    """Ends an answer under way that nobody waits for any more."""
+
+
 class Engine(Protocol):
     """What stages ask of an engine. `crew`: those that may answer at the same time, this one first."""
 
-    crew: Sequence[Engine]
+    @property
+    def crew(self) -> Sequence[Engine]: ...
 
     def answer(self, prompt_ids: list[int], max_new_tokens: int) -> Answer:
         """The greedy completion of `prompt_ids`, at most `max_new_tokens` long."""
@@ -52,6 +57,11 @@ class Engine(Protocol):
     def describe(self) -> dict[str, str | int]:
         """Name, version, kernel and threads, for the `engine` section of a metrics file."""
         ...
+
+
+def workers(engine: Engine) -> dict[str, int]:
+    """How many share an engine's threads, for its description; nothing where it is alone."""
+    return {"workers": len(engine.crew)} if len(engine.crew) > 1 else {}
 
 
 def text(pieces: list[bytes]) -> str:

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Event
 from typing import Any
 
-from cartlm.engines.answer import Answer, Engine, batches
+from cartlm.engines.answer import Answer, Engine, Stopped, batches
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,9 @@ class Job:
 
     def key(self, engine: Engine) -> str:
         """Names the answers: the same key, the same answers. Model, token ids, limits, engine and its code."""
-        runtime = {name: value for name, value in engine.describe().items() if name != "threads"}
+        runtime = {
+            name: value for name, value in engine.describe().items() if name not in ("threads", "workers")
+        }
         parts = [CODE, runtime, self.model, self.max_new_tokens, self.batch_size, self.prompts, self.drafts]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -68,23 +71,12 @@ def collect(engine: Any, job: Job, part: Path, label: str) -> list[Answer]:
         for indices in batches(job.prompts, job.batch_size)
         if not all(index in done for index in indices)
     ]
-    free = SimpleQueue[Any]()
-    for one in engine.crew:
-        free.put(one)
-
-    def work(indices: list[int]) -> list[Answer]:
-        one = free.get()
-        try:
-            return _ask(one, job, indices)
-        finally:
-            free.put(one)
-
     with (
         part.open("a", encoding="utf-8") as file,
         tqdm(total=len(job.prompts), initial=len(done), desc=label, unit="row", file=sys.stderr) as bar,
-        _pool(len(engine.crew)) as pool,
+        _at_work(engine, job, todo) as made,
     ):
-        for indices, answers in zip(todo, pool.map(work, todo), strict=True):
+        for indices, answers in zip(todo, made, strict=True):
             batch = dict(zip(indices, answers, strict=True))
             file.write(_line(key, batch))
             file.flush()
@@ -105,11 +97,37 @@ def _ask(engine: Any, job: Job, indices: list[int]) -> list[Answer]:
 
 
 @contextmanager
-def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads: both runtimes let go of Python's lock while they compute. After an error nothing more is begun."""
-    pool = ThreadPoolExecutor(workers)
+def _at_work(engine: Any, job: Job, todo: Sequence[list[int]]) -> Iterator[Iterator[list[Answer]]]:
+    """The answers to the batches `todo`, in their order, while the engine's crew works on them in threads.
+
+    Both runtimes let go of Python's lock while they compute. After an error, Ctrl-C among them, no batch is begun and
+    the ones under way end at their next token.
+    """
+    free = SimpleQueue[Any]()
+    for one in engine.crew:
+        free.put(one)
+    stop = Event()
+
+    def work(indices: list[int]) -> list[Answer]:
+        one = free.get()
+        try:
+            if stop.is_set():
+                raise Stopped
+            return _ask(one, job, indices)
+        except BaseException:
+            stop.set()
+            raise
+        finally:
+            free.put(one)
+
+    pool = ThreadPoolExecutor(len(engine.crew))
     try:
-        yield pool
+        yield pool.map(work, todo)
+    except BaseException:
+        stop.set()
+        for one in engine.crew:
+            one.stopped = True
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 

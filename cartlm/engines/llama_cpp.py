@@ -6,13 +6,14 @@ import ctypes
 import os
 import time
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import llama_cpp as c
 import numpy as np
 
 from cartlm import llama_cpp_paths
-from cartlm.engines.answer import Answer, FinishReason, text
+from cartlm.engines.answer import Answer, FinishReason, Stopped, text, workers
 from cartlm.errors import UserError
 from cartlm.measure import cpus
 from cartlm.prompt import PromptBuilder
@@ -46,7 +47,14 @@ class LlamaCpp:
         self.vocabulary = c.llama_vocab_n_tokens(self._vocab)
         self.bos_id = c.llama_vocab_bos(self._vocab)
         self.eos_id = c.llama_vocab_eos(self._vocab)
-        self.crew = [self]
+        self.stopped = False  # set from another thread: the answer under way ends at its next token
+        self._others: list[LlamaCpp] = []
+        self._busy = Lock()
+
+    @property
+    def crew(self) -> list[LlamaCpp]:
+        """This engine and those beside it over the same weights, which may answer at the same time."""
+        return [self, *self._others]
 
     def reserve(self, tokens: int) -> None:
         """Make room for a prompt plus answer of `tokens`; a context that is large enough stays."""
@@ -74,6 +82,10 @@ class LlamaCpp:
             raise ValueError(
                 f"{len(prompt_ids)} prompt tokens and {max_new_tokens} new ones: at least 1 each"
             )
+        with self._busy:
+            return self._answer(prompt_ids, max_new_tokens)
+
+    def _answer(self, prompt_ids: list[int], max_new_tokens: int) -> Answer:
         self.reserve(len(prompt_ids) + max_new_tokens)
         c.llama_memory_clear(self._memory, True)
         started = time.perf_counter()
@@ -89,6 +101,8 @@ class LlamaCpp:
                 reason = "stop"
                 break
             ids.append(token)
+            if self.stopped:
+                raise Stopped
             if len(ids) == max_new_tokens:
                 break
             logits = self._forward([token])
@@ -162,14 +176,20 @@ class LlamaCpp:
             "version": f"llama-cpp-python {c.__version__}",
             "kernel": llama_cpp_paths.cpu_variant() or "unknown",
             "instructions": system_info(),
-            "threads": self.threads,
+            "threads": self.threads * len(self.crew),
+            **workers(self),
         }
 
     def close(self) -> None:
-        """Free contexts and model; a second call does nothing."""
-        for other in self.crew[1:]:
+        """Free contexts and model, once no answer is under way; a second call does nothing."""
+        for other in self._others:
             other._model = None  # it is this one's
             other.close()
+        self._others = []
+        with self._busy:
+            self._free()
+
+    def _free(self) -> None:
         if self._context is not None:
             c.llama_free(self._context)
         if self._model is not None:
@@ -189,12 +209,12 @@ def system_info() -> str:
     return " ".join(part.split("=")[0].split(":")[-1].strip() for part in info.split("|") if "= 1" in part)
 
 
-def load(path: Path, context_tokens: int = 1024, threads: int | None = None, workers: int = 1) -> LlamaCpp:
+def load(path: Path, context_tokens: int = 1024, threads: int | None = None, beside: int = 0) -> LlamaCpp:
     """The model of the GGUF file at `path`, on the CPU.
 
     `context_tokens` is the longest prompt plus answer to come; the context grows when one needs more.
-    `threads` defaults to as many as quota and affinity allow. The engine's crew has `workers` members: each a context
-    with as many threads, over the same weights. Raises UserError if the file is missing, is not a GGUF, or is
+    `threads` defaults to as many as quota and affinity allow. `beside`: so many more contexts, each
+    with as many threads, over the same weights (`crew`). Raises UserError if the file is missing, is not a GGUF, or is
     truncated or corrupt.
     """
     _check_magic(path)
@@ -208,7 +228,7 @@ def load(path: Path, context_tokens: int = 1024, threads: int | None = None, wor
         raise UserError(f"{path} does not load: {_reason()}", _again(path))
     threads = threads or cpus.threads()
     engine = LlamaCpp(path, model, threads)
-    engine.crew += [LlamaCpp(path, model, threads) for _ in range(workers - 1)]
+    engine._others = [LlamaCpp(path, model, threads) for _ in range(beside)]
     for one in engine.crew:
         one.reserve(context_tokens)
     return engine

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 import transformers as hf
 
-from cartlm.engines.answer import Answer, FinishReason, batches, text
+from cartlm.engines.answer import Answer, FinishReason, Stopped, batches, text, workers
 from cartlm.errors import UserError
 from cartlm.prompt import PromptBuilder, from_transformers
 
@@ -26,12 +26,17 @@ class Transformers:
     end tokens) plays no part. Only the tokenizer's EOS ends an answer.
     """
 
-    def __init__(self, folder: Path, model: Any, tokenizer: Any, workers: int = 1) -> None:
+    def __init__(self, folder: Path, model: Any, tokenizer: Any, beside: int = 0) -> None:
         self.folder, self.model, self.tokenizer = folder, model, tokenizer
-        self.crew = [self] * workers  # a query's state is its own, so threads may share the rest
+        self.beside, self.stopped = beside, False
         self.eos_id: int = tokenizer.eos_token_id
         self._pieces: dict[int, bytes] = {}
         self._byte_of = _byte_level(tokenizer)
+
+    @property
+    def crew(self) -> list[Transformers]:
+        """This engine as often as it may answer at the same time: a query's state is its own."""
+        return [self] * (1 + self.beside)
 
     def answer(self, prompt_ids: list[int], max_new_tokens: int) -> Answer:
         """The greedy completion of exactly `prompt_ids`, up to EOS or `max_new_tokens`, at batch 1."""
@@ -43,6 +48,8 @@ class Transformers:
         As in speculative decoding (arXiv 2211.17192) one forward pass over prompt and draft tells how far the draft
         is what greedy decoding chooses; only what comes after that is decoded token by token.
         """
+        if not prompt_ids or max_new_tokens < 1:
+            raise ValueError(f"the prompt is empty or max_new_tokens is {max_new_tokens}")
         draft = list(draft[:max_new_tokens])
         started = time.perf_counter()
         chosen = self._greedy(prompt_ids + draft, len(draft) + 1)
@@ -98,6 +105,8 @@ class Transformers:
         tokens = self._next(ids, mask, positions, cache)
         prefilled = time.perf_counter()
         for step in range(max_new_tokens):
+            if self.stopped:
+                raise Stopped
             for row in sorted(running):
                 if tokens[row] == self.eos_id:
                     running.remove(row)
@@ -164,7 +173,8 @@ class Transformers:
             "name": "transformers",
             "version": f"transformers {hf.__version__}, torch {torch.__version__}",
             "kernel": f"{str(self.model.dtype).removeprefix('torch.')} on {self.model.device.type}",
-            "threads": torch.get_num_threads(),
+            "threads": torch.get_num_threads() * len(self.crew),
+            **workers(self),
         }
 
     def __enter__(self) -> Transformers:
@@ -185,12 +195,12 @@ def _byte_level(tokenizer: Any) -> dict[str, int]:
 
 def load(
     folder: Path, dtype: Dtype = "float32", device: str | None = None, threads: int | None = None,
-    workers: int = 1,
+    beside: int = 0,
 ) -> Transformers:  # fmt: skip
     """The model in `folder` with its tokenizer; nothing is downloaded and no code of the folder runs.
 
-    `device` is "cpu" or "cuda", by default CUDA where there is a card; `threads` are torch's, of each of `workers` that
-    may answer at the same time (on the CPU; a card has one). Raises UserError if the folder is missing, has no safetensors, or its weights are broken or
+    `device` is "cpu" or "cuda", by default CUDA where there is a card; `threads` are torch's, of each of
+    1 + `beside` that may answer at the same time (on the CPU; a card has one). Raises UserError if the folder is missing, has no safetensors, or its weights are broken or
     incomplete.
     """
     if not (folder / "config.json").is_file():
@@ -217,4 +227,4 @@ def load(
             f"{folder} lacks {len(missing)} weights such as {missing[0]}", "delete it, then dvc repro"
         )
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
-    return Transformers(folder, model, tokenizer, workers if model.device.type == "cpu" else 1)
+    return Transformers(folder, model, tokenizer, beside if model.device.type == "cpu" else 0)

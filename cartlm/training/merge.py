@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 import transformers as hf
 
+from cartlm.engines.answer import Answer
 from cartlm.engines.transformers import Transformers, load
 from cartlm.errors import UserError
 from cartlm.training import folders
@@ -176,11 +177,17 @@ def compare(
     base: Path, adapter: Path, merged: Path, prompts: Sequence[list[int]], *,
     quantization: str, compute_dtype: str, max_new_tokens: int, batch_size: int,
 ) -> Agreement:  # fmt: skip
-    """On how many of `prompts` (ids) both give the same tokens; the adapter in `compute_dtype`, as in training."""
+    """On how many of `prompts` (ids) both give the same tokens; the adapter in `compute_dtype`, as in training.
+
+    The merged model's answers, made in batches, are drafts that the adapter verifies; where it disagrees, both count at
+    batch 1.
+    """
     device = pick_device(compute_dtype)
     compute_dtype = computed_in(compute_dtype, device)
     engine = load(merged)
+    about = engine.describe()
     theirs = engine.answers(prompts, max_new_tokens, batch_size)
+    del engine
     model = with_adapter(load_base(base, quantization, compute_dtype, device), adapter)
     asked = Transformers(adapter, model.eval(), load_tokenizer(base))
     with torch.autocast(device, getattr(torch, compute_dtype), enabled=compute_dtype != "float32"):
@@ -188,11 +195,19 @@ def compare(
             asked.verified(prompt, max_new_tokens, answer.token_ids)
             for prompt, answer in zip(prompts, theirs, strict=True)
         ]
-    equal = sum(
-        a.token_ids == b.token_ids and a.finish_reason == b.finish_reason
-        for a, b in zip(ours, theirs, strict=True)
-    )
-    return Agreement(len(prompts), equal, engine.describe())
+    del model, asked
+    differ = [index for index, pair in enumerate(zip(ours, theirs, strict=True)) if not _alike(*pair)]
+    if differ:  # by the batch alone? at batch 1, as the adapter was asked
+        engine = load(merged)
+        again = (engine.verified(prompts[index], max_new_tokens, ours[index].token_ids) for index in differ)
+        differ = [
+            index for index, answer in zip(differ, again, strict=True) if not _alike(ours[index], answer)
+        ]
+    return Agreement(len(prompts), len(prompts) - len(differ), about)
+
+
+def _alike(one: Answer, other: Answer) -> bool:
+    return (one.token_ids, one.finish_reason) == (other.token_ids, other.finish_reason)
 
 
 def record(adapter: Path) -> dict[str, Any]:

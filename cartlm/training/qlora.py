@@ -266,7 +266,7 @@ def make_trainer(
             return_outputs: bool = False,
             num_items_in_batch: Any = None,
         ) -> Any:
-            """On a CPU trl scores every position of every row, here those after the prompts: a step is a sixth shorter."""
+            """On a CPU trl scores every position of every row, here those after the prompts."""
             if device == "cuda":
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             return completion_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -295,7 +295,8 @@ def completion_loss(
     `inputs`: ids, mask and labels, [rows, tokens]. Logits are made from the first label's position on.
     """
     labels = inputs["labels"]
-    first = max(1, int((labels != IGNORED).any(dim=0).nonzero()[0]))
+    learned = (labels != IGNORED).any(dim=0).nonzero()
+    first = max(1, int(learned[0])) if len(learned) else labels.shape[1] - 1
     places = torch.arange(first - 1, labels.shape[1] - 1, device=labels.device)
     given = {name: value for name, value in inputs.items() if name != "labels"}
     outputs = model(**given, use_cache=False, logits_to_keep=places)
@@ -303,7 +304,9 @@ def completion_loss(
     loss = torch.nn.functional.cross_entropy(
         outputs.logits.float().flatten(0, 1), wanted, ignore_index=IGNORED, reduction="sum"
     )
-    loss = loss / ((wanted != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
+    loss = loss / (
+        (wanted != IGNORED).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+    )
     return (loss, outputs) if return_outputs else loss
 
 

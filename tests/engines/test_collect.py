@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -109,15 +110,18 @@ def test_a_crew_answers_at_the_same_time_and_in_order(tmp_path: Path) -> None:
 
 
 def test_an_error_of_one_stops_the_crew_and_keeps_what_was_whole(tmp_path: Path) -> None:
-    prompts, part, together = [[1] * n for n in range(20, 0, -1)], tmp_path / "toy.part.jsonl", Barrier(1)
-    engine, job = Meeting(together, fails_on=17), Job("model", prompts, 8)
-    engine.crew = [engine, Meeting(together, fails_on=17)]
+    """The first four answer in pairs, the fifth fails; its companion waits for somebody who never begins."""
+    prompts, part, together = [[1] * n for n in range(20, 0, -1)], tmp_path / "toy.part.jsonl", Barrier(2)
+    engine, job = Meeting(together, fails_on=16), Job("model", prompts, 8)
+    engine.crew = [engine, Meeting(together, fails_on=16)]
+    threading.Timer(5, together.abort).start()
     with pytest.raises(UserError, match="computes nan"):
         collect(engine, job, part, "toy")
-    assert sum(one.calls for one in engine.crew) < len(prompts)
+    assert [one.calls for one in engine.crew] == [2, 2]
+    assert all(one.stopped for one in engine.crew)
     resumed = Engine()
     collect(resumed, job, part, "toy")
-    assert resumed.calls == len(prompts) - 3
+    assert resumed.calls == len(prompts) - 4
 
 
 def test_a_draft_goes_to_its_own_prompt(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_crew_answers_at_the_same_time_as_one_alone_does(toy_gguf: Path, engin
     prompts = [builder.prompt_ids(row.prompt) for row in toy_rows()]
     wanted = [engine.answer(ids, 64).token_ids for ids in prompts]
     for threads in (1, 2):
-        with llama_cpp.load(toy_gguf, threads=threads, workers=3) as first:
+        with llama_cpp.load(toy_gguf, threads=threads, beside=2) as first:
             shares = [[(one, ids) for ids in prompts] for one in first.crew]
             assert len({id(one) for one in first.crew}) == 3
             with ThreadPoolExecutor(3) as pool:

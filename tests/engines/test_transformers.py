@@ -88,7 +88,7 @@ def test_a_crew_of_one_model_answers_as_it_does_alone(
     toy_model: Path, engine: Transformers, prompts: list[list[int]]
 ) -> None:
     wanted = [engine.answer(ids, 64).token_ids for ids in prompts]
-    crew = transformers.load(toy_model, device="cpu", threads=1, workers=2).crew
+    crew = transformers.load(toy_model, device="cpu", threads=1, beside=1).crew
     with ThreadPoolExecutor(2) as pool:
         found = pool.map(lambda one: [one.answer(ids, 64).token_ids for ids in prompts], crew)
         assert list(found) == [wanted] * 2

@@ -19,6 +19,7 @@ from tests.pipeline import toy_repo
 from tests.pipeline.toy_repo import ROOT, Repo
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+KEY = "sk-test-9876543210-never-to-be-seen"
 ANSWERS, METRICS, OUTCOMES = "data/answers/gpt.jsonl", "metrics/remote/gpt.json", "metrics/outcomes/gpt.csv"
 
 
@@ -163,16 +164,23 @@ def test_another_clone_does_not_buy_what_the_dvc_remote_holds(
     assert refused.stderr.count("\n") == 1
 
 
-def test_another_clone_does_not_buy_rows_that_a_model_worded_again(repo: Repo, tmp_path: Path) -> None:
+def test_another_clone_does_not_buy_rows_that_a_model_worded_again(
+    repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "log").mkdir()
+    monkeypatch.setenv("CARTLM_TEST_KEY", KEY)
 
     def came() -> int:
         return (tmp_path / "log/server.jsonl").read_text(encoding="utf-8").count('"came"')
 
     with wordsmith.served(tmp_path / "log", 0.0) as url:
         repo.set(lambda values: values["data"].update(source="openai"))
-        repo.set(lambda values: values["data"]["openai"].update(base_url=url, api_key_env=None, prompts=8))
-        repo.dvc("repro", "data")
+        repo.set(
+            lambda values: values["data"]["openai"].update(
+                base_url=url, api_key_env="CARTLM_TEST_KEY", prompts=8
+            )
+        )
+        made = repo.dvc("repro", "-v", "data")
         repo.commit("worded")
         bought = came()
         assert bought > 10
@@ -186,6 +194,10 @@ def test_another_clone_does_not_buy_rows_that_a_model_worded_again(repo: Repo, t
         assert clone.run(*fetch).stderr == ""
         clone.dvc("repro", "data")
         assert came() == bought
+    assert "data" in (repo.path / "dvc.lock").read_text(encoding="utf-8")
+    kept = [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+    assert kept == [], "the key is in no file, dvc.lock and DVC's own files and remote among them"
+    assert KEY not in made.stdout + made.stderr + refused.stdout + refused.stderr
     for folder in (repo.path, clone.path):
         assert (folder / "docs/data.md").read_text(encoding="utf-8").startswith("# Data card")
 

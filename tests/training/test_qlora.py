@@ -9,14 +9,20 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from cartlm import prompt
+from cartlm.data import rows as row_files
 from cartlm.errors import UserError
 from cartlm.training import checkpoints, qlora
+from cartlm.training.base import load_tokenizer
+from cartlm.training.examples import examples
 from tests.training.conftest import ROOT, job, run, stage_folder, start
 
 
@@ -49,6 +55,50 @@ def test_the_adapter_names_no_machine(trained: tuple[Path, qlora.Finetuned, qlor
     for path in adapter.glob("*.json"):
         assert str(adapter.parent.parent) not in path.read_text(encoding="utf-8")
     assert {"tokenizer.json", "tokenizer.model"} <= {path.name for path in adapter.iterdir()}
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("counted", [None, 37])
+def test_the_loss_on_a_cpu_is_trl_s(
+    tmp_path: Path, toy_base: Path, autocast: bool, counted: int | None
+) -> None:
+    """Loss and gradients of ragged rows, as trl 1.16 computes them over all positions."""
+    import trl
+
+    given = job(tmp_path, toy_base, compute_dtype="float32")
+    tokenizer = load_tokenizer(toy_base)
+    builder = prompt.from_transformers(tokenizer, "\n")
+    made = [examples(row_files.read(path), builder, 640) for path in (given.train, given.validation)]
+    model = qlora.load_base(toy_base, "nf4", "float32", "cpu")
+    trainer = qlora.make_trainer(given, model, tokenizer, made, tmp_path / "runs", "cpu")
+    for name, weights in trainer.model.named_parameters():
+        if "lora_B" in name:  # zero at the start, and with them the gradients of lora_A
+            torch.nn.init.normal_(weights, std=0.05)
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert len({int((row != -100).nonzero()[0]) for row in batch["labels"]}) > 1, "ragged"
+
+    def asked(compute: Any) -> tuple[float, list[torch.Tensor]]:
+        trainer.model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = compute(trainer.model, dict(batch), num_items_in_batch=counted)
+        loss.backward()
+        found = [weights.grad.clone() for weights in trainer.model.parameters() if weights.grad is not None]
+        return float(loss), found
+
+    ours, theirs = asked(trainer.compute_loss), asked(partial(trl.SFTTrainer.compute_loss, trainer))
+    near = {"rtol": 0.05, "atol": 2e-3} if autocast else {"rtol": 1e-3, "atol": 1e-6}
+    assert ours[0] == pytest.approx(theirs[0], rel=1e-2 if autocast else 1e-5)
+    assert len(ours[1]) == len(theirs[1]) > 0
+    for one, other in zip(ours[1], theirs[1], strict=True):
+        assert one.norm() > 0
+        torch.testing.assert_close(one, other, **near)
+
+
+def test_a_batch_without_labels_is_no_error(toy_base: Path) -> None:
+    model = qlora.load_base(toy_base, "none", "float32", "cpu")
+    ids = torch.ones((2, 5), dtype=torch.long)
+    batch = {"input_ids": ids, "attention_mask": ids, "labels": torch.full((2, 5), -100)}
+    assert float(qlora.completion_loss(model, batch)) == 0
 
 
 def test_the_curve_has_every_epoch_s_validation_loss(tmp_path: Path, toy_base: Path) -> None:
