@@ -1,11 +1,11 @@
-"""Rows of a published dataset: a hub id and revision, or a local folder in hub layout (JSONL or parquet)."""
+"""Rows of a published dataset: a hub id and revision, or a local folder in hub layout."""
 
 from __future__ import annotations
 
 import errno
-import json
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,25 +17,25 @@ from cartlm.errors import UserError
 from cartlm.params import Data
 
 COLUMNS = ("prompt", "completion", "language")
-FILES = ("*.jsonl", "*.parquet", "data/*.jsonl", "data/*.parquet")
+FILES = ("README.md", *(f"{folder}*.{kind}" for folder in ("", "data/") for kind in ("csv", "json", "jsonl", "parquet")))
+"""What is fetched of a dataset; README.md names its splits' files where their names do not."""
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _HINT = "set data.path in params.yaml to a dataset with the columns prompt, completion and language"
 
 
 def splits(params: Data) -> drawing.Drawn:
     """Train, validation, test and calibration rows, drawn with `data.seed`.
 
-    A file whose name starts with `test` is the test; where there is none, test is validation (the paper's own
-    protocol: 2,700 and 300 rows), with the same ids. Near-duplicates as `drawing.splits` says. Rows that break the contract are left out and counted on stderr. Raises UserError for a dataset
-    that is not there, has other columns, or too few rows.
+    The dataset's split `test` is the test; where it has none, test is validation (the paper's own protocol: 2,700 and
+    300 rows), with the same ids. Near-duplicates as `drawing.splits` says. Rows that break the contract are left out
+    and counted on stderr. Raises UserError for a dataset that is not there, has other columns, or too few rows.
     """
     if params.path is None:
         raise UserError("data.source=hub needs data.path", _HINT)
     folder = Path(params.path)
-    if not folder.is_dir():
-        folder = download(params.path, params.revision)
-    test_files = [path for path in files(folder) if path.stem.startswith("test")]
-    rows = read(folder, [path for path in files(folder) if path not in test_files], params.languages)
-    test = read(folder, test_files, params.languages) if test_files else []
+    parts = load(folder if folder.is_dir() else download(params.path, params.revision))
+    test = read(params.path, {"test": parts.pop("test", [])}, params.languages)
+    rows = read(params.path, parts, params.languages)
     return drawing.splits(rows, test, params, params.path)
 
 
@@ -46,7 +46,7 @@ def held_out(params: Data) -> list[Row]:
     folder = Path(params.held_out)
     if not folder.is_dir():
         folder = download(params.held_out, params.held_out_revision, "held_out")
-    rows = read(folder, files(folder), params.languages)
+    rows = read(params.held_out, load(folder), params.languages)
     if not rows:
         raise UserError(f"data.held_out={params.held_out} has no usable row", "set data.held_out to null in params.yaml")
     return [replace(row, id=f"published-{row.id}") for row in rows]
@@ -72,7 +72,7 @@ def download(name: str, revision: str | None, key: str = "path") -> Path:
             f"the hub has no dataset {name} (or it is private)", f"hf auth login, or set data.{key}"
         ) from None
     except Exception as error:  # the network fails in the way of the library that meets it first
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in FULL:
             raise
         raise UserError(
             f"the dataset {name} cannot be fetched from the hub ({type(error).__name__})",
@@ -80,53 +80,43 @@ def download(name: str, revision: str | None, key: str = "path") -> Path:
         ) from None
 
 
-def files(folder: Path) -> list[Path]:
-    """The data files of a folder in hub layout, in name order. Raises UserError if there are none."""
-    found = sorted(path for pattern in FILES for path in folder.glob(pattern))
-    if not found:
-        raise UserError(f"{folder} holds no *.jsonl or *.parquet", _HINT)
-    return found
+def load(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Split -> its records, of a folder in hub layout, as `datasets` reads it. Raises UserError.
 
+    Nothing is kept in the library's cache: it would hide a file that was changed in place.
+    """
+    import datasets
+    from datasets.exceptions import DataFilesNotFoundError
 
-def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, record) of each row of a file."""
-    if path.suffix == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
-
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it tells the same failure again, in many lines
+    with tempfile.TemporaryDirectory() as cache:
         try:
-            table = pyarrow.parquet.read_table(path)
-        except pyarrow.ArrowInvalid as error:
-            raise UserError(f"{path} is not parquet: {error}", _HINT) from None
-        for number, record in enumerate(table.to_pylist(), 1):
-            yield f"{path}:{number}", record
-        return
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 ({error.reason} at byte {error.start})", _HINT) from None
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}:{number}: not JSON ({error.msg})", _HINT) from None
-            yield f"{path}:{number}", record if isinstance(record, dict) else {}
+            found = datasets.load_dataset(str(folder), cache_dir=cache, keep_in_memory=True)
+            return {str(split): part.to_list() for split, part in found.items()}
+        except (DataFilesNotFoundError, datasets.data_files.EmptyDatasetError):
+            raise UserError(f"{folder} holds no *.jsonl, *.parquet or *.csv", _HINT) from None
+        except Exception as error:  # each format fails in its own library's way
+            cause = error.__cause__ or error
+            if isinstance(cause, OSError) and cause.errno in FULL:
+                raise cause from None
+            what = " ".join(str(cause).split())[:200]
+            raise UserError(f"{folder} does not load: {type(cause).__name__}: {what}", _HINT) from None
 
 
-def read(folder: Path, paths: Sequence[Path], languages: Sequence[str]) -> list[Row]:
-    """All usable rows of `paths`, texts byte for byte; ids name file and line. Raises UserError on other columns."""
+def read(name: str, parts: Mapping[str, Sequence[dict[str, Any]]], languages: Sequence[str]) -> list[Row]:
+    """All usable rows of `parts`, texts byte for byte; ids name split and row. Raises UserError on other columns."""
     rows, broken = [], []
-    for path in paths:
-        for place, record in _records(path):
-            missing = [name for name in COLUMNS if not isinstance(record.get(name), str)]
+    for split, records in parts.items():
+        for number, record in enumerate(records, 1):
+            place = f"{name}: {split} row {number}"
+            missing = [column for column in COLUMNS if not isinstance(record.get(column), str)]
             if missing:
                 raise UserError(
                     f"{place}: no text in column {', '.join(missing)}; it has {sorted(record)}", _HINT
                 )
-            identity = f"{path.stem}-{place.rpartition(':')[2]:0>5}"
             try:
-                rows.append(as_row(identity, record, languages))
+                rows.append(as_row(f"{split}-{number:05d}", record, languages))
             except ValueError as error:
                 broken.append(f"{place}: {error}")
     if broken:

@@ -106,7 +106,7 @@ def test_a_dataset_held_out_is_read_apart(dataset: Path, tmp_path: Path) -> None
     assert hub.held_out(given.model_copy(update={"held_out": None})) == []
     other = write_dataset(tmp_path / "other", 9)
     found = hub.held_out(given.model_copy(update={"held_out": str(other)}))
-    assert [row.id for row in found] == [f"published-training_data-{i:05d}" for i in range(1, 10)]
+    assert [row.id for row in found] == [f"published-train-{i:05d}" for i in range(1, 10)]
     train = hub.splits(given).splits["train"]
     counted = gates.apart(found, train, 0.95)
     assert counted["n"] == 9
@@ -156,6 +156,36 @@ def test_parquet_is_read_alike(dataset: Path) -> None:
     assert hub.splits(settings(dataset)).splits == wanted
 
 
+def test_csv_and_named_splits_are_read_as_datasets_reads_them(dataset: Path) -> None:
+    """README.md says which file is which split, as on the hub."""
+    import csv
+
+    found = records(dataset)
+    wanted = hub.splits(settings(dataset))
+    with (dataset / "rows.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["prompt", "completion", "language"])
+        writer.writeheader()
+        writer.writerows(found)
+    (dataset / "training_data.jsonl").unlink()
+    assert hub.splits(settings(dataset)) == wanted
+    with (dataset / "held.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["prompt", "completion", "language"])
+        writer.writeheader()
+        writer.writerows(found[:3])
+    front = "configs: [{config_name: default, data_files: [{split: train, path: rows.csv}, {split: test, path: held.csv}]}]"
+    (dataset / "README.md").write_text(f"---\n{front}\n---\n", encoding="utf-8")
+    drawn = hub.splits(settings(dataset))
+    assert [row.prompt for row in drawn.splits["test"]] == [one["prompt"] for one in found[:3]]
+    assert drawn.leaked == 3
+
+
+def test_a_file_changed_in_place_is_read_anew(dataset: Path) -> None:
+    hub.splits(settings(dataset))
+    found = records(dataset)
+    rewrite(dataset, [{**one, "language": "croatian"} for one in found])
+    assert {row.language for row in hub.splits(settings(dataset)).splits["train"]} == {"croatian"}
+
+
 def test_near_duplicates_stay_in_training(dataset: Path) -> None:
     found = records(dataset)
     twins = [{**one, "prompt": one["prompt"] + "!"} for one in found[:20]]
@@ -181,7 +211,7 @@ def test_broken_rows_are_left_out_and_counted(dataset: Path, capsys: pytest.Capt
     assert len(made["train"]) == 40
     said = capsys.readouterr().err
     assert "left out 4 broken rows" in said
-    assert "training_data.jsonl:4: product 'Nothing' is not a catalog line" in said
+    assert "dataset: train row 4: product 'Nothing' is not a catalog line" in said
     with pytest.raises(UserError, match=r"56 usable rows.*= 57; set data.train to 44"):
         hub.splits(settings(dataset, train=45)).splits
 
@@ -198,23 +228,23 @@ def test_other_columns_are_one_line(name: str, dataset: Path) -> None:
     rewrite(dataset, [{**one, **change} for one in records(dataset)])
     with pytest.raises(UserError, match=said) as error:
         hub.splits(settings(dataset)).splits
-    assert "training_data.jsonl:1" in str(error.value)
+    assert "dataset: train row 1" in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_broken_files_are_one_line(dataset: Path) -> None:
     path = dataset / "training_data.jsonl"
     path.write_text('{"prompt": \n', encoding="utf-8")
-    with pytest.raises(UserError, match=r"training_data\.jsonl:1: not JSON"):
+    with pytest.raises(UserError, match="does not load: .*JSON"):
         hub.splits(settings(dataset)).splits
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match="not UTF-8"):
+    with pytest.raises(UserError, match="does not load: ArrowInvalid: "):
         hub.splits(settings(dataset)).splits
     path.unlink()
     with pytest.raises(UserError, match="holds no"):
         hub.splits(settings(dataset)).splits
     (dataset / "train.parquet").write_bytes(b"PAR1")
-    with pytest.raises(UserError, match="is not parquet"):
+    with pytest.raises(UserError, match="does not load: ArrowInvalid: "):
         hub.splits(settings(dataset)).splits
 
 
