@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+"""What an OSError says where a disk, a file's limit or a quota is full."""
+
 
 class UserError(Exception):
     """What went wrong and what to type next, without a traceback.

@@ -10,7 +10,6 @@ def main(variant: str) -> None:
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -26,11 +25,10 @@ import click
 import yaml
 
 from cartlm import params as _params
-from cartlm.errors import UserError
+from cartlm.errors import FULL, UserError
 
 PARAMS = Path("params.yaml")
 DEBUG = "CARTLM_DEBUG"
-FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 # Rust and C++ libraries tell the system's error only in words.
 FULL_WORDS = re.compile(r"os error (27|28|122)\b|No space left on device|File too large|Disk quota exceeded")
 MEMORY_WORDS = re.compile(r"can't allocate memory|CUDA out of memory|Cannot allocate memory")

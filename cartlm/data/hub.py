@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,13 +12,12 @@ from typing import Any
 from cartlm import prompt as prompts
 from cartlm.data import drawing
 from cartlm.data.rows import Row
-from cartlm.errors import UserError
+from cartlm.errors import FULL, UserError
 from cartlm.params import Data
 
 COLUMNS = ("prompt", "completion", "language")
 FILES = ("README.md", *(f"{folder}*.{kind}" for folder in ("", "data/") for kind in ("csv", "json", "jsonl", "parquet")))
 """What is fetched of a dataset; README.md names its splits' files where their names do not."""
-FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _HINT = "set data.path in params.yaml to a dataset with the columns prompt, completion and language"
 
 
@@ -32,8 +30,7 @@ def splits(params: Data) -> drawing.Drawn:
     """
     if params.path is None:
         raise UserError("data.source=hub needs data.path", _HINT)
-    folder = Path(params.path)
-    parts = load(folder if folder.is_dir() else download(params.path, params.revision))
+    parts = load(params.path, params.revision)
     test = read(params.path, {"test": parts.pop("test", [])}, params.languages)
     rows = read(params.path, parts, params.languages)
     return drawing.splits(rows, test, params, params.path)
@@ -43,10 +40,7 @@ def held_out(params: Data) -> list[Row]:
     """All usable rows of `data.held_out`, an id or a folder; none where it is null. Raises UserError as `splits` does."""
     if params.held_out is None:
         return []
-    folder = Path(params.held_out)
-    if not folder.is_dir():
-        folder = download(params.held_out, params.held_out_revision, "held_out")
-    rows = read(params.held_out, load(folder), params.languages)
+    rows = read(params.held_out, load(params.held_out, params.held_out_revision, "held_out"), params.languages)
     if not rows:
         raise UserError(f"data.held_out={params.held_out} has no usable row", "set data.held_out to null in params.yaml")
     return [replace(row, id=f"published-{row.id}") for row in rows]
@@ -80,14 +74,15 @@ def download(name: str, revision: str | None, key: str = "path") -> Path:
         ) from None
 
 
-def load(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Split -> its records, of a folder in hub layout, as `datasets` reads it. Raises UserError.
+def load(name: str, revision: str | None, key: str = "path") -> dict[str, list[dict[str, Any]]]:
+    """Split -> its records, of a hub id or a folder in hub layout, as `datasets` reads it. Raises UserError.
 
-    Nothing is kept in the library's cache: it would hide a file that was changed in place.
+    `data.{key}` is what named it. Nothing is kept in the library's cache: it would hide a file that was changed in place.
     """
     import datasets
     from datasets.exceptions import DataFilesNotFoundError
 
+    folder = Path(name) if Path(name).is_dir() else download(name, revision, key)
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it tells the same failure again, in many lines
     with tempfile.TemporaryDirectory() as cache:
