@@ -55,6 +55,52 @@ def config(shape: Shape) -> Any:
     )  # fmt: skip
 
 
+def write_gptq(folder: Path, shape: Shape, bits: int, group_size: int, seed: int) -> int:
+    """A GPTQ checkpoint of random integers, scaled so that its weights spread as those of `write`; returns the bytes.
+
+    Speed and memory depend on shapes and bits only, so nothing is calibrated. The layout is that of gptqmodel's
+    format `gptq`: qweight [inputs * bits / 32, outputs], zeros stored less 1. Raises OSError on a full disk.
+    """
+    import torch
+    from safetensors.torch import save_file
+    from transformers import LlamaForCausalLM
+
+    made = config(shape)
+    with torch.device("meta"):
+        empty = LlamaForCausalLM(made)
+    random = torch.Generator().manual_seed(seed)
+    middle, width = 2 ** (bits - 1), 32 // bits
+    zeros = sum((middle - 1) << (bits * place) for place in range(width))
+    zeros -= 2**32 if zeros >= 2**31 else 0
+    weights = {}
+    for name, tensor in empty.named_parameters():
+        if "_proj" not in name:
+            drawn = torch.ones(tensor.shape) if tensor.ndim == 1 else torch.empty(tensor.shape)
+            weights[name] = (drawn if tensor.ndim == 1 else drawn.normal_(0.0, 0.02, generator=random)).half()
+            continue
+        outputs, inputs = tensor.shape
+        part, groups = name.removesuffix("weight"), inputs // group_size
+        shape_ = (inputs // width, outputs)
+        weights[f"{part}qweight"] = torch.randint(
+            -(2**31), 2**31, shape_, generator=random, dtype=torch.int32
+        )
+        weights[f"{part}qzeros"] = torch.full((groups, outputs // width), zeros, dtype=torch.int32)
+        deviation = (2**bits) / 12**0.5  # of integers drawn evenly
+        weights[f"{part}scales"] = torch.full((groups, outputs), 0.02 / deviation, dtype=torch.float16)
+        weights[f"{part}g_idx"] = (torch.arange(inputs) // group_size).to(torch.int32)
+    how = {
+        "bits": bits, "group_size": group_size, "desc_act": False, "sym": True, "lm_head": False, "quant_method": "gptq",
+        "checkpoint_format": "gptq", "format": "gptq", "method": "gptq", "pack_dtype": "int32", "meta": {},
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    made.architectures, made.dtype = ["LlamaForCausalLM"], torch.float16
+    made.quantization_config = how
+    made.save_pretrained(folder)
+    (folder / "quantize_config.json").write_text(json.dumps(how, indent=2), encoding="utf-8")
+    return sum(tensor.nbytes for tensor in weights.values())
+
+
 def write(folder: Path, shape: Shape, seed: int) -> int:
     """A model folder in hub layout with random float16 weights (normal, deviation 0.02; norms 1); returns the number
     of parameters. Raises OSError on a full disk.
@@ -78,8 +124,31 @@ def write(folder: Path, shape: Shape, seed: int) -> int:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     made.architectures, made.dtype = ["LlamaForCausalLM"], torch.float16
     made.save_pretrained(folder)
-    write_tokenizer(folder)
     return sum(tensor.numel() for tensor in weights.values())
+
+
+def write_bytes_tokenizer(folder: Path) -> None:
+    """A tokenizer of single bytes, for prompts that are given as ids: an engine wants one, with BOS and EOS."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    vocabulary = {letter: byte for byte, letter in bytes_to_unicode().items()}
+    added = [
+        {"id": 256 + place, "content": token, "single_word": False, "lstrip": False, "rstrip": False,
+         "normalized": False, "special": True}
+        for place, token in enumerate((BOS, EOS))
+    ]  # fmt: skip
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    tokenizer: dict[str, Any] = {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
+        "pre_tokenizer": byte_level, "post_processor": None, "decoder": byte_level,
+        "model": {
+            "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+            "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "vocab": vocabulary, "merges": [],
+        },
+    }  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
+    settings = {"bos_token": BOS, "eos_token": EOS, "tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
 def write_tokenizer(folder: Path) -> None:

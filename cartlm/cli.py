@@ -153,11 +153,11 @@ def check_models() -> None:
     """Stop with one line if a model that params.yaml lists is missing or cut short."""
     found = stage.params()
     models = Path("models")
-    for name in ["base", "adapter", "merged"]:
+    for name in ["base", "adapter", "merged", *found.gptq]:
         check_weights(models / name)
     for name in ["f16", *found.gguf]:
         check_gguf(models / name / "model.gguf")
-    print(f"all {4 + len(found.gguf)} models are there")
+    print(f"all {4 + len(found.gguf) + len(found.gptq)} models are there")
 
 
 @main.command("check-remote")

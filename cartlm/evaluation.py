@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ from cartlm.scoring import Score, score
 WORKERS = {"llama.cpp": 4, "transformers": 2}  # a batch of transformers has a large cache, and gains less
 
 
-def engine_name(variant: str, reference: Mapping[str, str], gguf: Sequence[str]) -> str:
-    """`transformers` or `llama.cpp`: a reference variant names its engine, a GGUF one is llama.cpp's.
+def engine_name(
+    variant: str, reference: Mapping[str, str], gguf: Sequence[str], gptq: Sequence[str] = ()
+) -> str:
+    """`transformers` or `llama.cpp`: a reference variant names its engine, GGUF is llama.cpp's, GPTQ transformers'.
 
     Raises UserError for a variant that is neither.
     """
@@ -30,7 +32,9 @@ def engine_name(variant: str, reference: Mapping[str, str], gguf: Sequence[str])
         return reference[variant]
     if variant in gguf:
         return "llama.cpp"
-    known = ", ".join([*reference, *gguf])
+    if variant in gptq:
+        return "transformers"
+    known = ", ".join([*reference, *gguf, *gptq])
     raise UserError(
         f"there is no variant {variant!r} in params.yaml; there are: {known}", f"git grep {variant}"
     )
@@ -44,7 +48,8 @@ def model_path(models: Path, variant: str, engine: str) -> Path:
     path = models / variant if engine == "transformers" else models / variant / "model.gguf"
     if not path.exists():
         makers = {"base": "base", "merged": "merge", "f16": "convert-gguf"}
-        raise UserError(f"{path} is missing", f"dvc repro {makers.get(variant, f'quantize-gguf@{variant}')}")
+        quantize = "quantize-gptq" if engine == "transformers" else "quantize-gguf"
+        raise UserError(f"{path} is missing", f"dvc repro {makers.get(variant, f'{quantize}@{variant}')}")
     return path
 
 
@@ -67,6 +72,16 @@ def open_engine(engine: str, path: Path, threads: int) -> Any:
 def prompts(rows: Sequence[Row], builder: PromptBuilder, header: str = "") -> list[list[int]]:
     """The model's input of each row, with `header` in front of the prompt."""
     return [builder.prompt_ids(header + row.prompt) for row in rows]
+
+
+def guessed(model: str, rows: Sequence[Row], builder: PromptBuilder, max_new_tokens: int) -> Job:
+    """`rows` one at a time, each label as the draft of the answer: where the model is right, one forward pass shows it.
+
+    Where it is not, the draft counts for nothing from the first token that the model would not choose
+    (Transformers.verified), so that a label can make no answer right.
+    """
+    drafts = [builder.completion_ids(row.completion)[:-1] for row in rows]
+    return Job(model, prompts(rows, builder), max_new_tokens, drafts=drafts)
 
 
 def spread(n: int, count: int) -> list[int]:
@@ -92,7 +107,7 @@ def rows_hash(rows: Sequence[Row]) -> str:
 def flips(engine: Any, job: Job, answers: Sequence[Answer], rows: int, part: Path) -> dict[str, int]:
     """How many of `rows` evenly spaced rows get another answer at batch 1 (greedy output depends on the batch)."""
     chosen = spread(len(job.prompts), rows)
-    alone = Job(job.model, [job.prompts[index] for index in chosen], job.max_new_tokens)
+    alone = replace(job.some(chosen), batch_size=1)
     again = collect(engine, alone, part, "batch 1")
     differ = sum(not same(one, answers[index]) for one, index in zip(again, chosen, strict=True))
     return {"batch_size": job.batch_size, "flip_rows": len(chosen), "flips": differ}

@@ -242,9 +242,19 @@ class Gguf(Section):
     imatrix: bool  # with an importance matrix from the calibration rows
 
 
+class Gptq(Section):
+    """A GPTQ variant of the merged model (cartlm/quantization/gptq.py)."""
+
+    bits: Literal[2, 3, 4, 8]
+    group_size: Literal[-1, 16, 32, 64, 128, 256]  # weights a scale; -1: a scale a row
+    symmetric: bool
+    act_order: bool
+    damp: Annotated[float, Field(gt=0, lt=1)]
+
+
 class Eval(Section):
     max_new_tokens: Count
-    batch_size: Count  # transformers engine; llama.cpp answers one row at a time
+    batch_size: Count  # of the base model and of the check of the merge; all others answer one row at a time
     flip_rows: Annotated[int, Field(ge=0)]  # rows on which the batched answers are compared with batch 1
     natural_rows: Annotated[
         int, Field(ge=0)
@@ -307,6 +317,22 @@ class Architecture(Section):
         return self
 
 
+class Gpu(Section):
+    """gpu/dvc.yaml: the benchmark of a CUDA card."""
+
+    card: Name  # a word of its name, such as t4 or h100; the metrics' folder, too
+    dtype: Literal["float16", "bfloat16"]  # of GPTQ's activations and of what is not quantized
+    seed: Seed
+    rounds: Count
+    warmups: Annotated[int, Field(ge=4)]
+    queries: Count  # a round and variant, one at a time
+    batches: list[Count]  # rows answered together
+    accuracy_batch: Annotated[
+        int, Field(ge=0)
+    ]  # all test rows, so many together; 0: accuracy is not measured
+    max_spread: Positive
+
+
 class Compare(Section):
     """What `cartlm compare` takes for a change, by kind of metric: anything smaller is none."""
 
@@ -355,19 +381,24 @@ class Params(Section):
     reference: References
     parity: Parity
     gguf: dict[Name, Gguf]
+    gptq: dict[Name, Gptq]
     eval: Eval
     bench_cpu: BenchCpu
     architecture: Architecture
+    gpu: Gpu
     compare: Compare
     remote: dict[Name, Remote]
 
     @model_validator(mode="after")
     def _names(self) -> Params:
-        for name in RESERVED:
-            if name in self.gguf:
-                raise ValueError(f"gguf.{name}: that name is taken; choose another one for the variant")
+        for section, names in (("gguf", self.gguf), ("gptq", self.gptq)):
+            for name in names:
+                if name in RESERVED or (section == "gptq" and name in self.gguf):
+                    raise ValueError(
+                        f"{section}.{name}: that name is taken; choose another one for the variant"
+                    )
         for name in self.remote:
-            if name in RESERVED or name in self.gguf:
+            if name in RESERVED or name in self.gguf or name in self.gptq:
                 raise ValueError(f"remote.{name}: that name is taken; choose another one for the server")
         return self
 

@@ -44,7 +44,10 @@ def run(
     line is taken where it finds none. Raises OSError (ENOSPC, EFBIG) on a full disk, UserError with `hint`
     for every other failure.
     """
-    name = Path(command[0]).name if not str(command[1]).endswith(".py") else Path(command[1]).name
+    first, second, *rest = [*map(str, command), ""]
+    name = (
+        rest[0].split(".")[-1] if second == "-m" else Path(second if second.endswith(".py") else first).name
+    )
     log.parent.mkdir(parents=True, exist_ok=True)
     try:
         with log.open("wb") as file:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cartlm.params import Params
 
-FOLDERS = ("quantize", "eval", "outcomes", "bench/cpu", "remote")
+FOLDERS = ("quantize", "gptq", "eval", "outcomes", "bench/cpu", "remote")
 """Folders under metrics/ that hold one file a variant; outcomes and remote also one a server."""
 NOT_VARIANTS = ("machine",)
 _CELL = re.compile(r"^  (?P<name>[^\s#][^:]*):\s*$")
@@ -17,7 +17,7 @@ _CELL = re.compile(r"^  (?P<name>[^\s#][^:]*):\s*$")
 
 def listed(params: Params) -> list[str]:
     """Names of all variants, in the order of params.yaml: first the unquantized ones."""
-    return [*type(params.reference).model_fields, *params.gguf]
+    return [*type(params.reference).model_fields, *params.gguf, *params.gptq]
 
 
 def prune(root: Path, params: Params) -> list[str]:

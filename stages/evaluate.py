@@ -12,6 +12,7 @@ import click
 
 from cartlm import evaluation, scoring, stage
 from cartlm.data import rows as row_files
+from cartlm.data.rows import Row
 from cartlm.engines.collect import Job, digest
 from cartlm.measure import cpus, machine
 from cartlm.results import write_metrics, write_outcomes
@@ -27,15 +28,20 @@ def main(variant: str) -> None:
     """Write metrics/eval/VARIANT.json, metrics/outcomes/VARIANT.csv and runs/eval/VARIANT.jsonl."""
     settings = stage.params()
     reference = {name: given.engine for name, given in settings.reference}
-    kind = evaluation.engine_name(variant, reference, list(settings.gguf))
+    kind = evaluation.engine_name(variant, reference, list(settings.gguf), list(settings.gptq))
     path = evaluation.model_path(MODELS, variant, kind)
     rows = row_files.read(TEST)
-    batch_size = settings.eval.batch_size if kind == "transformers" else 1
+    batch_size = settings.eval.batch_size if variant == "base" else 1
     model, limit = digest(path), settings.eval.max_new_tokens
+
+    def ask(given: list[Row], header: str = "") -> Job:
+        if kind == "transformers" and variant != "base":
+            return evaluation.guessed(model, given, builder, limit)
+        return Job(model, evaluation.prompts(given, builder, header), limit, batch_size)
 
     with evaluation.open_engine(kind, path, cpus.threads()) as engine:
         builder = engine.prompt_builder(settings.prompt.separator)
-        job = Job(model, evaluation.prompts(rows, builder), limit, batch_size)
+        job = ask(rows)
         free = evaluation.answer_rows(engine, rows, job, RUNS / f"{variant}.jsonl")
         sections: dict[str, Any] = {
             "free": scoring.summarize(free.scores),
@@ -44,16 +50,16 @@ def main(variant: str) -> None:
         if variant == "base" and settings.base.source == "embedded":
             from cartlm.pretraining.formats import TARGET_HEADER
 
-            asked = Job(model, evaluation.prompts(rows, builder, TARGET_HEADER), limit, batch_size)
-            headed = evaluation.answer_rows(engine, rows, asked, RUNS / f"{variant}.header.jsonl")
+            headed = evaluation.answer_rows(
+                engine, rows, ask(rows, TARGET_HEADER), RUNS / f"{variant}.header.jsonl"
+            )
             sections["header"] = scoring.summarize(headed.scores)
         for name, path, most in (
             ("natural", NATURAL, settings.eval.natural_rows),
             ("published", PUBLISHED, None),
         ):
             if apart := evaluation.rows_apart(path, most):
-                asked = Job(model, evaluation.prompts(apart, builder), limit, batch_size)
-                scored = evaluation.answer_rows(engine, apart, asked, RUNS / f"{variant}.{name}.jsonl")
+                scored = evaluation.answer_rows(engine, apart, ask(apart), RUNS / f"{variant}.{name}.jsonl")
                 sections[name] = {**scoring.summarize(scored.scores), "rows": evaluation.rows_hash(apart)}
         if batch_size > 1 and settings.eval.flip_rows > 0:
             part = RUNS / f"{variant}.flips.part.jsonl"

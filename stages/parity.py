@@ -27,7 +27,7 @@ def main() -> None:
     merged_path = evaluation.model_path(MODELS, "merged", "transformers")
     f16_path = evaluation.model_path(MODELS, "f16", "llama.cpp")
     rows = row_files.read(TEST)
-    parts = [RUNS / "parity.merged.part.jsonl", RUNS / "parity.f16.part.jsonl"]
+    parts = {name: RUNS / f"parity.{name}.part.jsonl" for name in ("merged", "f16")}
     with (
         evaluation.open_engine("transformers", merged_path, threads) as merged,
         evaluation.open_engine("llama.cpp", f16_path, threads) as f16,
@@ -35,19 +35,20 @@ def main() -> None:
         separator = settings.prompt.separator
         ids = parity.shared_ids(rows, merged.prompt_builder(separator), f16.prompt_builder(separator))
         chosen = evaluation.spread(len(rows), settings.parity.rows)
-        every = Job(digest(f16_path), ids, limit)  # what eval@f16 asked
-        theirs = evaluation.read_answers(RUNS / "eval/f16.jsonl", every.key(f16))
-        if theirs is None or len(theirs) != len(ids):
-            some = Job(every.model, [ids[index] for index in chosen], limit)
-            theirs = collect(f16, some, parts[1], "f16")
-        else:
-            theirs = [theirs[index] for index in chosen]
-        drafts = [answer.token_ids for answer in theirs]
-        job = Job(digest(merged_path), [ids[index] for index in chosen], limit, drafts=drafts)
-        ours = collect(merged, job, parts[0], "merged, batch 1")
+        asked = {  # what eval@merged and eval@f16 asked, batch 1 both
+            "merged": (merged, evaluation.guessed(digest(merged_path), rows, merged.prompt_builder(separator), limit)),
+            "f16": (f16, Job(digest(f16_path), ids, limit)),
+        }  # fmt: skip
+        answers = {}
+        for name, (engine, job) in asked.items():
+            known = evaluation.read_answers(RUNS / f"eval/{name}.jsonl", job.key(engine))
+            if known is None or len(known) != len(ids):
+                answers[name] = collect(engine, job.some(chosen), parts[name], name)
+            else:
+                answers[name] = [known[index] for index in chosen]
         engines = {"engine": f16.describe(), "engine_merged": merged.describe()}
 
-    agreement = parity.compare([rows[index] for index in chosen], ours, theirs)
+    agreement = parity.compare([rows[index] for index in chosen], answers["merged"], answers["f16"])
     raw = {**agreement.section(), "divergences": [asdict(one) for one in agreement.divergences]}
     write_text(RUNS / "parity.json", json.dumps(raw, indent=2, ensure_ascii=False) + "\n")
     for one in agreement.divergences[:SHOWN]:
@@ -61,7 +62,7 @@ def main() -> None:
     write_metrics(
         Path("metrics/parity.json"), {**agreement.section(), "machine": machine.fingerprint(), **engines}
     )
-    for part in parts:
+    for part in parts.values():
         part.unlink(missing_ok=True)
     stage.done({"agreement": round(agreement.share, 4), "n": agreement.n})
 

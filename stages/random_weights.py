@@ -19,6 +19,7 @@ def main() -> None:
     target = Path("models/architecture") / wanted.name / "weights"
     with folders.replacing(target) as new:
         count = architecture.write(new, architecture.SHAPES[wanted.name], wanted.seed)
+        architecture.write_tokenizer(new)
     stage.done({"architecture": wanted.name, "parameters": count})
 
 

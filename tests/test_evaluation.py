@@ -49,6 +49,7 @@ class Engine:
 def test_a_variant_names_its_engine() -> None:
     assert evaluation.engine_name("merged", REFERENCE, ["q4_k_m"]) == "transformers"
     assert evaluation.engine_name("q4_k_m", REFERENCE, ["q4_k_m"]) == "llama.cpp"
+    assert evaluation.engine_name("int8", REFERENCE, ["q4_k_m"], ["int8"]) == "transformers"
     with pytest.raises(UserError, match=r"no variant 'q9'.*base, merged, f16, q4_k_m"):
         evaluation.engine_name("q9", REFERENCE, ["q4_k_m"])
 
@@ -58,6 +59,7 @@ def test_a_variant_names_its_engine() -> None:
     [
         ("merged", "transformers", "dvc repro merge"), ("f16", "llama.cpp", "dvc repro convert-gguf"),
         ("q6_k", "llama.cpp", "dvc repro quantize-gguf@q6_k"),
+        ("int8", "transformers", "dvc repro quantize-gptq@int8"),
     ],
 )  # fmt: skip
 def test_a_missing_model_names_its_stage(tmp_path: Path, variant: str, engine: str, hint: str) -> None:
@@ -104,6 +106,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, toy_model: Path, toy_gguf
     params["reference"] = {name: {"engine": engine} for name, engine in REFERENCE.items()}
     params["parity"] = {"min_agreement": 0.995, "rows": 1000}
     params["gguf"] = {"q8_0": {"type": "Q8_0", "imatrix": False}}
+    params["gptq"] = {}
     params["eval"] = {"max_new_tokens": 40, "batch_size": 7, "flip_rows": 6, "natural_rows": 0}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     row_files.write(folder / "data" / "test.jsonl", toy_rows())
@@ -157,15 +160,30 @@ def test_eval_of_a_gguf_variant(shop: Path) -> None:
     assert sorted(path.name for path in (shop / "runs/eval").iterdir()) == ["q8_0.jsonl"]
 
 
-def test_eval_of_a_transformers_variant_reports_flips(shop: Path) -> None:
-    done = run(evaluate.main, "merged")
+def test_eval_of_the_base_reports_flips(shop: Path) -> None:
+    done = run(evaluate.main, "base")
     assert done.exit_code == 0, done.output
-    found = read_metrics(shop / "metrics/eval/merged.json")
+    found = read_metrics(shop / "metrics/eval/base.json")
     assert set(found) == {"free", "free_slices", "batching", "machine", "engine"}
     assert found["batching"] == {"batch_size": 7, "flip_rows": 6, "flips": 0}
     assert found["free"]["exact_match"] == round(TRAINED / 24, 4)
     assert found["engine"]["name"] == "transformers"
-    assert sorted(path.name for path in (shop / "runs/eval").iterdir()) == ["merged.jsonl"]
+    assert sorted(path.name for path in (shop / "runs/eval").iterdir()) == ["base.jsonl"]
+
+
+def test_labels_as_drafts_make_no_answer_right(shop: Path) -> None:
+    """merged is asked with the labels as drafts, at batch 1: the answers are those that it gives without them."""
+    done = run(evaluate.main, "merged")
+    assert done.exit_code == 0, done.output
+    found = read_metrics(shop / "metrics/eval/merged.json")
+    assert set(found) == {"free", "free_slices", "machine", "engine"}
+    with evaluation.open_engine("transformers", shop / "models/merged", 1) as engine:
+        builder = engine.prompt_builder("\n")
+        wanted = [engine.answer(builder.prompt_ids(row.prompt), 40) for row in toy_rows()]
+    lines = [json.loads(line) for line in (shop / "runs/eval/merged.jsonl").read_text().splitlines()]
+    assert [line["answer"]["token_ids"] for line in lines] == [list(one.token_ids) for one in wanted]
+    outcomes = [one.outcome for one in read_outcomes(shop / "metrics/outcomes/merged.csv")]
+    assert outcomes.count("exact") == TRAINED < 24, "rows that it was not trained on stay wrong"
 
 
 def test_natural_messages_are_a_section_apart(shop: Path) -> None:
@@ -267,12 +285,14 @@ def test_parity_holds_and_takes_the_answers_of_eval(shop: Path, monkeypatch: pyt
     assert (found["agreement"], found["n"]) == (1.0, 24)
     assert (found["engine"]["name"], found["engine_merged"]["name"]) == ("llama.cpp", "transformers")
     assert "f16: 100%" in done.stderr
+    assert "merged: 100%" in done.stderr
     assert not list((shop / "runs").glob("*.part.jsonl"))
 
     assert run(evaluate.main, "f16").exit_code == 0
+    assert run(evaluate.main, "merged").exit_code == 0
     again = run(parity.main)
     assert again.exit_code == 0, again.output
-    assert "f16: 100%" not in again.stderr
+    assert "100%" not in again.stderr
     assert read_metrics(shop / "metrics/parity.json") == found
 
     change(shop, "eval", max_new_tokens=39)  # other answers than eval's

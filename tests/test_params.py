@@ -17,7 +17,11 @@ from cartlm import params
 from cartlm.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
-OTHER_CELLS = {"eval": {"reference", "base.source"}, "eval-reference": {"gguf"}}
+OTHER_CELLS = {
+    "eval": {"reference", "gptq", "base.source"},
+    "eval-gptq": {"reference", "gguf", "base.source"},
+    "eval-reference": {"gguf", "gptq"},
+}
 """What stages/evaluate.py reads for the cells of the other stage that calls it."""
 NOT_TRACKED = {"compare": "`cartlm compare` judges finished numbers with it; no stage's output depends on it"}
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
@@ -39,7 +43,7 @@ def leaves(value: Any, key: str = "") -> Iterator[str]:
 def tracked() -> dict[str, list[str]]:
     """Stage -> the dotted keys it tracks; a foreach cell stands once for each of its keys."""
     found: dict[str, list[str]] = {}
-    for pipeline in ("dvc.yaml", "architecture/dvc.yaml"):
+    for pipeline in ("dvc.yaml", "architecture/dvc.yaml", "gpu/dvc.yaml"):
         where = pipeline.removesuffix("dvc.yaml")
         for name, body in yaml.safe_load((ROOT / pipeline).read_text(encoding="utf-8"))["stages"].items():
             if "foreach" not in body:
@@ -82,8 +86,8 @@ def test_a_cell_tracks_only_its_own_block() -> None:
         if "@" in name:
             cell = name.split("@")[1]
             for key in keys:
-                assert key not in ("gguf", "reference"), f"{name} would be stale with any other cell"
-                if key.split(".")[0] in ("gguf", "reference"):
+                assert key not in ("gguf", "gptq", "reference"), f"{name} would be stale with any other cell"
+                if key.split(".")[0] in ("gguf", "gptq", "reference"):
                     assert key.split(".")[1] == cell
 
 
@@ -108,7 +112,7 @@ def read_keys(script: Path) -> set[str]:
             found.add(".".join(key))
             return
         if isinstance(node, ast.Attribute) and node.attr == "listed":
-            found.update({"reference", "gguf"})
+            found.update({"reference", "gguf", "gptq"})
         for child in ast.iter_child_nodes(node):
             visit(child)
 
@@ -166,7 +170,10 @@ def test_presets_are_there() -> None:
 
 def test_variant_names_are_unique_over_both_sections() -> None:
     found = params.load(ROOT / "params.yaml")
-    assert not {name for name, _ in found.reference} & set(found.gguf)
+    assert not {name for name, _ in found.reference} & {*found.gguf, *found.gptq}
+    assert not set(found.gguf) & set(found.gptq)
+    with pytest.raises(UserError, match=r"gptq\.q8_0: that name is taken"):
+        params.parse({**values(), "gptq": {"q8_0": values()["gptq"]["int8"]}}, "params.yaml")
 
 
 def test_a_server_tracks_its_own_block_and_the_separator() -> None:
@@ -247,6 +254,11 @@ BROKEN = [
         "params.yaml: (top level): gguf.f16: that name is taken",
     ),
     ("gguf.machine", {"type": "Q8_0", "imatrix": False}, "gguf.machine: that name is taken"),
+    ("gptq.int8.bits", 5, "gptq.int8.bits = 5"),
+    ("gptq.int8.group_size", 100, "gptq.int8.group_size = 100"),
+    ("gptq.int8.damp", 1.0, "gptq.int8.damp = 1.0"),
+    ("gptq.int8.act_order", "no", "gptq.int8.act_order = 'no'"),
+    ("gptq.int8.sym", True, "gptq.int8.sym = True: unknown key"),
     ("data.languages", [], "data.languages = []"),
     ("data.languages", ["english", "english"], "names one twice"),
     ("data.wording.polite", 1.0, "data.wording: polite + rambling + correcting = 1.27 is more than 1"),

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
@@ -30,6 +30,11 @@ class Job:
     batch_size: int = 1
     drafts: Sequence[Sequence[int]] = ()
 
+    def some(self, indices: Sequence[int]) -> Job:
+        """The same, of some of the prompts."""
+        drafts = [self.drafts[index] for index in indices] if self.drafts else ()
+        return replace(self, prompts=[self.prompts[index] for index in indices], drafts=drafts)
+
     def key(self, engine: Engine) -> str:
         """Names the answers: the same key, the same answers. Model, token ids, limits, engine and its code."""
         runtime = {
@@ -48,7 +53,7 @@ def digest(path: Path) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-_FILES = ("answer.py", "collect.py", "llama_cpp.py", "transformers.py")
+_FILES = ("answer.py", "collect.py", "gptq.py", "llama_cpp.py", "stepping.py", "transformers.py")
 CODE = "-".join(digest(Path(__file__).with_name(name)) for name in _FILES)
 """The local engines' own code: answers of another one are never taken for these."""
 

@@ -209,8 +209,17 @@ def system_info() -> str:
     return " ".join(part.split("=")[0].split(":")[-1].strip() for part in info.split("|") if "= 1" in part)
 
 
-def load(path: Path, context_tokens: int = 1024, threads: int | None = None, beside: int = 0) -> LlamaCpp:
-    """The model of the GGUF file at `path`, on the CPU.
+def offloads() -> bool:
+    """Whether llama.cpp was built for a card and finds one."""
+    c.llama_log_set(_log, ctypes.c_void_p(0))
+    c.llama_backend_init()
+    return bool(c.llama_supports_gpu_offload())
+
+
+def load(
+    path: Path, context_tokens: int = 1024, threads: int | None = None, beside: int = 0, card: bool = False
+) -> LlamaCpp:
+    """The model of the GGUF file at `path`, on the CPU, or with all of its layers on the `card`.
 
     `context_tokens` is the longest prompt plus answer to come; the context grows when one needs more.
     `threads` defaults to as many as quota and affinity allow. `beside`: so many more contexts, each
@@ -222,7 +231,7 @@ def load(path: Path, context_tokens: int = 1024, threads: int | None = None, bes
     c.llama_log_set(_log, ctypes.c_void_p(0))
     c.llama_backend_init()
     settings = c.llama_model_default_params()
-    settings.n_gpu_layers = 0
+    settings.n_gpu_layers = 999 if card else 0  # more than there are
     model = c.llama_model_load_from_file(os.fsencode(path), settings)
     if not model:
         raise UserError(f"{path} does not load: {_reason()}", _again(path))

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 import transformers as hf
 
+from cartlm.engines import gptq, stepping
 from cartlm.engines.answer import Answer, FinishReason, Stopped, batches, text, workers
 from cartlm.errors import UserError
 from cartlm.prompt import PromptBuilder, from_transformers
@@ -26,8 +27,12 @@ class Transformers:
     end tokens) plays no part. Only the tokenizer's EOS ends an answer.
     """
 
-    def __init__(self, folder: Path, model: Any, tokenizer: Any, beside: int = 0) -> None:
-        self.folder, self.model, self.tokenizer = folder, model, tokenizer
+    def __init__(
+        self, folder: Path, model: Any, tokenizer: Any, beside: int = 0, weights: str = "", fixed: int | None = None
+    ) -> None:  # fmt: skip
+        self.folder, self.model, self.tokenizer, self.weights = folder, model, tokenizer, weights
+        self.fixed = fixed
+        self._fixed: stepping.Fixed | None = None
         self.beside, self.stopped = beside, False
         self.eos_id: int = tokenizer.eos_token_id
         self._pieces: dict[int, bytes] = {}
@@ -74,7 +79,7 @@ class Transformers:
         """The likeliest token after each of the `last` last of `ids`."""
         given = torch.tensor([ids], device=self.model.device)
         logits = self.model(input_ids=given, use_cache=False, logits_to_keep=last).logits[0]
-        return self._likeliest(logits)
+        return self._read(stepping.likeliest(logits))
 
     def answers(self, prompts: Sequence[list[int]], max_new_tokens: int, batch_size: int) -> list[Answer]:
         """The answers to `prompts` in their order, computed in batches of like length."""
@@ -96,13 +101,12 @@ class Transformers:
             ids[row, longest - len(prompt) :] = torch.tensor(prompt)
             mask[row, longest - len(prompt) :] = 1
         ids, mask = ids.to(self.model.device), mask.to(self.model.device)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        cache = hf.DynamicCache(config=self.model.config)
+        stepper = self._stepper(rows)
         chosen: list[list[int]] = [[] for _ in prompts]
         running = set(range(rows))
 
         started = time.perf_counter()
-        tokens = self._next(ids, mask, positions, cache)
+        tokens = self._read(stepper.prefill(ids, mask))
         prefilled = time.perf_counter()
         for step in range(max_new_tokens):
             if self.stopped:
@@ -114,9 +118,7 @@ class Transformers:
                     chosen[row].append(tokens[row])
             if not running or step == max_new_tokens - 1:
                 break
-            mask = torch.cat([mask, mask.new_ones((rows, 1))], dim=1)
-            positions = positions[:, -1:] + 1
-            tokens = self._next(ids.new_tensor(tokens)[:, None], mask, positions, cache)
+            tokens = self._read(stepper.step(tokens))
         ended = time.perf_counter()
         return [
             Answer(
@@ -126,21 +128,21 @@ class Transformers:
             for row, (prompt, made) in enumerate(zip(prompts, chosen, strict=True))
         ]  # fmt: skip
 
-    def _next(self, ids: Any, mask: Any, positions: Any, cache: Any) -> list[int]:
-        """The likeliest next token of each row; the copy to the host waits for the device."""
-        logits = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]  # fmt: skip
-        return self._likeliest(logits)
+    def _stepper(self, rows: int) -> Any:
+        """A fresh growing cache, or the one of fixed size for so many rows, with its graph."""
+        if self.fixed is None:
+            return stepping.Growing(self.model)
+        if self._fixed is None or self._fixed.rows != rows:
+            self._fixed = None  # free it first
+            self._fixed = stepping.Fixed(self.model, rows, self.fixed)
+        return self._fixed
 
-    def _likeliest(self, logits: Any) -> list[int]:
-        """The index of the highest of each row of [rows, vocabulary]. Raises UserError for NaN and infinity."""
-        best, tokens = logits.max(dim=-1)
-        if not torch.isfinite(best).all():
+    def _read(self, found: Any) -> list[int]:
+        """The likeliest token of each row, on the host. Raises UserError for NaN and infinity."""
+        tokens, finite = stepping.read(found)
+        if not finite:
             raise UserError(f"{self.folder} computes NaN or infinity", "delete it, then dvc repro")
-        chosen: list[int] = tokens.tolist()
-        return chosen
+        return tokens
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, byte for byte; special tokens have none. Unlike tokenizer.decode, no space is cut."""
@@ -168,14 +170,29 @@ class Transformers:
         return from_transformers(self.tokenizer, separator)
 
     def describe(self) -> dict[str, str | int]:
-        """Name, versions, dtype and device, threads."""
+        """Name, versions, dtype and device, of a GPTQ checkpoint its kernel, threads."""
+        kernel = f"{str(self.model.dtype).removeprefix('torch.')} on {self.model.device.type}"
         return {
             "name": "transformers",
             "version": f"transformers {hf.__version__}, torch {torch.__version__}",
-            "kernel": f"{str(self.model.dtype).removeprefix('torch.')} on {self.model.device.type}",
+            "kernel": f"{self.weights}, {kernel}" if self.weights else kernel,
+            **self._how(),
             "threads": torch.get_num_threads() * len(self.crew),
             **workers(self),
         }
+
+    def _how(self) -> dict[str, str | int]:
+        """Attention, cache and graphs where the cache is of fixed size; the card's compute capability."""
+        found: dict[str, str | int] = {}
+        if self.fixed is not None:
+            graphs = "not yet" if self._fixed is None else self._fixed.reason or "CUDA graph of a step"
+            attention = str(self.model.config._attn_implementation)
+            found |= {"attention": attention, "cache": f"fixed, {self.fixed} tokens", "graphs": graphs}
+        if self.model.device.type == "cuda":
+            found["compute_capability"] = ".".join(
+                map(str, torch.cuda.get_device_capability(self.model.device))
+            )
+        return found
 
     def __enter__(self) -> Transformers:
         return self
@@ -195,13 +212,15 @@ def _byte_level(tokenizer: Any) -> dict[str, int]:
 
 def load(
     folder: Path, dtype: Dtype = "float32", device: str | None = None, threads: int | None = None,
-    beside: int = 0,
+    beside: int = 0, kernel: str | None = None, nf4: bool = False, fixed: int | None = None,
 ) -> Transformers:  # fmt: skip
     """The model in `folder` with its tokenizer; nothing is downloaded and no code of the folder runs.
 
     `device` is "cpu" or "cuda", by default CUDA where there is a card; `threads` are torch's, of each of
-    1 + `beside` that may answer at the same time (on the CPU; a card has one). Raises UserError if the folder is missing, has no safetensors, or its weights are broken or
-    incomplete.
+    1 + `beside` that may answer at the same time (on the CPU; a card has one). A GPTQ checkpoint is run by `kernel`,
+    or dequantized (cartlm.engines.gptq); `nf4` quantizes a plain one at load with bitsandbytes. `fixed` gives each row a
+    cache of so many tokens, on a card with CUDA graphs. Raises UserError if the folder is missing, has no safetensors, or its weights
+    are broken or incomplete.
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds no model (no config.json)", "dvc repro")
@@ -211,20 +230,39 @@ def load(
         torch.set_num_threads(threads)
     hf.logging.set_verbosity_error()
     hf.logging.disable_progress_bar()
+    device, weights = device or ("cuda" if torch.cuda.is_available() else "cpu"), ""
     try:
         tokenizer = hf.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        loaded: Any = hf.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), use_safetensors=True, local_files_only=True,
-            trust_remote_code=False, output_loading_info=True,
-        )  # fmt: skip
+        if gptq.is_checkpoint(folder):
+            model, weights = gptq.load(folder, getattr(torch, dtype), device, kernel)
+        else:
+            model = _plain(folder, getattr(torch, dtype), device if nf4 else None)
+            model = (model if nf4 else model.to(device)).eval()
+            weights = "bitsandbytes NF4" if nf4 else ""
+    except UserError:
+        raise
     except Exception as error:  # each file of the folder fails in its own library's way
         what = " ".join(str(error).split())[:200]
         raise UserError(f"{folder} does not load: {what}", "delete it, then dvc repro") from None
+    return Transformers(folder, model, tokenizer, beside if device == "cpu" else 0, weights, fixed)
+
+
+def _plain(folder: Path, dtype: Any, nf4_on: str | None) -> Any:
+    """The unquantized model, or as NF4 on the device `nf4_on`. Raises UserError for weights that are not there."""
+    more: dict[str, Any] = {}
+    if nf4_on is not None:
+        how = hf.BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        )  # fmt: skip
+        more = {"quantization_config": how, "device_map": {"": nf4_on}}
+    loaded: Any = hf.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False,
+        output_loading_info=True, **more,
+    )  # fmt: skip
     model, report = loaded
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise UserError(
             f"{folder} lacks {len(missing)} weights such as {missing[0]}", "delete it, then dvc repro"
         )
-    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
-    return Transformers(folder, model, tokenizer, beside if model.device.type == "cpu" else 0)
+    return model

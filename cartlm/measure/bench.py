@@ -33,8 +33,12 @@ class Model:
 
     path: Path
     engine: str = "llama.cpp"
-    dtype: str | None = None  # transformers only
+    dtype: str | None = None  # transformers only, as the following
     made_by: str = "dvc repro"  # the command that makes it
+    device: str = "cpu"
+    kernel: str | None = None  # of a GPTQ checkpoint (cartlm.engines.gptq)
+    nf4: bool = False  # quantized at load by bitsandbytes
+    fixed: bool = False  # a cache of fixed size, with CUDA graphs on a card
 
     @property
     def bytes(self) -> int:
@@ -62,6 +66,8 @@ class Plan:
     harness_rounds: int = 0  # and so many are compared with llama-bench
     harness_prompt: int = 200
     harness_new: int = 32
+    batches: tuple[int, ...] = ()  # transformers only: rows answered together, in every round
+    accuracy_batch: int = 0  # transformers only: all prompts answered once, so many together; 0: not at all
 
     def order(self, variants: Sequence[str], round: int) -> list[str]:
         """The variants in the random order of a round."""
@@ -80,7 +86,8 @@ class Plan:
     def jobs(self, model: Model, round: int) -> list[str]:
         """What is measured of a model in a round; llama.cpp's server and llama-bench take GGUF files only."""
         if model.engine != "llama.cpp":
-            return ["queries"]
+            more = {"batched": bool(self.batches), "accuracy": self.accuracy_batch > 0 and round == 0}
+            return ["queries", *(what for what, wanted in more.items() if wanted)]
         counts = {"served": self.served_rounds, "harness": self.harness_rounds}
         return ["queries", *(what for what, rounds in counts.items() if round < rounds)]
 
@@ -115,25 +122,25 @@ def measure(
     if kept := sum((what, round) in done[variant] for round, variant, what in todo):
         progress(f"going on after {kept} of {len(todo)} measurements")
 
-    def work(todo: Sequence[tuple[int, str, str]]) -> None:
+    def work_off(todo: Sequence[tuple[int, str, str]]) -> None:
         for number, (round, variant, what) in enumerate(todo):
             if (what, round) in done[variant]:
                 continue
             record = {
                 "session": session, "variant": variant, "what": what, "round": round,
-                **_work(_job(models[variant], what, plan, prompts, round)),
+                **work(job(models[variant], what, plan, prompts, round)),
             }  # fmt: skip
             with (raw / f"{variant}.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
             done[variant][what, round] = record
             progress(f"{number + 1}/{len(todo)}  round {round + 1}  {variant}: {_said(record)}")
 
-    work(todo)
+    work_off(todo)
     again = more(_listed(done)) if more else ()
     if again:
         progress(f"{', '.join(again)}: the spread is too large; {plan.rounds} more rounds")
         rounds, names = range(plan.rounds, 2 * plan.rounds), list(models)
-        work([(round, variant, "queries") for round in rounds for variant in plan.order(names, round)])
+        work_off([(round, variant, "queries") for round in rounds for variant in plan.order(names, round)])
     return _listed(done)
 
 
@@ -146,6 +153,11 @@ def _said(record: Record) -> str:
     if record["what"] == "served":
         parts = [f"{level['queries_per_s']:.1f} at {n}" for n, level in record["levels"].items()]
         return f"queries/s in flight: {', '.join(parts)}"
+    if record["what"] == "batched":
+        parts = [f"{level.get('decode_tokens_per_s', 0):.0f} at {n}" for n, level in record["levels"].items()]
+        return f"decode tokens/s at batch: {', '.join(parts)}"
+    if record["what"] == "accuracy":
+        return f"{record['exact']} of {record['n']} rows right"
     speeds = record["ours"] if record["what"] == "harness" else record
     said = (
         f"{speeds['prefill_tokens_per_s']:.0f} prefill and "
@@ -154,7 +166,7 @@ def _said(record: Record) -> str:
     return f"{said} beside llama-bench" if record["what"] == "harness" else said
 
 
-def _job(model: Model, what: str, plan: Plan, prompts: Sequence[Any], round: int) -> Record:
+def job(model: Model, what: str, plan: Plan, prompts: Sequence[Any], round: int) -> Record:
     """The job of cartlm.measure.worker for one measurement."""
     warmups, measured = plan.draw(prompts, round)
     return {
@@ -163,9 +175,15 @@ def _job(model: Model, what: str, plan: Plan, prompts: Sequence[Any], round: int
         "model": str(model.path),
         "engine": model.engine,
         "dtype": model.dtype,
+        "device": model.device,
+        "kernel": model.kernel,
+        "nf4": model.nf4,
+        "fixed": model.fixed,
+        "batches": plan.batches,
+        "accuracy_batch": plan.accuracy_batch,
         "warmups": warmups,
         "warmup_tokens": plan.warmup_tokens or plan.max_new_tokens,
-        "prompts": measured[: plan.served_queries] if what == "served" else measured,
+        "prompts": _asked(what, plan, prompts, measured),
         "threads": plan.threads,
         "separator": plan.separator,
         "max_new_tokens": plan.max_new_tokens,
@@ -174,6 +192,18 @@ def _job(model: Model, what: str, plan: Plan, prompts: Sequence[Any], round: int
         "harness_prompt": plan.harness_prompt,
         "harness_new": plan.harness_new,
     }
+
+
+def _asked(what: str, plan: Plan, prompts: Sequence[Any], measured: list[Any]) -> list[Any]:
+    """The prompts of a measurement; a batch larger than a round's prompts takes them again."""
+    if what == "served":
+        return measured[: plan.served_queries]
+    if what == "accuracy":
+        return list(prompts)
+    if what == "batched":
+        most = max(plan.batches)
+        return (measured * (most // len(measured) + 1))[:most]
+    return measured
 
 
 def close(raw: Path) -> None:
@@ -185,7 +215,7 @@ def _session(models: Mapping[str, Model], prompts: Sequence[Any], plan: Plan, ra
     """The name of the run in progress, or of a new one if there is none that measures the same."""
     raw.mkdir(parents=True, exist_ok=True)
     files = [
-        (variant, model.engine, model.dtype, model.bytes, model.path.stat().st_mtime_ns)
+        (variant, {**vars(model), "path": ""}, model.bytes, model.path.stat().st_mtime_ns)
         for variant, model in sorted(models.items())
     ]
     key = hashlib.sha256(repr((files, list(prompts), asdict(plan), about, _code())).encode()).hexdigest()[:12]
@@ -225,7 +255,7 @@ def _finished(path: Path, session: str) -> dict[tuple[str, int], Record]:
     return {(record["what"], record["round"]): record for record in records if record["session"] == session}
 
 
-def _work(job: Record) -> Record:
+def work(job: Record) -> Record:
     """What cartlm.measure.worker gives for a job, in a fresh process; its start, its seconds, and throttling meanwhile."""
     began, started, before = time.time(), time.monotonic(), machine.throttling()
     with group.own() as own:

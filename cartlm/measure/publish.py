@@ -18,19 +18,20 @@ from cartlm.results import read_metrics, write_metrics
 IDLE_S = 5.0
 
 
-def idle_watts() -> tuple[float | None, str]:
-    """Watts of the processors while this process sleeps for IDLE_S seconds, or why there are none ("": no meter).
+def idle_watts(gpu: int | None = None) -> tuple[float | None, str]:
+    """Watts of the processors, or of the card numbered `gpu`, while this process sleeps for IDLE_S seconds, or why there
+    are none ("": no meter).
 
     The counters are of whole processors: what other programs use meanwhile would be taken off every query.
     """
     try:
-        meter = energy.Meter()
+        meter = energy.Meter(gpu=gpu)
     except UserError:
         return None, ""
     before, began = machine.busy_seconds(), time.monotonic()
     watts = energy.idle_watts(meter, IDLE_S)
     after = machine.busy_seconds()
-    if before and after:
+    if before and after and gpu is None:
         others = (after.all - before.all) / (time.monotonic() - began)
         if others > repetitions.DISTURBED:
             return None, f"other programs kept {others:.1f} CPUs busy while the idle watts were measured"
@@ -94,13 +95,7 @@ def files(
     command: str = "dvc repro",
 ) -> dict[str, dict[str, Any]]:
     """The metrics file of each variant. Raises UserError, with the reason that can be seen, for an unsteady one."""
-    for variant in unsteady(records, max_spread):
-        found = repetitions.of("queries", records[variant])
-        raise UserError(
-            f"{variant}: the rounds' decode speeds spread by {repetitions.spread(found):.0%} of their median, more than "
-            f"max_spread = {max_spread:g}, so nothing is published; {repetitions.reason(found)}",
-            f"then: {command}",
-        )
+    refuse_unsteady(records, max_spread, command)
     return {
         variant: {
             "machine": dict(live),
@@ -109,6 +104,19 @@ def files(
         }
         for variant, found in records.items()
     }
+
+
+def refuse_unsteady(
+    records: Mapping[str, Sequence[Record]], max_spread: float, command: str = "dvc repro"
+) -> None:
+    """Raise UserError, with the reason that can be seen, where a variant's rounds lie further apart than `max_spread`."""
+    for variant in unsteady(records, max_spread):
+        found = repetitions.of("queries", records[variant])
+        raise UserError(
+            f"{variant}: the rounds' decode speeds spread by {repetitions.spread(found):.0%} of their median, more than "
+            f"max_spread = {max_spread:g}, so nothing is published; {repetitions.reason(found)}",
+            f"then: {command}",
+        )
 
 
 def about(live: Mapping[str, str], engine: Mapping[str, Any], meters: Mapping[str, str]) -> dict[str, Any]:

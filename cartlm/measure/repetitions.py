@@ -18,7 +18,9 @@ Section = dict[str, float]
 MEDIANS = (
     "load_s", "prefill_tokens_per_s", "decode_tokens_per_s", "queries_per_s", "baseline_rss_mib", "load_rss_mib",
     "load_peak_rss_mib", "run_peak_rss_mib", "peak_rss_mib", "run_rss_anon_mib", "run_rss_file_mib",
-    "load_peak_cgroup_mib", "run_peak_cgroup_mib", "peak_cgroup_mib",
+    "load_peak_cgroup_mib", "run_peak_cgroup_mib", "peak_cgroup_mib", "vram_load_allocated_mib",
+    "vram_load_reserved_mib", "vram_load_used_mib", "vram_run_allocated_mib", "vram_run_reserved_mib",
+    "vram_run_used_mib",
 )  # fmt: skip
 """Quantities with one value a process: the median over rounds, with its interval."""
 PERCENTILES = {"latency": (50, 95, 99), "ttft": (50, 95)}
@@ -142,6 +144,38 @@ def served(records: Sequence[Record], seed: int) -> Section:
     return found
 
 
+@dataclass(frozen=True)
+class Watts:
+    """What energy is reckoned from: idle watts as measured, or why not; or those of params.yaml, idle and at full load."""
+
+    measured_idle: float | None = None
+    idle_problem: str = ""
+    given_idle: float | None = None
+    given_load: float | None = None
+    cpus: int = 1
+
+
+def batched(records: Sequence[Record], size: str, seed: int, watts: Watts) -> dict[str, Any]:
+    """The `batch_N` section: speeds with N rows answered together, and energy where it was measured."""
+    found: dict[str, Any] = {"n": len(records)}
+    levels = [record["levels"][size] for record in records]
+    for name in ("prefill_tokens_per_s", "decode_tokens_per_s", "queries_per_s"):
+        if all(name in level for level in levels):
+            _add(found, name, [[level[name]] for level in levels], partial(_percentile, 50), seed)
+    if all("energy" in level for level in levels):
+        readings = [energy.Reading(**level["energy"]) for level in levels]
+        total = replace(
+            readings[0],
+            joules=sum(reading.joules for reading in readings),
+            seconds=sum(reading.seconds for reading in readings),
+            problem=next((reading.problem for reading in readings if reading.problem), watts.idle_problem),
+        )
+        tokens = sum(level["decoded_tokens"] for level in levels)
+        queries = int(size) * sum(level["times"] for level in levels)
+        found |= energy.figures(total, watts.measured_idle, queries, tokens, None)
+    return found
+
+
 def harness(records: Sequence[Record], seed: int) -> Section:
     """The `harness` section: both speeds of llama-bench, and ours over them, paired by round."""
     found: Section = {"n": len(records)}
@@ -158,17 +192,6 @@ def _ratio_of_sums(rounds: Sequence[tuple[float, int]]) -> float:
     return sum(above for above, _ in rounds) / sum(count for _, count in rounds)
 
 
-@dataclass(frozen=True)
-class Watts:
-    """What energy is reckoned from: idle watts as measured, or why not; or those of params.yaml, idle and at full load."""
-
-    measured_idle: float | None = None
-    idle_problem: str = ""
-    given_idle: float | None = None
-    given_load: float | None = None
-    cpus: int = 1
-
-
 def joules(records: Sequence[Record], watts: Watts, seed: int) -> dict[str, Any]:
     """The `energy` section, of all measured queries without load and warm-ups: measured where there is a meter, else
     estimated where params.yaml gives watts; empty where there is neither.
@@ -181,7 +204,9 @@ def joules(records: Sequence[Record], watts: Watts, seed: int) -> dict[str, Any]
     )
     if all("energy" in record for record in records):
         others = max(record.get("other_cpus_host", 0.0) for record in records)
-        if others > DISTURBED:  # the counters cannot tell whose joules they count
+        if others > DISTURBED and records[0]["energy"]["source"].startswith(
+            "RAPL"
+        ):  # they cannot tell whose joules they count
             return {"energy_absent": f"other programs kept up to {others:.1f} CPUs busy"}
         readings = [energy.Reading(**record["energy"]) for record in records]
         idle = watts.measured_idle

@@ -1,6 +1,7 @@
 """One measurement in a process of its own: `python -m cartlm.measure.worker`, a JSON job on stdin, a JSON line out.
 
-The job: `what` (queries, served or harness), `model` (a path), `engine`, `dtype` (transformers only), `warmups` and
+The job: `what` (queries, batched, accuracy, served or harness), `model` (a path), `engine`, for transformers `dtype`,
+`device`, `kernel`, `nf4` and `fixed` (cartlm.measure.bench.Model), `warmups` and
 `prompts` (pairs: a text or token ids, and the expected completion or null), separator, max_new_tokens, context_tokens, threads. A fresh process, so that memory
 and load time are those of this model alone.
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cartlm.errors import UserError
-from cartlm.measure import energy, group, latency, machine, memory, serving
+from cartlm.measure import energy, group, latency, machine, memory, serving, vram
 
 MIB = 2**20
 
@@ -68,8 +69,10 @@ def _load(job: dict[str, Any]) -> Any:
     """The engine that the job names, with its model. Raises UserError for a broken one."""
     path, threads = Path(job["model"]), job["threads"]
     if job["engine"] == "transformers":
-        return _engines(job).load(path, job["dtype"], "cpu", threads)
-    return _engines(job).load(path, job["context_tokens"], threads)
+        more = {"kernel": job["kernel"], "nf4": job["nf4"]}
+        fixed = job["context_tokens"] if job["fixed"] else None
+        return _engines(job).load(path, job["dtype"], job["device"], threads, fixed=fixed, **more)
+    return _engines(job).load(path, job["context_tokens"], threads, card=job["device"] != "cpu")
 
 
 def _tokenizer(job: dict[str, Any], engine: Any) -> Callable[[Any], list[int]]:
@@ -85,10 +88,10 @@ def _group(job: dict[str, Any]) -> group.Group | None:
     return group.Group(job["group"][0], Path(job["group"][1])) if job.get("group") else None
 
 
-def _meter() -> energy.Meter | None:
-    """A running energy meter of the processors; None where there is nothing to measure with."""
+def _meter(device: str) -> energy.Meter | None:
+    """A running energy meter of the processors, or of the card; None where there is nothing to measure with."""
     try:
-        meter = energy.Meter()
+        meter = energy.Meter(gpu=vram.card_index() if device.startswith("cuda") else None)
         meter.start()
         return meter
     except UserError:
@@ -103,6 +106,7 @@ def queries(job: dict[str, Any]) -> dict[str, Any]:
     """
     _engines(job)  # the library is not a part of the load
     own = _group(job)
+    card = vram.Vram(job["device"])
     memory.forget_peak()
     before = memory.now()
     load1, others = os.getloadavg()[0], Others()
@@ -118,14 +122,17 @@ def queries(job: dict[str, Any]) -> dict[str, Any]:
         }
         if own and (peak := own.peak_bytes()) is not None and own.forget_peak():
             found["load_peak_cgroup_mib"] = peak / MIB
+        found |= card.now("load")
+        card.forget_peak()
         apart = memory.forget_peak()
         tokenize = _tokenizer(job, engine)
         latency.queries(engine, tokenize, job["warmups"], job["warmup_tokens"])
-        meter, used = _meter(), time.process_time()
+        meter, used = _meter(job["device"]), time.process_time()
         made = latency.queries(engine, tokenize, job["prompts"], job["max_new_tokens"])
         found["cpu_s"] = time.process_time() - used
         if meter:
             found["energy"] = asdict(meter.stop())
+        found |= card.now("run")
         after = memory.now()
         if apart:
             found |= {"load_peak_rss_mib": loaded.peak_rss_mib, "run_peak_rss_mib": after.peak_rss_mib}
@@ -143,6 +150,49 @@ def queries(job: dict[str, Any]) -> dict[str, Any]:
             "engine": engine.describe(),
             "queries": [asdict(query) for query in made],
         }
+
+
+def batched(job: dict[str, Any]) -> dict[str, Any]:
+    """Speeds and energy with several prompts answered together, for each batch size; all of them warmed up first."""
+    levels: dict[str, Any] = {}
+    with _load(job) as engine:
+        tokenize = _tokenizer(job, engine)
+        prompts = [tokenize(text) for text, _ in job["prompts"]]
+        others = Others()
+        for size in job["batches"]:
+            engine.answers(prompts[:size], job["warmup_tokens"], size)
+            meter, started, times = _meter(job["device"]), time.perf_counter(), 0
+            while not times or (meter and time.perf_counter() - started < energy.SHORTEST_S):
+                made = engine.answers(prompts[:size], job["max_new_tokens"], size)
+                times += 1
+            seconds = (time.perf_counter() - started) / times
+            reading = asdict(meter.stop()) if meter else None
+            # the slowest row keeps the batch: a pass decodes a token of each row, ended or not
+            passes = size * max(len(answer.token_ids) - (answer.finish_reason == "length") for answer in made)
+            prefill_s, decode_s = (
+                sum(getattr(answer, name) for answer in made) for name in ("prefill_s", "decode_s")
+            )
+            level = {
+                "prefill_tokens_per_s": sum(answer.prompt_tokens for answer in made) / prefill_s,
+                "queries_per_s": size / seconds, "seconds": seconds, "times": times,
+                "decoded_tokens": times * sum(answer.decoded_tokens for answer in made),
+            }  # fmt: skip
+            if passes and decode_s > 0:
+                level["decode_tokens_per_s"] = passes / decode_s
+            if reading:
+                level["energy"] = reading
+            levels[str(size)] = level
+    return {"levels": levels, **others.so_far()}
+
+
+def accuracy(job: dict[str, Any]) -> dict[str, Any]:
+    """How many of the prompts are answered with the expected text, in batches of like length."""
+    with _load(job) as engine:
+        tokenize = _tokenizer(job, engine)
+        asked = [(tokenize(text), expected) for text, expected in job["prompts"] if expected is not None]
+        made = engine.answers([ids for ids, _ in asked], job["max_new_tokens"], job["accuracy_batch"])
+    right = sum(answer.text == expected for answer, (_, expected) in zip(made, asked, strict=True))
+    return {"exact": right, "n": len(asked), "batch_size": job["accuracy_batch"]}
 
 
 def served(job: dict[str, Any]) -> dict[str, Any]:
@@ -181,7 +231,9 @@ def compared(job: dict[str, Any]) -> dict[str, Any]:
     return {"ours": mine, "llama_bench": bench, **others.so_far()}
 
 
-WHAT = {"queries": queries, "served": served, "harness": compared}
+WHAT = {
+    "queries": queries, "batched": batched, "accuracy": accuracy, "served": served, "harness": compared,
+}  # fmt: skip
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ Value = float | int | str | None
 """None is what was not measured: an empty cell, never 0."""
 
 COLUMNS: dict[str, tuple[str, str, str]] = {
-    "size_mib": ("bench/cpu", "cpu", "size_mib"),
+    "size_mib": ("bench/cpu", "cpu", "size_mib"),  # of a GPTQ variant, which no CPU benchmark measures: gptq
     "exact_match": ("eval", "free", "exact_match"),
     "exact_match_low": ("eval", "free", "exact_match_low"),
     "exact_match_high": ("eval", "free", "exact_match_high"),
@@ -48,6 +48,9 @@ def collect(metrics: Path, variants: Iterable[str]) -> list[dict[str, Value]]:
                 path = metrics / folder / f"{variant}.json"
                 files[folder] = read_metrics(path) if path.exists() else {}
             row[column] = files[folder].get(section, {}).get(key)
+        made = metrics / "gptq" / f"{variant}.json"
+        if row["size_mib"] is None and made.exists():
+            row["size_mib"] = read_metrics(made)["quantize"]["size_mib"]
         rows.append(row)
     return rows
 

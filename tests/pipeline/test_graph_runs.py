@@ -14,7 +14,7 @@ from tests.pipeline.conftest import Step
 from tests.pipeline.toy_repo import Repo
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-VARIANTS = ["base", "merged", "f16", "q8_0", "q4_k_m"]
+VARIANTS = ["base", "merged", "f16", "q8_0", "q4_k_m", "int4-g32"]
 
 
 def test_a_bare_repro_runs_to_the_end(first: Step) -> None:
@@ -22,6 +22,7 @@ def test_a_bare_repro_runs_to_the_end(first: Step) -> None:
     assert {path.stem for path in (metrics / "eval").iterdir()} == set(VARIANTS)
     assert {path.stem for path in (metrics / "outcomes").iterdir()} == set(VARIANTS)
     assert {path.stem for path in (metrics / "quantize").iterdir()} == {"q8_0", "q4_k_m"}
+    assert {path.stem for path in (metrics / "gptq").iterdir()} == {"int4-g32"}
     assert {path.stem for path in (metrics / "bench/cpu").iterdir()} == {"machine", "f16", "q8_0", "q4_k_m"}
     for name in ("data.json", "finetune.csv", "merge.json", "parity.json", "summary.csv"):
         assert (metrics / name).stat().st_size > 0
@@ -30,7 +31,7 @@ def test_a_bare_repro_runs_to_the_end(first: Step) -> None:
 
 def test_check_models_and_table_agree(first: Step) -> None:
     done = first.repo.run(sys.executable, "-m", "cartlm.cli", "check-models")
-    assert "all 6 models" in done.stdout
+    assert "all 7 models" in done.stdout
     table = first.repo.run(sys.executable, "-m", "cartlm.cli", "table").stdout
     assert [line.split()[0] for line in table.splitlines()[1:]] == VARIANTS
 
@@ -45,12 +46,13 @@ def test_the_summary_has_what_was_measured(first: Step) -> None:
         assert float(row["exact_match_low"]) <= float(row["exact_match"]) <= float(row["exact_match_high"])
         for column in ("novel", "croatian", "english", "spanish", "unparseable"):
             assert 0 <= float(row[column]) <= 1, f"{variant}: {column}"
-        benched = variant not in ("base", "merged")
+        benched = variant not in ("base", "merged", "int4-g32")
         for column in (
             "size_mib", "prefill_tokens_per_s", "decode_tokens_per_s", "latency_ms_p50", "latency_ms_p95",
             "queries_per_s", "peak_rss_mib",
         ):  # fmt: skip
-            assert (float(row[column]) > 0) if benched else (row[column] == ""), f"{variant}: {column}"
+            there = benched or (variant, column) == ("int4-g32", "size_mib")
+            assert (float(row[column]) > 0) if there else (row[column] == ""), f"{variant}: {column}"
     assert (
         float(rows["q4_k_m"]["size_mib"]) < float(rows["q8_0"]["size_mib"]) < float(rows["f16"]["size_mib"])
     )
@@ -91,6 +93,7 @@ def test_a_removed_cell_leaves_no_trace(first: Step, changed: Step) -> None:
     cells = {name for name in yaml.safe_load(changed.lock)["stages"] if "@" in name}
     assert cells == {
         "eval-reference@base", "eval-reference@merged", "eval-reference@f16", "quantize-gguf@q8_0", "eval@q8_0",
+        "quantize-gptq@int4-g32", "eval-gptq@int4-g32",
     }  # fmt: skip
     assert not list((changed.repo.path / "metrics").rglob("q4_k_m*"))
     assert (
@@ -132,7 +135,7 @@ def test_dvc_tells_the_difference_of_two_commits(first: Step, changed: Step) -> 
 
 def test_a_clone_without_models_rebuilds_them(first: Step, rebuilt: Step) -> None:
     done = rebuilt.repo.run(sys.executable, "-m", "cartlm.cli", "check-models")
-    assert "all 6 models" in done.stdout
+    assert "all 7 models" in done.stdout
     assert yaml.safe_load(rebuilt.lock)["stages"].keys() == yaml.safe_load(first.lock)["stages"].keys()
 
 
@@ -159,4 +162,4 @@ def test_make_repro_fetches_what_a_remote_holds(
     first.repo.run("git", "clone", "-q", str(origin.path), str(folder / "clone"))
     said = make_repro(Repo(folder / "clone"))
     assert "Running stage" not in said
-    assert "all 6 models" in said
+    assert "all 7 models" in said

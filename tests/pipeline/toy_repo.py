@@ -39,6 +39,7 @@ TOY: dict[str, dict[str, Any]] = {
         "harness_rounds": 1,
     },
     "gguf": {"q8_0": {"type": "Q8_0", "imatrix": False}, "q4_k_m": {"type": "Q4_K_M", "imatrix": True}},
+    "gptq": {"int4-g32": {"bits": 4, "group_size": 32, "symmetric": True, "act_order": False, "damp": 0.05}},
 }
 GATES = {"balance": 1.0, "template_share": 1.0, "distinct_2": 0.0, "near_duplicate": 1.0, "twins": 0.0}
 
@@ -135,7 +136,7 @@ def toy_params() -> dict[str, Any]:
     """The offline preset with few rows, steps and variants."""
     values = yaml.safe_load((ROOT / "presets" / "offline.yaml").read_text(encoding="utf-8"))
     for section, changes in TOY.items():
-        values[section] = changes if section == "gguf" else {**values[section], **changes}
+        values[section] = changes if section in ("gguf", "gptq") else {**values[section], **changes}
     values["data"]["gates"] = GATES
     return values
 

@@ -1,0 +1,113 @@
+"""GPTQ checkpoints for the transformers engine, loaded by gptqmodel: with one of its kernels, or dequantized.
+
+Importing gptqmodel takes seconds, prints, and starts thread pools: it is imported only to load a checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cartlm.errors import UserError
+
+KERNELS = {
+    "marlin": "GPTQ_MARLIN",
+    "machete": "GPTQ_MACHETE",
+    "exllama_v2": "GPTQ_EXLLAMA_V2",
+    "triton": "GPTQ_TRITON",
+    "torch": "GPTQ_TORCH",
+    "torch_aten": "GPTQ_TORCH_ATEN",
+    "torch_fused": "GPTQ_TORCH_FUSED",
+    "torch_int8": "GPTQ_TORCH_INT8",
+}
+"""Our names of gptqmodel's kernels. Four for CUDA, `torch` for every device, three for CPUs."""
+DENSE = "dequantized"
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether the model folder holds GPTQ weights, by its config.json."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return bool(config["quantization_config"]["quant_method"] == "gptq")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def load(folder: Path, dtype: torch.dtype, device: str, kernel: str | None) -> tuple[Any, str]:
+    """The model of a checkpoint on `device`, and the class of the kernel that multiplies its weights.
+
+    `kernel` is one of KERNELS; None unpacks the weights at load and multiplies them as `dtype`: the checkpoint's own
+    numbers, on any device, without what a kernel rounds. Raises UserError for a kernel that cannot run it here.
+    """
+    if kernel is not None and kernel not in KERNELS:
+        raise UserError(f"there is no GPTQ kernel {kernel!r}", f"one of: {', '.join(KERNELS)}")
+    with _silent() as said:
+        os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # with one it does not start
+        from gptqmodel import BACKEND, GPTQModel
+        from gptqmodel.nn_modules.qlinear import BaseQuantLinear
+
+        backend = getattr(BACKEND, KERNELS[kernel or "torch"])
+        try:
+            model = GPTQModel.load(
+                str(folder), backend=backend, device=device if kernel else "cpu", trust_remote_code=False,
+                dtype=dtype if kernel else torch.float16,
+            ).model  # fmt: skip
+        except (
+            Exception
+        ) as error:  # kernels refuse devices, dtypes, shapes and compilers each in their own way
+            if kernel is None:
+                raise
+            what = " ".join((str(error) or said()).split())[:200]
+            raise UserError(f"GPTQ kernel {kernel} does not run {folder} here: {what}", "") from None
+        found = {type(module).__name__ for module in model.modules() if isinstance(module, BaseQuantLinear)}
+        if not found:
+            raise UserError(f"{folder} holds no quantized weights", f"dvc repro quantize-gptq@{folder.name}")
+        if kernel is None:
+            return _dense(model, dtype).to(device).eval(), DENSE
+    return model.eval(), ", ".join(sorted(found))
+
+
+def _dense(model: Any, dtype: torch.dtype) -> Any:
+    """The model with each quantized matrix unpacked into a plain one, reckoned in float32."""
+    from gptqmodel.nn_modules.qlinear.torch import TorchLinear
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, TorchLinear):
+            module.float()  # scales: the product of scale and integer is not rounded to 16 bits
+            plain = torch.nn.Linear(
+                module.in_features, module.out_features, bias=module.bias is not None, device="meta"
+            )
+            # of the class: the instance's own is wrapped for torch.compile, which takes longer than this
+            weight = TorchLinear.dequantize_weight(module).T.contiguous().to(dtype)
+            plain.weight = torch.nn.Parameter(weight, requires_grad=False)
+            if module.bias is not None:
+                plain.bias = torch.nn.Parameter(module.bias.to(dtype), requires_grad=False)
+            model.set_submodule(name, plain)
+    return model.to(dtype)
+
+
+@contextmanager
+def _silent() -> Iterator[Any]:
+    """Keep stdout and stderr of this process, C++ included, in a file; yields a function that reads its end."""
+    with tempfile.TemporaryFile() as file:
+        kept = [os.dup(number) for number in (1, 2)]
+
+        def said() -> str:
+            file.seek(0)
+            return file.read().decode("utf-8", errors="replace")[-500:]
+
+        try:
+            for number in (1, 2):
+                os.dup2(file.fileno(), number)
+            yield said
+        finally:
+            for number, copy in zip((1, 2), kept, strict=True):
+                os.dup2(copy, number)
+                os.close(copy)

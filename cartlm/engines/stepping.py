@@ -1,0 +1,140 @@
+"""The two ways in which the transformers engine goes from token to token: a growing cache, or one of fixed size.
+
+A growing cache is copied at each token; one of fixed size stays where it is, so that on a CUDA card a whole step can be
+recorded once as a CUDA graph and replayed, without the hundreds of launches that dominate small models at batch 1.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import transformers as hf
+
+WARM_UPS = 3  # steps before a graph is recorded: libraries choose and load their kernels there
+
+
+def likeliest(logits: Any) -> Any:
+    """[2, rows] float64: of [rows, vocabulary] the highest of each row, and its index; in one tensor, so that one copy
+    to the host brings both.
+    """
+    best, token = logits.max(dim=-1)
+    return torch.stack([best.double(), token.double()])
+
+
+class Growing:
+    """One batch of prompts, [rows, longest] padded on the left, `mask` 1 on their tokens."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.cache = model, hf.DynamicCache(config=model.config)
+
+    def prefill(self, ids: Any, mask: Any) -> Any:
+        """The likeliest token after each prompt, as `likeliest` gives it."""
+        self.mask, self.positions = mask, (mask.cumsum(-1) - 1).clamp(min=0)
+        return self._forward(ids)
+
+    def step(self, tokens: list[int]) -> Any:
+        """The same after one more token of each row."""
+        self.mask = torch.cat([self.mask, self.mask.new_ones((len(tokens), 1))], dim=1)
+        self.positions = self.positions[:, -1:] + 1
+        return self._forward(self.mask.new_tensor(tokens)[:, None])
+
+    def _forward(self, ids: Any) -> Any:
+        return likeliest(
+            self.model(
+                input_ids=ids, attention_mask=self.mask, position_ids=self.positions, past_key_values=self.cache,
+                use_cache=True, logits_to_keep=1,
+            ).logits[:, -1]
+        )  # fmt: skip
+
+
+class Fixed:
+    """A cache for `rows` rows of at most `length` tokens, used for one batch after the other.
+
+    On a CUDA card a step is a CUDA graph, recorded here. `reason` says why there is none.
+    """
+
+    def __init__(self, model: Any, rows: int, length: int) -> None:
+        self.model, self.rows, self.length = model, rows, length
+        self.cache = hf.StaticCache(config=model.config, max_cache_len=length)
+        device = model.device
+        self.ids = torch.zeros((rows, 1), dtype=torch.long, device=device)
+        self.positions = torch.zeros((rows, 1), dtype=torch.long, device=device)
+        self.open = torch.zeros((rows, 1, 1, length), dtype=torch.bool, device=device)  # places to attend to
+        self.graph: Any = None
+        self.reason = "" if device.type == "cuda" else f"no CUDA graphs on {device.type}"
+        if not self.reason:
+            self._record()
+
+    def _record(self) -> None:
+        ids = self.ids.expand(self.rows, 2)
+        self.prefill(ids, torch.ones_like(ids))  # the cache's tensors take their places
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                self._step()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.found = self._step()
+        self.graph = graph
+
+    def prefill(self, ids: Any, mask: Any) -> Any:
+        """As `Growing.prefill`; what an earlier batch left in the cache is hidden, and overwritten."""
+        rows, longest = ids.shape
+        if rows != self.rows or longest >= self.length:
+            raise ValueError(f"{rows} rows of {longest} tokens for {self.rows} rows of {self.length}")
+        layers: list[Any] = self.cache.layers
+        for layer in layers:
+            layer.cumulative_length.zero_()
+        given = mask.bool()
+        self.open.zero_()
+        self.open[:, 0, 0, :longest] = given
+        causal = torch.ones((longest, self.length), dtype=torch.bool, device=ids.device).tril()
+        # a padded place attends to itself: to nothing at all would be NaN
+        itself = torch.eye(longest, self.length, dtype=torch.bool, device=ids.device)
+        allowed = (causal & self.open) | itself
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        self.positions.copy_(positions[:, -1:])
+        self.at = longest
+        return likeliest(
+            self.model(
+                input_ids=ids, attention_mask=self._mask(allowed), position_ids=positions,
+                past_key_values=self.cache, use_cache=True, logits_to_keep=1,
+            ).logits[:, -1]
+        )  # fmt: skip
+
+    def step(self, tokens: list[int]) -> Any:
+        """As `Growing.step`. Raises ValueError when the cache is full."""
+        if self.at >= self.length:
+            raise ValueError(f"the cache holds {self.length} tokens")
+        self.ids.copy_(torch.tensor(tokens)[:, None])
+        self.positions.add_(1)
+        self.open[:, 0, 0, self.at] = True
+        self.at += 1
+        if self.graph is None:
+            return self._step()
+        self.graph.replay()
+        return self.found
+
+    def _step(self) -> Any:
+        return likeliest(
+            self.model(
+                input_ids=self.ids, attention_mask=self._mask(self.open), position_ids=self.positions,
+                past_key_values=self.cache, use_cache=True, logits_to_keep=1,
+            ).logits[:, -1]
+        )  # fmt: skip
+
+    def _mask(self, allowed: Any) -> Any:
+        """Added to the scores: 0 where a place may be attended to, else the least number there is."""
+        dtype = self.model.dtype
+        zero = torch.zeros((), dtype=dtype, device=allowed.device)
+        return torch.where(allowed, zero, torch.finfo(dtype).min)
+
+
+def read(found: Any) -> tuple[list[int], bool]:
+    """The tokens of `likeliest`, copied to the host at once, and whether all logits were finite."""
+    best, tokens = found.tolist()
+    return [int(token) for token in tokens], all(map(math.isfinite, best))

@@ -1,0 +1,58 @@
+"""Memory of a CUDA card, in MiB, by three accounts that differ (optimum-benchmark issue 31).
+
+`allocated`: tensors, by torch. `reserved`: what torch took from the driver, its free blocks included. `used`: what the
+driver says that the card lost since before the load, CUDA's own context and the kernels' code included; other programs
+on the card would count there. Peaks of torch begin anew with `forget_peak`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+MIB = 2**20
+
+
+def card_index() -> int:
+    """NVML's number of the card that CUDA calls 0: CUDA_VISIBLE_DEVICES changes the one and not the other."""
+    import pynvml
+    import torch
+
+    pynvml.nvmlInit()
+    ours = str(torch.cuda.get_device_properties(0).uuid)
+    for number in range(pynvml.nvmlDeviceGetCount()):
+        uuid = pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(number))
+        if ours in (uuid.decode() if isinstance(uuid, bytes) else uuid):
+            return number
+    return 0
+
+
+class Vram:
+    """The card's memory since before the load of a model; without a card everything is empty."""
+
+    def __init__(self, device: str) -> None:
+        self.cuda: Any = None
+        if device.startswith("cuda"):
+            import torch
+
+            self.cuda = torch.cuda
+            self.free_before = self.cuda.mem_get_info()[0]
+            # the context is made by now; what it took stands apart, as each process pays it once
+            self.forget_peak()
+
+    def forget_peak(self) -> None:
+        """Let torch's peaks begin at what is allocated now."""
+        if self.cuda:
+            self.cuda.synchronize()
+            self.cuda.reset_peak_memory_stats()
+
+    def now(self, when: str) -> dict[str, float]:
+        """vram_<when>_allocated_mib, _reserved_mib (peaks since `forget_peak`) and _used_mib."""
+        if not self.cuda:
+            return {}
+        self.cuda.synchronize()
+        used = max(0, self.free_before - self.cuda.mem_get_info()[0])
+        return {
+            f"vram_{when}_allocated_mib": self.cuda.max_memory_allocated() / MIB,
+            f"vram_{when}_reserved_mib": self.cuda.max_memory_reserved() / MIB,
+            f"vram_{when}_used_mib": used / MIB,
+        }

@@ -1,0 +1,103 @@
+"""What a Llama of a known shape costs on this machine's CUDA card: random weights, nothing downloaded, no DVC.
+
+    python -m gpu.architecture                        in the repository's root; some minutes
+    python -m gpu.architecture --out FOLDER           below FOLDER instead of metrics/bench/
+    python -m gpu.architecture --device cpu --name toy --kernels torch --new 4
+
+It needs torch, transformers, numpy, scipy, statsmodels and safetensors, for GPTQ gptqmodel, for energy nvidia-ml-py, and
+none of this project's other packages. FP16, BF16 and GPTQ int4-g128 in each kernel that the card supports, at
+batch 1 and 32: tokens/s of prefill and decode, memory, joules a token, in interleaved rounds, a fresh process each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cartlm import architecture
+from cartlm.errors import UserError
+from cartlm.measure import bench, cpus, gpu, vram
+
+BITS, GROUP_SIZE = 4, 128
+GPTQ = f"int{BITS}-g{GROUP_SIZE}"
+
+
+def options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--name", default="llama-3.2-1b", choices=sorted(architecture.SHAPES))
+    parser.add_argument("--out", type=Path, default=Path("metrics/bench"))
+    parser.add_argument("--raw", type=Path, default=Path("runs/bench"), help="every repetition")
+    parser.add_argument(
+        "--device", default="cuda", choices=("cuda", "cpu"), help="cpu: to try the script, no result"
+    )
+    parser.add_argument("--kernels", default=",".join(gpu.KERNELS), help="of GPTQ, tried in this order")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--queries", type=int, default=8, help="a round, one at a time")
+    parser.add_argument("--batches", default="1,32")
+    parser.add_argument("--prompt", type=int, default=256, help="tokens")
+    parser.add_argument("--new", type=int, default=64, help="tokens")
+    parser.add_argument("--max-spread", type=float, default=0.3)
+    parser.add_argument("--seed", type=int, default=7)
+    return parser.parse_args()
+
+
+def measure(wanted: argparse.Namespace) -> dict[str, Any]:
+    """Make the models in a temporary folder, measure them, write the files; returns the last line of output."""
+    card: dict[str, Any] = {"gpu": "none"} if wanted.device == "cpu" else gpu.require_cuda()
+    target = f"{gpu.slug(card['gpu']) if wanted.device == 'cuda' else 'try'}-{wanted.name}"
+    shape = architecture.SHAPES[wanted.name]
+    draw = random.Random(wanted.seed)
+    plan = bench.Plan(
+        seed=wanted.seed, rounds=wanted.rounds, warmups=4, queries=wanted.queries, threads=cpus.threads(),
+        max_new_tokens=wanted.new, context_tokens=wanted.prompt + wanted.new, separator="\n",
+        batches=tuple(int(size) for size in wanted.batches.split(",")),
+    )  # fmt: skip
+    prompts = [([draw.randrange(256) for _ in range(wanted.prompt)], None) for _ in range(64)]
+    with tempfile.TemporaryDirectory(prefix="architecture-") as place:
+        folder, checkpoint = Path(place) / wanted.name, Path(place) / GPTQ
+        architecture.write(folder, shape, wanted.seed)
+        architecture.write_gptq(checkpoint, shape, BITS, GROUP_SIZE, wanted.seed)
+        for one in (folder, checkpoint):
+            architecture.write_bytes_tokenizer(one)
+        half = bench.Model(folder, "transformers", "float16", device=wanted.device, fixed=True)
+        models, unsupported = gpu.models(
+            {"float16": half, "bfloat16": replace(half, dtype="bfloat16")}, {GPTQ: checkpoint},
+            device=wanted.device, dtype="float16", kernels=wanted.kernels.split(","),
+            made_by="python -m gpu.architecture", probe=gpu.probe(plan, prompts[0]),
+        )  # fmt: skip
+        for name, why in unsupported.items():
+            say(f"{name} does not run here: {why}")
+        shutil.rmtree(wanted.raw / target, ignore_errors=True)  # models of an earlier run are gone
+        count = gpu.run(
+            wanted.out / target, wanted.raw / target, models, unsupported, prompts, plan, card=card,
+            gpu=vram.card_index() if wanted.device == "cuda" else None, max_spread=wanted.max_spread, strict=False,
+            say=say, command="python -m gpu.architecture",
+        )  # fmt: skip
+    return {"target": target, "variants": len(models), "measurements": count}
+
+
+def say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    try:
+        print(json.dumps(measure(options())), flush=True)
+    except UserError as error:
+        say(f"cartlm: error: {error}")
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        say(f"cartlm: error: the package {error.name} is not installed; pip install {error.name}")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

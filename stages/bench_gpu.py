@@ -1,0 +1,56 @@
+"""bench-gpu: speed, memory, energy and accuracy on a CUDA card, into metrics/bench/CARD/.
+
+python -m stages.bench_gpu        (CARTLM_BENCH_CHECK=1: refuse another machine than the committed one)
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cartlm import stage
+from cartlm.data import rows
+from cartlm.measure import bench, cpus, gpu, vram
+
+AGAIN = "dvc repro gpu/dvc.yaml"
+
+
+@stage.command
+def main() -> None:
+    """Measure merged in both 16-bit types and as NF4, and GPTQ in every kernel; repetitions go to runs/bench/CARD/."""
+    settings = stage.params()
+    wanted = settings.gpu
+    card = gpu.require_cuda(wanted.card)
+    folder, raw = Path("metrics/bench") / wanted.card, Path("runs/bench") / wanted.card
+    plan = bench.Plan(
+        seed=wanted.seed,
+        rounds=wanted.rounds,
+        warmups=wanted.warmups,
+        queries=wanted.queries,
+        threads=cpus.threads(),
+        max_new_tokens=settings.eval.max_new_tokens,
+        context_tokens=settings.prompt.max_tokens + settings.eval.max_new_tokens,
+        separator=settings.prompt.separator,
+        batches=tuple(wanted.batches),
+        accuracy_batch=wanted.accuracy_batch,
+    )
+    prompts = [(row.prompt, row.completion) for row in rows.read(Path("data/test.jsonl"))]
+    models, unsupported = gpu.models(
+        gpu.plain(Path("models/merged"), "cuda", "dvc repro merge"),
+        {name: Path("models") / name for name in settings.gptq},
+        device="cuda", dtype=wanted.dtype, kernels=gpu.KERNELS, made_by="dvc repro", probe=gpu.probe(plan, prompts[0]),
+    )  # fmt: skip
+    models |= gpu.gguf({name: Path("models") / name / "model.gguf" for name in ("f16", *settings.gguf)})
+    for name, why in unsupported.items():
+        stage.progress(f"{name} does not run on this card: {why}")
+
+    measurements = gpu.run(
+        folder, raw, models, unsupported, prompts, plan, card=card, gpu=vram.card_index(),
+        max_spread=wanted.max_spread, strict=os.environ.get("CARTLM_BENCH_CHECK") == "1", say=stage.progress,
+        command=AGAIN,
+    )  # fmt: skip
+    stage.done({"card": wanted.card, "variants": len(models), "measurements": measurements})
+
+
+if __name__ == "__main__":
+    main()

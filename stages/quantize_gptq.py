@@ -1,0 +1,55 @@
+"""quantize-gptq: models/merged -> models/VARIANT, a GPTQ checkpoint calibrated on rows of the training split.
+
+python -m stages.quantize_gptq int4-g128
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cartlm import stage
+from cartlm.data import rows as row_files
+from cartlm.errors import UserError
+from cartlm.measure import cpus, machine
+from cartlm.prompt import from_transformers
+from cartlm.quantization import gptq
+from cartlm.results import write_metrics
+from cartlm.training.base import load_tokenizer
+
+MERGED, CALIBRATION, RUNS = Path("models/merged"), Path("data/calibration.jsonl"), Path("runs/quantize")
+
+
+@stage.command
+@click.argument("variant")
+def main(variant: str) -> None:
+    """Quantize one variant, on a CUDA card where there is one; what gptqmodel says goes to runs/quantize/VARIANT/log."""
+    settings = stage.params()
+    if variant not in settings.gptq:
+        raise UserError(f"params.yaml has no gptq.{variant}", f"one of: {', '.join(settings.gptq)}")
+    given = settings.gptq[variant]
+    how = gptq.Settings(given.bits, given.group_size, given.symmetric, given.act_order, given.damp)
+    if not MERGED.is_dir():
+        raise FileNotFoundError(2, "No such file or directory", str(MERGED))
+    builder = from_transformers(load_tokenizer(MERGED), settings.prompt.separator)
+    rows = [
+        builder.prompt_ids(row.prompt) + builder.completion_ids(row.completion)
+        for row in row_files.read(CALIBRATION)
+    ]
+    import torch
+
+    device, threads = "cuda" if torch.cuda.is_available() else "cpu", cpus.threads()
+    stage.progress(f"GPTQ on {device}, calibrated on {len(rows)} rows")
+    target = Path("models") / variant
+    found = gptq.quantize(MERGED, target, how, rows, device=device, threads=threads, runs=RUNS / variant)
+    sections = gptq.sections(found, target, how, rows)
+    version = ", ".join(f"{name} {number}" for name, number in gptq.versions().items())
+    engine = {"name": "gptqmodel", "version": version, "device": device, "threads": threads}
+    path = Path("metrics/gptq") / f"{variant}.json"
+    write_metrics(path, {"machine": machine.fingerprint(), "engine": engine, **sections})
+    stage.done({"variant": variant, **sections["quantize"]})
+
+
+if __name__ == "__main__":
+    main()
