@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import re
 import sys
@@ -32,6 +33,9 @@ DEBUG = "CARTLM_DEBUG"
 # Rust and C++ libraries tell the system's error only in words.
 FULL_WORDS = re.compile(r"os error (27|28|122)\b|No space left on device|File too large|Disk quota exceeded")
 MEMORY_WORDS = re.compile(r"can't allocate memory|CUDA out of memory|Cannot allocate memory")
+for _name in ("torchao", "torch.utils._pytree"):
+    # transformers imports torchao where it is installed, and that tells of CUDA parts which no CPU can load
+    logging.getLogger(_name).setLevel(logging.ERROR)
 MADE_BY = {
     "params.yaml": "make preset NAME=offline",
     "base/model": "git checkout base/model",
@@ -154,6 +158,10 @@ class Command(Guard):
     """A stage script's command; a second one of the same words in the same folder is refused."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        if (
+            os.environ.get("LOCAL_RANK", "0") != "0"
+        ):  # accelerate launch: the first process holds the lock for all
+            return super().invoke(ctx)
         with alone(" ".join([Path(sys.argv[0]).stem, *map(str, ctx.params.values())])):
             return super().invoke(ctx)
 

@@ -46,6 +46,8 @@ def main() -> None:
     torch.set_num_threads(cpus.threads())
     job = qlora.Job(BASE, BASE.as_posix(), TRAIN, VALIDATION, settings.finetune, settings.prompt)
     made = qlora.finetune(job, RUNS, ADAPTER)
+    if made is None:
+        return
     write_text(CURVE, curve(made.history))
     stage.done(qlora.as_plain(made))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,10 +94,17 @@ def _dense(model: Any, dtype: torch.dtype) -> Any:
     return model.to(dtype)
 
 
+def _flush() -> None:
+    """What Python still holds of stdout and stderr goes where they lead now."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+
+
 @contextmanager
 def _silent() -> Iterator[Any]:
     """Keep stdout and stderr of this process, C++ included, in a file; yields a function that reads its end."""
     with tempfile.TemporaryFile() as file:
+        _flush()
         kept = [os.dup(number) for number in (1, 2)]
 
         def said() -> str:
@@ -108,6 +116,7 @@ def _silent() -> Iterator[Any]:
                 os.dup2(file.fileno(), number)
             yield said
         finally:
+            _flush()
             for number, copy in zip((1, 2), kept, strict=True):
                 os.dup2(copy, number)
                 os.close(copy)

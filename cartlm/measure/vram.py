@@ -1,8 +1,8 @@
 """Memory of a CUDA card, in MiB, by three accounts that differ (optimum-benchmark issue 31).
 
-`allocated`: tensors, by torch. `reserved`: what torch took from the driver, its free blocks included. `used`: what the
-driver says that the card lost since before the load, CUDA's own context and the kernels' code included; other programs
-on the card would count there. Peaks of torch begin anew with `forget_peak`.
+`allocated`: tensors, by torch. `reserved`: what torch took from the driver, its free blocks included. `used`: by how much the
+card's free memory fell since this process had its CUDA context, kernels' code and libraries included; the context
+itself, some hundred MiB a process, is not in it, and other programs would be. Peaks of torch begin anew with `forget_peak`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ class Vram:
 
             self.cuda = torch.cuda
             self.free_before = self.cuda.mem_get_info()[0]
-            # the context is made by now; what it took stands apart, as each process pays it once
             self.forget_peak()
 
     def forget_peak(self) -> None:

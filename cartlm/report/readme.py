@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cartlm.errors import UserError
-from cartlm.report import architecture, paired
+from cartlm.report import architecture, cards, paired
 from cartlm.report.summary import HEADINGS, Value, collect, shown
 from cartlm.results import read_metrics, write_text
 
@@ -17,7 +17,9 @@ BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 def block(metrics: Path, variants: Sequence[str]) -> str:
     """What stands between the markers: the table, how and where it was measured, and measured architectures."""
     rows = collect(metrics, variants)
-    measured = [architecture.block(folder) for folder in architecture.folders(metrics)]
+    measured = [architecture.block(folder) for folder in architecture.folders(metrics)] + cards.blocks(
+        metrics
+    )
     parts = [markdown(rows), *notes(metrics, variants), *against_f16(metrics, variants), *measured]
     return "\n\n".join(part for part in parts if part)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import transformers as hf
+from accelerate import PartialState
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -105,12 +106,17 @@ def load_base(folder: Path, quantization: str, compute_dtype: str, device: str) 
             bnb_4bit_compute_dtype=getattr(torch, compute_dtype),
         )  # fmt: skip
     model = hf.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, quantization_config=config, device_map={"": device}, use_safetensors=True,
+        folder, dtype=torch.float32, quantization_config=config, device_map={"": own_device(device)}, use_safetensors=True,
         local_files_only=True, trust_remote_code=False,
         attn_implementation=ATTENTION if device == "cpu" else None,
     )  # fmt: skip
     keep_nf4(model)
     return model
+
+
+def own_device(device: str) -> str:
+    """The card of this process: `accelerate launch` starts one process a card and numbers them."""
+    return f"cuda:{PartialState().local_process_index}" if device == "cuda" else device
 
 
 def float32_attention(
@@ -138,8 +144,10 @@ def keep_nf4(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def finetune(job: Job, runs: Path, adapter: Path) -> Finetuned:
+def finetune(job: Job, runs: Path, adapter: Path) -> Finetuned | None:
     """Train, and write `adapter`: adapter weights, their config, the tokenizer, and RECORD.
+
+    Of several processes under `accelerate launch` the first one writes, the others return None.
 
     Checkpoints go to `runs`/<key of params, data and base>; a run that was killed goes on from its last whole
     checkpoint, and another key's checkpoints are removed once this run is done. `adapter` is replaced at the
@@ -174,7 +182,9 @@ def finetune(job: Job, runs: Path, adapter: Path) -> Finetuned:
         next(entry["eval_loss"] for entry in reversed(trainer.state.log_history) if "eval_loss" in entry),
         seconds, history(trainer.state.log_history),
     )  # fmt: skip
-    save_adapter(trainer.model, job, made, adapter)
+    if not trainer.is_world_process_zero():
+        return None
+    save_adapter(trainer.accelerator.unwrap_model(trainer.model), job, made, adapter)
     checkpoints.forget_others(runs, key)
     return made
 
@@ -334,7 +344,9 @@ class Watch(hf.TrainerCallback):
         self.bar.set_postfix(shown, refresh=False)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        checkpoints.mark_complete(Path(args.output_dir) / f"{checkpoints.PREFIX}{state.global_step}")
+        PartialState().wait_for_everyone()  # each process writes the state of its random numbers
+        if state.is_world_process_zero:
+            checkpoints.mark_complete(Path(args.output_dir) / f"{checkpoints.PREFIX}{state.global_step}")
 
     def close(self) -> None:
         if self.bar is not None:

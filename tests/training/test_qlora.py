@@ -258,3 +258,24 @@ def test_a_finished_run_is_not_trained_twice(tmp_path: Path, toy_base: Path) -> 
     last = checkpoints.last_complete(run)
     assert last is not None
     assert last.name == "checkpoint-2"
+
+
+def test_accelerate_launch_starts_several_processes_and_one_writes(tmp_path: Path, toy_base: Path) -> None:
+    """README's line for several GPUs on two CPU processes, by torch.distributed.run as accelerate does on cards."""
+    folder = stage_folder(tmp_path / "two", toy_base, max_steps=4, save_steps=2)
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "stages.finetune",
+        ],
+        cwd=folder, capture_output=True, text=True, timeout=500,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [line["steps"] for line in lines] == [4], "the second process says nothing"
+    run_folder = next((folder / "runs/finetune").iterdir())
+    assert checkpoints.last_complete(run_folder) == run_folder / "checkpoint-4"
+    assert {path.name for path in (run_folder / "checkpoint-4").glob("rng_state*")} == {
+        "rng_state_0.pth", "rng_state_1.pth",
+    }  # fmt: skip
+    assert load_file(folder / "models/adapter/adapter_model.safetensors")
