@@ -1,15 +1,22 @@
-"""Write docker/{data,train,cpu,dev}.txt: what pyproject.toml asks for, with every package that brings, as installed here.
+"""Write docker/{data,train,cpu,dev,gpu}.txt: what pyproject.toml asks for, with every package that brings.
 
     python docker/lock.py            after changing a version in the virtual environment
+    python docker/lock.py --gpu      then, on x86-64 Linux: gpu.txt
 
-Each file is complete by itself for its target; all of them agree, since they come from one environment. A local version
-(the `+cpu` of a torch build) is left out: it would name a package index. gpu.txt is not written here, it stands on
-train.txt.
+Each file is complete by itself for its target. The first four agree since they come from one environment. A local version
+(the `+cpu` of a torch build) is left out: it would name a package index.
+
+CUDA's torch asks for packages that no CPU environment has, so pip resolves gpu.txt against the package index, without
+installing anything: every version that another lock names is kept, and every other version that gpu.txt names already
+(remove the file to take the newest). The same locks and the same gpu.txt give the same file.
 """
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
+import tempfile
 import tomllib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -24,6 +31,10 @@ TARGETS = {
     "cpu.txt": (["cpu"], "convert, quantize, evaluate and measure on a CPU"),
     "dev.txt": (["train", "cpu", "dev"], "tests, lint and everything that they import"),
 }
+GPU = (
+    ["train", "cpu", "gpu", "data"],
+    "a CUDA card: everything, from rows to GPTQ and measuring on the card",
+)
 BUILT_ONCE = {"llama-cpp-python": "comes from docker/llama_cpp.sh, with the one build of llama.cpp"}
 
 
@@ -52,20 +63,56 @@ def closure(wanted: list[Requirement], found: dict[str, str] | None = None) -> d
     return dict(sorted(found.items()))
 
 
+def pins(file: Path) -> dict[str, str]:
+    """Name -> version of a lock; empty where there is none, or where it refers to another file."""
+    lines = file.read_text().splitlines() if file.exists() else []
+    parts = [line.partition("==") for line in lines if not line.startswith("#")]
+    return {name: version for name, sign, version in parts if sign}
+
+
+def resolved(wanted: list[Requirement]) -> dict[str, str]:
+    """Name -> version that pip would install for these on a machine with a CUDA card."""
+    own = pins(HERE / "gpu.txt")
+    shared = {name: version for file in TARGETS for name, version in pins(HERE / file).items()}
+    built = {name: distribution(name) for name in BUILT_ONCE}
+    lines = [str(each) for each in wanted if canonicalize_name(each.name) not in built]
+    lines += [line for package in built.values() for line in package.requires or [] if "extra ==" not in line]
+    with tempfile.TemporaryDirectory() as folder:
+        asked, kept, report = (Path(folder) / name for name in ("asked.txt", "kept.txt", "report.json"))
+        asked.write_text("\n".join(lines))
+        # `===` compares letters: the CPU build of torch, which pip may find on this machine, is another version
+        kept.write_text("".join(f"{name}==={version}\n" for name, version in (own | shared).items()))
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
+        options = ["--report", str(report), "--constraint", str(kept), "--requirement", str(asked)]
+        if subprocess.run(pip + options).returncode:
+            sys.exit("lock.py: these versions do not go together; change one, or: rm docker/gpu.txt")
+        found = json.loads(report.read_text())["install"]
+    versions = {canonicalize_name(each["metadata"]["name"]): each["metadata"]["version"] for each in found}
+    return dict(sorted((versions | {name: package.version for name, package in built.items()}).items()))
+
+
+def write(file: str, purpose: str, command: str, versions: dict[str, str]) -> None:
+    """One lock."""
+    text = f"# {purpose}; written by `{command}`\n"
+    for name, version in versions.items():
+        text += f"# {name}=={version} {BUILT_ONCE[name]}\n" if name in BUILT_ONCE else f"{name}=={version}\n"
+    (HERE / file).write_text(text)
+    print(f"{file}: {text.count('==')} packages")
+
+
 def main() -> None:
     """Write the locks."""
     project = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]
+
+    def lines(extras: list[str]) -> list[Requirement]:
+        asked = [each for extra in extras for each in project["optional-dependencies"][extra]]
+        return [Requirement(line) for line in project["dependencies"] + asked]
+
+    if sys.argv[1:] == ["--gpu"]:
+        write("gpu.txt", GPU[1], "python docker/lock.py --gpu", resolved(lines(GPU[0])))
+        return
     for file, (extras, purpose) in TARGETS.items():
-        lines = project["dependencies"] + [
-            each for extra in extras for each in project["optional-dependencies"][extra]
-        ]
-        text = f"# {purpose}; written by `python docker/lock.py`\n"
-        for name, version in closure([Requirement(line) for line in lines]).items():
-            text += (
-                f"# {name}=={version} {BUILT_ONCE[name]}\n" if name in BUILT_ONCE else f"{name}=={version}\n"
-            )
-        (HERE / file).write_text(text)
-        print(f"{file}: {text.count('==')} packages")
+        write(file, purpose, "python docker/lock.py", closure(lines(extras)))
 
 
 if __name__ == "__main__":
