@@ -214,6 +214,14 @@ def accept_base() -> None:
     print(f"base/model is now {source}, {size / 10**6:.1f} MB of weights; commit it: git add base/model")
 
 
+@main.command("check-gpu")
+def check_gpu() -> None:
+    """Whether torch can use a CUDA card here; what is missing, where it cannot."""
+    from cartlm.measure import driver, machine
+
+    print(driver.check(*driver.built_for(), image=os.environ.get(machine.IMAGE)))
+
+
 @main.command()
 def prune() -> None:
     """Remove metrics and lock entries of what left params.yaml (`dvc repro` does it by itself)."""
