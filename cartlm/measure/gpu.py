@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cartlm.errors import UserError
-from cartlm.measure import bench, energy, machine, publish, repetitions
+from cartlm.measure import bench, driver, energy, machine, publish, repetitions
 from cartlm.measure.bench import Model, Plan, Record
 from cartlm.statistics import wilson
 
@@ -32,10 +32,11 @@ def require_cuda(card: str | None = None) -> dict[str, Any]:
     import torch
 
     if not torch.cuda.is_available():
-        why = "torch has no CUDA in it" if torch.version.cuda is None else "no card or no driver answers"
-        raise UserError(
-            f"this machine has no CUDA card for torch ({why})", "the CPU target runs here: dvc repro"
-        )
+        try:
+            why = driver.check(torch.__version__, torch.version.cuda)
+        except UserError as error:
+            why = error.message
+        raise UserError(f"torch has no CUDA card here: {why}", "the CPU target runs here: dvc repro")
     name = torch.cuda.get_device_name(0)
     if card is not None and card not in re.split(r"\W+", name.lower()):
         raise UserError(

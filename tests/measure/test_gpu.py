@@ -36,14 +36,14 @@ def test_without_a_card_it_names_what_to_run_instead(repo: Path) -> None:
     committed.parent.mkdir(parents=True)
     committed.write_text("{}")
     line = one_line(stage(repo, "bench_gpu"))
-    assert "this machine has no CUDA card for torch" in line
+    assert "torch has no CUDA card here: torch 2" in line
     assert line.endswith("the CPU target runs here: dvc repro")
     assert committed.read_text() == "{}"
     done = subprocess.run(
         [sys.executable, "-m", "gpu.architecture"], cwd=repo, capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    assert "no CUDA card" in one_line(done)
+    assert "no CUDA card here" in one_line(done)
 
 
 @pytest.mark.parametrize(
