@@ -4,7 +4,7 @@
     python -m gpu.architecture --out FOLDER           below FOLDER instead of metrics/bench/
     python -m gpu.architecture --device cpu --name toy --kernels torch --new 4
 
-It needs torch, transformers, numpy, scipy, statsmodels and safetensors, for GPTQ gptqmodel, for energy nvidia-ml-py, and
+It needs torch, transformers, numpy, scipy, statsmodels and safetensors, for GPTQ gptqmodel, for energy nvidia-ml-py (what is missing is named and left out), and
 none of this project's other packages. FP16, BF16 and GPTQ int4-g128 in each kernel that the card supports, at
 batch 1 and 32: tokens/s of prefill and decode, memory, joules a token, in interleaved rounds, a fresh process each.
 """
@@ -23,7 +23,7 @@ from typing import Any
 
 from cartlm import architecture
 from cartlm.errors import UserError
-from cartlm.measure import bench, cpus, gpu, vram
+from cartlm.measure import bench, cpus, gpu
 
 BITS, GROUP_SIZE = 4, 128
 GPTQ = f"int{BITS}-g{GROUP_SIZE}"
@@ -51,8 +51,8 @@ def options() -> argparse.Namespace:
 
 def measure(wanted: argparse.Namespace) -> dict[str, Any]:
     """Make the models in a temporary folder, measure them, write the files; returns the last line of output."""
-    card: dict[str, Any] = {"gpu": "none"} if wanted.device == "cpu" else gpu.require_cuda()
-    target = f"{gpu.slug(card['gpu']) if wanted.device == 'cuda' else 'try'}-{wanted.name}"
+    card = None if wanted.device == "cpu" else gpu.require_cuda()
+    target = f"{gpu.slug(card['gpu']) if card else 'try'}-{wanted.name}"
     shape = architecture.SHAPES[wanted.name]
     draw = random.Random(wanted.seed)
     plan = bench.Plan(
@@ -77,8 +77,7 @@ def measure(wanted: argparse.Namespace) -> dict[str, Any]:
             say(f"{name} does not run here: {why}")
         shutil.rmtree(wanted.raw / target, ignore_errors=True)  # models of an earlier run are gone
         count = gpu.run(
-            wanted.out / target, wanted.raw / target, models, unsupported, prompts, plan, card=card,
-            gpu=vram.card_index() if wanted.device == "cuda" else None, max_spread=wanted.max_spread, strict=False,
+            wanted.out / target, wanted.raw / target, models, unsupported, prompts, plan, card=card, max_spread=wanted.max_spread, strict=False,
             say=say, command="python -m gpu.architecture",
         )  # fmt: skip
     return {"target": target, "variants": len(models), "measurements": count}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cartlm import stage
 from cartlm.data import rows
-from cartlm.measure import bench, cpus, gpu, vram
+from cartlm.measure import bench, cpus, gpu
 
 AGAIN = "dvc repro gpu/dvc.yaml"
 
@@ -40,14 +40,15 @@ def main() -> None:
         {name: Path("models") / name for name in settings.gptq},
         device="cuda", dtype=wanted.dtype, kernels=gpu.KERNELS, made_by="dvc repro", probe=gpu.probe(plan, prompts[0]),
     )  # fmt: skip
-    models |= gpu.gguf({name: Path("models") / name / "model.gguf" for name in ("f16", *settings.gguf)})
+    gguf = gpu.gguf({name: Path("models") / name / "model.gguf" for name in ("f16", *settings.gguf)})
+    models |= gguf
     for name, why in unsupported.items():
         stage.progress(f"{name} does not run on this card: {why}")
 
     measurements = gpu.run(
-        folder, raw, models, unsupported, prompts, plan, card=card, gpu=vram.card_index(),
+        folder, raw, models, unsupported, prompts, plan, card=card,
         max_spread=wanted.max_spread, strict=os.environ.get("CARTLM_BENCH_CHECK") == "1", say=stage.progress,
-        command=AGAIN,
+        command=AGAIN, more={} if gguf else {"gguf_absent": "llama.cpp was built without CUDA"},
     )  # fmt: skip
     stage.done({"card": wanted.card, "variants": len(models), "measurements": measurements})
 

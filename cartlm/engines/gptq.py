@@ -58,6 +58,7 @@ def load(folder: Path, dtype: torch.dtype, device: str, kernel: str | None) -> t
         try:
             model = GPTQModel.load(
                 str(folder), backend=backend, device=device if kernel else "cpu", trust_remote_code=False,
+                attn_implementation="sdpa",  # as of the unquantized model; it takes another where one is installed
                 dtype=dtype if kernel else torch.float16,
             ).model  # fmt: skip
         except (
@@ -66,12 +67,18 @@ def load(folder: Path, dtype: torch.dtype, device: str, kernel: str | None) -> t
             if kernel is None:
                 raise
             what = " ".join((str(error) or said()).split())[:200]
-            raise UserError(f"GPTQ kernel {kernel} does not run {folder} here: {what}", "") from None
+            raise UserError(f"GPTQ kernel {kernel} does not run here: {what}", "") from None
         found = {type(module).__name__ for module in model.modules() if isinstance(module, BaseQuantLinear)}
         if not found:
             raise UserError(f"{folder} holds no quantized weights", f"dvc repro quantize-gptq@{folder.name}")
         if kernel is None:
             return _dense(model, dtype).to(device).eval(), DENSE
+    if device.startswith("cuda"):
+        from accelerate.hooks import remove_hook_from_module
+
+        remove_hook_from_module(
+            model, recurse=True
+        )  # it puts one on each layer, the unquantized model has none
     return model.eval(), ", ".join(sorted(found))
 
 
@@ -91,7 +98,9 @@ def _dense(model: Any, dtype: torch.dtype) -> Any:
             if module.bias is not None:
                 plain.bias = torch.nn.Parameter(module.bias.to(dtype), requires_grad=False)
             model.set_submodule(name, plain)
-    return model.to(dtype)
+    for weights in model.parameters():  # and no buffer: rotary frequencies stay in float32
+        weights.data = weights.data.to(dtype)
+    return model
 
 
 def _flush() -> None:

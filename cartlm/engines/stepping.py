@@ -52,7 +52,8 @@ class Growing:
 class Fixed:
     """A cache for `rows` rows of at most `length` tokens, used for one batch after the other.
 
-    On a CUDA card a step is a CUDA graph, recorded here. `reason` says why there is none.
+    On a CUDA card a step is a CUDA graph, recorded here and compared with single launches: a kernel that is launched on
+    another stream than torch's (ExLlamaV2's) would not be in it. `reason` says why there is none.
     """
 
     def __init__(self, model: Any, rows: int, length: int) -> None:
@@ -65,7 +66,14 @@ class Fixed:
         self.graph: Any = None
         self.reason = "" if device.type == "cuda" else f"no CUDA graphs on {device.type}"
         if not self.reason:
-            self._record()
+            try:
+                self._record()
+            except RuntimeError as error:  # a kernel that waits for the host cannot be recorded
+                self.reason = f"not recorded: {str(error).splitlines()[0][:100]}"
+            else:
+                self.reason = "" if self._replays() else "not replayed: the graph computes otherwise"
+            if self.reason:
+                self.graph = None
 
     def _record(self) -> None:
         ids = self.ids.expand(self.rows, 2)
@@ -80,6 +88,15 @@ class Fixed:
         with torch.cuda.graph(graph):
             self.found = self._step()
         self.graph = graph
+
+    def _replays(self) -> bool:
+        """Whether the graph computes what single launches do, on other tokens than it was recorded with."""
+        graph, found = self.graph, []
+        ids = self.ids.new_full((self.rows, 2), 7)
+        for self.graph in (None, graph):
+            self.prefill(ids, torch.ones_like(ids))
+            found.append(self.step([11] * self.rows).clone())
+        return bool(torch.allclose(found[0], found[1], rtol=1e-2))
 
     def prefill(self, ids: Any, mask: Any) -> Any:
         """As `Growing.prefill`; what an earlier batch left in the cache is hidden, and overwritten."""

@@ -241,6 +241,8 @@ def load(
             weights = "bitsandbytes NF4" if nf4 else ""
     except UserError:
         raise
+    except ModuleNotFoundError as error:
+        raise UserError(f"the package {error.name} is not installed", f"pip install {error.name}") from None
     except Exception as error:  # each file of the folder fails in its own library's way
         what = " ".join(str(error).split())[:200]
         raise UserError(f"{folder} does not load: {what}", "delete it, then dvc repro") from None

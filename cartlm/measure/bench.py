@@ -255,8 +255,19 @@ def _finished(path: Path, session: str) -> dict[tuple[str, int], Record]:
     return {(record["what"], record["round"]): record for record in records if record["session"] == session}
 
 
-def work(job: Record) -> Record:
-    """What cartlm.measure.worker gives for a job, in a fresh process; its start, its seconds, and throttling meanwhile."""
+def _environment(card: bool) -> dict[str, str]:
+    """Of a worker on a card: that one alone is seen, as gptqmodel would spread a model over all; and nothing is fetched."""
+    if not card:
+        return dict(os.environ)
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    return {"GPTQMODEL_OFFLINE": "1", **os.environ, "CUDA_VISIBLE_DEVICES": first}
+
+
+def work(job: Record, timeout_s: float | None = None) -> Record:
+    """What cartlm.measure.worker gives for a job, in a fresh process; its start, its seconds, and throttling meanwhile.
+
+    Raises UserError for a failure, and after `timeout_s` seconds.
+    """
     began, started, before = time.time(), time.monotonic(), machine.throttling()
     with group.own() as own:
         if own and job["what"] == "queries":
@@ -267,10 +278,13 @@ def work(job: Record) -> Record:
             if own:
                 own.join()
 
-        done = subprocess.run(
-            [sys.executable, "-m", "cartlm.measure.worker"], input=json.dumps(job), capture_output=True, text=True,
-            preexec_fn=prepare, check=False,
-        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "cartlm.measure.worker"], input=json.dumps(job), capture_output=True, text=True,
+                preexec_fn=prepare, check=False, timeout=timeout_s, env=_environment(job["device"] != "cpu"),
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise UserError(f"measuring {job['model']} took more than {timeout_s:.0f} s", "") from None
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
         raise UserError(

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from cartlm.errors import UserError
-from cartlm.measure import bench, driver, energy, machine, publish, repetitions
+from cartlm.measure import bench, driver, energy, machine, publish, repetitions, vram
 from cartlm.measure.bench import Model, Plan, Record
 from cartlm.statistics import wilson
 
 KERNELS = ("marlin", "machete", "exllama_v2", "triton", "torch")
 """GPTQ kernels that are tried on a card, by the names of cartlm.engines.gptq."""
+PROBE_S = 420.0  # a kernel that is compiled at its first use takes minutes
 SHORT = ("prefill_tokens", "decode_tokens", "latency_ms_p50", "vram_", "spread")
 AT = "@"  # between a variant and its kernel, in the names of what is measured
 
@@ -43,9 +44,14 @@ def require_cuda(card: str | None = None) -> dict[str, Any]:
             f"gpu.card is {card}, but this card is {name}", f"set gpu.card to {slug(name)} in params.yaml"
         )
     major, minor = torch.cuda.get_device_capability(0)
+    try:
+        index: int | None = vram.card_index()
+    except UserError:
+        index = None
     return {
-        **machine.card(), "gpu": name, "gpu_compute_capability": f"{major}.{minor}",
+        **machine.card(index or 0), "gpu": name, "gpu_compute_capability": f"{major}.{minor}",
         "torch_cuda": str(torch.version.cuda),
+        **({} if index is None else {"nvml_index": index}),
     }  # fmt: skip
 
 
@@ -59,7 +65,7 @@ def slug(name: str) -> str:
 def fingerprint(card: Mapping[str, Any]) -> dict[str, str]:
     """The `machine` section of a card's files: its name, driver, power limit and runtime, and a hash of them.
 
-    The CPU is named, as it launches the kernels, but is not in the hash's way: its model stands there as text.
+    The machine around it counts too: its CPU launches the kernels.
     """
     live = machine.fingerprint()
     limit = card.get("gpu_power_limit_w")
@@ -94,20 +100,20 @@ def models(
 ) -> tuple[dict[str, Model], dict[str, str]]:  # fmt: skip
     """What is measured, GPTQ variants once a kernel, and the kernels that do not run here with the reason.
 
-    `probe` loads a model and lets it answer; it returns the reason of a failure, or an empty text.
+    `probe` loads a model and lets it answer; it returns the reason of a failure, or an empty text. Raises UserError
+    where nothing runs.
     """
-    found, unsupported = dict(plain), {}
+    wanted = dict(plain)
     for variant, folder in gptq.items():
         for kernel in kernels:
-            model = Model(folder, "transformers", dtype, made_by, device, kernel, fixed=True)
-            if reason := probe(model):
-                unsupported[f"{variant}{AT}{kernel}"] = reason
-            else:
-                found[f"{variant}{AT}{kernel}"] = model
-        if not any(name.startswith(f"{variant}{AT}") for name in found):
-            reasons = "; ".join(f"{name}: {why}" for name, why in unsupported.items())
-            raise UserError(f"no kernel runs {variant} on this card: {reasons[:300]}", "see README.md, GPU")
-    return found, unsupported
+            wanted[f"{variant}{AT}{kernel}"] = Model(
+                folder, "transformers", dtype, made_by, device, kernel, fixed=True
+            )
+    reasons = {name: probe(model) for name, model in wanted.items()}
+    found = {name: model for name, model in wanted.items() if not reasons[name]}
+    if not found:
+        raise UserError(f"nothing runs on this card: {next(iter(reasons.values()))}", "cartlm check-gpu")
+    return found, {name: why for name, why in reasons.items() if why}
 
 
 def probe(plan: Plan, prompt: Any) -> Callable[[Model], str]:
@@ -118,9 +124,11 @@ def probe(plan: Plan, prompt: Any) -> Callable[[Model], str]:
         if not model.path.exists():
             raise UserError(f"{model.path} is missing", model.made_by)
         try:
-            bench.work(bench.job(model, "queries", short, [prompt], 0))
+            bench.work(bench.job(model, "queries", short, [prompt], 0), PROBE_S)
         except UserError as error:
-            return error.message.removeprefix(f"measuring {model.path}: ")[:160]
+            if "out of memory" in error.message.lower():  # says nothing about the kernel
+                raise
+            return error.message.removeprefix(f"measuring {model.path}").lstrip(": ")[:160]
         return ""
 
     return run
@@ -128,17 +136,18 @@ def probe(plan: Plan, prompt: Any) -> Callable[[Model], str]:
 
 def run(
     folder: Path, raw: Path, models: Mapping[str, Model], unsupported: Mapping[str, str], prompts: Sequence[Any],
-    plan: Plan, *, card: Mapping[str, Any], gpu: int | None, max_spread: float, strict: bool,
-    say: Callable[[str], None], command: str,
+    plan: Plan, *, card: Mapping[str, Any] | None, max_spread: float, strict: bool,
+    say: Callable[[str], None], command: str, more: Mapping[str, str] | None = None,
 ) -> int:  # fmt: skip
-    """Measure and write `folder`; returns the number of measurements. `gpu` is NVML's number of the card.
+    """Measure and write `folder`; returns the number of measurements. `card`: `require_cuda`'s; None: on the CPU.
 
     Raises UserError as `publish.run`; what lies in `folder` is then untouched.
     """
-    live = fingerprint(card) if gpu is not None else machine.fingerprint()
+    live = fingerprint(card) if card else machine.fingerprint()
+    index = card.get("nvml_index") if card else None
     if warning := publish.same_machine(publish.committed(folder / "machine.json"), live, strict):
         say(warning)
-    watts = repetitions.Watts(*publish.idle_watts(gpu))
+    watts = repetitions.Watts(*(publish.idle_watts(index) if index is not None else (None, "")))
     records = bench.measure(
         models, prompts, plan, raw, say, about=live["hash"],
         more=lambda found: publish.unsteady(found, max_spread),
@@ -146,9 +155,11 @@ def run(
     bench.close(raw)
     publish.refuse_unsteady(records, max_spread, command)
     made = files(models, unsupported, records, live, plan.seed, watts)
-    details = {**machine.details(), **card, **energy.available(gpu=gpu or 0).metrics()}
-    if not any(model.engine == "llama.cpp" for model in models.values()):
-        details["gguf_absent"] = "llama.cpp was built without CUDA"
+    details = {**machine.details(), **energy.available(gpu=index or 0).metrics(), **(card or {})}
+    measured = {name.partition(AT)[0] for name in models}
+    if gone := {name: why for name, why in unsupported.items() if name.partition(AT)[0] not in measured}:
+        details["not_measured"] = "; ".join(f"{name}: {why}" for name, why in gone.items())
+    details |= more or {}
     made["machine"] = {"machine": dict(live), "details": details}
     for name in publish.write(folder, made):
         say(f"removed {folder / name}, no longer measured")
@@ -173,6 +184,8 @@ def files(
             "engine": repetitions.of("queries", some)[-1]["engine"],
             **sections(some, models[name].bytes, seed, watts),
         }
+        if models[name].nf4:  # the file is that of the 16-bit model
+            made["gpu"].pop("size_mib")
         if kernel:
             each.setdefault(variant, {})[kernel] = made
         else:

@@ -28,7 +28,9 @@ INSTRUCTIONS = (
     "sse4_2", "avx", "f16c", "fma", "bmi2", "avx2", "avx_vnni", "avx512f", "avx512vbmi", "avx512_vnni",
     "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme",
 )  # fmt: skip
-LIBRARIES = ("llama-cpp-python", "gguf", "numpy", "scipy", "torch", "transformers")
+LIBRARIES = (
+    "llama-cpp-python", "gguf", "numpy", "scipy", "torch", "transformers", "gptqmodel", "bitsandbytes",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

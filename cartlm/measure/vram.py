@@ -7,23 +7,35 @@ itself, some hundred MiB a process, is not in it, and other programs would be. P
 
 from __future__ import annotations
 
+import gc
 from typing import Any
+
+from cartlm.errors import UserError
 
 MIB = 2**20
 
 
 def card_index() -> int:
-    """NVML's number of the card that CUDA calls 0: CUDA_VISIBLE_DEVICES changes the one and not the other."""
-    import pynvml
+    """NVML's number of the card that CUDA calls 0: CUDA_VISIBLE_DEVICES changes the one and not the other.
+
+    Raises UserError where NVML is not there, or does not know the card (a part of one under MIG).
+    """
+    try:
+        import pynvml
+    except ImportError:
+        raise UserError("the package nvidia-ml-py is not installed", "pip install nvidia-ml-py") from None
     import torch
 
-    pynvml.nvmlInit()
-    ours = str(torch.cuda.get_device_properties(0).uuid)
-    for number in range(pynvml.nvmlDeviceGetCount()):
-        uuid = pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(number))
-        if ours in (uuid.decode() if isinstance(uuid, bytes) else uuid):
-            return number
-    return 0
+    try:
+        pynvml.nvmlInit()
+        ours = str(torch.cuda.get_device_properties(0).uuid)
+        for number in range(pynvml.nvmlDeviceGetCount()):
+            uuid = pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(number))
+            if ours in (uuid.decode() if isinstance(uuid, bytes) else uuid):
+                return number
+    except pynvml.NVMLError as error:
+        raise UserError(f"NVML does not answer: {error}") from None
+    raise UserError(f"NVML does not know the card {ours}")
 
 
 class Vram:
@@ -49,9 +61,12 @@ class Vram:
         if not self.cuda:
             return {}
         self.cuda.synchronize()
-        used = max(0, self.free_before - self.cuda.mem_get_info()[0])
-        return {
+        peaks = {
             f"vram_{when}_allocated_mib": self.cuda.max_memory_allocated() / MIB,
             f"vram_{when}_reserved_mib": self.cuda.max_memory_reserved() / MIB,
-            f"vram_{when}_used_mib": used / MIB,
         }
+        if when == "load":  # what repacking and quantizing at load left free is no part of the run
+            gc.collect()
+            self.cuda.empty_cache()
+        used = max(0, self.free_before - self.cuda.mem_get_info()[0])
+        return {**peaks, f"vram_{when}_used_mib": used / MIB}

@@ -106,7 +106,7 @@ def queries(job: dict[str, Any]) -> dict[str, Any]:
     """
     _engines(job)  # the library is not a part of the load
     own = _group(job)
-    card = vram.Vram(job["device"])
+    card = vram.Vram(job["device"] if job["engine"] == "transformers" else "cpu")  # torch knows no other's
     memory.forget_peak()
     before = memory.now()
     load1, others = os.getloadavg()[0], Others()
@@ -167,8 +167,7 @@ def batched(job: dict[str, Any]) -> dict[str, Any]:
                 times += 1
             seconds = (time.perf_counter() - started) / times
             reading = asdict(meter.stop()) if meter else None
-            # the slowest row keeps the batch: a pass decodes a token of each row, ended or not
-            passes = size * max(len(answer.token_ids) - (answer.finish_reason == "length") for answer in made)
+            passes = sum(answer.decoded_tokens - (answer.finish_reason == "length") for answer in made)
             prefill_s, decode_s = (
                 sum(getattr(answer, name) for answer in made) for name in ("prefill_s", "decode_s")
             )
@@ -191,7 +190,10 @@ def accuracy(job: dict[str, Any]) -> dict[str, Any]:
         tokenize = _tokenizer(job, engine)
         asked = [(tokenize(text), expected) for text, expected in job["prompts"] if expected is not None]
         made = engine.answers([ids for ids, _ in asked], job["max_new_tokens"], job["accuracy_batch"])
-    right = sum(answer.text == expected for answer, (_, expected) in zip(made, asked, strict=True))
+    right = sum(
+        answer.text == expected and answer.finish_reason == "stop"
+        for answer, (_, expected) in zip(made, asked, strict=True)
+    )
     return {"exact": right, "n": len(asked), "batch_size": job["accuracy_batch"]}
 
 
@@ -242,6 +244,10 @@ def main() -> None:
         print(json.dumps(WHAT[job["what"]](job), allow_nan=False), flush=True)
     except UserError as error:
         print(f"cartlm: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as error:  # the last line of a traceback is seldom what happened
+        first = [*str(error).strip().splitlines(), ""][0]
+        print(f"cartlm: error: {type(error).__name__}: {first[:300]}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -64,7 +64,7 @@ def block(folder: Path) -> str:
 def _rows(variant: str, file: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """A row a kernel of a variant that has some, else one."""
     kernels = {name.removeprefix("kernel_"): file[name] for name in file if name.startswith("kernel_")}
-    size = {"size_mib": file["gpu"]["size_mib"]}
+    size = {"size_mib": file["gpu"].get("size_mib")}
     if kernels:
         return {f"{variant}, {name}": {**size, **_batch(values)} for name, values in kernels.items()}
     batches = {

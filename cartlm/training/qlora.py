@@ -214,9 +214,11 @@ def resume(trainer: Any, last: Path | None) -> int:
 
 def run_key(job: Job, device: str) -> str:
     """The run's name: settings, rows, base model, device, library versions, and the code that trains."""
-    plain = {
+    plain: dict[str, Any] = {
         "finetune": job.settings.model_dump(), "prompt": job.prompt.model_dump(), "device": device, **versions()
     }  # fmt: skip
+    if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        plain["processes"] = processes  # each takes a batch of its own: other steps
     base = sorted(path for path in job.base.iterdir() if path.is_file())
     code = [Path(__file__), *(Path(__file__).with_name(name) for name in ("examples.py", "order.py"))]
     return checkpoints.run_key(plain, [job.train, job.validation, *base, *code, Path(prompt.__file__)])

@@ -1,6 +1,7 @@
 """The card's benchmark where no card is: what it refuses, how kernels become sections, and its script on the CPU.
 
-Nothing here has seen a CUDA card: graphs, VRAM and NVML energy are tested where one is (marker gpu).
+Nothing here has seen a CUDA card. Where one is, tests/engines/test_stepping.py replays a graph; VRAM and NVML energy have
+no test of their own there.
 """
 
 from __future__ import annotations
@@ -142,9 +143,14 @@ def test_the_fastest_kernel_speaks_for_its_variant(tmp_path: Path) -> None:
     assert int4["batch_32"]["energy_j_per_query"] == pytest.approx(500 / 128)
 
 
-def test_a_variant_that_no_kernel_runs_stops_the_benchmark(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no kernel runs int4 on this card: int4@a: broken"):
-        gpu.models({}, {"int4": tmp_path}, "cuda", "float16", ["a"], "dvc repro", lambda model: "broken")
+def test_what_does_not_run_is_left_out_with_its_reason(tmp_path: Path) -> None:
+    plain = {"merged": bench.Model(tmp_path, "transformers", "float16")}
+    given = ({"int4": tmp_path}, "cuda", "float16", ["a", "b"], "dvc repro")
+    found, unsupported = gpu.models(plain, *given, lambda model: "broken" if model.kernel else "")
+    assert list(found) == ["merged"]
+    assert unsupported == {"int4@a": "broken", "int4@b": "broken"}
+    with pytest.raises(UserError, match="nothing runs on this card: broken; cartlm check-gpu"):
+        gpu.models(plain, *given, lambda model: "broken")
 
 
 def test_no_card_no_vram() -> None:
