@@ -116,6 +116,7 @@ def test_table_names_every_variant(cartlm: Run) -> None:
     assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == [
         *listed["reference"],
         *listed["gguf"],
+        *listed["gptq"],
     ]
 
 
@@ -142,8 +143,10 @@ def models(repo: Path) -> Path:
     for name in ("base", "merged"):
         weights(repo / "models" / name)
     weights(repo / "models" / "adapter", "adapter_config.json")
-    listed = yaml.safe_load((repo / "params.yaml").read_text(encoding="utf-8"))["gguf"]
-    for name in ("f16", *listed):
+    listed = yaml.safe_load((repo / "params.yaml").read_text(encoding="utf-8"))
+    for name in listed["gptq"]:
+        weights(repo / "models" / name, "config.json")
+    for name in ("f16", *listed["gguf"]):
         gguf(repo / "models" / name / "model.gguf")
     return repo / "models"
 

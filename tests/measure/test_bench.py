@@ -349,7 +349,7 @@ def test_a_killed_measurement_names_the_signal(quantized: Path, monkeypatch: pyt
     killed = subprocess.CompletedProcess([], -signal.SIGKILL, "", "Loading weights: 42%")
     monkeypatch.setattr(bench.subprocess, "run", lambda *_, **__: killed)
     with pytest.raises(UserError, match="was killed by SIGKILL") as error:
-        bench.work({"what": "served", "model": "models/x"})
+        bench.work({"what": "served", "model": "models/x", "device": "cpu"})
     assert "run it again" in str(error.value)
 
 

@@ -46,7 +46,7 @@ class Machine:
             value = int(self.file(zone).read_text()) + round(used * 1e6)
             self.file(zone).write_text(f"{value % wraps_at}\n")
 
-    def meter(self) -> Meter:
+    def meter(self, gpu: int | None = None) -> Meter:
         return Meter(self.root, clock=lambda: self.now)
 
 
