@@ -28,8 +28,7 @@ def main(variant: str) -> None:
     settings = stage.params()
     if variant not in settings.gptq:
         raise UserError(f"params.yaml has no gptq.{variant}", f"one of: {', '.join(settings.gptq)}")
-    given = settings.gptq[variant]
-    how = gptq.Settings(given.bits, given.group_size, given.symmetric, given.act_order, given.damp)
+    how = gptq.Settings(**settings.gptq[variant].model_dump())
     if not MERGED.is_dir():
         raise FileNotFoundError(2, "No such file or directory", str(MERGED))
     builder = from_transformers(load_tokenizer(MERGED), settings.prompt.separator)

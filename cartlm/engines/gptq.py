@@ -61,9 +61,7 @@ def load(folder: Path, dtype: torch.dtype, device: str, kernel: str | None) -> t
                 attn_implementation="sdpa",  # as of the unquantized model; it takes another where one is installed
                 dtype=dtype if kernel else torch.float16,
             ).model  # fmt: skip
-        except (
-            Exception
-        ) as error:  # kernels refuse devices, dtypes, shapes and compilers each in their own way
+        except Exception as error:  # each kernel refuses devices, dtypes and shapes in its own way
             if kernel is None:
                 raise
             what = " ".join((str(error) or said()).split())[:200]
@@ -76,9 +74,8 @@ def load(folder: Path, dtype: torch.dtype, device: str, kernel: str | None) -> t
     if device.startswith("cuda"):
         from accelerate.hooks import remove_hook_from_module
 
-        remove_hook_from_module(
-            model, recurse=True
-        )  # it puts one on each layer, the unquantized model has none
+        # gptqmodel puts one on each layer, the unquantized model has none
+        remove_hook_from_module(model, recurse=True)
     return model.eval(), ", ".join(sorted(found))
 
 

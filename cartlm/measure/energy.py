@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cartlm.errors import UserError
 from cartlm.measure.cpus import ROOT
@@ -168,11 +169,8 @@ def _number(root: Path, path: Path) -> int:
     return int(text)
 
 
-def nvml_counters(gpu: int) -> list[Counter]:
-    """The energy counter of one NVIDIA card (Volta and newer), memory and all, the whole card also under MIG.
-
-    nvmlDeviceGetTotalEnergyConsumption, millijoules since the driver was loaded. UserError where there is none.
-    """
+def nvml() -> Any:
+    """pynvml, started. Raises UserError where the package or the driver is missing."""
     try:
         import pynvml
     except ImportError:
@@ -183,6 +181,15 @@ def nvml_counters(gpu: int) -> list[Counter]:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
         raise UserError(f"no NVIDIA driver: {error}") from None
+    return pynvml
+
+
+def nvml_counters(gpu: int) -> list[Counter]:
+    """The energy counter of one NVIDIA card (Volta and newer), memory and all, the whole card also under MIG.
+
+    nvmlDeviceGetTotalEnergyConsumption, millijoules since the driver was loaded. UserError where there is none.
+    """
+    pynvml = nvml()
 
     def read() -> int:
         try:

@@ -155,6 +155,16 @@ class Watts:
     cpus: int = 1
 
 
+def _total(readings: Sequence[energy.Reading]) -> energy.Reading:
+    """All readings as one, with the first problem."""
+    return replace(
+        readings[0],
+        joules=sum(reading.joules for reading in readings),
+        seconds=sum(reading.seconds for reading in readings),
+        problem=next((reading.problem for reading in readings if reading.problem), ""),
+    )
+
+
 def batched(records: Sequence[Record], size: str, seed: int, watts: Watts) -> dict[str, Any]:
     """The `batch_N` section: speeds with N rows answered together, and energy where it was measured."""
     found: dict[str, Any] = {"n": len(records)}
@@ -164,12 +174,8 @@ def batched(records: Sequence[Record], size: str, seed: int, watts: Watts) -> di
             _add(found, name, [[level[name]] for level in levels], partial(_percentile, 50), seed)
     if all("energy" in level for level in levels):
         readings = [energy.Reading(**level["energy"]) for level in levels]
-        total = replace(
-            readings[0],
-            joules=sum(reading.joules for reading in readings),
-            seconds=sum(reading.seconds for reading in readings),
-            problem=next((reading.problem for reading in readings if reading.problem), watts.idle_problem),
-        )
+        total = _total(readings)
+        total = replace(total, problem=total.problem or watts.idle_problem)
         tokens = sum(level["decoded_tokens"] for level in levels)
         queries = int(size) * sum(level["times"] for level in levels)
         found |= energy.figures(total, watts.measured_idle, queries, tokens, None)
@@ -204,9 +210,8 @@ def joules(records: Sequence[Record], watts: Watts, seed: int) -> dict[str, Any]
     )
     if all("energy" in record for record in records):
         others = max(record.get("other_cpus_host", 0.0) for record in records)
-        if others > DISTURBED and records[0]["energy"]["source"].startswith(
-            "RAPL"
-        ):  # they cannot tell whose joules they count
+        # a processor's counters cannot tell whose joules they count; a card's do not count the processor's
+        if others > DISTURBED and records[0]["energy"]["source"].startswith("RAPL"):
             return {"energy_absent": f"other programs kept up to {others:.1f} CPUs busy"}
         readings = [energy.Reading(**record["energy"]) for record in records]
         idle = watts.measured_idle
@@ -223,14 +228,7 @@ def joules(records: Sequence[Record], watts: Watts, seed: int) -> dict[str, Any]
         ]  # fmt: skip
     else:
         return {}
-    problems = [reading.problem for reading in readings if reading.problem]
-    total = replace(
-        readings[0],
-        joules=sum(reading.joules for reading in readings),
-        seconds=sum(reading.seconds for reading in readings),
-        problem=problems[0] if problems else "",
-    )
-    found: dict[str, Any] = energy.figures(total, idle, *counts)
+    found: dict[str, Any] = energy.figures(_total(readings), idle, *counts)
     if "energy_j_per_query" in found and idle is not None:
         each = [
             (reading.joules - idle * reading.seconds, len(record["queries"]))

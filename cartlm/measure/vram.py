@@ -11,6 +11,7 @@ import gc
 from typing import Any
 
 from cartlm.errors import UserError
+from cartlm.measure.energy import nvml
 
 MIB = 2**20
 
@@ -20,14 +21,10 @@ def card_index() -> int:
 
     Raises UserError where NVML is not there, or does not know the card (a part of one under MIG).
     """
-    try:
-        import pynvml
-    except ImportError:
-        raise UserError("the package nvidia-ml-py is not installed", "pip install nvidia-ml-py") from None
+    pynvml = nvml()
     import torch
 
     try:
-        pynvml.nvmlInit()
         ours = str(torch.cuda.get_device_properties(0).uuid)
         for number in range(pynvml.nvmlDeviceGetCount()):
             uuid = pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(number))

@@ -31,12 +31,15 @@ def folders(metrics: Path) -> list[Path]:
     return sorted(path for path in (metrics / "bench").glob("cpu-*") if path.is_dir())
 
 
+def measured(folder: Path, section: str) -> dict[str, dict[str, Any]]:
+    """The files of a folder of metrics/bench/ that have the section, by variant."""
+    files = {path.stem: read_metrics(path) for path in sorted(folder.glob("*.json"))}
+    return {variant: file for variant, file in files.items() if section in file}
+
+
 def block(folder: Path) -> str:
     """Markdown of one measured architecture; an empty text where nothing was measured."""
-    found = {
-        path.stem: read_metrics(path) for path in sorted(folder.glob("*.json")) if path.stem != "machine"
-    }
-    found = {variant: file for variant, file in found.items() if "cpu" in file}
+    found = measured(folder, "cpu")
     if not found:
         return ""
     machines = sorted({file["machine"]["name"] for file in found.values()})

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cartlm.report.architecture import measured
 from cartlm.report.summary import number
-from cartlm.results import read_metrics
 
 COLUMNS = {
     "size_mib": "MiB",
@@ -33,10 +33,7 @@ def blocks(metrics: Path) -> list[str]:
 
 def block(folder: Path) -> str:
     """Markdown of one card; an empty text for a folder of another kind."""
-    files = {
-        path.stem: read_metrics(path) for path in sorted(folder.glob("*.json")) if path.stem != "machine"
-    }
-    found = {variant: file for variant, file in files.items() if "gpu" in file}
+    found = measured(folder, "gpu")
     if not found:
         return ""
     machines = " and ".join(sorted({file["machine"]["name"] for file in found.values()}))
