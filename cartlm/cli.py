@@ -222,6 +222,18 @@ def check_gpu() -> None:
     print(driver.check(*driver.built_for(), image=os.environ.get(machine.IMAGE)))
 
 
+@main.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of lines.")
+def diagnose(as_json: bool) -> None:
+    """What this machine can do, and what each missing thing costs; exit code 2 if a necessary one is missing."""
+    from cartlm import doctor
+
+    found = doctor.examine(Path("."))
+    print(json.dumps(doctor.as_json(found), indent=2) if as_json else doctor.text(found))
+    for each in doctor.broken(found):
+        raise UserError(f"{each.name} is missing: {each.cost}", each.command)
+
+
 @main.command()
 def prune() -> None:
     """Remove metrics and lock entries of what left params.yaml (`dvc repro` does it by itself)."""

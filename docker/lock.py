@@ -2,6 +2,7 @@
 
     python docker/lock.py            after changing a version in the virtual environment
     python docker/lock.py --gpu      then, on x86-64 Linux: gpu.txt
+    python docker/lock.py --hashes   then: hashes.txt, which the images install with
 
 Each file is complete by itself for its target. The first four agree since they come from one environment. A local version
 (the `+cpu` of a torch build) is left out: it would name a package index.
@@ -9,6 +10,9 @@ Each file is complete by itself for its target. The first four agree since they 
 CUDA's torch asks for packages that no CPU environment has, so pip resolves gpu.txt against the package index, without
 installing anything: every version that another lock names is kept, and every other version that gpu.txt names already
 (remove the file to take the newest). The same locks and the same gpu.txt give the same file.
+
+hashes.txt has the SHA-256 of every file of every pinned version, as the package index tells them. uv refuses a file with another
+one and lets packages without any pass: torch, whose CPU builds stand in an index of their own.
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ GPU = (
     ["train", "cpu", "gpu", "data"],
     "a CUDA card: everything, from rows to GPTQ and measuring on the card",
 )
+WITHOUT_HASHES = {"torch"}
 BUILT_ONCE = {"llama-cpp-python": "comes from docker/llama_cpp.sh, with the one build of llama.cpp"}
 
 
@@ -91,6 +96,20 @@ def resolved(wanted: list[Requirement]) -> dict[str, str]:
     return dict(sorted((versions | {name: package.version for name, package in built.items()}).items()))
 
 
+def hashes() -> str:
+    """Lines `name==version --hash=...` for all locks; uv asks the index for the hashes alone."""
+    locked = {name: version for file in (*TARGETS, "gpu.txt") for name, version in pins(HERE / file).items()}
+    lines = [f"{name}=={version}\n" for name, version in sorted(locked.items()) if name not in WITHOUT_HASHES]
+    command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-deps", "--generate-hashes"]
+    options = ["--no-header", "--no-annotate", "--system-certs", "--no-config", "-"]
+    done = subprocess.run(command + options, input="".join(lines), stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(
+            "lock.py: uv could not tell the hashes; is a package index reachable, and uv installed? pip install uv"
+        )
+    return done.stdout
+
+
 def write(file: str, purpose: str, command: str, versions: dict[str, str]) -> None:
     """One lock."""
     text = f"# {purpose}; written by `{command}`\n"
@@ -110,6 +129,13 @@ def main() -> None:
 
     if sys.argv[1:] == ["--gpu"]:
         write("gpu.txt", GPU[1], "python docker/lock.py --gpu", resolved(lines(GPU[0])))
+        return
+    if sys.argv[1:] == ["--hashes"]:
+        text = hashes()
+        (HERE / "hashes.txt").write_text(
+            "# The files of every pinned package; written by `python docker/lock.py --hashes`\n" + text
+        )
+        print(f"hashes.txt: {text.count('==')} packages, {text.count('--hash=')} files")
         return
     for file, (extras, purpose) in TARGETS.items():
         write(file, purpose, "python docker/lock.py", closure(lines(extras)))

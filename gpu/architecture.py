@@ -23,7 +23,7 @@ from typing import Any
 
 from cartlm import architecture
 from cartlm.errors import UserError
-from cartlm.measure import bench, cpus, gpu
+from cartlm.measure import bench, cpus, gpu, machine
 
 BITS, GROUP_SIZE = 4, 128
 GPTQ = f"int{BITS}-g{GROUP_SIZE}"
@@ -51,6 +51,7 @@ def options() -> argparse.Namespace:
 
 def measure(wanted: argparse.Namespace) -> dict[str, Any]:
     """Make the models in a temporary folder, measure them, write the files; returns the last line of output."""
+    machine.require_target("gpu")
     card = None if wanted.device == "cpu" else gpu.require_cuda()
     target = f"{gpu.slug(card['gpu']) if card else 'try'}-{wanted.name}"
     shape = architecture.SHAPES[wanted.name]

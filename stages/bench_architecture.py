@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cartlm import stage
 from cartlm.data import rows
-from cartlm.measure import bench, cpus, publish
+from cartlm.measure import bench, cpus, machine, publish
 
 MAKE = "make architecture"
 
@@ -18,6 +18,7 @@ MAKE = "make architecture"
 @stage.command
 def main() -> None:
     """Measure real prompts in interleaved rounds; every repetition is kept in runs/bench/cpu-NAME/."""
+    machine.require_target("cpu")
     settings = stage.params()
     wanted = settings.architecture
     target = f"cpu-{wanted.name}"

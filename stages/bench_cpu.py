@@ -11,12 +11,13 @@ from pathlib import Path
 from cartlm import stage
 from cartlm.data import rows
 from cartlm.errors import UserError
-from cartlm.measure import bench, cpus, publish
+from cartlm.measure import bench, cpus, machine, publish
 
 
 @stage.command
 def main() -> None:
     """Measure in interleaved rounds; every repetition is kept in runs/bench/cpu/."""
+    machine.require_target("cpu")
     settings, folder, raw = stage.params(), Path("metrics/bench/cpu"), Path("runs/bench/cpu")
     wanted = settings.bench_cpu
     if wanted.threads is not None and wanted.threads < 1:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cartlm import stage
 from cartlm.data import rows
-from cartlm.measure import bench, cpus, gpu
+from cartlm.measure import bench, cpus, gpu, machine
 
 AGAIN = "dvc repro gpu/dvc.yaml"
 
@@ -18,6 +18,7 @@ AGAIN = "dvc repro gpu/dvc.yaml"
 @stage.command
 def main() -> None:
     """Measure merged in both 16-bit types and as NF4, and GPTQ in every kernel; repetitions go to runs/bench/CARD/."""
+    machine.require_target("gpu")
     settings = stage.params()
     wanted = settings.gpu
     card = gpu.require_cuda(wanted.card)

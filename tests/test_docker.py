@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
-DOCKERFILE = (ROOT / "Dockerfile.gpu").read_text(encoding="utf-8")
+DOCKERFILES = {
+    name: (ROOT / f"Dockerfile.{name}").read_text(encoding="utf-8").replace("\\\n", "")
+    for name in ("cpu", "gpu")
+}
 LOCKS = ("data", "train", "cpu", "dev", "gpu")
 
 
@@ -24,19 +34,88 @@ def test_the_lock_is_complete_and_agrees_with_the_others() -> None:
 
 
 def test_the_driver_asked_for_is_that_of_the_locked_cuda() -> None:
-    asked = re.search(r'NVIDIA_REQUIRE_CUDA="cuda>=([\d.]+)"', DOCKERFILE)
+    asked = re.search(r'NVIDIA_REQUIRE_CUDA="cuda>=([\d.]+)"', DOCKERFILES["gpu"])
     assert asked
     assert pins("gpu")["cuda-toolkit"].startswith(asked[1] + ".")
 
 
-def test_stages_come_from_arguments_or_earlier_stages() -> None:
+def test_every_pinned_version_has_its_hashes() -> None:
+    """All but torch, whose CPU builds stand in an index of their own, and llama.cpp, which its script checks."""
+    text = (ROOT / "docker/hashes.txt").read_text(encoding="utf-8")
+    hashed = dict(re.findall(r"^(\S+)==(\S+) \\\n    --hash=sha256:[0-9a-f]{64}", text, flags=re.MULTILINE))
+    wanted = {name: version for lock in LOCKS for name, version in pins(lock).items() if name != "torch"}
+    assert hashed == wanted, "stale: python docker/lock.py --hashes"
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_file_with_another_hash_is_refused(tmp_path: Path, right: bool) -> None:
+    """uv checks the hashes of a constraints file where there are some, as the images count on; pip cannot."""
+    for name in ("toy", "other"):
+        with zipfile.ZipFile(tmp_path / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"{name}.py", "")
+            wheel.writestr(
+                f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+            )
+            wheel.writestr(
+                f"{name}-1.0.dist-info/WHEEL",
+                "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            )
+            wheel.writestr(f"{name}-1.0.dist-info/RECORD", "")
+    digest = hashlib.sha256(
+        (tmp_path / "toy-1.0-py3-none-any.whl").read_bytes() if right else b""
+    ).hexdigest()
+    (tmp_path / "hashes.txt").write_text(f"toy==1.0 \\\n    --hash=sha256:{digest}\n")
+    (tmp_path / "lock.txt").write_text("toy==1.0\nother==1.0\n")
+    options = [
+        "--verify-hashes",
+        "--no-index",
+        "--find-links",
+        tmp_path,
+        "--target",
+        tmp_path / "out",
+        "--no-config",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "uv", "pip", "install", *options, "-r", "lock.txt", "-c", "hashes.txt"],
+        cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "UV_CACHE_DIR": str(tmp_path / "cache")},
+    )  # fmt: skip
+    assert (tmp_path / "out/toy.py").exists() == right, done.stderr
+    assert (done.returncode == 0) == right
+    assert right or "Hash mismatch for `toy==1.0`" in done.stderr
+
+
+@pytest.mark.parametrize("target", DOCKERFILES)
+def test_images_install_with_the_hashes_and_the_locked_uv(target: str) -> None:
+    text = DOCKERFILES[target]
+    installs = [line for line in text.splitlines() if "uv pip install" in line]
+    assert installs
+    assert all("--verify-hashes" in line and "-c /build/docker/hashes.txt" in line for line in installs)
+    assert f"ARG UV_VERSION={pins('dev')['uv']}\n" in text
+
+
+@pytest.mark.parametrize("target", DOCKERFILES)
+def test_what_every_image_promises(target: str) -> None:
+    text = DOCKERFILES[target]
+    final = text.rpartition("\nFROM ")[2]
+    assert "\nUSER 1000:1000\n" in final
+    assert 'CMD ["cartlm", "doctor"]' in text
+    assert "org.opencontainers.image.revision" in final
+    assert 'ENTRYPOINT ["tini", "--", "python", "/opt/cartlm/entrypoint.py"]' in text
+    assert f"CARTLM_IMAGE={target}" in text
+    assert re.search(r"ARG BASE_IMAGE=python:3\.11\.\d+-slim-bookworm\n", text)
+    source = final.index("COPY . .")  # what changes often stands last
+    assert not re.search(r"apt-get|uv pip|COPY --from", final[source:])
+
+
+@pytest.mark.parametrize("target", DOCKERFILES)
+def test_stages_come_from_arguments_or_earlier_stages(target: str) -> None:
     """So that it builds where no registry is, and with older builders."""
     stages: list[str] = []
-    for line in DOCKERFILE.splitlines():
+    for line in DOCKERFILES[target].splitlines():
         if found := re.match(r"FROM (\S+) AS (\S+)", line):
-            assert found[1] == "${BASE_IMAGE}" or found[1] in stages
+            assert found[1] in ("${BASE_IMAGE}", "${WHEELS_IMAGE}") or found[1] in stages
             stages.append(found[2])
         for source in re.findall(r"from=([\w-]+)", line):
             assert source in stages, line
     assert stages
-    assert not re.search(r"^# *syntax=|<<|--link|python3\.\d+/", DOCKERFILE, flags=re.MULTILINE)
+    assert not re.search(r"^# *syntax=|<<|--link|python3\.\d+/", DOCKERFILES[target], flags=re.MULTILINE)

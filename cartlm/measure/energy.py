@@ -7,7 +7,6 @@ plain files stands in for /sys in tests. Why the powercap files and not a librar
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 import time
@@ -96,10 +95,10 @@ def rapl_counters(root: Path = ROOT) -> list[Counter]:
     """
     folder = root / POWERCAP
     try:
+        # Linux links all zones there; in a container the folder that they lead to may stand in its place, parts in packages
+        paths = {path.name: path for path in [*folder.glob("*/intel-rapl:*"), *folder.iterdir()]}
         found = sorted(
-            (int(match[1]), int(match[2] or -1), match[0])
-            for match in map(ZONE.fullmatch, os.listdir(folder))
-            if match
+            (int(match[1]), int(match[2] or -1), match[0]) for match in map(ZONE.fullmatch, paths) if match
         )
     except OSError:
         raise UserError(
@@ -111,14 +110,14 @@ def rapl_counters(root: Path = ROOT) -> list[Counter]:
     packages: dict[int, str] = {}
     seen: dict[str, list[int]] = {}
     for package, part, zone in found:
-        name = _text(root, folder / zone / "name")
+        name = _text(root, paths[zone] / "name")
         if part < 0 and name.startswith("package-"):
             packages[package] = name
         elif part >= 0 and name == "dram" and package in packages:
             name = f"{packages[package]}/dram"
         else:
             continue
-        counter = _zone(root, folder / zone, name)
+        counter = _zone(root, paths[zone], name)
         value = counter.read()
         if die := DIE.fullmatch(name):
             values = seen.setdefault(die[1], [])

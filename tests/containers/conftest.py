@@ -1,17 +1,28 @@
-"""Images take long to build: their tests run only when asked for, `make test ARGS="-m container"`, where docker answers."""
+"""Images take long to build: their tests run only when asked for, `make test ARGS="-m container"`, where docker answers.
+
+CARTLM_BASE_IMAGE names the images' base; CARTLM_WHEELS a folder of wheels to prefer, such as a CPU build of torch.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.pipeline import toy_repo
+from tests.pipeline.toy_repo import Repo
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parent
 ENVIRON = {**os.environ, "DOCKER_BUILDKIT": "1"}
 ASKED = "-m container"
+USER = "4321"  # nobody in the images
 ARCHITECTURE, KERNELS = "9.0", ("exllamav2", "pack_block_cpu")
 
 
@@ -62,17 +73,115 @@ def base_image() -> str:
     return made.stdout.strip()
 
 
+def build(docker: Path, file: str, tag: str, *options: str, **arguments: str) -> str:
+    """Build an image of this working tree, as a stranger's checkout would; returns its name."""
+    given = [part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")]
+    built = run(docker, "build", *given, *options, "-f", ROOT / file, "-t", tag, ROOT)
+    assert built.returncode == 0, built.stderr[-4000:]
+    return tag
+
+
+@pytest.fixture(scope="session")
+def wheels(docker: Path) -> dict[str, str]:
+    """Build arguments for torch's CPU build: from the folder of CARTLM_WHEELS, or where pip looks for wheels; else uv's."""
+    folder = (
+        os.environ.get("CARTLM_WHEELS") or run("pip", "config", "get", "global.find-links").stdout.strip()
+    )
+    if not folder or not any(Path(folder).glob("torch-*cpu*.whl")):
+        return {}
+    tag = "localhost/cartlm-wheels"
+    with subprocess.Popen(["tar", "-C", folder, "-c", "."], stdout=subprocess.PIPE) as tar:
+        subprocess.run([docker, "import", "-", tag], stdin=tar.stdout, check=True, capture_output=True)
+    return {"WHEELS_IMAGE": tag, "TORCH_BACKEND": ""}
+
+
+@pytest.fixture(scope="session")
+def cpu_image(docker: Path, base_image: str, wheels: dict[str, str]) -> str:
+    """Dockerfile.cpu, whole."""
+    return build(
+        docker, "Dockerfile.cpu", "localhost/cartlm:cpu", BASE_IMAGE=base_image, COMMIT="test", **wheels
+    )
+
+
 @pytest.fixture(scope="session")
 def gpu_image(docker: Path, base_image: str) -> str:
     """Dockerfile.gpu, with the small ones of GPTQ's kernels for one architecture: Marlin takes long on few cores."""
-    tag = "localhost/cartlm:gpu"
-    arguments = (
-        f"BASE_IMAGE={base_image}",
-        f"CUDA_ARCHITECTURES={ARCHITECTURE}",
-        f"GPTQ_KERNELS={' '.join(KERNELS)}",
-        "COMMIT=test",
-    )
-    options = [part for each in arguments for part in ("--build-arg", each)]
-    built = run(docker, "build", *options, "-f", ROOT / "Dockerfile.gpu", "-t", tag, ROOT)
-    assert built.returncode == 0, built.stderr[-4000:]
-    return tag
+    return build(
+        docker, "Dockerfile.gpu", "localhost/cartlm:gpu",
+        BASE_IMAGE=base_image, COMMIT="test", CUDA_ARCHITECTURES=ARCHITECTURE, GPTQ_KERNELS=" ".join(KERNELS),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Inside:
+    """Commands in a fresh container, by a user whom the image does not know, without network and card."""
+
+    docker: Path
+    image: str
+
+    def __call__(self, *command: str) -> subprocess.CompletedProcess[str]:
+        options = ("--rm", "--network", "none", "--user", f"{USER}:{USER}")
+        return run(self.docker, "run", *options, self.image, *command)
+
+    def config(self) -> dict[str, Any]:
+        return json.loads(run(self.docker, "image", "inspect", self.image).stdout)[0]["Config"]
+
+    def health(self) -> subprocess.CompletedProcess[str]:
+        kind, *command = self.config()["Healthcheck"]["Test"]
+        assert kind == "CMD"
+        return self(*command)
+
+
+@pytest.fixture(scope="session")
+def volumes(docker: Path) -> Iterator[str]:
+    """A compose project of its own, whose volumes go at the end."""
+    project = f"cartlm-test-{os.getpid()}"
+    yield project
+    left = run(docker, "volume", "ls", "--quiet", "--filter", f"name={project}").stdout.split()
+    run(docker, "volume", "rm", *left)
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A toy repository that belongs to USER, run through its own docker/compose.sh as `make repro TARGET=cpu` does."""
+
+    docker: Path
+    repo: Repo
+    environ: dict[str, str]
+
+    @property
+    def path(self) -> Path:
+        return self.repo.path
+
+    def make(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["make", *arguments],
+            cwd=self.path,
+            env={**self.environ, **environ},
+            capture_output=True,
+            text=True,
+        )
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            ["make", *arguments], cwd=self.path, env=self.environ,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def containers(self) -> list[str]:
+        project = self.environ["COMPOSE_PROJECT_NAME"]
+        return run(self.docker, "ps", "--quiet", "--filter", f"name={project}").stdout.split()
+
+
+@pytest.fixture
+def checkout(docker: Path, cpu_image: str, volumes: str, tmp_path: Path) -> Checkout:
+    """Nothing has run in it; cut off from the network, two CPUs and 8 GiB allowed."""
+    tmp_path.parent.chmod(0o755)
+    repo = toy_repo.make(tmp_path / "repo")
+    (repo.path / ".dvc/cache").mkdir(parents=True)
+    subprocess.run(["chown", "-R", f"{USER}:{USER}", repo.path], check=True)
+    who = {"CARTLM_UID": USER, "CARTLM_GID": USER, "COMPOSE_PROJECT_NAME": volumes}
+    limits = {"NETWORK": "none", "CPUS": "2", "MEMORY": "8g"}
+    environ = {**ENVIRON, **who, **limits, "CARTLM_CPU_IMAGE": cpu_image}
+    environ.pop("CARTLM_IMAGE", None)
+    return Checkout(docker, repo, environ)

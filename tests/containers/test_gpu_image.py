@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.containers.conftest import ARCHITECTURE, KERNELS, run
+from tests.containers.conftest import ARCHITECTURE, KERNELS, Inside
 from tests.test_docker import pins
 
 pytestmark = [pytest.mark.container, pytest.mark.slow, pytest.mark.timeout(3 * 3600)]
@@ -17,17 +15,6 @@ pytestmark = [pytest.mark.container, pytest.mark.slow, pytest.mark.timeout(3 * 3
 @pytest.fixture
 def inside(docker: Path, gpu_image: str) -> Inside:
     return Inside(docker, gpu_image)
-
-
-class Inside:
-    """Commands in a fresh container, by a user whom the image does not know, without network and card."""
-
-    def __init__(self, docker: Path, image: str) -> None:
-        self.docker, self.image = docker, image
-
-    def __call__(self, *command: str) -> subprocess.CompletedProcess[str]:
-        options = ("--rm", "--network", "none", "--user", "4321:4321")
-        return run(self.docker, "run", *options, self.image, *command)
 
 
 def test_everything_is_imported_without_a_card(inside: Inside) -> None:
@@ -39,16 +26,22 @@ def test_everything_is_imported_without_a_card(inside: Inside) -> None:
     assert {"llama_cpp", "bitsandbytes", "dvc", "cartlm"} <= versions.keys()
 
 
-def test_the_health_check_names_the_missing_driver(docker: Path, inside: Inside) -> None:
-    inspected = json.loads(run(docker, "image", "inspect", inside.image).stdout)[0]["Config"]
-    kind, *command = inspected["Healthcheck"]["Test"]
-    assert kind == "CMD"
-    done = inside(*command)
+def test_the_health_check_names_the_missing_driver(inside: Inside) -> None:
+    done = inside.health()
     assert done.returncode == 2
     assert done.stderr.startswith(
-        "cartlm: error: no NVIDIA driver in this container: libcuda.so.1 is missing; "
+        "cartlm: error: CUDA card is missing: no NVIDIA driver in this container: libcuda.so.1 is missing: "
     )
+    assert done.stderr.endswith("; docker run --gpus all cartlm:gpu\n")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_benchmark_of_the_other_target_is_refused(inside: Inside) -> None:
+    done = inside("python", "-m", "stages.bench_cpu")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "this is the image for gpu" in done.stderr
+    assert done.stderr.endswith("; make bench TARGET=cpu\n")
 
 
 def test_a_card_would_find_its_kernels_built(inside: Inside) -> None:
@@ -58,8 +51,8 @@ def test_a_card_would_find_its_kernels_built(inside: Inside) -> None:
         assert f"{name} on sm_{ARCHITECTURE.replace('.', '')}: built ahead" in done.stdout
 
 
-def test_its_settings(docker: Path, inside: Inside) -> None:
-    config = json.loads(run(docker, "image", "inspect", inside.image).stdout)[0]["Config"]
+def test_its_settings(inside: Inside) -> None:
+    config = inside.config()
     environ = dict(line.split("=", 1) for line in config["Env"])
     assert config["User"] == "1000:1000"
     assert environ["CARTLM_IMAGE"] == "gpu"

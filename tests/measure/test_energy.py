@@ -209,6 +209,18 @@ def test_a_counter_that_fails_meanwhile_is_a_problem(machine: Callable[[str], Ma
     assert list(figures(reading, 5.0, 1, 1, 1)) == ["energy_absent"]
 
 
+def test_the_folder_that_the_links_lead_to(machine: Callable[[str], Machine]) -> None:
+    """docker/compose.rapl.yaml shows that: parts of a package lie in the package's folder, nowhere else."""
+    here = machine("intel_two_sockets")
+    source = here.meter().source
+    folder = here.root / POWERCAP
+    for part in sorted(folder.glob("intel-rapl:*:*")):
+        part.rename(folder / part.name.rpartition(":")[0] / part.name)
+    assert not list(folder.glob("intel-rapl:*:*"))
+    assert here.meter().source == source
+    assert "dram" in source
+
+
 def test_no_rapl(tmp_path: Path) -> None:
     assert available(tmp_path).cpu_reason.startswith("no RAPL: there is no /sys/class/powercap")
     (tmp_path / POWERCAP / "intel-rapl-mmio:0").mkdir(parents=True)

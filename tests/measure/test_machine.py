@@ -13,9 +13,11 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from cartlm.errors import UserError
 from cartlm.measure import cpus, machine
 from cartlm.measure.machine import Throttling
 
+REPOSITORY = Path(__file__).parents[2]
 GROUPS_V1 = "5:cpuset:/\n4:memory:{0}\n3:cpu,cpuacct:{0}\n0::/\n"
 CPUINFO = """processor\t: {n}
 model name\t: Toy 9000
@@ -183,6 +185,35 @@ def test_processor(tmp_path: Path) -> None:
     assert machine.cpu_model(arm) == "CPU part 0xd40"
     assert machine.instructions(arm) == ["asimd", "asimddp", "i8mm"]
     assert machine.cores(arm) == (None, 1)
+
+
+def test_an_image_of_the_other_target_measures_nothing() -> None:
+    for target, other in (("cpu", "gpu"), ("gpu", "cpu")):
+        machine.require_target(target, {})
+        machine.require_target(target, {"CARTLM_IMAGE": target})
+        with pytest.raises(UserError, match=f"image for {other}.*; make bench TARGET={target}"):
+            machine.require_target(target, {"CARTLM_IMAGE": other})
+
+
+@pytest.mark.parametrize(
+    ("module", "target", "other"),
+    [
+        ("stages.bench_cpu", "cpu", "gpu"),
+        ("stages.bench_architecture", "cpu", "gpu"),
+        ("stages.bench_gpu", "gpu", "cpu"),
+        ("gpu.architecture", "gpu", "cpu"),
+    ],
+)
+def test_benchmark_stages_ask_first(module: str, target: str, other: str, tmp_path: Path) -> None:
+    """In an empty folder: they refuse before they look for params, models or a card."""
+    environ = {**os.environ, "CARTLM_IMAGE": other, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "-m", module], cwd=tmp_path, env=environ, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert f"this is the image for {other}" in done.stderr
+    assert done.stderr.endswith(f"make bench TARGET={target}\n")
+    assert done.stderr.count("\n") == 1
 
 
 def test_runtime(tmp_path: Path) -> None:
