@@ -43,19 +43,10 @@ test: setup ## all tests (the first call also builds the portable llama.cpp)
 	@docker/llama_cpp.sh --quiet --portable --libraries
 	@$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-lint: setup ## ruff and mypy
-	@$(PY) -m ruff check .
-	@$(PY) -m ruff format --check .
-	@$(PY) -m mypy
-
 bench: setup ## speed, memory, energy again (CHECK=1: on the committed machine only), and our own code's benchmarks
 	@$(DVC) repro -f -s bench-cpu
 	@$(DVC) repro -s summarize
 	@$(PY) -m pytest -q tests/benchmarks --benchmark-enable --benchmark-autosave --benchmark-compare
-
-bench-gpu: setup ## the same on this machine's CUDA card
-	@$(DVC) repro -f -s gpu/dvc.yaml:bench-gpu
-	@$(DVC) repro -f -s summarize
 
 doctor: setup ## what this machine can do, and what each missing thing costs
 	@$(CARTLM) doctor
@@ -66,10 +57,6 @@ architecture: setup ## speed, memory and energy of Llama 3.2 1B with random weig
 	@$(DVC) repro architecture/dvc.yaml
 	@$(DVC) repro -f -s summarize
 
-base: setup ## make the embedded base model anew (hours on a CPU) and put it into base/model
-	@$(DVC) repro base/dvc.yaml
-	@$(CARTLM) accept-base
-
 remote: setup ## accuracy, latency and cost of the servers under remote: in params.yaml (GPT-4.1, vLLM, llama-server)
 	@$(CARTLM) params check
 	@$(CARTLM) check-remote
@@ -77,6 +64,19 @@ remote: setup ## accuracy, latency and cost of the servers under remote: in para
 	@$(DVC) repro -f -s summarize
 
 endif
+
+lint: setup ## ruff and mypy
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+bench-gpu: setup ## the same on this machine's CUDA card
+	@$(DVC) repro -f -s gpu/dvc.yaml:bench-gpu
+	@$(DVC) repro -f -s summarize
+
+base: setup ## make the embedded base model anew (hours on a CPU) and put it into base/model
+	@$(DVC) repro base/dvc.yaml
+	@$(CARTLM) accept-base
 
 preset: setup ## rewrite params.yaml: make preset NAME=paper
 	@$(CARTLM) preset $(or $(NAME),$(error name one: make preset NAME=offline, or NAME=paper))
