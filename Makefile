@@ -81,8 +81,9 @@ base: setup ## make the embedded base model anew (hours on a CPU) and put it int
 preset: setup ## rewrite params.yaml: make preset NAME=paper
 	@$(CARTLM) preset $(or $(NAME),$(error name one: make preset NAME=offline, or NAME=paper))
 
-pin: setup ## ask the hub which revisions params.yaml means, and write them into it
+pin: setup ## ask the hub which revisions params.yaml means, the registry for the base images' digests; write them down
 	@$(CARTLM) pin
+	@$(CARTLM) pin-images
 
 image: ## a hardware target's image, cartlm:TARGET: make image TARGET=cpu (or gpu, test; ARGS= for docker build)
 	@docker/compose.sh image $(or $(TARGET),cpu) $(ARGS)

@@ -122,6 +122,22 @@ def pin() -> None:
         print("nothing to pin: params.yaml names no model or dataset of the hub")
 
 
+@main.command("pin-images")
+def pin_images() -> None:
+    """Ask the registry for the digest of each Dockerfile's base image, and write it there; none answers: it says so."""
+    from cartlm import pin as pins
+
+    for file in map(Path, ("Dockerfile.cpu", "Dockerfile.gpu")):
+        image = pins.base_image(file)
+        try:
+            digest = pins.ask_registry(image)
+        except UserError as error:
+            print(f"{file} keeps {image} as it is: {error}", file=sys.stderr)
+            continue
+        changed = pins.write_digest(file, digest, datetime.date.today())
+        print(f"{file} builds on {image}@{digest}{'' if changed else '; as it was'}")
+
+
 @main.command()
 def table() -> None:
     """Print the results table."""

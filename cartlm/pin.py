@@ -1,9 +1,11 @@
-"""Hub revisions for params.yaml: asked of the hub, never guessed."""
+"""Hub revisions for params.yaml, digests of base images for the Dockerfiles: asked of hub and registry, never guessed."""
 
 from __future__ import annotations
 
 import datetime
+import json
 import re
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,9 @@ from cartlm.params import Params
 from cartlm.results import write_text
 
 COMMIT = re.compile("[0-9a-f]{40}")
+BASE_IMAGE = re.compile(
+    r"(?:# The registry's digest on .*\n)?ARG BASE_IMAGE=([^\s@]+)(@sha256:[0-9a-f]{64})?\n"
+)
 LINE = re.compile(r"(\s*\w+:)[^#\r]*(?:# the hub's [^\r;]*;?)?[ ]*(#?[^\r]*)(\r?)")
 
 
@@ -103,3 +108,41 @@ def _line(lines: list[str], pin: Pin) -> int | None:
         elif inside and line.strip().startswith(f"{pin.key}:"):
             return at
     return None
+
+
+def ask_registry(image: str) -> str:
+    """The digest, `sha256:...`, of an image's tag, by docker, which fetches the image. Raises UserError."""
+    hint = f"check the network, then make pin (or by hand: docker pull {image})"
+    try:
+        pulled = subprocess.run(["docker", "pull", "--quiet", image], capture_output=True, text=True)
+        if pulled.returncode:
+            said = (pulled.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise UserError(f"no registry answers for {image}: {said}", hint)
+        command = ["docker", "image", "inspect", "--format", "{{json .RepoDigests}}", image]
+        shown = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise UserError(f"docker, which asks for {image}'s digest, is not installed", hint) from None
+    digests = {each.partition("@")[2] for each in json.loads(shown.stdout or "null") or []}
+    if len(digests) != 1:
+        raise UserError(f"docker tells {len(digests)} digests of {image}, not one", hint)
+    return digests.pop()
+
+
+def base_image(dockerfile: Path) -> str:
+    """The base image of a Dockerfile of ours, with its tag and without digest. Raises UserError where none stands."""
+    found = BASE_IMAGE.search(dockerfile.read_text(encoding="utf-8"))
+    if not found:
+        raise UserError(f"{dockerfile} has no line ARG BASE_IMAGE=NAME:TAG", f"git checkout {dockerfile}")
+    return found[1]
+
+
+def write_digest(dockerfile: Path, digest: str, asked: datetime.date) -> bool:
+    """Pin the base image there; False where it already stood at this digest, and nothing is written."""
+    text = dockerfile.read_text(encoding="utf-8")
+    found = BASE_IMAGE.search(text)
+    assert found
+    if found[2] == f"@{digest}":
+        return False
+    line = f"# The registry's digest on {asked.isoformat()}.\nARG BASE_IMAGE={found[1]}@{digest}\n"
+    write_text(dockerfile, text[: found.start()] + line + text[found.end() :])
+    return True

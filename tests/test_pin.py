@@ -155,3 +155,65 @@ def test_where_all_is_local_there_is_nothing_to_pin(pin: Run, tmp_path: Path) ->
     done = pin()
     assert done.returncode == 0, done.stderr
     assert "nothing to pin" in done.stdout
+
+
+DOCKER = """#!/bin/sh
+# Stands in for docker and its registry, which are not here.
+case "$1" in
+    pull) [ -n "$DIGESTS" ] || { echo "dial tcp: no route to host" >&2; exit 1; } ;;
+    image) echo "$DIGESTS" ;;
+esac
+"""
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
+    for name in ("Dockerfile.cpu", "Dockerfile.gpu"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/docker").write_text(DOCKER)
+    (tmp_path / "bin/docker").chmod(0o755)
+
+    def run(digests: str) -> subprocess.CompletedProcess[str]:
+        environ = {**os.environ, "DIGESTS": digests, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+        command = [sys.executable, "-m", "cartlm.cli", "pin-images"]
+        return subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True)
+
+    return run
+
+
+def test_base_images_get_their_digest(
+    tmp_path: Path, images: Callable[[str], subprocess.CompletedProcess[str]]
+) -> None:
+    before = (tmp_path / "Dockerfile.cpu").read_text()
+    for digit in "ab":
+        done = images(json.dumps([f"python@sha256:{digit * 64}"]))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("\n") == 2
+        text = (tmp_path / "Dockerfile.cpu").read_text()
+        assert re.search(
+            f"^ARG BASE_IMAGE=python:3.11.\\d+-slim-bookworm@sha256:{digit * 64}$", text, re.MULTILINE
+        )
+        assert text.count("The registry's digest on") == 1
+        assert len(text.splitlines()) == len(before.splitlines()) + 1
+    again = images(json.dumps(["python@sha256:" + "b" * 64]))
+    assert again.stdout.count("as it was") == 2
+    assert (tmp_path / "Dockerfile.cpu").read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("digests", "said"),
+    [
+        ("", "no registry answers for python:3.11"),
+        ("null", "docker tells 0 digests"),
+        ('["a@sha256:1", "b@sha256:2"]', "docker tells 2 digests"),
+    ],
+)
+def test_without_an_answer_nothing_is_written(
+    tmp_path: Path, images: Callable[[str], subprocess.CompletedProcess[str]], digests: str, said: str
+) -> None:
+    done = images(digests)
+    assert done.returncode == 0
+    assert done.stderr.count("\n") == 2
+    assert said in done.stderr
+    assert (tmp_path / "Dockerfile.gpu").read_text() == (ROOT / "Dockerfile.gpu").read_text()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,15 +173,35 @@ class Checkout:
         return run(self.docker, "ps", "--quiet", "--filter", f"name={project}").stdout.split()
 
 
-@pytest.fixture
-def checkout(docker: Path, cpu_image: str, volumes: str, tmp_path: Path) -> Checkout:
-    """Nothing has run in it; cut off from the network, two CPUs and 8 GiB allowed."""
-    tmp_path.parent.chmod(0o755)
-    repo = toy_repo.make(tmp_path / "repo")
-    (repo.path / ".dvc/cache").mkdir(parents=True)
-    subprocess.run(["chown", "-R", f"{USER}:{USER}", repo.path], check=True)
+@pytest.fixture(scope="session")
+def checkouts(
+    docker: Path, cpu_image: str, volumes: str, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Checkout]:
+    """Makes fresh ones of the same bytes, by name: cut off from the network, two CPUs and 8 GiB allowed."""
+    folder = tmp_path_factory.mktemp("checkouts")
+    for path in (folder, folder.parent):
+        path.chmod(0o755)
+    fresh = toy_repo.make(folder / "fresh")
+    (fresh.path / ".dvc/cache").mkdir(parents=True)
     who = {"CARTLM_UID": USER, "CARTLM_GID": USER, "COMPOSE_PROJECT_NAME": volumes}
     limits = {"NETWORK": "none", "CPUS": "2", "MEMORY": "8g"}
     environ = {**ENVIRON, **who, **limits, "CARTLM_CPU_IMAGE": cpu_image}
     environ.pop("CARTLM_IMAGE", None)
-    return Checkout(docker, repo, environ)
+
+    def make(name: str) -> Checkout:
+        cache = (
+            folder / f"{name}-cache"
+        )  # of its own: a second run with the first one's would restore, not run
+        cache.mkdir()
+        repo = toy_repo.copy(fresh, folder / name)
+        subprocess.run(["chown", "-R", f"{USER}:{USER}", repo.path, cache], check=True)
+        return Checkout(docker, repo, {**environ, "CACHE_VOLUME": str(cache)})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def whole(checkouts: Callable[[str], Checkout]) -> tuple[Checkout, subprocess.CompletedProcess[str]]:
+    """A checkout in which `make repro TARGET=cpu` ran, and what it said. Not to be changed by a test."""
+    checkout = checkouts("whole")
+    return checkout, checkout.make("repro", "TARGET=cpu")
