@@ -71,6 +71,10 @@ image: ## (comes with issue 6) the images of the hardware targets
 compare: setup ## what changed since this branch left main (or REV=...), to the workspace (or WITH=...)
 	@$(CARTLM) compare $(or $(REV),$(shell git merge-base HEAD main 2>/dev/null || git merge-base HEAD origin/main 2>/dev/null),$(error there is no main here; name a commit: make compare REV=HEAD~1)) $(WITH) $(ARGS)
 
+.PHONY: stale
+stale: setup ## which committed numbers are older than code and params, from what git has alone (ARGS=--json)
+	@$(CARTLM) stale $(ARGS)
+
 check-compare: setup ## prove it: N=20 measurements of one commit are no change; a planted loss and slow-down are
 	@.venv/bin/python -m tests.benchmarks.check_compare --times $(or $(N),20)
 

@@ -18,7 +18,7 @@ import yaml
 from cartlm import paid, stage, variants
 from cartlm import params as _params
 from cartlm.errors import UserError
-from cartlm.report import commits, compare_text, summary
+from cartlm.report import commits, compare_text, stale, summary
 from cartlm.report import compare as comparing
 from cartlm.results import write_metrics, write_text
 
@@ -146,6 +146,19 @@ def compare(old: str, new: str | None, as_json: bool, everything: bool) -> int:
     else:
         print(compare_text.markdown(found, everything), end="")
     return 1 if found.having("worse") else 0
+
+
+@main.command("stale")
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of lines.")
+def stale_stages(as_json: bool) -> int:
+    """Stages whose numbers are older than code, params or inputs; exit code 1 if the main graph has one.
+
+    Asks `dvc status`, and needs nothing but what git has.
+    """
+    commits.repository(Path("."))
+    found = stale.read(Path("."))
+    print(json.dumps(stale.as_json(found), indent=2) if as_json else stale.text(found))
+    return 1 if found.stale else 0
 
 
 @main.command("check-models")
