@@ -164,7 +164,7 @@ def as_json(found: Report) -> dict[str, Any]:
 
 def text(found: Report) -> str:
     """The report for people: stages with the same reasons on one line."""
-    lines = [headline(found)]
+    lines = [headline(found) + (", for what changed since the run:" if found.stale else "")]
     lines += [f"  {', '.join(names)}: {few(why, 8)}" for names, why in grouped(found.stale)]
     lines += [f"  next: {found.next}"] if found.stale else []
     if told := elsewhere_lines(found):
@@ -177,7 +177,7 @@ def headline(found: Report) -> str:
     if not found.stale:
         return f"No stage of dvc.yaml is stale ({found.stages} asked)."
     n = len(found.stale)
-    return f"{n} of {found.stages} stages of dvc.yaml {'is' if n == 1 else 'are'} stale, for what changed since their run:"
+    return f"{n} of {found.stages} stages of dvc.yaml {'is' if n == 1 else 'are'} stale"
 
 
 def grouped(stale: Mapping[str, list[str]]) -> list[tuple[list[str], list[str]]]:

@@ -174,7 +174,7 @@ def test_stale_stages_end_with_1_their_reasons_and_the_next_command(clone: Repo)
     done = clone.cartlm("stale")
     assert done.returncode == 1, done.stderr
     assert done.stdout.splitlines()[:4] == [
-        "2 of 4 stages of dvc.yaml are stale, for what changed since their run:",
+        "2 of 4 stages of dvc.yaml are stale, for what changed since the run:",
         "  model: train.py",
         "  eval: param eval.rows",
         "  next: dvc repro",
