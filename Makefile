@@ -91,6 +91,10 @@ image: ## a hardware target's image, cartlm:TARGET: make image TARGET=cpu (or gp
 compare: setup ## what changed since this branch left main (or REV=...), to the workspace (or WITH=...)
 	@$(CARTLM) compare $(or $(REV),$(shell git merge-base HEAD main 2>/dev/null || git merge-base HEAD origin/main 2>/dev/null),$(error there is no main here; name a commit: make compare REV=HEAD~1)) $(WITH) $(ARGS)
 
+.PHONY: stale
+stale: setup ## which committed numbers are older than code and params, from what git has alone (ARGS=--json)
+	@$(CARTLM) stale $(ARGS)
+
 check-compare: setup ## prove it: N=20 measurements of one commit are no change; a planted loss and slow-down are
 	@$(PY) -m tests.benchmarks.check_compare --times $(or $(N),20)
 

@@ -18,7 +18,7 @@ import yaml
 from cartlm import paid, stage, variants
 from cartlm import params as _params
 from cartlm.errors import UserError
-from cartlm.report import commits, compare_text, summary
+from cartlm.report import comment, commits, compare_text, stale, summary
 from cartlm.report import compare as comparing
 from cartlm.results import write_metrics, write_text
 
@@ -150,18 +150,38 @@ def table() -> None:
 @click.argument("new", metavar="[REV]", required=False)
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of Markdown.")
 @click.option("--all", "everything", is_flag=True, help="List the metrics without a change too.")
-def compare(old: str, new: str | None, as_json: bool, everything: bool) -> int:
+@click.option(
+    "--comment", "as_comment", is_flag=True, help="Markdown for a pull or merge request, with plots."
+)
+def compare(old: str, new: str | None, as_json: bool, everything: bool, as_comment: bool) -> int:
     """What changed from one commit to another, or to the workspace; exit code 1 if anything became worse."""
+    if as_comment and (as_json or everything):
+        raise UserError("--comment goes with neither --json nor --all", "cartlm compare --help")
     commits.repository(Path("."))
     settings = stage.params()
     before, after, changed = commits.read(Path("."), old, new)
     listed = variants.listed(settings)
-    found = comparing.compare(before, after, settings.compare.model_dump(), changed, listed)
+    asked = stale.read(Path(".")) if commits.checked_out(Path("."), new) else None
+    found = comparing.compare(before, after, settings.compare.model_dump(), changed, listed, asked)
     if as_json:
         print(json.dumps(comparing.as_json(found), indent=2, ensure_ascii=False, allow_nan=False))
     else:
-        print(compare_text.markdown(found, everything), end="")
+        text = comment.comment(found) if as_comment else compare_text.markdown(found, everything)
+        print(text, end="")
     return 1 if found.having("worse") else 0
+
+
+@main.command("stale")
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of lines.")
+def stale_stages(as_json: bool) -> int:
+    """Stages whose numbers are older than code, params or inputs; exit code 1 if the main graph has one.
+
+    Asks `dvc status`, and needs nothing but what git has.
+    """
+    commits.repository(Path("."))
+    found = stale.read(Path("."))
+    print(json.dumps(stale.as_json(found), indent=2) if as_json else stale.text(found))
+    return 1 if found.stale else 0
 
 
 @main.command("check-models")

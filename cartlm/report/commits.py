@@ -93,6 +93,14 @@ def repository(root: Path) -> None:
         raise UserError(f"{root.resolve()} is not the top of a repository with a dvc.yaml", f"cd {top}")
 
 
+def checked_out(root: Path, revision: str | None) -> bool:
+    """Whether a side of the comparison is what lies in the workspace: the workspace itself, or HEAD without a change."""
+    if revision is None:
+        return True
+    head = git(root, "rev-parse", "HEAD").stdout.strip() == resolve(root, revision)
+    return head and not git(root, "status", "--porcelain").stdout.strip()
+
+
 def resolve(root: Path, revision: str) -> str:
     """The full hash of a commit. Raises UserError for one that is not there."""
     done = git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
@@ -113,15 +121,23 @@ def git(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         raise UserError("git is not installed", "install it, then run this again") from None
 
 
+def dvc(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run DVC in `root`."""
+    return subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "DVC_NO_ANALYTICS": "1"},
+    )
+
+
 def dvc_diff(root: Path, what: str, old: str, new: str | None, *options: str) -> tuple[Files, str]:
     """What `dvc metrics diff --json` or `dvc params diff --json` says: file -> key -> old and new, and its warnings.
 
     It warns, and ends with 0, where it can read nothing.
     """
-    command = [sys.executable, "-m", "dvc", what, "diff", "--json", *options, old, *([new] if new else [])]
-    done = subprocess.run(
-        command, cwd=root, capture_output=True, text=True, env={**os.environ, "DVC_NO_ANALYTICS": "1"}
-    )
+    done = dvc(root, what, "diff", "--json", *options, old, *([new] if new else []))
     try:
         if done.returncode != 0:
             raise ValueError

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from cartlm.report import locks
+from cartlm.report import locks, stale
 from cartlm.report.commits import ParamChange, Side
 from cartlm.report.paired import Difference, against_reference, differences, pair
+from cartlm.report.stale import few
 from cartlm.statistics import ALPHA, Pairs, wilson
 
 Verdict = Literal["worse", "better", "not comparable", "removed", "added", "no change"]
@@ -69,6 +70,8 @@ class Comparison:
     params: list[ParamChange] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     against_f16: list[Difference] = field(default_factory=list)  # the quantized variants of the new side
+    variants: list[str] = field(default_factory=list)  # in the order of params.yaml
+    stale: stale.Report | None = None  # of the new side, where it is what is checked out
 
     def having(self, verdict: Verdict) -> list[Change]:
         return [change for change in self.changes if change.verdict == verdict]
@@ -80,11 +83,15 @@ def compare(
     tolerances: Mapping[str, float],
     params: Sequence[ParamChange] = (),
     variants: Sequence[str] = (),
+    asked: stale.Report | None = None,
 ) -> Comparison:
     """Judge every metric that RULES names.
 
-    `tolerances` is the section `compare` of params.yaml; `variants` gives their order, others follow by name.
+    `tolerances` is the section `compare` of params.yaml; `variants` gives their order, others follow by name. `asked`
+    is what DVC says of the new side, where it can be asked; dvc.lock's hashes then have no say.
     """
+    if asked:
+        new = replace(new, outdated={})
     unpaired = unpaired_variants(old, new)
     tested = {
         variant: pair(old.outcomes[variant], new.outcomes[variant])
@@ -108,10 +115,12 @@ def compare(
             it.target != ACCURACY, it.target, ORDER.index(it.verdict), by_variant(it.variant), it.metric,
         )
     )  # fmt: skip
-    said = [*notes(old, new, unpaired), *code_notes(old, new), *stale(old), *stale(new)]
+    said = [*notes(old, new, unpaired), *code_notes(old, new), *torn(old), *torn(new)]
     ours = [variant for variant in new.outcomes if not rank or variant in rank]  # no servers
     ordered = {variant: new.outcomes[variant] for variant in sorted(ours, key=by_variant)}
-    return Comparison(old.name, new.name, changes, list(params), said, against_reference(ordered))
+    return Comparison(
+        old.name, new.name, changes, list(params), said, against_reference(ordered), list(variants), asked
+    )
 
 
 def of_file(
@@ -300,19 +309,16 @@ def code_notes(old: Side, new: Side) -> list[str]:
     """Stages that measured with other code on the two sides, and those whose numbers are older than code or params."""
     said: dict[str, list[str]] = {}
     for stage, paths in locks.other_code(old.stages, new.stages).items():
-        said.setdefault(f"Measured by other code ({_few(paths)})", []).append(stage)
+        said.setdefault(f"Measured by other code ({few(paths, 4)})", []).append(stage)
     for side in (old, new):
         for stage, changed in side.outdated.items():
-            said.setdefault(f"in {side.name}, not run again since {_few(changed)} changed", []).append(stage)
+            said.setdefault(f"in {side.name}, not run again since {few(changed, 4)} changed", []).append(
+                stage
+            )
     return [f"{what}: {', '.join(stages)}." for what, stages in said.items()]
 
 
-def _few(names: Sequence[str], most: int = 4) -> str:
-    left = len(names) - most
-    return ", ".join(names[:most]) + (f" and {left} more" if left > 0 else "")
-
-
-def stale(side: Side) -> list[str]:
+def torn(side: Side) -> list[str]:
     """Variants whose share in metrics/eval is not that of their outcomes: one of the two files is old."""
     found = []
     for variant, outcomes in side.outcomes.items():
@@ -339,6 +345,7 @@ def as_json(found: Comparison) -> dict[str, Any]:
             {**vars(change), "paired": _plain(change.paired) if change.paired else None}
             for change in found.changes
         ],
+        "stale": stale.as_json(found.stale) if found.stale else None,
         "variants_against_f16": [_plain(each) for each in found.against_f16],
     }
 

@@ -3,28 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from cartlm.report import paired
+from cartlm.report import paired, stale
 from cartlm.report.commits import ParamChange
 from cartlm.report.compare import ACCURACY, Change, Comparison, Verdict
+from cartlm.report.markdown import cell, words
+from cartlm.report.stale import few
 
 SHOWN: tuple[Verdict, ...] = ("worse", "better")
+PARAM_HEAD = ("| param | old | new |", "|---|---|---|")
+HEAD = ("| variant | metric | old | new | change | verdict | why |", "|---|---|---:|---:|---:|---|---|")
+WHY = 200  # characters
 
 
 def markdown(found: Comparison, everything: bool = False) -> str:
     """The whole report; `everything` lists the metrics without a change too."""
-    parts = [f"# {found.old} → {found.new}: {headline(found)}", *bullets(found.notes)]
-    parts += ["## Params", *param_table(found.params)]
-    targets = list(dict.fromkeys([ACCURACY, *(change.target for change in found.changes)]))
-    for target in targets:
-        changes = [change for change in found.changes if change.target == target]
-        title = "Accuracy" if target == ACCURACY else f"Hardware target {target}"
-        parts += [f"## {title}", *section(changes, everything)]
+    parts = [f"# {found.old} → {found.new}: {words(headline(found))}", *bullets(found.notes)]
+    params = ["\n".join([*PARAM_HEAD, *param_rows(found.params)])] if found.params else ["No change."]
+    parts += ["## Params", *params]
+    for target, changes in by_target(found):
+        parts += [f"## {title(target)}", *section(changes, everything)]
+    if (lines := stale_lines(found.stale)) is not None:
+        parts += ["## Stale stages", lines[0], *(["\n".join(lines[1:])] if lines[1:] else [])]
     if found.against_f16:
         parts += [f"## Variants against f16, {found.new}", paired.table(found.against_f16)]
         parts += [paired.resolution(found.against_f16)]
     return "\n\n".join(parts) + "\n"
+
+
+def by_target(found: Comparison) -> list[tuple[str, list[Change]]]:
+    """The changes of each target, accuracy first."""
+    targets = dict.fromkeys([ACCURACY, *(change.target for change in found.changes)])
+    return [(name, [change for change in found.changes if change.target == name]) for name in targets]
+
+
+def title(target: str) -> str:
+    return "Accuracy" if target == ACCURACY else f"Hardware target {words(target)}"
+
+
+def stale_lines(found: stale.Report | None) -> list[str] | None:
+    """A sentence on stages whose numbers are older than what they stand beside, then a line each; None if not asked."""
+    if found is None:
+        return None
+    if not found.stale:
+        return [stale.headline(found)]
+    lines = [f"- {words(few(names, 8))}: {words(few(why, 8))}" for names, why in stale.grouped(found.stale)]
+    return [
+        f"{stale.headline(found)}: numbers are older than what they stand beside. Next: `{found.next}`",
+        *lines,
+    ]
 
 
 def headline(found: Comparison) -> str:
@@ -32,8 +59,8 @@ def headline(found: Comparison) -> str:
     counted = []
     for verdict in SHOWN:
         if changes := found.having(verdict):
-            names = ", ".join(dict.fromkeys(f"{change.target} {change.variant}" for change in changes))
-            counted.append(f"{len(changes)} {verdict} ({names})")
+            names = list(dict.fromkeys(f"{change.target} {change.variant}" for change in changes))
+            counted.append(f"{len(changes)} {verdict} ({few(names, 12)})")
     lost = len(found.having("not comparable"))
     if lost and lost + len(found.having("added")) + len(found.having("removed")) == len(found.changes):
         return "nothing is comparable"
@@ -41,34 +68,25 @@ def headline(found: Comparison) -> str:
 
 
 def bullets(notes: Iterable[str]) -> list[str]:
-    lines = [f"- {note[0].upper()}{note[1:]}" for note in notes]
+    lines = [f"- {note[0].upper()}{note[1:]}" for note in map(words, notes)]
     return ["\n".join(lines)] if lines else []
 
 
-def param_table(params: Sequence[ParamChange]) -> list[str]:
-    """What changed in params.yaml and the like."""
-    if not params:
-        return ["No change."]
-    lines = ["| param | old | new |", "|---|---|---|"]
-    for change in params:
-        name = change.key if change.file == "params.yaml" else f"{change.file}: {change.key}"
-        lines.append(f"| {name} | {_cell(change.old)} | {_cell(change.new)} |")
-    return ["\n".join(lines)]
-
-
-def _cell(value: Any) -> str:
-    text = "" if value is None else str(value).replace("|", "\\|").replace("\n", "\\n")
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def param_rows(params: Sequence[ParamChange]) -> list[str]:
+    """What changed in params.yaml and the like, a line each."""
+    names = [
+        change.key if change.file == "params.yaml" else f"{change.file}: {change.key}" for change in params
+    ]
+    return [
+        f"| {cell(name)} | {cell(change.old)} | {cell(change.new)} |"
+        for name, change in zip(names, params, strict=True)
+    ]
 
 
 def section(changes: Sequence[Change], everything: bool) -> list[str]:
     """One target: what changed as a table, then how many metrics did not, or do not compare."""
     shown = [change for change in changes if everything or change.verdict in SHOWN]
-    lines = [
-        "| variant | metric | old | new | change | verdict | why |",
-        "|---|---|---:|---:|---:|---|---|",
-    ]
-    lines += [row(change) for change in shown]
+    lines = [*HEAD, *(row(change) for change in shown)]
     return [*(["\n".join(lines)] if shown else []), *rest(changes, shown)]
 
 
@@ -90,13 +108,13 @@ def rest(changes: Sequence[Change], shown: Sequence[Change]) -> list[str]:
 def row(change: Change) -> str:
     """One line of the table; the arrow tells where the value went, the verdict whether that is good."""
     cells = (
-        change.variant,
-        change.metric,
+        cell(change.variant),
+        cell(change.metric),
         value(change.old),
         value(change.new),
         amount(change),
         change.verdict,
-        _reason(change),
+        cell(_reason(change), WHY),
     )
     return "| " + " | ".join(cells) + " |"
 

@@ -20,6 +20,7 @@ LOCKS = (
     "remote/dvc.lock",
     "architecture/dvc.lock",
     "gpu/dvc.lock",
+    "base/dvc.lock",
 )  # paths in all are from the root
 CODE = (".py", ".sh", ".txt", ".yaml")  # dependencies that git has; the others are data and models
 MEASURED = ("metrics/bench/", "metrics/eval/", "metrics/remote")

@@ -156,28 +156,74 @@ def test_other_test_rows_under_the_same_ids_are_not_paired(repo: Repo) -> None:
 
 
 def test_numbers_of_other_or_older_code_are_named(repo: Repo) -> None:
+    """DVC tells of what is checked out; of another commit the hashes in its dvc.lock do."""
     lock = yaml.safe_load((repo.path / "dvc.lock").read_text())
+    outs = [{"metrics/eval/q8_0.json": {"cache": False}}]
+    do = {"cmd": "true", "deps": ["data/test.jsonl", "stages/evaluate.py"], "outs": outs}
+    pipeline = {
+        "stages": {"eval": {"foreach": ["q8_0"], "do": do}},
+        "metrics": ["metrics/eval", "metrics/bench"],
+    }
+    (repo.path / "dvc.yaml").write_text(yaml.safe_dump(pipeline))
+    (repo.path / ".gitignore").write_text("/data/\n")
     code = repo.path / "stages/evaluate.py"
     code.parent.mkdir()
     code.write_text("first\n")
 
     def run_with(text: str) -> None:
         stage = lock["stages"]["eval@q8_0"]
-        md5 = hashlib.md5(text.encode()).hexdigest()
-        stage["deps"] = [stage["deps"][0], {"path": "stages/evaluate.py", "md5": md5}]
-        stage["outs"] = [{"path": "metrics/eval/q8_0.json", "md5": "0" * 32}]
+        rows = next(dep for dep in stage["deps"] if dep["path"] == "data/test.jsonl")
+        measured = (repo.path / "metrics/eval/q8_0.json").read_bytes()
+        stage["deps"] = [rows, entry("stages/evaluate.py", text.encode())]
+        stage["outs"] = [entry("metrics/eval/q8_0.json", measured)]
         (repo.path / "dvc.lock").write_text(yaml.safe_dump(lock))
 
     run_with("first\n")
     first = repo.commit()
-    assert found(repo.compare(first, "--json"))["notes"] == []
+    values = found(repo.compare(first, "--json"))
+    assert (values["notes"], values["stale"]["stale"]) == ([], {})
     code.write_text("second\n")
-    notes = found(repo.compare(first, "--json"))["notes"]
-    assert notes == ["in workspace, not run again since stages/evaluate.py changed: eval@q8_0."]
+    stale = {"eval@q8_0": ["stages/evaluate.py"]}
+    values = found(repo.compare(first, "--json"))
+    assert (values["notes"], values["stale"]["stale"]) == ([], stale)
+    second = repo.commit("other code")
+    assert "- eval@q8_0: stages/evaluate.py\n" in repo.compare(first).stdout
+    assert (
+        found(repo.compare(first, "HEAD", "--json"))["stale"]["stale"] == stale
+    )  # checked out, without a change
+    (repo.path / "new.txt").write_text("new\n")
+    values = found(repo.compare(first, "HEAD", "--json"))
+    assert values["stale"] is None
+    assert values["notes"] == [f"in {second[:8]}, not run again since stages/evaluate.py changed: eval@q8_0."]
     run_with("second\n")
     assert found(repo.compare(first, repo.commit(), "--json"))["notes"] == [
         "Measured by other code (stages/evaluate.py): eval@q8_0."
     ]
+
+
+def entry(path: str, content: bytes) -> dict[str, Any]:
+    """A file in a dvc.lock."""
+    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    return {"path": path, "hash": "md5", "md5": md5, "size": len(content)}
+
+
+def test_a_comment_of_a_fork_ends_with_1_and_calls_nobody(repo: Repo) -> None:
+    params = repo.path / "params.yaml"
+    values = yaml.safe_load(params.read_text("utf-8"))
+    values["data"]["path"] = "x | @everyone <img src=x> `\n/close\n| a | b |"
+    params.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    repo.write(exact=80, name="@everyone <b>", hash="def")
+    done = repo.compare("HEAD", "--comment")
+    assert done.returncode == 1, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "<!-- cartlm: compare -->"
+    assert not [line for line in lines if line.startswith("/close")]
+    for bad in ("@everyone", "<img", "<b>"):
+        assert bad not in done.stdout
+    (row,) = [line for line in lines if line.startswith("| data.path |")]
+    assert row.count("|") == 4
+    assert "then &#64;&#8203;everyone &#60;b&#62; (def): q8_0" in done.stdout
+    failed(repo.compare("HEAD", "--comment", "--json"), "--comment goes with neither --json nor --all")
 
 
 def test_another_machine_is_not_comparable(repo: Repo) -> None:
