@@ -2,6 +2,7 @@
 
     python docker/lock.py            after changing a version in the virtual environment
     python docker/lock.py --gpu      then, on x86-64 Linux: gpu.txt
+    python docker/lock.py --hashes   last: hashes.txt, the SHA-256 of every file of every version that they name
 
 Each file is complete by itself for its target. The first four agree since they come from one environment. A local version
 (the `+cpu` of a torch build) is left out: it would name a package index.
@@ -9,6 +10,11 @@ Each file is complete by itself for its target. The first four agree since they 
 CUDA's torch asks for packages that no CPU environment has, so pip resolves gpu.txt against the package index, without
 installing anything: every version that another lock names is kept, and every other version that gpu.txt names already
 (remove the file to take the newest). The same locks and the same gpu.txt give the same file.
+
+hashes.txt is a constraints file, beside the locks and not in them: DVC's stages depend on the locks, and a hash changes no
+result. uv checks a file's hash wherever one is given (pip would ask for one for each package):
+
+    uv pip install -r docker/cpu.txt -c docker/hashes.txt
 """
 
 from __future__ import annotations
@@ -35,6 +41,9 @@ GPU = (
     ["train", "cpu", "gpu", "data"],
     "a CUDA card: everything, from rows to GPTQ and measuring on the card",
 )
+UV = "0.13.9"
+# The builds of torch for a CPU alone stand in an index of their own: their hashes are not those of the public one.
+NO_HASH = ("torch",)
 BUILT_ONCE = {"llama-cpp-python": "comes from docker/llama_cpp.sh, with the one build of llama.cpp"}
 
 
@@ -91,6 +100,37 @@ def resolved(wanted: list[Requirement]) -> dict[str, str]:
     return dict(sorted((versions | {name: package.version for name, package in built.items()}).items()))
 
 
+def hashed() -> str:
+    """The hashes of all locks, and of the uv that will check them, as the package index tells them to uv."""
+    named = {name: version for file in (*TARGETS, "gpu.txt") for name, version in pins(HERE / file).items()}
+    lines = [f"{name}=={version}" for name, version in named.items() if name not in NO_HASH] + [f"uv=={UV}"]
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        pip = [f"{folder}/bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        if subprocess.run([*pip, f"uv=={UV}"]).returncode:
+            sys.exit(
+                f"lock.py: pip could not install uv; is a package index reachable? try: pip install uv=={UV}"
+            )
+        uv = [
+            f"{folder}/bin/uv",
+            "pip",
+            "compile",
+            "--quiet",
+            "--no-deps",
+            "--generate-hashes",
+            "--no-header",
+        ]
+        # for whom a version must have a file at all; the hashes are those of its files for every platform
+        machine = ["--python-version", "3.11", "--python-platform", "x86_64-unknown-linux-gnu"]
+        asked = "\n".join(sorted(lines))
+        run = subprocess.run(
+            [*uv, *machine, "--no-annotate", "-"], input=asked, text=True, stdout=subprocess.PIPE
+        )
+        if run.returncode:
+            sys.exit("lock.py: uv found no hashes for what it names above; hashes.txt is as it was")
+        return run.stdout
+
+
 def write(file: str, purpose: str, command: str, versions: dict[str, str]) -> None:
     """One lock."""
     text = f"# {purpose}; written by `{command}`\n"
@@ -108,6 +148,13 @@ def main() -> None:
         asked = [each for extra in extras for each in project["optional-dependencies"][extra]]
         return [Requirement(line) for line in project["dependencies"] + asked]
 
+    if sys.argv[1:] == ["--hashes"]:
+        head = (
+            "# SHA-256 of every file of every pinned version; written by `python docker/lock.py --hashes`\n"
+        )
+        (HERE / "hashes.txt").write_text(head + (text := hashed()))
+        print(f"hashes.txt: {text.count('==')} packages, {text.count('--hash')} files")
+        return
     if sys.argv[1:] == ["--gpu"]:
         write("gpu.txt", GPU[1], "python docker/lock.py --gpu", resolved(lines(GPU[0])))
         return
