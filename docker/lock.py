@@ -11,8 +11,9 @@ CUDA's torch asks for packages that no CPU environment has, so pip resolves gpu.
 installing anything: every version that another lock names is kept, and every other version that gpu.txt names already
 (remove the file to take the newest). The same locks and the same gpu.txt give the same file.
 
-hashes.txt has the SHA-256 of every file of every pinned version, as the package index tells them. uv refuses a file with another
-one and lets packages without any pass: torch, whose CPU builds stand in an index of their own.
+hashes.txt has the SHA-256 of every file of every pinned version, as the package index tells them: beside the locks and not in
+them, since DVC's stages depend on the locks and a hash changes no result. uv refuses a file with another one, and lets packages
+without any pass: torch, whose CPU builds stand in an index of their own. (pip would ask for one for each package.)
 """
 
 from __future__ import annotations
