@@ -75,6 +75,13 @@ compare: setup ## what changed since this branch left main (or REV=...), to the 
 stale: setup ## which committed numbers are older than code and params, from what git has alone (ARGS=--json)
 	@$(CARTLM) stale $(ARGS)
 
+.PHONY: pull push
+pull: setup ## models and data that another machine made, from the DVC remote
+	@$(CARTLM) pull
+
+push: setup ## models, data and paid answers to the DVC remote
+	@$(CARTLM) push
+
 check-compare: setup ## prove it: N=20 measurements of one commit are no change; a planted loss and slow-down are
 	@.venv/bin/python -m tests.benchmarks.check_compare --times $(or $(N),20)
 
