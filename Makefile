@@ -15,7 +15,7 @@ export CARTLM_BENCH_CHECK ?= $(CHECK)
 # Named after what asked for it: another lock, or the checkout moved, is another stamp.
 STAMP := .venv/setup-$(shell (pwd; cat docker/dev.txt pyproject.toml) | cksum | tr ' ' -)
 
-.PHONY: help setup repro test lint bench bench-gpu doctor architecture base remote preset pin image compare check-compare check-requests clean
+.PHONY: help setup repro test lint bench bench-gpu doctor stale pull push architecture base remote preset pin image compare check-compare check-requests clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
@@ -63,6 +63,15 @@ remote: setup ## accuracy, latency and cost of the servers under remote: in para
 	@if [ -n "$$($(DVC) remote list)" ]; then $(DVC) repro --pull remote/dvc.yaml; else $(DVC) repro remote/dvc.yaml; fi
 	@$(DVC) repro -f -s summarize
 
+stale: setup ## which committed numbers are older than code and params, from what git has alone (ARGS=--json)
+	@$(CARTLM) stale $(ARGS)
+
+pull: setup ## models and data that another machine made, from the DVC remote
+	@$(CARTLM) pull
+
+push: setup ## models, data and paid answers to the DVC remote
+	@$(CARTLM) push
+
 endif
 
 lint: setup ## ruff and mypy
@@ -90,10 +99,6 @@ image: ## a hardware target's image, cartlm:TARGET: make image TARGET=cpu (or gp
 
 compare: setup ## what changed since this branch left main (or REV=...), to the workspace (or WITH=...)
 	@$(CARTLM) compare $(or $(REV),$(shell git merge-base HEAD main 2>/dev/null || git merge-base HEAD origin/main 2>/dev/null),$(error there is no main here; name a commit: make compare REV=HEAD~1)) $(WITH) $(ARGS)
-
-.PHONY: stale
-stale: setup ## which committed numbers are older than code and params, from what git has alone (ARGS=--json)
-	@$(CARTLM) stale $(ARGS)
 
 check-compare: setup ## prove it: N=20 measurements of one commit are no change; a planted loss and slow-down are
 	@$(PY) -m tests.benchmarks.check_compare --times $(or $(N),20)

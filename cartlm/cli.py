@@ -15,7 +15,7 @@ from typing import Any
 import click
 import yaml
 
-from cartlm import paid, stage, variants
+from cartlm import paid, sharing, stage, variants
 from cartlm import params as _params
 from cartlm.errors import UserError
 from cartlm.report import comment, commits, compare_text, stale, summary
@@ -182,6 +182,29 @@ def stale_stages(as_json: bool) -> int:
     found = stale.read(Path("."))
     print(json.dumps(stale.as_json(found), indent=2) if as_json else stale.text(found))
     return 1 if found.stale else 0
+
+
+@main.command()
+def pull() -> None:
+    """Bring the main graph's models and data from the DVC remote; what it lacks is named, and no error."""
+    commits.repository(Path("."))
+    came = sharing.pull(Path("."))
+    print(
+        f"{came.files} files came from {came.remote}; {came.outs - len(came.missing)} of {came.outs} outputs are here"
+    )
+    if came.missing:
+        names = stale.few(came.missing, 8)
+        print(f"warning: the DVC remote {came.remote} lacks {names}; make repro makes them", file=sys.stderr)
+
+
+@main.command()
+def push() -> None:
+    """Copy models, data and paid answers to the DVC remote; commit dvc.lock beside."""
+    commits.repository(Path("."))
+    went = sharing.push(Path("."))
+    print(f"{went.files} files went to {went.remote}; with dvc.lock in git, make pull brings them elsewhere")
+    if went.missing:
+        print(f"warning: not here, so not pushed: {stale.few(went.missing, 8)}", file=sys.stderr)
 
 
 @main.command("check-models")

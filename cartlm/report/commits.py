@@ -94,11 +94,14 @@ def repository(root: Path) -> None:
 
 
 def checked_out(root: Path, revision: str | None) -> bool:
-    """Whether a side of the comparison is what lies in the workspace: the workspace itself, or HEAD without a change."""
+    """Whether a side of the comparison is what lies in the workspace: the workspace itself, or HEAD without a change.
+
+    New files that git does not track are none: a workflow writes its report to one.
+    """
     if revision is None:
         return True
     head = git(root, "rev-parse", "HEAD").stdout.strip() == resolve(root, revision)
-    return head and not git(root, "status", "--porcelain").stdout.strip()
+    return head and not git(root, "status", "--porcelain", "--untracked-files=no").stdout.strip()
 
 
 def resolve(root: Path, revision: str) -> str:

@@ -116,6 +116,9 @@ def test_no_value_of_a_fork_breaks_the_page_or_calls_anybody(bad: str) -> None:
     rows = [re.findall(r"<t[hd]", row) for row in re.findall(r"<tr>(.*?)</tr>", page, flags=re.DOTALL)]
     assert [len(row) for row in rows] == [3, 3, 7, 7, 7]
     assert page.count("<h3>") == 4
+    table = [line.count("|") for line in text.splitlines() if line.startswith("|")]
+    assert table == [4, 4, 4, 8, 8, 8, 8]
+    assert set(re.findall(r"<[^&]{0,8}", OURS.sub("", text))) == {"<!-- cart"}
     assert not [line for line in text.splitlines() if line.startswith("/")]
 
 

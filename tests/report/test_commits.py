@@ -188,10 +188,11 @@ def test_numbers_of_other_or_older_code_are_named(repo: Repo) -> None:
     assert (values["notes"], values["stale"]["stale"]) == ([], stale)
     second = repo.commit("other code")
     assert "- eval@q8_0: stages/evaluate.py\n" in repo.compare(first).stdout
-    assert (
-        found(repo.compare(first, "HEAD", "--json"))["stale"]["stale"] == stale
-    )  # checked out, without a change
-    (repo.path / "new.txt").write_text("new\n")
+    (repo.path / "report.md").write_text(
+        "not git's\n"
+    )  # HEAD is checked out, and nothing that git has changed
+    assert found(repo.compare(first, "HEAD", "--json"))["stale"]["stale"] == stale
+    repo.git("add", "report.md")
     values = found(repo.compare(first, "HEAD", "--json"))
     assert values["stale"] is None
     assert values["notes"] == [f"in {second[:8]}, not run again since stages/evaluate.py changed: eval@q8_0."]
