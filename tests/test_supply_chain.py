@@ -74,12 +74,12 @@ def test_weights_are_loaded_and_saved_as_safetensors_alone() -> None:
 
 def test_nothing_unpickles() -> None:
     unpickling = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
-    for path in CODE:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for file in CODE:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
-                assert not unpickling & {each.name.split(".")[0] for each in node.names}, path
+                assert not unpickling & {each.name.split(".")[0] for each in node.names}, file
             if isinstance(node, ast.ImportFrom):
-                assert (node.module or "").split(".")[0] not in unpickling, path
+                assert (node.module or "").split(".")[0] not in unpickling, file
     for path, call in CALLS:
         assert given(call, "allow_pickle") is not True, path
         if ast.unparse(call.func) == "torch.load":
