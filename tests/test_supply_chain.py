@@ -5,9 +5,19 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_what_is_audited_is_every_pinned_version_and_llama_cpp_python() -> None:
+    locks = [str(ROOT / f"docker/{name}.txt") for name in LOCKS]
+    done = subprocess.run([str(ROOT / ".github/scripts/pins.sh"), *locks], capture_output=True, text=True)
+    built = re.search(r"^VERSION=(\S+)$", (ROOT / "docker/llama_cpp.sh").read_text(), flags=re.M)
+    assert built
+    assert sorted(done.stdout.split()) == sorted({*pinned(), f"llama-cpp-python=={built[1]}"})
+
 
 CODE = [
     path for name in ("cartlm", "stages", "base", "gpu", "docker") for path in (ROOT / name).rglob("*.py")

@@ -185,6 +185,7 @@ def test_the_next_report_replaces_what_the_bot_wrote_and_nothing_else(
     github.comments = [
         {"id": 1, "user": SOMEBODY, "body": f"{MARKER}\nmine"},
         {"id": 2, "user": None, "body": f"{MARKER}\nof one who left"},
+        {"id": 4, "user": {"login": "another[bot]", "type": "Bot"}, "body": f"{MARKER}\ntheirs"},
         {"id": 3, "user": BOT, "body": f"another workflow's\n{MARKER}"},
         *({"id": n, "user": SOMEBODY, "body": "talk"} for n in range(10, 130)),
         {"id": 200, "user": BOT, "body": f"{MARKER}\nold"},
