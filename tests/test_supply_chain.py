@@ -8,6 +8,8 @@ import re
 import subprocess
 from pathlib import Path
 
+from tests.test_docker import LOCKS, pins
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -16,7 +18,8 @@ def test_what_is_audited_is_every_pinned_version_and_llama_cpp_python() -> None:
     done = subprocess.run([str(ROOT / ".github/scripts/pins.sh"), *locks], capture_output=True, text=True)
     built = re.search(r"^VERSION=(\S+)$", (ROOT / "docker/llama_cpp.sh").read_text(), flags=re.M)
     assert built
-    assert sorted(done.stdout.split()) == sorted({*pinned(), f"llama-cpp-python=={built[1]}"})
+    pinned = [f"{name}=={version}" for lock in LOCKS for name, version in pins(lock).items()]
+    assert sorted(done.stdout.split()) == sorted({*pinned, f"llama-cpp-python=={built[1]}"})
 
 
 CODE = [
