@@ -34,7 +34,10 @@ image() {
 
 run() {
     local service="${1:-}" files=(-f docker/compose.yaml) compose
-    shift || die "name a service: repro-cpu, bench-cpu, repro-gpu, bench-gpu, test"
+    case "$service" in
+        repro-cpu | bench-cpu | repro-gpu | bench-gpu | test) shift ;;
+        *) die "there is no service '$service'; TARGET is cpu or gpu: make repro TARGET=cpu" ;;
+    esac
     if docker compose version >/dev/null 2>&1; then
         compose=(docker compose)
     elif command -v docker-compose >/dev/null; then

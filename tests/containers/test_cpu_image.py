@@ -189,7 +189,7 @@ def test_a_killed_container_is_taken_up_by_the_next(
 def test_a_mistake_is_one_line(checkouts: Callable[[str], Checkout]) -> None:
     checkout = checkouts("mistaken")
     for wanted, environ, said in (
-        (("repro", "TARGET=tpu"), {}, "there is no image cartlm:tpu; make image TARGET=tpu"),
+        (("repro", "TARGET=tpu"), {}, "there is no service 'repro-tpu'"),
         (("bench", "TARGET=gpu"), {"CARTLM_GPU_IMAGE": "none:none"}, "there is no image none:none"),
         (("image", "TARGET=tpu"), {}, "TARGET is 'tpu', not cpu, gpu or test"),
         (
