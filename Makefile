@@ -20,22 +20,31 @@ STAMP := .venv/setup-$(shell (pwd; cat docker/dev.txt pyproject.toml) | cksum | 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
 
-setup: $(if $(CARTLM_IMAGE)$(TARGET),,$(STAMP)) ## the virtual environment and llama.cpp (done by the others as needed)
-	@$(if $(CARTLM_IMAGE)$(TARGET),:,docker/llama_cpp.sh --quiet --venv .venv)
-
 $(STAMP):
 	@docker/venv.sh "$(PYTHON)" .venv docker/dev.txt
 	@rm -f .venv/setup-* && touch $@
 
 ifneq ($(TARGET),)
+ifneq ($(filter-out cpu gpu test,$(TARGET)),)
+$(error TARGET is $(TARGET), not cpu or gpu)
+endif
+WORDS = $(if $(ARGS),ARGS='$(ARGS)')
 repro bench: ; @$(IN) $@-$(TARGET)
-architecture doctor pull push remote stale: ; @$(IN) repro-$(TARGET) make $@
-test: ; @$(IN) test make test ARGS='$(ARGS)'
+doctor pull push remote stale: ; @$(IN) repro-$(TARGET) make $@ $(WORDS)
+architecture: ; @$(IN) repro-$(TARGET) $(if $(filter gpu,$(TARGET)),python -m gpu.architecture,make $@)
+test: ; @$(if $(filter gpu,$(TARGET)),$(error tests run in the image for cpu: make test TARGET=cpu),$(IN) test make test $(WORDS))
+setup lint bench-gpu base preset pin compare check-compare check-requests: ; $(error make $@ runs outside of images: leave TARGET out)
 else
+setup: $(if $(CARTLM_IMAGE),,$(STAMP)) ## the virtual environment and llama.cpp (done by the others as needed)
+	@$(if $(CARTLM_IMAGE),:,docker/llama_cpp.sh --quiet --venv .venv)
+
+# In the image for cards all but bench-cpu, which belongs to the other target; empty: the whole graph.
+STAGES := $(if $(filter gpu,$(CARTLM_IMAGE)),eval-reference eval eval-gptq)
 repro: setup ## the whole chain: data, fine-tuning, quantizing, accuracy, speed; prints the results table
 	@$(CARTLM) params check
 	@$(CARTLM) fetch-paid
-	@if [ -n "$$($(DVC) remote list)" ]; then $(DVC) repro --pull; else $(DVC) repro; fi
+	@if [ -n "$$($(DVC) remote list)" ]; then $(DVC) repro --pull $(STAGES); else $(DVC) repro $(STAGES); fi
+	@$(if $(STAGES),$(DVC) repro -f -s summarize)
 	@$(CARTLM) check-models
 	@$(CARTLM) table
 
@@ -44,6 +53,7 @@ test: setup ## all tests (the first call also builds the portable llama.cpp)
 	@$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: setup ## speed, memory, energy again (CHECK=1: on the committed machine only), and our own code's benchmarks
+	@$(CARTLM) check-inputs bench-cpu
 	@$(DVC) repro -f -s bench-cpu
 	@$(DVC) repro -s summarize
 	@$(PY) -m pytest -q tests/benchmarks --benchmark-enable --benchmark-autosave --benchmark-compare
@@ -72,14 +82,13 @@ pull: setup ## models and data that another machine made, from the DVC remote
 push: setup ## models, data and paid answers to the DVC remote
 	@$(CARTLM) push
 
-endif
-
 lint: setup ## ruff and mypy
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 
 bench-gpu: setup ## the same on this machine's CUDA card
+	@$(CARTLM) check-inputs gpu/dvc.yaml:bench-gpu
 	@$(DVC) repro -f -s gpu/dvc.yaml:bench-gpu
 	@$(DVC) repro -f -s summarize
 
@@ -94,9 +103,6 @@ pin: setup ## ask the hub which revisions params.yaml means, the registry for th
 	@$(CARTLM) pin
 	@$(CARTLM) pin-images
 
-image: ## a hardware target's image, cartlm:TARGET: make image TARGET=cpu (or gpu, test; ARGS= for docker build)
-	@docker/compose.sh image $(or $(TARGET),cpu) $(ARGS)
-
 compare: setup ## what changed since this branch left main (or REV=...), to the workspace (or WITH=...)
 	@$(CARTLM) compare $(or $(REV),$(shell git merge-base HEAD main 2>/dev/null || git merge-base HEAD origin/main 2>/dev/null),$(error there is no main here; name a commit: make compare REV=HEAD~1)) $(WITH) $(ARGS)
 
@@ -105,6 +111,11 @@ check-compare: setup ## prove it: N=20 measurements of one commit are no change;
 
 check-requests: setup ## prove it: 16 requests in flight against a server that takes 200 ms are at least 60 a second
 	@$(PY) -m tests.benchmarks.check_requests
+
+endif
+
+image: ## a hardware target's image, cartlm:TARGET: make image TARGET=cpu (or gpu, test; ARGS= for docker build)
+	@docker/compose.sh image $(or $(TARGET),cpu) $(ARGS)
 
 clean: ## remove data, models, runs and tool caches; paid answers, DVC's cache, base/build and .venv stay
 	[ ! -d data ] || find data -mindepth 1 -maxdepth 1 ! -name answers ! -name responses.jsonl -exec rm -rf {} +

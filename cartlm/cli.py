@@ -18,6 +18,7 @@ import yaml
 from cartlm import paid, sharing, stage, variants
 from cartlm import params as _params
 from cartlm.errors import UserError
+from cartlm.measure import machine
 from cartlm.report import comment, commits, compare_text, stale, summary
 from cartlm.report import compare as comparing
 from cartlm.results import write_metrics, write_text
@@ -190,21 +191,40 @@ def pull() -> None:
     commits.repository(Path("."))
     came = sharing.pull(Path("."))
     print(
-        f"{came.files} files came from {came.remote}; {came.outs - len(came.missing)} of {came.outs} outputs are here"
+        f"{came.files} files came from {came.remote}; {came.outs - len(came.missing) - len(came.kept)} of {came.outs} outputs are here"
     )
     if came.missing:
         names = stale.few(came.missing, 8)
         print(f"warning: the DVC remote {came.remote} lacks {names}; make repro makes them", file=sys.stderr)
+    if came.kept:
+        names = stale.few(came.kept, 8)
+        print(
+            f"warning: {names} here is neither what dvc.lock says nor in DVC's cache, and stays; to take the remote's: "
+            f"dvc checkout --force {came.kept[0]}",
+            file=sys.stderr,
+        )
 
 
 @main.command()
 def push() -> None:
     """Copy models, data and paid answers to the DVC remote; commit dvc.lock beside."""
     commits.repository(Path("."))
-    went = sharing.push(Path("."))
+    # In a container such a folder would be made there, and go with it.
+    went = sharing.push(Path("."), create=not os.environ.get(machine.IMAGE))
     print(f"{went.files} files went to {went.remote}; with dvc.lock in git, make pull brings them elsewhere")
     if went.missing:
         print(f"warning: not here, so not pushed: {stale.few(went.missing, 8)}", file=sys.stderr)
+
+
+@main.command("check-inputs")
+@click.argument("name", metavar="STAGE")
+def check_inputs(name: str) -> None:
+    """Stop with one line if models or data that a stage reads are not those which dvc.lock says were made."""
+    if wrong := sharing.wrong_inputs(Path("."), name):
+        raise UserError(
+            f"{stale.few(wrong, 4)} {'is' if len(wrong) == 1 else 'are'} not what dvc.lock says, so {name} would measure others",
+            "make pull, or make repro",
+        )
 
 
 @main.command("check-models")
@@ -276,7 +296,7 @@ def accept_base() -> None:
 @main.command("check-gpu")
 def check_gpu() -> None:
     """Whether torch can use a CUDA card here; what is missing, where it cannot."""
-    from cartlm.measure import driver, machine
+    from cartlm.measure import driver
 
     print(driver.check(*driver.built_for(), image=os.environ.get(machine.IMAGE)))
 

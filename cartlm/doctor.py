@@ -113,7 +113,7 @@ def disk(root: Path) -> Finding:
     free = shutil.disk_usage(root).free / machine.GIB
     if free < DISK_GIB:
         cost = f"{free:.1f} GiB free, less than {DISK_GIB}: models, checkpoints and DVC's cache may not fit"
-        return Finding("disk", cost=cost, command="dvc gc --workspace")
+        return Finding("disk", cost=cost, command="dvc gc --all-commits")
     return Finding("disk", f"{free:,.0f} GiB free")
 
 

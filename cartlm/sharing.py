@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,40 +32,81 @@ class Shared:
     files: int
     outs: int
     missing: list[str]
+    kept: list[str] = field(default_factory=list)  # changed here, in DVC's cache nowhere: not overwritten
 
 
 def pull(root: Path) -> Shared:
-    """Bring what dvc.lock says the main graph made. What the remote lacks is left out, unless that is all.
+    """Bring what dvc.lock says the main graph made. What the remote lacks is left out, unless that is all; what stands in its
+    place here stays.
 
     Raises UserError without a remote, and where it cannot be read or has nothing of what is missing here.
     """
-    from dvc.exceptions import DownloadError
+    from dvc.exceptions import DownloadError, DvcException
 
     with opened(root, "dvc pull") as repo:
         remote = checked(repo)
         made = outputs(repo, main=True)
-        lacking = sum(not out.exists for out in made)
+        wanted = [out for out in made if not here(out)]
         with suppress(DownloadError):  # some files are not there; the others came
             repo.fetch(targets=[MAIN])
-        added = repo.checkout(targets=[MAIN], allow_missing=True)["stats"]
-        missing = [str(out) for out in made if not out.exists]
+        missing, kept, files = [], [], 0
+        for out in wanted:  # DVC's checkout of all would remove what it cannot replace
+            if out.changed_cache():
+                missing.append(str(out))
+                continue
+            try:
+                stats = repo.checkout(targets=[str(out)])["stats"]
+            except DvcException as error:
+                if "unsaved files" not in str(error):
+                    raise
+                kept.append(str(out))
+            else:
+                files += stats["added"] + stats["modified"]
     if not made:
         raise UserError("dvc.lock lists no output of the main graph", "git pull, or make repro")
-    if missing and len(missing) == lacking:
+    if missing and len(missing) == len(wanted):
         raise UserError(
-            f"the DVC remote {remote} cannot be reached, or has none of the {lacking} outputs that are missing here",
+            f"the DVC remote {remote} cannot be reached, or has none of the {len(wanted)} outputs that are missing here",
             "dvc remote list, then make push on the machine that made them",
         )
-    return Shared(remote, added["added"] + added["modified"], len(made), missing)
+    return Shared(remote, files, len(made), missing, kept)
 
 
-def push(root: Path) -> Shared:
+def here(out: Output) -> bool:
+    """Whether the workspace has an output as dvc.lock says."""
+    return bool(out.exists and not out.changed_checksum())
+
+
+def wrong_inputs(root: Path, name: str) -> list[str]:
+    """What a stage reads of the main graph and the workspace does not have as dvc.lock says that it was made.
+
+    That is: all outputs of the stages that make anything which it depends on. `name` as DVC's, `gpu/dvc.yaml:bench-gpu`.
+    """
+    with opened(root, "dvc status") as repo:
+        stages = [stage for stage in repo.index.stages if stage.path_in_repo == MAIN]
+        file, _, short = name.rpartition(":")
+        named = [
+            stage for stage in repo.index.stages if (stage.path_in_repo, stage.name) == (file or MAIN, short)
+        ]
+        if not named:
+            raise UserError(f"there is no stage {name}", "dvc stage list --all")
+        reads = [dep for stage in named for dep in stage.deps]
+        makers = [
+            stage
+            for stage in stages
+            if any(dep.fs.overlaps(dep.fs_path, out.fs_path) for out in stage.outs for dep in reads)
+        ]
+        return [str(out) for stage in makers for out in stage.outs if out.use_cache and not here(out)]
+
+
+def push(root: Path, create: bool = True) -> Shared:
     """Copy what any pipeline made to the default remote, with paid answers; what is not here is left out.
 
-    Raises UserError without a remote, where it cannot be written, and where nothing is here.
+    `create`: a remote that is a folder may be made by this. Raises UserError without a remote, where it cannot be
+    written, and where nothing is here.
     """
     with opened(root, "dvc push") as repo:
-        remote = checked(repo, writing=True)
+        remote = checked(repo, create)
         made = outputs(repo)
         missing = [str(out) for out in made if out.changed_cache()]
         if len(missing) == len(made):
@@ -99,16 +140,13 @@ def opened(root: Path, command: str) -> Iterator[Repo]:
             logger.propagate, logger.handlers = propagate, handlers
 
 
-def checked(repo: Repo, writing: bool = False) -> str:
-    """The name of the default remote. Raises UserError without one, and for a folder that is not there to be read.
-
-    To a folder that is not there DVC writes: the first push makes it.
-    """
+def checked(repo: Repo, create: bool = False) -> str:
+    """The name of the default remote. Raises UserError without one, and for a folder that is not there, unless `create`."""
     if not repo.config["remote"]:
         raise UserError("no DVC remote is configured", "dvc remote add -d NAME URL")
     remote = repo.cloud.get_remote()
     name = str(remote.name)
-    if remote.fs.protocol == "local" and not writing and not Path(remote.path).is_dir():
+    if remote.fs.protocol == "local" and not create and not Path(remote.path).is_dir():
         raise UserError(
             f"the folder of the DVC remote {name} is not there: {remote.path}",
             f"mount it, or dvc remote modify --local {name} url FOLDER",

@@ -27,9 +27,24 @@ image() {
     esac
     local commit
     commit="$(git rev-parse HEAD 2>/dev/null || echo unknown)"
-    [ -z "$(git status --porcelain --untracked-files=no 2>/dev/null)" ] || commit+=-changed
+    [ -z "$(git status --porcelain 2>/dev/null)" ] || commit+=-changed
     # made with BuildKit: stages that the target does not need are left out
     DOCKER_BUILDKIT=1 exec docker build -f "$file" -t "cartlm:$target" --build-arg "COMMIT=$commit" "${stage[@]}" "$@" .
+}
+
+# Folders that are DVC remotes, as options: the container sees each where its own DVC looks for it.
+remotes() {
+    local url
+    sed -nE 's/^[[:space:]]*url[[:space:]]*=[[:space:]]*//p' .dvc/config .dvc/config.local 2>/dev/null | sort -u | while read -r url; do
+        case "$url" in
+            *://*) continue ;;
+            /*) ;;
+            *) url="/repo/.dvc/$url" ;; # DVC writes a relative one down from .dvc
+        esac
+        local here="${url/#\/repo\//$PWD/}"
+        here="$(realpath -m "$here")" url="$(realpath -m "$url")"
+        [ ! -d "$here" ] || [ "${here#"$PWD"/}" != "$here" ] || printf -- '-v\n%s:%s\n' "$here" "$url"
+    done
 }
 
 run() {
@@ -38,6 +53,12 @@ run() {
         repro-cpu | bench-cpu | repro-gpu | bench-gpu | test) shift ;;
         *) die "there is no service '$service'; TARGET is cpu or gpu: make repro TARGET=cpu" ;;
     esac
+    [[ "${MEMORY:-0}" =~ ^[0-9]+[bkmgBKMG]?$ ]] || die "MEMORY is '$MEMORY'; write MEMORY=16g"
+    [[ "${CPUS:-0}" =~ ^[0-9]+([.][0-9]+)?$ ]] || die "CPUS is '$CPUS'; write CPUS=2, or CPUS=1.5"
+    [[ "${CPUSET:-0}" =~ ^[0-9]+([-,][0-9]+)*$ ]] || die "CPUSET is '$CPUSET'; write CPUSET=2-5, or CPUSET=0,2"
+    local last="${CPUSET:-0}"
+    last="${last##*[-,]}"
+    [ "$last" -lt "$(nproc --all)" ] || die "CPUSET is '$CPUSET', and this machine has CPUs 0 to $(($(nproc --all) - 1)); see lscpu"
     if docker compose version >/dev/null 2>&1; then
         compose=(docker compose)
     elif command -v docker-compose >/dev/null; then
@@ -50,15 +71,22 @@ run() {
     local variable="CARTLM_${target^^}_IMAGE"
     local image="${!variable:-cartlm:$target}"
     docker image inspect "$image" >/dev/null 2>&1 || die "there is no image $image; make image TARGET=$target"
-    [ ! -d "$PWD/.git" ] || [ -w "$PWD" ] || die "no permission to write $PWD"
     [ -d .git ] || die "$PWD/.git is no folder: a container would not find the history of a worktree; git clone it"
-    export CARTLM_UID="${CARTLM_UID:-$(id -u)}" CARTLM_GID="${CARTLM_GID:-$(id -g)}"
+    [ -w .dvc ] || die "no permission to write $PWD/.dvc; ls -ld .dvc"
+    # In a rootless engine the caller is root inside.
+    local uid gid
+    uid="$(id -u)" gid="$(id -g)"
+    ! docker info --format '{{.SecurityOptions}}' 2>/dev/null | grep -q rootless || uid=0 gid=0
+    export CARTLM_UID="${CARTLM_UID:-$uid}" CARTLM_GID="${CARTLM_GID:-$gid}"
     export CARTLM_CPUSET="${CPUSET:-}" CARTLM_CPUS="${CPUS:-0}" CARTLM_MEMORY="${MEMORY:-0}"
     export CARTLM_NETWORK="${NETWORK:-bridge}" CARTLM_CACHE_VOLUME="${CACHE_VOLUME:-dvc-cache}"
     mkdir -p .dvc/cache # else the daemon makes it, as root
-    local terminal=()
+    local options=() terminal=()
+    mapfile -t options < <(remotes)
     [ -t 0 ] && [ -t 1 ] || terminal=(-T)
-    exec "${compose[@]}" -p "${COMPOSE_PROJECT_NAME:-cartlm}" "${files[@]}" run --rm "${terminal[@]}" "$service" "$@"
+    # Volumes belong to who filled them: each user has a project of their own.
+    local project="${COMPOSE_PROJECT_NAME:-cartlm-$CARTLM_UID}"
+    exec "${compose[@]}" -p "$project" "${files[@]}" run --rm "${terminal[@]}" "${options[@]}" "$service" "$@"
 }
 
 case "${1:-}" in

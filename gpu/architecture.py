@@ -51,7 +51,7 @@ def options() -> argparse.Namespace:
 
 def measure(wanted: argparse.Namespace) -> dict[str, Any]:
     """Make the models in a temporary folder, measure them, write the files; returns the last line of output."""
-    machine.require_target("gpu")
+    machine.require_target("gpu", "make architecture TARGET=gpu")
     card = None if wanted.device == "cpu" else gpu.require_cuda()
     target = f"{gpu.slug(card['gpu']) if card else 'try'}-{wanted.name}"
     shape = architecture.SHAPES[wanted.name]

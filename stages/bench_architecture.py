@@ -18,7 +18,7 @@ MAKE = "make architecture"
 @stage.command
 def main() -> None:
     """Measure real prompts in interleaved rounds; every repetition is kept in runs/bench/cpu-NAME/."""
-    machine.require_target("cpu")
+    machine.require_target("cpu", "make architecture TARGET=cpu")
     settings = stage.params()
     wanted = settings.architecture
     target = f"cpu-{wanted.name}"

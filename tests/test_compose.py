@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,7 +17,7 @@ COMPOSE = yaml.safe_load((ROOT / "docker/compose.yaml").read_text(encoding="utf-
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKER = """#!/bin/sh
 # Says what it was asked, and with which settings; NONE is an image that is not there.
-[ "$1" = info ] && exit "${DAEMON:-0}"
+[ "$1" = info ] && { echo "$SECURITY"; exit "${DAEMON:-0}"; }
 [ "$1 $2" = "image inspect" ] && { [ "$3" != "$NONE" ]; exit; }
 [ "$1 $2" = "compose version" ] && exit 0
 echo "$@"
@@ -62,6 +63,7 @@ def checkout(tmp_path: Path) -> Path:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    (tmp_path / ".dvc").mkdir()
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/docker").write_text(DOCKER)
     (tmp_path / "bin/docker").chmod(0o755)
@@ -80,7 +82,7 @@ def test_a_run_gets_its_limits_and_its_owner(checkout: Path) -> None:
     done = make(checkout, "bench", "TARGET=cpu", "CPUSET=0-1", "MEMORY=8g", "CHECK=1", "NETWORK=none")
     assert done.returncode == 0, done.stderr
     said = done.stdout.splitlines()
-    assert said[0].startswith("compose -p cartlm -f docker/compose.yaml ")
+    assert said[0].startswith(f"compose -p cartlm-{os.getuid()} -f docker/compose.yaml ")
     assert said[0].endswith("run --rm -T bench-cpu")
     assert {
         "CARTLM_CPUSET=0-1", "CARTLM_MEMORY=8g", "CARTLM_CPUS=0", "CARTLM_NETWORK=none", "CARTLM_BENCH_CHECK=1",
@@ -89,13 +91,45 @@ def test_a_run_gets_its_limits_and_its_owner(checkout: Path) -> None:
     assert (checkout / ".dvc/cache").is_dir()
 
 
-@pytest.mark.parametrize("name", ["pull", "push", "doctor", "stale", "architecture", "remote"])
+@pytest.mark.parametrize("name", ["pull", "push", "doctor", "stale", "remote"])
 def test_other_commands_run_in_the_image_too(checkout: Path, name: str) -> None:
-    assert (
-        make(checkout, name, "TARGET=gpu")
-        .stdout.splitlines()[0]
-        .endswith(f"run --rm -T repro-gpu make {name}")
-    )
+    said = make(checkout, name, "TARGET=gpu", "ARGS=--json").stdout.splitlines()[0]
+    assert said.endswith(f"run --rm -T repro-gpu make {name} ARGS=--json")
+
+
+def test_the_architecture_of_each_target(checkout: Path) -> None:
+    for target, command in (("cpu", "make architecture"), ("gpu", "python -m gpu.architecture")):
+        said = make(checkout, "architecture", f"TARGET={target}").stdout
+        assert said.splitlines()[0].endswith(f"run --rm -T repro-{target} {command}")
+
+
+def test_what_runs_in_no_image_says_so(checkout: Path) -> None:
+    makefile = (checkout / "Makefile").read_text(encoding="utf-8")
+    helped = set(re.findall(r"^([a-z-]+):.*## ", makefile, flags=re.MULTILINE)) - {"help", "clean", "image"}
+    inside = {"repro", "bench", "test", "pull", "push", "doctor", "stale", "remote", "architecture"}
+    for name in helped - inside:
+        done = make(checkout, name, "TARGET=cpu")
+        assert done.returncode == 2
+        assert f"make {name} runs outside of images" in done.stderr
+    assert "not cpu or gpu" in make(checkout, "repro", "TARGET=tpu").stderr
+    assert "make test TARGET=cpu" in make(checkout, "test", "TARGET=gpu").stderr
+
+
+def test_a_remote_that_is_a_folder_is_mounted(checkout: Path) -> None:
+    """Where DVC in the container looks for it; a bucket, a folder of the checkout and one that is not there are not."""
+    shared = checkout.parent / "shared"
+    for folder in (shared, checkout / "own"):
+        folder.mkdir()
+    urls = [shared, "../../shared", "s3://bucket/x", "/nowhere/x", "../own"]
+    lines = "".join(f"    url = {url}\n" for url in urls)
+    (checkout / ".dvc/config").write_text(f"['remote \"r\"']\n{lines}")
+    said = make(checkout, "push", "TARGET=cpu").stdout.splitlines()[0]
+    assert sorted(re.findall(r"-v (\S+)", said)) == sorted([f"{shared}:{shared}", f"{shared}:/shared"])
+
+
+def test_a_rootless_engine_s_caller_is_its_root(checkout: Path) -> None:
+    done = make(checkout, "repro", "TARGET=cpu", SECURITY="[name=seccomp name=rootless]")
+    assert "CARTLM_UID=0\n" in done.stdout
 
 
 def test_its_exit_code_is_the_run_s(checkout: Path) -> None:
@@ -108,36 +142,31 @@ def test_its_exit_code_is_the_run_s(checkout: Path) -> None:
 
 def test_an_image_knows_its_commit(checkout: Path) -> None:
     commit = ["git", "-c", "user.name=toy", "-c", "user.email=toy@example.invalid", "commit", "-qm", "toy"]
-    subprocess.run(["git", "add", "Makefile"], cwd=checkout, check=True)
+    subprocess.run(["git", "add", "-A"], cwd=checkout, check=True)
     subprocess.run(commit, cwd=checkout, check=True)
     sha = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=checkout, capture_output=True, text=True
     ).stdout.strip()
     said = make(checkout, "image", "TARGET=gpu", "ARGS=--pull").stdout.splitlines()[0]
     assert said == f"build -f Dockerfile.gpu -t cartlm:gpu --build-arg COMMIT={sha} --pull ."
-    with (checkout / "Makefile").open("a") as file:
-        file.write("\n")
+    (checkout / "more").touch()
     assert f"COMMIT={sha}-changed " in make(checkout, "image").stdout
 
 
-@pytest.mark.parametrize(
-    ("words", "environ", "said"),
-    [
-        (("repro", "TARGET=tpu"), {}, "there is no service 'repro-tpu'; TARGET is cpu or gpu"),
-        (
-            ("repro", "TARGET=gpu"),
-            {"NONE": "cartlm:gpu"},
-            "there is no image cartlm:gpu; make image TARGET=gpu",
-        ),
-        (("repro", "TARGET=cpu"), {"NONE": "mine", "CARTLM_CPU_IMAGE": "mine"}, "there is no image mine; "),
-        (("image", "TARGET=tpu"), {}, "TARGET is 'tpu', not cpu, gpu or test; make image TARGET=cpu"),
-        (("repro", "TARGET=cpu"), {"DAEMON": "1"}, "no docker daemon answers"),
-    ],
-)
-def test_a_mistake_is_one_line(
-    checkout: Path, words: tuple[str, ...], environ: dict[str, str], said: str
-) -> None:
-    done = make(checkout, *words, **environ)
+MISTAKES = [
+    ("repro TARGET=gpu", {"NONE": "cartlm:gpu"}, "there is no image cartlm:gpu; make image TARGET=gpu"),
+    ("repro TARGET=cpu", {"NONE": "mine", "CARTLM_CPU_IMAGE": "mine"}, "there is no image mine; "),
+    ("repro TARGET=cpu", {"DAEMON": "1"}, "no docker daemon answers"),
+    ("repro TARGET=cpu MEMORY=lots", {}, "MEMORY is 'lots'; write MEMORY=16g"),
+    ("repro TARGET=cpu CPUS=two", {}, "CPUS is 'two'; write CPUS=2"),
+    ("repro TARGET=cpu CPUSET=all", {}, "CPUSET is 'all'; write CPUSET=2-5"),
+    ("repro TARGET=cpu CPUSET=0-9999", {}, "CPUSET is '0-9999', and this machine has CPUs 0 to "),
+]
+
+
+@pytest.mark.parametrize(("words", "environ", "said"), MISTAKES)
+def test_a_mistake_is_one_line(checkout: Path, words: str, environ: dict[str, str], said: str) -> None:
+    done = make(checkout, *words.split(), **environ)
     assert done.returncode == 2
     assert done.stderr.splitlines()[0].startswith(f"compose.sh: {said}")
 

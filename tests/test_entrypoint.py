@@ -6,13 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-
-from cartlm import stage
 
 ENTRYPOINT = Path(__file__).resolve().parents[1] / "docker/entrypoint.py"
 
@@ -29,13 +28,21 @@ def repo(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def leave(repo: Path) -> Path:
+DVC = f"{sys.prefix}/bin/dvc repro"  # as DVC of an image writes it, where the image's environment is this one
+NATIVE = "/home/somebody/.venv/bin/dvc repro"
+
+
+def leave(repo: Path, command: str = DVC) -> Path:
     """What dvc leaves when it is killed in a stage; the number is that of a process which runs: this one."""
-    write = {str(repo / "out"): {"pid": os.getpid(), "cmd": "dvc repro"}}
+    entry = {"pid": os.getpid(), "cmd": command}
     path = repo / ".dvc/tmp/rwlock"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"read": {}, "write": write}))
+    path.write_text(json.dumps({"write": {str(repo / "out"): entry}, "read": {str(repo / "in"): [entry]}}))
     return path
+
+
+def held(path: Path) -> bool:
+    return '"pid"' in path.read_text()
 
 
 def enter(repo: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -68,52 +75,71 @@ def test_what_a_killed_container_left_is_cleared(repo: Path) -> None:
     done = enter(repo, *dvc)
     assert done.returncode == 0, done.stderr
     assert (repo / "out").read_text() == "text"
-    assert "removed" in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert "rwlock, which a killed container left" in done.stderr
+
+
+def test_dvc_of_an_image_is_known_by_its_command(repo: Path) -> None:
+    """The prefix is what DVC really writes, in a stage that runs."""
+    (repo / "dvc.yaml").write_text(
+        "stages:\n  copy:\n    cmd: cp .dvc/tmp/rwlock out\n    deps: [in]\n    outs: [out]\n"
+    )
+    for dvc in ([sys.executable, "-m", "dvc"], [f"{Path(sys.executable).parent}/dvc"]):
+        subprocess.run([*dvc, "repro", "-f"], cwd=repo, check=True, capture_output=True)
+        entries = json.loads((repo / "out").read_text())
+        commands = {entry["cmd"] for entry in entries["write"].values()}
+        assert commands
+        assert all(command.startswith(f"{sys.prefix}/") for command in commands)
 
 
 def test_not_while_another_container_is_here(repo: Path) -> None:
     with container(repo):
         left = leave(repo)
         assert enter(repo, "true").returncode == 0
-        assert left.exists()
+        assert held(left)
     assert enter(repo, "true").returncode == 0
-    assert not left.exists()
+    assert not held(left)
 
 
-def test_not_while_a_stage_runs_outside(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    left = leave(repo)
-    monkeypatch.chdir(repo)
-    with stage.alone("finetune"):
-        done = enter(repo, "true")
-        assert left.exists()
-        assert "runs/locks/finetune is held" in done.stderr
-    enter(repo, "true")
-    assert not left.exists()
+def test_what_runs_outside_of_containers_is_never_touched(repo: Path) -> None:
+    left = leave(repo, NATIVE)
+    before = left.read_text()
+    assert enter(repo, "true").stderr == ""
+    assert left.read_text() == before
 
 
-def test_not_while_dvc_works_outside(repo: Path) -> None:
-    left = leave(repo)
-    code = "from dvc.repo import Repo; repo = Repo(); repo.lock.lock(); print(flush=True); input()"
+def test_a_live_run_outside_goes_on(repo: Path) -> None:
+    """A container starts while a stage of the host runs, which holds no lock but DVC's entry."""
+    slow = (
+        "stages:\n  copy:\n    cmd: touch started && sleep 3 && cp in out\n    deps: [in]\n    outs: [out]\n"
+    )
+    (repo / "dvc.yaml").write_text(slow)
+    script = f"import sys; sys.argv[0] = '{NATIVE.split()[0]}'; from dvc.cli import main; sys.exit(main(['repro']))"
     with subprocess.Popen(
-        [sys.executable, "-c", code], cwd=repo, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdin
-        assert process.stdout
-        process.stdout.readline()
-        assert "dvc" in (done := enter(repo, "true")).stderr, done.stderr
-        assert left.exists()
-        process.stdin.write(b"\n")
-        process.stdin.close()
-    enter(repo, "true")
-    assert not left.exists()
+        [sys.executable, "-c", script], cwd=repo, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as host:
+        while not (repo / "started").exists():
+            assert host.poll() is None
+            time.sleep(0.02)
+        assert held(repo / ".dvc/tmp/rwlock")
+        assert enter(repo, "true").returncode == 0
+        said = host.communicate()[0]
+    assert host.returncode == 0, said
+    assert (repo / "out").read_text() == "text"
+
+
+def test_a_file_of_another_user_is_no_hindrance(repo: Path) -> None:
+    """Only for reading, as where another user's container made it."""
+    left = leave(repo)
+    (repo / ".dvc/tmp/cartlm-containers").touch(0o444)
+    assert "cannot be looked at" not in enter(repo, "true").stderr
+    assert not held(left)
 
 
 def test_a_lock_that_dvc_emptied_says_nothing(repo: Path) -> None:
     path = leave(repo)
     path.write_text('{"read": {}, "write": {}}')
     assert enter(repo, "true").stderr == ""
-    assert path.exists()
+    assert path.read_text() == '{"read": {}, "write": {}}'
 
 
 def test_exit_code_and_signals_are_the_command_s(repo: Path) -> None:

@@ -7,12 +7,14 @@ outputs. NOT_TRACKED names the modules that a stage may import without depending
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
 import pytest
 import yaml
 from dvc.repo import Repo
@@ -232,6 +234,26 @@ def test_the_main_graph_never_reaches_another_pipeline_file(pipelines: Path) -> 
     with Repo(str(pipelines)) as repo:
         assert "eval-remote@gpt-4-1" in {stage.name for stage in repo.index.graph}
     assert crossings(pipelines) == []
+
+
+def test_the_image_for_cards_runs_all_but_the_other_target_s_benchmark(pipelines: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    found = re.search(
+        r"^STAGES := \$\(if \$\(filter gpu,\$\(CARTLM_IMAGE\)\),(.+)\)$", makefile, flags=re.MULTILINE
+    )
+    assert found
+    with Repo(str(pipelines)) as repo:
+        graph = repo.index.graph
+        main = {stage.name: stage for stage in graph if stage.path_in_repo == "dvc.yaml"}
+        asked = {name for name in main if name.partition("@")[0] in found[1].split()}
+        upstream = {stage.name for name in asked for stage in nx.descendants(graph, main[name])}
+        assert main.keys() - asked - upstream == {"bench-cpu", "summarize"}
+        groups = {
+            stage.name
+            for target in found[1].split()
+            for stage in repo.stage.collect(str(pipelines / "dvc.yaml") + ":" + target)
+        }
+        assert groups == asked
 
 
 def test_a_dependency_on_the_pretraining_output_would_be_found(pipelines: Path) -> None:

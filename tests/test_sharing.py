@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import shutil
 import subprocess
@@ -98,6 +99,70 @@ def test_what_the_remote_lacks_is_named_and_the_rest_comes(repo: Repo) -> None:
     assert came.stderr == "warning: the DVC remote shared lacks data/rows; make repro makes them\n"
     assert came.stdout.endswith("2 of 3 outputs are here\n")
     assert (repo.path / "data/model").read_text() == "1\n1\n"
+
+
+def second_version(repo: Repo) -> None:
+    """Another commit's dvc.lock, whose models were not pushed; data/ and the cache are the first one's."""
+    repo.cartlm("push")
+    lock = (repo.path / "dvc.lock").read_text("utf-8")
+    model, paid = (hashlib.md5(text).hexdigest() for text in (b"1\n1\n", b""))
+    assert model in lock
+    assert paid in lock
+    (repo.path / "dvc.lock").write_text(lock.replace(model, "a" * 32).replace(paid, "b" * 32), "utf-8")
+
+
+def test_what_cannot_be_replaced_stays(repo: Repo) -> None:
+    """`dvc checkout --allow-missing` removes it: paid answers, too."""
+    second_version(repo)
+    shutil.rmtree(repo.path / "data/rows")  # something that does come
+    came = repo.cartlm("pull")
+    assert came.returncode == 0, came.stderr
+    assert (
+        came.stderr == "warning: the DVC remote shared lacks data/model, data/paid; make repro makes them\n"
+    )
+    assert (repo.path / "data/model").read_text() == "1\n1\n"
+    assert (repo.path / "data/paid").exists()
+    assert (repo.path / "data/rows/train").exists()
+
+
+def test_what_was_changed_here_stays_and_is_named(repo: Repo) -> None:
+    """Its content is in no cache, so nothing could bring it back."""
+    repo.cartlm("push")
+    (repo.path / "data/model").write_text("mine\n")
+    came = repo.cartlm("pull")
+    assert came.returncode == 0, came.stderr
+    (line,) = came.stderr.splitlines()
+    assert line.startswith(
+        "warning: data/model here is neither what dvc.lock says nor in DVC's cache, and stays; "
+    )
+    assert line.endswith("dvc checkout --force data/model")
+    assert (repo.path / "data/model").read_text() == "mine\n"
+
+
+def test_a_container_makes_no_folder_to_push_to(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CARTLM_IMAGE", "cpu")
+    failed(repo.cartlm("push"), "the folder of the DVC remote shared is not there: ")
+    assert not (repo.path.parent / "remote").exists()
+    (repo.path.parent / "remote").mkdir()
+    assert repo.cartlm("push").returncode == 0
+
+
+def test_a_stage_is_told_that_its_inputs_are_others(repo: Repo) -> None:
+    """Models of another branch, which git ignores, and so keeps at a checkout."""
+
+    def check(stage: str = "paid") -> subprocess.CompletedProcess[str]:
+        return repo.run(sys.executable, "-m", "cartlm.cli", "check-inputs", stage)
+
+    assert (check().returncode, check().stderr) == (0, "")
+    (repo.path / "data/model").write_text("other\n")
+    failed(
+        check(),
+        "data/model is not what dvc.lock says, so paid would measure others; make pull, or make repro",
+    )
+    assert check("model").returncode == 0  # reads only the rows
+    (repo.path / "data/model").unlink()
+    failed(check(), "data/model is not what dvc.lock says")
+    failed(check("nobody"), "there is no stage nobody")
 
 
 def test_a_remote_that_is_gone_or_empty(repo: Repo) -> None:

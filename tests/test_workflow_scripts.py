@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -258,10 +259,16 @@ def test_a_run_without_a_report_posts_nothing(github: GitHub, url: str, tmp_path
     assert "left no pr-comment" in done.stdout
 
 
-def test_nobody_is_called_by_a_report(github: GitHub, url: str, tmp_path: Path) -> None:
-    github.archive = zipped({"comment.md": f"{MARKER}\n@all: eval@q4_k_m, a@b.c\n".encode()})
+def test_a_report_calls_nobody_and_leads_nowhere(github: GitHub, url: str, tmp_path: Path) -> None:
+    told = "@all _@o_ `@o` &#64;o &#x0040;o &commat;o\n<a href=x> <img src=x> [a](b) ![a](b) [a][b] http://x www.x\n"
+    kept = "<details><summary>eval</summary> <code>a&#42;b</code> &lt;\n"
+    github.archive = zipped({"comment.md": f"{MARKER}\n{told}{kept}".encode()})
     Poster(url, tmp_path, real=False)()
-    assert github.written[0][2].endswith("\n@\N{ZERO WIDTH SPACE}all: eval@q4_k_m, a@b.c\n")
+    lines = github.written[0][2].splitlines(keepends=True)
+    assert "".join(lines[-2:]).endswith(kept)
+    said = "".join(lines[-3:-1])
+    assert said.count("@\N{ZERO WIDTH SPACE}") == said.count("@") == 6
+    assert not re.search(r"&#|&commat|<|\]\(|\]\[|://|www\.", said)
 
 
 def test_an_error_of_the_api_is_one_line(url: str, tmp_path: Path) -> None:

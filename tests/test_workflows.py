@@ -174,3 +174,18 @@ def test_the_tools_are_pinned_with_hashes() -> None:
 def test_an_advisory_is_ignored_with_a_reason() -> None:
     for line in (ROOT / ".github/audit_ignored.txt").read_text().splitlines():
         assert line.startswith("#") or re.match(r"(PYSEC|GHSA|CVE)-\S+ \S+ \S+", line), line
+
+
+def test_the_report_lies_on_the_commit_that_it_is_about() -> None:
+    """Else DVC is not asked, as what lies there is GitHub's merge of the pull request: no stale stage would be told."""
+    (checkout,) = [step for step in steps("pr-report", "report") if "checkout" in step.get("uses", "")]
+    (compare,) = [step for step in steps("pr-report", "report") if step.get("id") == "compare"]
+    assert checkout["with"]["ref"] == compare["env"]["HEAD"]
+
+
+def test_a_benchmark_s_models_are_fetched_or_made_before_it() -> None:
+    runs = [step.get("run", "") for step in steps("bench", "measure")]
+    bench = next(at for at, run in enumerate(runs) if "make bench" in run)
+    before = "\n".join(runs[:bench])
+    assert "make pull TARGET=\n" in before  # outside of the image, where the runner's credentials are
+    assert "make repro TARGET=" in before

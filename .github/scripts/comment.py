@@ -85,8 +85,15 @@ def artifact(repository: str, run: dict[str, Any]) -> str | None:
 
 
 def body(text: str, run: dict[str, Any]) -> str:
-    """The comment. Our line stands above the text, where nothing in the text can hide it; nobody is called by name."""
-    quiet = re.sub(r"(?<![\w`])@(?=\w)", "@\N{ZERO WIDTH SPACE}", text.removeprefix(MARKER).lstrip("\r\n"))
+    """The comment. Our line stands above the text, where nothing in the text can hide it.
+
+    The bot's name shall not serve a stranger: nobody is called by name, no tag but those that fold, no link, no picture.
+    """
+    quiet = text.removeprefix(MARKER).lstrip("\r\n")
+    quiet = re.sub(r"&(?:#0*64|#x0*40|commat);", "@", quiet, flags=re.IGNORECASE)
+    quiet = re.sub(r"<(?!/?(?:code|details|summary)>)", "&lt;", quiet)
+    for sign in ("@", "](", "][", "://", "www."):
+        quiet = quiet.replace(sign, sign[0] + "\N{ZERO WIDTH SPACE}" + sign[1:])
     origin = f"[Run]({run['html_url']}) of {run['head_sha'][:8]}, plots in its artifact `pr-plots`."
     return f"{MARKER}\n<sub>{origin} The code of this pull request wrote what follows.</sub>\n\n{quiet}"
 

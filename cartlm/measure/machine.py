@@ -144,13 +144,16 @@ def runtime(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> str:
     return "container" if marked and read(root / "proc/2/comm") != "kthreadd" else "native"
 
 
-def require_target(target: str, environ: Mapping[str, str] = os.environ) -> None:
-    """Raises UserError in an image of another hardware target: its numbers would stand under the wrong name."""
+def require_target(target: str, hint: str = "", environ: Mapping[str, str] = os.environ) -> None:
+    """Raises UserError in an image of another hardware target: its numbers would stand under the wrong name.
+
+    `hint` is the command that measures there, `make bench TARGET=...` by default.
+    """
     image = environ.get(IMAGE)
     if image and image != target:
         raise UserError(
             f"this is the image for {image}, and a benchmark of {target} is not measured in it",
-            f"make bench TARGET={target}",
+            hint or f"make bench TARGET={target}",
         )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -36,6 +36,7 @@ class Stage:
     outs: dict[str, int]  # path -> bytes
     hashes: dict[str, str]  # MD5 by path of the dependencies
     params: dict[str, dict[str, Any]]  # file -> dotted key -> value
+    made: dict[str, str] = field(default_factory=dict)  # MD5 by path of the outputs
 
     @property
     def code(self) -> dict[str, str]:
@@ -56,6 +57,7 @@ def stages(read: Read, name: str) -> dict[str, Stage]:
                 {out["path"]: out.get("size", 0) for out in entry.get("outs", [])},
                 {dep["path"]: dep["md5"] for dep in entry.get("deps", []) if dep.get("md5")},
                 entry.get("params", {}),
+                {out["path"]: out["md5"] for out in entry.get("outs", []) if out.get("md5")},
             )
     return found
 
@@ -68,6 +70,21 @@ def row_hashes(stages: Mapping[str, Stage]) -> dict[str, str]:
         for out in stage.outs
         if PurePosixPath(out).parent.as_posix() == OUTCOMES and TEST_ROWS in stage.hashes
     }
+
+
+def made_anew(stages: Mapping[str, Stage]) -> dict[str, list[str]]:
+    """Stage -> what it read that another stage has made differently since, by the hashes of the locks alone."""
+    now = {path: (md5, name) for name, stage in stages.items() for path, md5 in stage.made.items()}
+    found = {}
+    for name, stage in stages.items():
+        anew = [
+            f"{path} (made anew by {now[path][1]})"
+            for path, md5 in stage.hashes.items()
+            if path in now and now[path][0] != md5
+        ]
+        if anew:
+            found[name] = anew
+    return found
 
 
 def changed_since(stages: Mapping[str, Stage], read: Read) -> dict[str, list[str]]:
