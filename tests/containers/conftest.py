@@ -126,6 +126,19 @@ class Inside:
     def config(self) -> dict[str, Any]:
         return json.loads(run(self.docker, "image", "inspect", self.image).stdout)[0]["Config"]
 
+    def versions(self) -> dict[str, str]:
+        """Of what the image is made of, once all of it was imported."""
+        done = self("python", "docker/check_imports.py")
+        assert done.returncode == 0, done.stderr
+        return dict(line.split(" ") for line in done.stdout.splitlines() if line.count(" ") == 1)
+
+    def refuses(self, module: str, mine: str, other: str) -> bool:
+        """Whether the benchmark of target `other` stops with one line in this image, which is for `mine`."""
+        done = self("python", "-m", module)
+        said = f"this is the image for {mine}" in done.stderr
+        line = done.stderr.count("\n") == 1 and done.stderr.endswith(f"; make bench TARGET={other}\n")
+        return done.returncode == 2 and said and line
+
     def health(self) -> subprocess.CompletedProcess[str]:
         kind, *command = self.config()["Healthcheck"]["Test"]
         assert kind == "CMD"

@@ -64,9 +64,7 @@ def inside(docker: Path, cpu_image: str) -> Inside:
 
 
 def test_everything_is_imported(inside: Inside) -> None:
-    done = inside("python", "docker/check_imports.py")
-    assert done.returncode == 0, done.stderr
-    versions = dict(line.split(" ") for line in done.stdout.splitlines() if line.count(" ") == 1)
+    versions = inside.versions()
     assert versions["torch"].partition("+")[0] == pins("cpu")["torch"]
     assert {"gptqmodel", "llama_cpp", "bitsandbytes", "peft", "trl", "dvc", "cartlm"} <= versions.keys()
 
@@ -88,11 +86,7 @@ def test_the_health_check_is_the_doctor(inside: Inside) -> None:
 
 
 def test_a_benchmark_of_the_other_target_is_refused(inside: Inside) -> None:
-    done = inside("python", "-m", "stages.bench_gpu")
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "this is the image for cpu" in done.stderr
-    assert done.stderr.endswith("; make bench TARGET=gpu\n")
+    assert inside.refuses("stages.bench_gpu", "cpu", "gpu")
 
 
 def test_size(docker: Path, inside: Inside) -> None:

@@ -18,9 +18,7 @@ def inside(docker: Path, gpu_image: str) -> Inside:
 
 
 def test_everything_is_imported_without_a_card(inside: Inside) -> None:
-    done = inside("python", "docker/check_imports.py")
-    assert done.returncode == 0, done.stderr
-    versions = dict(line.split(" ") for line in done.stdout.splitlines() if line.count(" ") == 1)
+    versions = inside.versions()
     assert versions["torch"] == pins("gpu")["torch"]
     assert versions["gptqmodel"] == pins("gpu")["gptqmodel"]
     assert {"llama_cpp", "bitsandbytes", "dvc", "cartlm"} <= versions.keys()
@@ -37,11 +35,7 @@ def test_the_health_check_names_the_missing_driver(inside: Inside) -> None:
 
 
 def test_a_benchmark_of_the_other_target_is_refused(inside: Inside) -> None:
-    done = inside("python", "-m", "stages.bench_cpu")
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "this is the image for gpu" in done.stderr
-    assert done.stderr.endswith("; make bench TARGET=cpu\n")
+    assert inside.refuses("stages.bench_cpu", "gpu", "cpu")
 
 
 def test_a_card_would_find_its_kernels_built(inside: Inside) -> None:
