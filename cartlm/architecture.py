@@ -153,9 +153,9 @@ def write_bytes_tokenizer(folder: Path) -> None:
 
 def write_tokenizer(folder: Path) -> None:
     """tokenizer.json and tokenizer_config.json of Llama 3.2, without a pad token, as published."""
-    from gguf import GGUFReader
+    from cartlm.quantization import gguf  # not on a machine that has torch alone
 
-    fields = GGUFReader(llama_cpp_paths.llama3_vocabulary()).fields
+    fields = gguf.reader(llama_cpp_paths.llama3_vocabulary()).fields
 
     def texts(name: str) -> list[str]:
         field = fields[f"tokenizer.ggml.{name}"]

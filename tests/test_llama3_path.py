@@ -16,6 +16,7 @@ import yaml
 
 from cartlm.data import rows
 from cartlm.prompt import PromptBuilder, from_transformers
+from cartlm.quantization import gguf
 from tests.fixtures import llama3
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,9 +115,7 @@ def test_the_pad_token_is_never_an_end(made: Path) -> None:
 
 
 def test_the_converter_knew_the_tokenizer(made: Path) -> None:
-    from gguf import GGUFReader
-
-    fields = GGUFReader(made / "models/q4_k_m/model.gguf").fields
+    fields = gguf.reader(made / "models/q4_k_m/model.gguf").fields
     assert fields["tokenizer.ggml.pre"].contents() == "llama-bpe"
     assert len(fields["tokenizer.ggml.tokens"].data) == 128256
     assert fields["tokenizer.ggml.padding_token_id"].contents() == llama3.PAD_ID

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cartlm import llama_cpp_paths, process
 from cartlm.errors import UserError
 
@@ -58,11 +60,20 @@ def group(name: str) -> str:
     return "other"
 
 
-def _reader(path: Path) -> Any:
+def reader(path: Path) -> Any:
+    """gguf-py's GGUFReader of the file at `path`. Raises UserError for what is none, FileNotFoundError for none.
+
+    The library slices an np.memmap twice for each entry of a vocabulary, and each slice becomes a new np.memmap: a
+    plain array over the same mapping reads Llama 3's 128,256 entries in a quarter of the time.
+    """
     from gguf import GGUFReader
 
+    class Reader(GGUFReader):
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value.view(np.ndarray) if isinstance(value, np.memmap) else value)
+
     try:
-        return GGUFReader(path)
+        return Reader(path)
     except FileNotFoundError:
         raise
     except (ValueError, IndexError, KeyError, OverflowError, OSError, MemoryError) as error:
@@ -77,12 +88,12 @@ def contents(path: Path) -> Contents:
 
     Raises UserError for a file that is truncated or no GGUF, FileNotFoundError for none.
     """
-    reader = _reader(path)
+    found = reader(path)
     groups: Counter[str] = Counter()
     types: Counter[str] = Counter()
     rows = {}
-    end = reader.data_offset
-    for tensor in reader.tensors:
+    end = found.data_offset
+    for tensor in found.tensors:
         groups[group(tensor.name)] += int(tensor.n_bytes)
         types[tensor.tensor_type.name.lower()] += 1
         if len(tensor.shape) > 1:
@@ -91,14 +102,14 @@ def contents(path: Path) -> Contents:
     size = path.stat().st_size
     if not rows or end > size:
         raise UserError(
-            f"{path} holds {len(reader.tensors)} tensors up to byte {end}, but has {size} bytes",
+            f"{path} holds {len(found.tensors)} tensors up to byte {end}, but has {size} bytes",
             f"make it again: rm {path}, then dvc repro",
         )
     return Contents(
         size_bytes=size,
-        header_bytes=int(reader.data_offset),
-        padding_bytes=size - int(reader.data_offset) - sum(groups.values()),
-        parameters=sum(math.prod(int(size) for size in tensor.shape) for tensor in reader.tensors),
+        header_bytes=int(found.data_offset),
+        padding_bytes=size - int(found.data_offset) - sum(groups.values()),
+        parameters=sum(math.prod(int(size) for size in tensor.shape) for tensor in found.tensors),
         bytes_by_group={name: groups[name] for name in GROUPS if groups[name]},
         tensors_by_type=dict(sorted(types.items())),
         row_sizes=rows,
