@@ -12,6 +12,7 @@ from cartlm.errors import UserError
 from cartlm.params import Count, Positive, Section, Seed, Share, first_wrong
 
 Head = Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], Field(strict=False)]
+LONGEST = 1400  # tokens of a document; longer ones are left out
 GUIDED = ("anchors", "choices", "recalls", "copies")
 """What heads are guided to (encoding.Encoded), in the order of `Recipe.heads_guided`."""
 PASSED_ON = ("meant", "begun")
@@ -64,6 +65,10 @@ class Recipe(Section):
     def _fits(self) -> Recipe:
         if self.hidden % (2 * self.heads):
             raise ValueError(f"hidden {self.hidden} is not a multiple of twice heads {self.heads}")
+        if self.tokens_per_step < 2 * LONGEST:
+            raise ValueError(
+                f"tokens_per_step={self.tokens_per_step} is less than two documents of {LONGEST} tokens"
+            )
         for layer, head in self.heads_guided:
             if layer >= self.layers or head >= self.heads:
                 raise ValueError(

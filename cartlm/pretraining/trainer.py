@@ -18,7 +18,7 @@ from cartlm.params import Data
 from cartlm.pretraining import corpus
 from cartlm.pretraining.encoding import Encoded, encode
 from cartlm.pretraining.guidance import Guide
-from cartlm.pretraining.recipe import GUIDED, PASSED_ON, Recipe, rate
+from cartlm.pretraining.recipe import GUIDED, LONGEST, PASSED_ON, Recipe, rate
 
 
 def build(recipe: Recipe, special: Special) -> Any:
@@ -44,7 +44,6 @@ def build(recipe: Recipe, special: Special) -> Any:
     return LlamaForCausalLM(config)
 
 
-_LONGEST = 1400
 _PARTS = 8  # a batch is worked on in so many parts
 _GROUP = 8  # steps whose documents are drawn together and sorted by length, so that little is padded
 
@@ -80,7 +79,7 @@ def batches(
         row = encode(
             corpus.document(data, progress, rng), tokenize, special.bos, special.eos, recipe.text_weight
         )
-        if len(row.ids) <= _LONGEST:
+        if len(row.ids) <= LONGEST:
             rows.append(row)
     rows.sort(key=lambda row: len(row.ids))
     made, total, start = [], sum(len(row.ids) for row in rows), 0
@@ -272,17 +271,12 @@ def run(
 
     `start` are the weights that an earlier phase ended with; None: random ones. `probe(model)` gives the figures
     that are logged to `work/log.jsonl` every `probe_every` steps beside the losses.
-    Raises UserError where the checkpoint is of another recipe, or a step is too small.
+    Raises UserError where the checkpoint is of another recipe.
     """
     import torch
 
     from cartlm.pretraining import attention
 
-    if recipe.tokens_per_step < 2 * _LONGEST:
-        raise UserError(
-            f"tokens_per_step={recipe.tokens_per_step} is less than two documents of {_LONGEST} tokens",
-            "raise it in base/params.yaml, then make base",
-        )
     work.mkdir(parents=True, exist_ok=True)
     special = Special(tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -79,11 +79,6 @@ def test_another_recipe_never_resumes(loaded: Any, tmp_path: Path) -> None:
         _run(loaded, tmp_path, _with(learning_rate=0.001))
 
 
-def test_too_few_tokens_a_step_are_refused(loaded: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="tokens_per_step=700"):
-        _run(loaded, tmp_path, _with(tokens_per_step=700))
-
-
 def test_the_rate_warms_up_stays_and_ends_at_zero() -> None:
     rates = [trainer.rate(_with(steps=100, warmup_steps=10), step) for step in range(101)]
     assert rates[0] == pytest.approx(0.0002)
