@@ -296,6 +296,8 @@ def test_a_killed_run_goes_on_where_it_stopped(shop: Path, naughty: Naughty, how
     with subprocess.Popen(
         [sys.executable, "-m", "stages.evaluate_remote", "gpt"], cwd=shop, stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(ROOT), "SHOP_KEY": KEY},
+        # what a shell runs in the background ignores Ctrl-C, and so would all that pytest starts there
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as running:  # fmt: skip
         deadline = time.monotonic() + 60
         while not path.exists() or path.read_bytes().count(b"\n") < 3:

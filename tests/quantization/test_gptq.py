@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,43 +105,52 @@ LOAD = """
 import json, sys, torch
 from pathlib import Path
 from cartlm.engines import transformers
-folder, ids = Path(sys.argv[1]), json.loads(sys.argv[2])
+from transformers import AutoModelForCausalLM
+ids = json.loads(sys.argv[1])
+apart = lambda one, other: float((one - other).norm() / other.norm())
 def logits(model):
     with torch.inference_mode():
         return model(input_ids=torch.tensor([ids])).logits[0].float()
-engine = transformers.load(folder, device="cpu", threads=1)
-ours = logits(engine.model)
-source = logits(transformers.load(folder.parent / "merged", device="cpu", threads=1).model)
-kernel = transformers.load(folder, "float16", "cpu", 1, kernel="torch")
-with_kernel = logits(kernel.model)
-from transformers import AutoModelForCausalLM
-theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float16, device_map="cpu")
-tied = theirs.lm_head.weight.data_ptr() == theirs.model.embed_tokens.weight.data_ptr()
-hf = logits(theirs)
-apart = lambda one, other: float((one - other).norm() / other.norm())
-refused = []
-for name in ("marlin", "none"):
-    try:
-        transformers.load(folder, "float16", "cpu", 1, kernel=name)
-    except transformers.UserError as error:
-        refused.append(str(error))
-print(json.dumps({
-    "kernel": apart(with_kernel, ours), "hf": apart(hf, ours), "source": apart(ours, source), "tied": tied,
-    "names": [engine.describe()["kernel"], kernel.describe()["kernel"]], "refused": refused,
-    "packed": type(theirs.model.layers[0].mlp.up_proj).__name__,
-}))
+def look(folder):
+    engine = transformers.load(folder, device="cpu", threads=1)
+    ours = logits(engine.model)
+    source = logits(transformers.load(folder.parent / "merged", device="cpu", threads=1).model)
+    kernel = transformers.load(folder, "float16", "cpu", 1, kernel="torch")
+    with_kernel = logits(kernel.model)
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float16, device_map="cpu")
+    tied = theirs.lm_head.weight.data_ptr() == theirs.model.embed_tokens.weight.data_ptr()
+    hf = logits(theirs)
+    refused = []
+    for name in ("marlin", "none"):
+        try:
+            transformers.load(folder, "float16", "cpu", 1, kernel=name)
+        except transformers.UserError as error:
+            refused.append(str(error))
+    return {
+        "kernel": apart(with_kernel, ours), "hf": apart(hf, ours), "source": apart(ours, source), "tied": tied,
+        "names": [engine.describe()["kernel"], kernel.describe()["kernel"]], "refused": refused,
+        "packed": type(theirs.model.layers[0].mlp.up_proj).__name__,
+    }
+print(json.dumps({Path(folder).name: look(Path(folder)) for folder in sys.argv[2:]}))
 """
 
 
-@pytest.mark.parametrize("name", CELLS)
-def test_a_fresh_process_loads_it_and_so_does_transformers_alone(made: Path, name: str) -> None:
-    """Dequantized by us, by gptqmodel's kernel and through AutoModelForCausalLM: the same logits but for rounding."""
+@pytest.fixture(scope="module")
+def loaded(made: Path) -> dict[str, Any]:
+    """What one fresh process finds of each of CELLS."""
     done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(made / "models" / name), json.dumps([1, *range(20, 60)])],
+        [sys.executable, "-c", LOAD, json.dumps([1, *range(20, 60)]), *(made / "models" / name for name in CELLS)],
         capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_fresh_process_loads_it_and_so_does_transformers_alone(loaded: dict[str, Any], name: str) -> None:
+    """Dequantized by us, by gptqmodel's kernel and through AutoModelForCausalLM: the same logits but for rounding."""
+    found = loaded[name]
     assert found["kernel"] < 0.03
     assert found["hf"] < 0.03
     assert found["source"] < (0.1 if name == "int8" else 0.75), "the quantized model is still that model"
