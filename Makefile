@@ -4,8 +4,8 @@ SHELL := bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
-export PATH := $(CURDIR)/.venv/bin:$(PATH)
-# An image of ours has its environment ready; a checkout has its own.
+# An image of ours has its environment ready; a checkout has its own, which is not for images.
+export PATH := $(if $(CARTLM_IMAGE),,$(CURDIR)/.venv/bin:)$(PATH)
 PY := $(if $(CARTLM_IMAGE),python,.venv/bin/python)
 CARTLM := $(PY) -m cartlm.cli
 DVC := $(PY) -m dvc

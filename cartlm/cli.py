@@ -22,6 +22,7 @@ from cartlm.measure import machine
 from cartlm.report import comment, commits, compare_text, stale, summary
 from cartlm.report import compare as comparing
 from cartlm.results import write_metrics, write_text
+from cartlm.text import few
 
 PRESETS, RESPONSES = Path("presets"), "data/responses.jsonl"
 BASE_FILES = (
@@ -194,13 +195,13 @@ def pull() -> None:
         f"{came.files} files came from {came.remote}; {came.outs - len(came.missing) - len(came.kept)} of {came.outs} outputs are here"
     )
     if came.missing:
-        names = stale.few(came.missing, 8)
+        names = few(came.missing, 8)
         print(f"warning: the DVC remote {came.remote} lacks {names}; make repro makes them", file=sys.stderr)
     if came.kept:
-        names = stale.few(came.kept, 8)
+        names = few(came.kept, 8)
         print(
             f"warning: {names} here is neither what dvc.lock says nor in DVC's cache, and stays; to take the remote's: "
-            f"dvc checkout --force {came.kept[0]}",
+            f"dvc checkout --force {' '.join(came.kept)}",
             file=sys.stderr,
         )
 
@@ -213,7 +214,7 @@ def push() -> None:
     went = sharing.push(Path("."), create=not os.environ.get(machine.IMAGE))
     print(f"{went.files} files went to {went.remote}; with dvc.lock in git, make pull brings them elsewhere")
     if went.missing:
-        print(f"warning: not here, so not pushed: {stale.few(went.missing, 8)}", file=sys.stderr)
+        print(f"warning: not here, so not pushed: {few(went.missing, 8)}", file=sys.stderr)
 
 
 @main.command("check-inputs")
@@ -222,8 +223,8 @@ def check_inputs(name: str) -> None:
     """Stop with one line if models or data that a stage reads are not those which dvc.lock says were made."""
     if wrong := sharing.wrong_inputs(Path("."), name):
         raise UserError(
-            f"{stale.few(wrong, 4)} {'is' if len(wrong) == 1 else 'are'} not what dvc.lock says, so {name} would measure others",
-            "make pull, or make repro",
+            f"{few(wrong, 4)} {'is' if len(wrong) == 1 else 'are'} not what dvc.lock says, so {name} would measure others",
+            f"make pull (then dvc checkout --force {wrong[0]} ... for what it says it kept), or make repro",
         )
 
 
@@ -368,18 +369,15 @@ def check_weights(folder: Path) -> None:
 
 def check_gguf(path: Path) -> None:
     """Raises UserError unless `path` is a complete GGUF file."""
-    from gguf import GGUFReader
+    from cartlm.quantization import gguf
 
     maker = stage.made_by(str(path.parent))
     if not path.is_file():
         raise UserError(f"{path} is missing", maker)
     try:
-        reader = GGUFReader(path)
-        end = max(int(tensor.data_offset) + int(tensor.n_bytes) for tensor in reader.tensors)
-    except Exception as error:  # the reader raises whatever a broken byte leads to
-        raise UserError(f"{path} does not load: {error}", f"rm {path}, then {maker}") from None
-    if end > path.stat().st_size:
-        raise UserError(f"{path} is cut short", f"rm {path}, then {maker}")
+        gguf.contents(path)
+    except UserError as error:
+        raise UserError(error.message, f"rm {path}, then {maker}") from None
 
 
 if __name__ == "__main__":

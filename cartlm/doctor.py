@@ -47,13 +47,15 @@ class Finding:
 def examine(root: Path, environ: Mapping[str, str] = os.environ, system: Path = ROOT) -> list[Finding]:
     """All findings for the repository at `root`; /proc and /sys are read below `system`."""
     target = environ.get(machine.IMAGE)
+    # an image is not mended from inside
+    setup = f"make image TARGET={target}, outside of this container" if target else "make setup"
     return [
         Finding("hardware target", f"the image for {target}" if target else "native, no image of ours"),
         processor(system),
         memory(system),
         disk(root),
-        llama_cpp(),
-        *map(package, PACKAGES.items()),
+        llama_cpp(setup),
+        *(package(name, cost, setup) for name, cost in PACKAGES.items()),
         card(target),
         *meters(system),
         cgroup(system),
@@ -89,7 +91,7 @@ def attempt(name: str, ask: Callable[[], str], cost: str, command: str = "", nee
     try:
         return Finding(name, ask(), needed=needed)
     except UserError as error:
-        return Finding(name, cost=f"{error.message}: {cost}", command=error.hint or command, needed=needed)
+        return Finding(name, cost=f"{error.message}: {cost}", command=command or error.hint, needed=needed)
 
 
 def processor(system: Path) -> Finding:
@@ -101,9 +103,8 @@ def processor(system: Path) -> Finding:
 
 
 def memory(system: Path) -> Finding:
-    limit = machine.memory_limit(system)
-    usable = min(machine.memory(system), limit or machine.memory(system)) / machine.GIB
-    said = f"{usable:.1f} GiB{'' if limit is None else ', by a limit'}"
+    usable = machine.usable_memory(system) / machine.GIB
+    said = f"{usable:.1f} GiB{'' if machine.memory_limit(system) is None else ', by a limit'}"
     if usable < MEMORY_GIB:
         return Finding("memory", cost=f"{said}, less than {MEMORY_GIB}: stages may be killed")
     return Finding("memory", said)
@@ -117,20 +118,19 @@ def disk(root: Path) -> Finding:
     return Finding("disk", f"{free:,.0f} GiB free")
 
 
-def llama_cpp() -> Finding:
+def llama_cpp(setup: str) -> Finding:
     def ask() -> str:
         info = llama_cpp_paths.build_info()
         return f"{info['kind']} build of llama-cpp-python {info['version']}"
 
-    return attempt("llama.cpp", ask, "no GGUF: neither made, evaluated nor measured", "make setup", True)
+    return attempt("llama.cpp", ask, "no GGUF: neither made, evaluated nor measured", setup, True)
 
 
-def package(wanted: tuple[str, str]) -> Finding:
-    name, cost = wanted
+def package(name: str, cost: str, setup: str) -> Finding:
     try:
         return Finding(name, importlib.metadata.version(name), needed=True)
     except importlib.metadata.PackageNotFoundError:
-        return Finding(name, cost=cost, command="make setup", needed=True)
+        return Finding(name, cost=cost, command=setup, needed=True)
 
 
 def card(target: str | None) -> Finding:

@@ -47,7 +47,8 @@ def pull(root: Path) -> Shared:
         remote = checked(repo)
         made = outputs(repo, main=True)
         wanted = [out for out in made if not here(out)]
-        with suppress(DownloadError):  # some files are not there; the others came
+        # Some files are not there; the others came. Of one that did not, DVC moves what is no file.
+        with suppress(DownloadError, FileNotFoundError):
             repo.fetch(targets=[MAIN])
         missing, kept, files = [], [], 0
         for out in wanted:  # DVC's checkout of all would remove what it cannot replace
@@ -116,25 +117,42 @@ def push(root: Path, create: bool = True) -> Shared:
         return Shared(remote, repo.push(), len(made), missing)
 
 
+class Failures(logging.Handler):
+    """Keeps what DVC only logs: it counts a file that it could not copy as one that is not there, whatever the reason."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.found: list[BaseException] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and not isinstance(error, FileNotFoundError):
+            self.found.append(error)
+
+
 @contextmanager
 def opened(root: Path, command: str) -> Iterator[Repo]:
-    """The repository, with DVC's loggers silent. What a remote's library raises becomes a UserError of one line."""
+    """The repository, with DVC's loggers silent. What a remote's library raises, or DVC only logs, becomes a UserError."""
     from dvc.repo import Repo
 
+    failures = Failures()
     loggers = [logging.getLogger(name) for name in LOGGERS]
     before = [(logger, logger.propagate, logger.handlers) for logger in loggers]
     for logger in loggers:
-        logger.propagate, logger.handlers = False, [logging.NullHandler()]
+        logger.propagate, logger.handlers = False, [failures]
     try:
         with Repo(str(root)) as repo:
             yield repo
+        if failures.found:
+            raise failures.found[0]
     except (UserError, KeyboardInterrupt):
         raise
-    except Exception as error:  # credentials, network, disk: each library has its own
+    except Exception as raised:  # credentials, network, disk: each library has its own
+        error = failures.found[0] if failures.found else raised
         lines = str(error).strip().splitlines() or [type(error).__name__]
         package = re.search(r"'(dvc-[a-z0-9]+)' to be installed", lines[0])
         hint = f"pip install {package[1]}" if package else f"{command} -v"
-        raise UserError(f"{command} failed: {lines[0]}", hint) from error
+        raise UserError(f"{command} failed: {lines[0]}", hint) from raised
     finally:
         for logger, propagate, handlers in before:
             logger.propagate, logger.handlers = propagate, handlers

@@ -42,7 +42,7 @@ remotes() {
             *) url="/repo/.dvc/$url" ;; # DVC writes a relative one down from .dvc
         esac
         local here="${url/#\/repo\//$PWD/}"
-        here="$(realpath -m "$here")" url="$(realpath -m "$url")"
+        here="$(realpath -m "$here")" url="$(realpath -ms "$url")" # -s: inside, no link of the host leads there
         [ ! -d "$here" ] || [ "${here#"$PWD"/}" != "$here" ] || printf -- '-v\n%s:%s\n' "$here" "$url"
     done
 }

@@ -16,7 +16,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 WAIT_S = 5.0
 
@@ -77,12 +77,23 @@ def say(message: str) -> None:
     print(f"cartlm: {message}", file=sys.stderr, flush=True)
 
 
+def start(command: list[str]) -> NoReturn:
+    """Become the command; ends with 127 where it does not start."""
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        say(f"error: {command[0]} does not start: {error.strerror}; cartlm --help lists what is here")
+        sys.exit(127)
+
+
 def main() -> None:
     """Ends only where the command cannot be started, with 127."""
     root, command = Path.cwd(), sys.argv[1:] or ["cartlm", "doctor"]
     if (root / ".git").exists() and (root / ".dvc").is_dir():
         if not (os.access(root, os.W_OK) and os.access(root / ".dvc", os.W_OK)):
             owner = root.stat()
+            if owner.st_uid == os.getuid():  # mounted read-only: enough for doctor, table, compare
+                start(command)
             say(
                 f"error: {root} belongs to user {owner.st_uid}, and this container runs as {os.getuid()}, who may not write there; "
                 f"docker run --user {owner.st_uid}:{owner.st_gid} (make: CARTLM_UID={owner.st_uid} CARTLM_GID={owner.st_gid})"
@@ -94,11 +105,7 @@ def main() -> None:
             OSError
         ) as error:  # a file system without flock, say: DVC's own message then says what to remove
             say(f"locks in {root}/.dvc/tmp cannot be looked at: {error}")
-    try:
-        os.execvp(command[0], command)
-    except OSError as error:
-        say(f"error: {command[0]} does not start: {error.strerror}; cartlm --help lists what is here")
-        sys.exit(127)
+    start(command)
 
 
 if __name__ == "__main__":

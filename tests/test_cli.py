@@ -166,8 +166,14 @@ def test_check_models_passes(cartlm: Run, models: Path) -> None:
             ["models/base/model.safetensors does not load"],
         ),
         (lambda m: (m / "q8_0/model.gguf").unlink(), ["models/q8_0/model.gguf is missing", "dvc repro"]),
-        (lambda m: (m / "q6_k/model.gguf").write_bytes(b"GGUF"), ["models/q6_k/model.gguf does not load"]),
-        (lambda m: (m / "q6_k/model.gguf").write_bytes(b""), ["models/q6_k/model.gguf does not load"]),
+        (
+            lambda m: (m / "q6_k/model.gguf").write_bytes(b"GGUF"),
+            ["models/q6_k/model.gguf is not a whole GGUF file", "rm models/q6_k/model.gguf, then dvc repro"],
+        ),
+        (
+            lambda m: (m / "q6_k/model.gguf").write_bytes(b""),
+            ["models/q6_k/model.gguf is not a whole GGUF file", "rm models/q6_k/model.gguf, then dvc repro"],
+        ),
         (
             lambda m: (m / "f16/model.gguf").write_bytes((m / "f16/model.gguf").read_bytes()[:-100]),
             ["models/f16/model.gguf"],

@@ -120,11 +120,15 @@ def test_a_remote_that_is_a_folder_is_mounted(checkout: Path) -> None:
     shared = checkout.parent / "shared"
     for folder in (shared, checkout / "own"):
         folder.mkdir()
-    urls = [shared, "../../shared", "s3://bucket/x", "/nowhere/x", "../own"]
+    link = checkout.parent / "link"
+    link.symlink_to(shared)
+    urls = [shared, "../../shared", "s3://bucket/x", "/nowhere/x", "../own", link]
     lines = "".join(f"    url = {url}\n" for url in urls)
     (checkout / ".dvc/config").write_text(f"['remote \"r\"']\n{lines}")
     said = make(checkout, "push", "TARGET=cpu").stdout.splitlines()[0]
-    assert sorted(re.findall(r"-v (\S+)", said)) == sorted([f"{shared}:{shared}", f"{shared}:/shared"])
+    assert sorted(re.findall(r"-v (\S+)", said)) == sorted(
+        [f"{shared}:{shared}", f"{shared}:/shared", f"{shared}:{link}"]
+    )
 
 
 def test_a_rootless_engine_s_caller_is_its_root(checkout: Path) -> None:

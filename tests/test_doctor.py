@@ -50,6 +50,12 @@ def test_without_llama_cpp(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
     assert "NO  llama.cpp" in done.stdout
     assert "--  repository       missing: no git and DVC repository here" in done.stdout
+    assert done.stderr.endswith("make setup\n")
+
+
+def test_what_an_image_lacks_is_not_mended_from_inside(tmp_path: Path) -> None:
+    done = run(tmp_path, CARTLM_IMAGE="cpu", CARTLM_LLAMA_CPP=str(tmp_path / "none"))
+    assert done.stderr.endswith("make image TARGET=cpu, outside of this container\n")
 
 
 def test_the_image_for_cards_needs_one(tmp_path: Path) -> None:
@@ -62,7 +68,7 @@ def test_the_image_for_cards_needs_one(tmp_path: Path) -> None:
 
 
 def test_a_package_that_is_not_there() -> None:
-    found = doctor.package(("no-such-package", "nothing"))
+    found = doctor.package("no-such-package", "nothing", "make setup")
     assert found.needed
     assert doctor.broken([found]) == [found]
     assert doctor.text([found]) == "NO  no-such-package  missing: nothing -> make setup"

@@ -152,6 +152,21 @@ def test_outside_of_a_repository_the_command_just_runs(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_read_only_mount_of_one_s_own_is_enough_to_look(repo: Path) -> None:
+    mounted = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && cd "$0" && exec "$@"'
+
+    def look(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["unshare", "--mount", "sh", "-c", mounted, repo, *command], capture_output=True, text=True
+        )
+
+    if look("true").returncode != 0:
+        pytest.skip("mounts need root and its capabilities")
+    assert look("touch", "out").returncode != 0
+    done = look(sys.executable, str(ENTRYPOINT), "cat", "in")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "text", "")
+
+
 def test_a_command_that_is_not_there(repo: Path) -> None:
     done = enter(repo, "no-such-command")
     assert done.returncode == 127

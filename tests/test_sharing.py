@@ -7,7 +7,10 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -157,7 +160,7 @@ def test_a_stage_is_told_that_its_inputs_are_others(repo: Repo) -> None:
     (repo.path / "data/model").write_text("other\n")
     failed(
         check(),
-        "data/model is not what dvc.lock says, so paid would measure others; make pull, or make repro",
+        "data/model is not what dvc.lock says, so paid would measure others; make pull (then dvc checkout --force data/model ... for what it says it kept), or make repro",
     )
     assert check("model").returncode == 0  # reads only the rows
     (repo.path / "data/model").unlink()
@@ -176,6 +179,33 @@ def test_a_remote_that_is_gone_or_empty(repo: Repo) -> None:
     failed(repo.cartlm("pull"), "remote shared cannot be reached, or has none of the 3 outputs", "make push")
     repo.dvc("remote", "modify", "shared", "url", "http://127.0.0.1:9/nobody")
     failed(repo.cartlm("pull"), "remote shared cannot be reached, or has none of the 3 outputs")
+
+
+def test_what_the_remote_has_and_does_not_give_is_no_lack(repo: Repo) -> None:
+    """A server that has the model and then refuses it: DVC only logs that, and takes the file for missing."""
+    remote = repo.path.parent / "remote"
+    remote.mkdir()
+    assert repo.cartlm("push").returncode == 0
+    stored = hashlib.md5(b"1\n1\n", usedforsecurity=False).hexdigest()[2:]
+    asked: list[str] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            if self.path.endswith(stored) and asked.count(self.path) > 1:  # the first asks whether it is there
+                self.send_error(403)
+            else:
+                super().do_GET()
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(remote)))
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    repo.dvc("remote", "modify", "shared", "url", f"http://127.0.0.1:{server.server_port}")
+    repo.forget()
+    failed(repo.cartlm("pull"), "dvc pull failed: 403, message='Forbidden'", stored, "dvc pull -v")
+    server.shutdown()
+    assert (repo.path / "data/rows/train").read_text() == "1\n", "the others came"
 
 
 def test_a_push_names_what_is_not_here(repo: Repo) -> None:

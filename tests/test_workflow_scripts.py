@@ -260,15 +260,16 @@ def test_a_run_without_a_report_posts_nothing(github: GitHub, url: str, tmp_path
 
 
 def test_a_report_calls_nobody_and_leads_nowhere(github: GitHub, url: str, tmp_path: Path) -> None:
-    told = "@all _@o_ `@o` &#64;o &#x0040;o &commat;o\n<a href=x> <img src=x> [a](b) ![a](b) [a][b] http://x www.x\n"
+    told = "@all _@o_ `@o` &#64;o &#x0040;o &commat;o\n<a href=x> <img src=x> [a](b) ![a](b) [a][b] http://x www.x [a]: //x\n"
+    told += "o/r#1 #2 &#35;3 &num;4 GH-5 gh-6\n"
     kept = "<details><summary>eval</summary> <code>a&#42;b</code> &lt;\n"
     github.archive = zipped({"comment.md": f"{MARKER}\n{told}{kept}".encode()})
     Poster(url, tmp_path, real=False)()
     lines = github.written[0][2].splitlines(keepends=True)
     assert "".join(lines[-2:]).endswith(kept)
-    said = "".join(lines[-3:-1])
+    said = "".join(lines[-4:-1])
     assert said.count("@\N{ZERO WIDTH SPACE}") == said.count("@") == 6
-    assert not re.search(r"&#|&commat|<|\]\(|\]\[|://|www\.", said)
+    assert not re.search(r"&#|&commat|<|\]\(|\]\[|\]:|://|www\.|#\d|GH-\d", said, re.IGNORECASE)
 
 
 def test_an_error_of_the_api_is_one_line(url: str, tmp_path: Path) -> None:

@@ -187,5 +187,5 @@ def test_a_benchmark_s_models_are_fetched_or_made_before_it() -> None:
     runs = [step.get("run", "") for step in steps("bench", "measure")]
     bench = next(at for at, run in enumerate(runs) if "make bench" in run)
     before = "\n".join(runs[:bench])
-    assert "make pull TARGET=\n" in before  # outside of the image, where the runner's credentials are
+    assert "-m cartlm.cli pull\n" in before  # outside of the image, where the runner's credentials are
     assert "make repro TARGET=" in before

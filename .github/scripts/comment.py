@@ -87,13 +87,16 @@ def artifact(repository: str, run: dict[str, Any]) -> str | None:
 def body(text: str, run: dict[str, Any]) -> str:
     """The comment. Our line stands above the text, where nothing in the text can hide it.
 
-    The bot's name shall not serve a stranger: nobody is called by name, no tag but those that fold, no link, no picture.
+    The bot's name shall not serve a stranger: nobody is called by name, no tag but those that fold, no link, no picture,
+    no issue or pull request mentioned in its thread.
     """
     quiet = text.removeprefix(MARKER).lstrip("\r\n")
     quiet = re.sub(r"&(?:#0*64|#x0*40|commat);", "@", quiet, flags=re.IGNORECASE)
+    quiet = re.sub(r"&(?:#0*35|#x0*23|num);", "#", quiet, flags=re.IGNORECASE)
     quiet = re.sub(r"<(?!/?(?:code|details|summary)>)", "&lt;", quiet)
-    for sign in ("@", "](", "][", "://", "www."):
+    for sign in ("@", "](", "][", "]:", "://", "www."):
         quiet = quiet.replace(sign, sign[0] + "\N{ZERO WIDTH SPACE}" + sign[1:])
+    quiet = re.sub(r"(?<!&)#(?=\d)|\bGH(?=-\d)", "\\g<0>\N{ZERO WIDTH SPACE}", quiet, flags=re.IGNORECASE)
     origin = f"[Run]({run['html_url']}) of {run['head_sha'][:8]}, plots in its artifact `pr-plots`."
     return f"{MARKER}\n<sub>{origin} The code of this pull request wrote what follows.</sub>\n\n{quiet}"
 

@@ -6,9 +6,9 @@ Everything is read below `root`, so that a tree of plain files stands in for /pr
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import platform
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -132,6 +132,11 @@ def memory(root: Path = ROOT) -> int:
     raise UserError(f"{root / 'proc/meminfo'} does not tell the size of the memory", "run on Linux")
 
 
+def usable_memory(root: Path = ROOT) -> int:
+    """Bytes that a process may use: the machine's RAM, or less by the limit of a cgroup above it."""
+    return min(memory(root), memory_limit(root) or sys.maxsize)
+
+
 def runtime(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> str:
     """`image` in an image of ours, `container` in another one, else `native`.
 
@@ -203,10 +208,9 @@ def fingerprint(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> d
     Two runs compare if the hashes are equal: processor, instruction sets, usable CPUs and memory (whole GiB),
     runtime, and llama.cpp's build. Kernel and libraries are left out: they change without another machine.
     """
-    usable = min(memory(root), memory_limit(root) or math.inf)
     quota = cpu_quota(root)
     count = f"x{affinity()}" if quota is None or quota >= affinity() else f"x{affinity()} (quota {quota:g})"
-    name = f"{cpu_model(root)} {count}, {round(usable / GIB)} GiB, {runtime(root, environ)}"
+    name = f"{cpu_model(root)} {count}, {round(usable_memory(root) / GIB)} GiB, {runtime(root, environ)}"
     made = build()
     matters = [name, *instructions(root), *made.values()]
     found = {"name": name, "hash": hashlib.sha256("\n".join(matters).encode()).hexdigest()[:12]}

@@ -11,8 +11,8 @@ from typing import Any, Literal
 from cartlm.report import locks, stale
 from cartlm.report.commits import ParamChange, Side
 from cartlm.report.paired import Difference, against_reference, differences, pair
-from cartlm.report.stale import few
 from cartlm.statistics import ALPHA, Pairs, wilson
+from cartlm.text import few
 
 Verdict = Literal["worse", "better", "not comparable", "removed", "added", "no change"]
 ORDER: tuple[Verdict, ...] = ("worse", "better", "not comparable", "removed", "added", "no change")

@@ -8,7 +8,7 @@ from cartlm.report import paired, stale
 from cartlm.report.commits import ParamChange
 from cartlm.report.compare import ACCURACY, Change, Comparison, Verdict
 from cartlm.report.markdown import cell, words
-from cartlm.report.stale import few
+from cartlm.text import few
 
 SHOWN: tuple[Verdict, ...] = ("worse", "better")
 PARAM_HEAD = ("| param | old | new |", "|---|---|---|")

@@ -16,6 +16,7 @@ from typing import Any
 from cartlm.errors import UserError
 from cartlm.report import locks
 from cartlm.report.commits import content, dvc, git
+from cartlm.text import few
 
 NEVER_RUN = "never run"
 ELSEWHERE = "/dvc.yaml:"  # in the name of a stage of another pipeline file than the main graph's
@@ -209,9 +210,3 @@ def elsewhere_lines(found: Report) -> list[str]:
         elif each.changed:
             said.setdefault(f"run before{since}", []).append(name)
     return [f"{', '.join(names)}: {what}" for what, names in said.items()]
-
-
-def few(names: Sequence[str], most: int) -> str:
-    """The first of them, and how many more."""
-    left = len(names) - most
-    return ", ".join(names[:most]) + (f" and {left} more" if left > 0 else "")
