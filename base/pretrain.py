@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
-from safetensors.torch import load_file
-from transformers import LlamaTokenizer
 
 from cartlm import data as data_package
 from cartlm import pretraining as pretraining_package
@@ -36,8 +33,10 @@ def code() -> list[Path]:
     return [*sorted(found), Path(prompt.__file__)]
 
 
-def make_tokenizer(wanted: recipe.Recipe, data: Data, folder: Path) -> LlamaTokenizer:
-    """The tokenizer in `folder`, trained unless it is there."""
+def make_tokenizer(wanted: recipe.Recipe, data: Data, folder: Path) -> Any:
+    """The LlamaTokenizer in `folder`, trained unless it is there."""
+    from transformers import LlamaTokenizer
+
     if not folder.exists():
         lines = (line for text in corpus.texts(data, 4000, wanted.seed) for line in text.split("\n"))
         with folders.replacing(folder) as new:
@@ -53,6 +52,8 @@ def accepted(after: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             f"--after {after}: {ACCEPTED} was made by {log[-1]['phase']} phases",
             f"python -m base.pretrain --after {log[-1]['phase']}",
         )
+    from safetensors.torch import load_file
+
     weights = load_file(ACCEPTED / "model.safetensors")
     return {**weights, "lm_head.weight": weights["model.embed_tokens.weight"]}, log
 
@@ -64,6 +65,8 @@ def main(after: int) -> None:
     settings, phases = stage.params(), recipe.load(RECIPE)
     if after >= len(phases):
         raise UserError(f"--after {after}: {RECIPE} has {len(phases)} phases", f"add one to {RECIPE}")
+    import torch  # seconds, which a wrong recipe need not wait for
+
     data, separator, threads = settings.data, settings.prompt.separator, cpus.threads()
     torch.set_num_threads(threads)
     text = {name: data.model_dump()[name] for name in ("languages", "catalog", "wording", "noise")}
