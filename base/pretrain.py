@@ -87,6 +87,7 @@ def main(after: int) -> None:
         with folders.replacing(folder) as new:
             folders.copy(ACCEPTED, new, folders.TOKENIZER)
     loaded = make_tokenizer(phases[0], data, folder)
+    stage.imported()
     rows = probe.probe_rows(data, phases[0].probe_rows, phases[0].seed)
     for number, wanted in list(enumerate(phases))[after:]:
         made_from = {"before": made_from, "phase": wanted.model_dump()}

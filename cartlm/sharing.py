@@ -47,9 +47,13 @@ def pull(root: Path) -> Shared:
         remote = checked(repo)
         made = outputs(repo, main=True)
         wanted = [out for out in made if not here(out)]
-        # Some files are not there; the others came. Of one that did not, DVC moves what is no file.
-        with suppress(DownloadError, FileNotFoundError):
-            repo.fetch(targets=[MAIN])
+        # DVC's default for http alone: else what a broken connection left counts as the file.
+        repo.config["remote"][remote]["verify"] = True
+        for out in made:  # one by one: DVC ends at the first that it cannot copy
+            if out.changed_cache():
+                # Of a file that did not come DVC moves what is not there.
+                with suppress(DownloadError, FileNotFoundError):
+                    repo.fetch(targets=[str(out)])
         missing, kept, files = [], [], 0
         for out in wanted:  # DVC's checkout of all would remove what it cannot replace
             if out.changed_cache():

@@ -33,6 +33,7 @@ PARAMS = Path("params.yaml")
 DEBUG = "CARTLM_DEBUG"
 # torch and transformers make a million objects that live as long as the process. Python's defaults look through all of
 # them again and again while they are imported, which takes a seventh of a stage's start.
+_GARBAGE = gc.get_threshold()
 gc.set_threshold(20_000, 50, 100)
 # Rust and C++ libraries tell the system's error only in words.
 FULL_WORDS = re.compile(r"os error (27|28|122)\b|No space left on device|File too large|Disk quota exceeded")
@@ -65,6 +66,11 @@ def command(function: Callable[..., Any]) -> click.Command:
 def params() -> _params.Params:
     """All of ./params.yaml, checked. Raises UserError."""
     return _params.load(PARAMS)
+
+
+def imported() -> None:
+    """Heavy imports are done: collect garbage as usual. For what trains, where garbage may hold tensors."""
+    gc.set_threshold(*_GARBAGE)
 
 
 def progress(message: str) -> None:

@@ -43,6 +43,7 @@ def main() -> None:
 
     from cartlm.training import qlora
 
+    stage.imported()
     torch.set_num_threads(cpus.threads())
     job = qlora.Job(BASE, BASE.as_posix(), TRAIN, VALIDATION, settings.finetune, settings.prompt)
     made = qlora.finetune(job, RUNS, ADAPTER)

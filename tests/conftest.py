@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
-from xdist.scheduler import LoadFileScheduling
 
 # Before anything loads OpenMP: threads that wait must not spin on the core that the other worker needs.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -27,16 +26,16 @@ TOGETHER = {
 }
 
 
-class Scheduling(LoadFileScheduling):
-    """A file's tests go to one worker, and so do the files of TOGETHER."""
+@pytest.hookimpl(optionalhook=True)  # the images measure without xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For --dist loadfile: a file's tests go to one worker, and so do the files of TOGETHER."""
+    from xdist.scheduler import LoadFileScheduling
 
-    def _split_scope(self, nodeid: str) -> str:
-        file: str = super()._split_scope(nodeid)
-        return "together" if file in TOGETHER else file
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return "together" if file in TOGETHER else file
 
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling | None:
-    """Instead of xdist's own for --dist loadfile."""
     return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 

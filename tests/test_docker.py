@@ -119,3 +119,18 @@ def test_stages_come_from_arguments_or_earlier_stages(target: str) -> None:
             assert source in stages, line
     assert stages
     assert not re.search(r"^# *syntax=|<<|--link|python3\.\d+/", DOCKERFILES[target], flags=re.MULTILINE)
+
+
+def test_the_tests_of_make_bench_load_with_what_the_cpu_image_has() -> None:
+    """It has pytest and three of its plugins, and not xdist."""
+    code = (
+        "import sys; sys.modules['xdist'] = None; import pytest;"
+        "sys.exit(pytest.main(['--collect-only', '-q', 'tests/benchmarks', '-p', 'pytest_timeout', '-p', 'pytest_benchmark.plugin']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:]
+    install = next(line for line in DOCKERFILES["cpu"].splitlines() if "pytest-benchmark" in line)
+    assert "xdist" not in install

@@ -9,6 +9,7 @@ Needs python3 and gh, nothing else. Exit code 0 also where there is nothing to p
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import os
@@ -22,6 +23,7 @@ MARKER = "<!-- cartlm: compare -->"
 WORKFLOW = ".github/workflows/pr-report.yml"
 ARTIFACT, FILE = "pr-comment", "comment.md"
 MAX_CHARACTERS = 65_000  # of 65,536 that a comment may have; the rest is for our own lines
+REFERENCE = re.compile(r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|commat|num);", re.IGNORECASE)
 MAX_BYTES = 4 * MAX_CHARACTERS
 BOT = "github-actions[bot]"  # whose token a workflow has
 
@@ -84,6 +86,12 @@ def artifact(repository: str, run: dict[str, Any]) -> str | None:
     return text
 
 
+def plain(reference: re.Match[str]) -> str:
+    """A reference to a sign that calls, or to a letter or digit behind one, as that sign; any other as it is."""
+    sign = html.unescape(reference.group())
+    return sign if re.fullmatch(r"[@#A-Za-z0-9]", sign) else reference.group()
+
+
 def body(text: str, run: dict[str, Any]) -> str:
     """The comment. Our line stands above the text, where nothing in the text can hide it.
 
@@ -91,8 +99,9 @@ def body(text: str, run: dict[str, Any]) -> str:
     no issue or pull request mentioned in its thread.
     """
     quiet = text.removeprefix(MARKER).lstrip("\r\n")
-    quiet = re.sub(r"&(?:#0*64|#x0*40|commat);", "@", quiet, flags=re.IGNORECASE)
-    quiet = re.sub(r"&(?:#0*35|#x0*23|num);", "#", quiet, flags=re.IGNORECASE)
+    before = ""
+    while quiet != before:  # a reference may make another one
+        before, quiet = quiet, REFERENCE.sub(plain, quiet)
     quiet = re.sub(r"<(?!/?(?:code|details|summary)>)", "&lt;", quiet)
     for sign in ("@", "](", "][", "]:", "://", "www."):
         quiet = quiet.replace(sign, sign[0] + "\N{ZERO WIDTH SPACE}" + sign[1:])

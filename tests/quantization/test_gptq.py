@@ -111,9 +111,7 @@ apart = lambda one, other: float((one - other).norm() / other.norm())
 def logits(model):
     with torch.inference_mode():
         return model(input_ids=torch.tensor([ids])).logits[0].float()
-def look(folder):
-    engine = transformers.load(folder, device="cpu", threads=1)
-    ours = logits(engine.model)
+def look(folder, engine, ours):
     source = logits(transformers.load(folder.parent / "merged", device="cpu", threads=1).model)
     kernel = transformers.load(folder, "float16", "cpu", 1, kernel="torch")
     with_kernel = logits(kernel.model)
@@ -131,7 +129,10 @@ def look(folder):
         "names": [engine.describe()["kernel"], kernel.describe()["kernel"]], "refused": refused,
         "packed": type(theirs.model.layers[0].mlp.up_proj).__name__,
     }
-print(json.dumps({Path(folder).name: look(Path(folder)) for folder in sys.argv[2:]}))
+folders = list(map(Path, sys.argv[2:]))
+engines = [transformers.load(folder, device="cpu", threads=1) for folder in folders]
+ours = [logits(engine.model) for engine in engines]
+print(json.dumps({folder.name: look(folder, *each) for folder, *each in zip(folders, engines, ours)}))
 """
 
 
