@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 MAIN = "dvc.yaml"
 LOGGERS = ("dvc", "dvc_data", "dvc_objects")
+# DVC leaves its HTTP client to the garbage collector, which may come when all is said, and the client then complains.
+logging.getLogger("aiohttp_retry").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)

@@ -193,9 +193,8 @@ def test_what_the_remote_has_and_does_not_give_is_no_lack(repo: Repo, cut: bool)
     class Handler(SimpleHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(self.path)
-            if (
-                not self.path.endswith(stored) or asked.count(self.path) == 1
-            ):  # the first asks whether it is there
+            # the first one asks whether it is there
+            if not self.path.endswith(stored) or asked.count(self.path) == 1:
                 super().do_GET()
             elif not cut:
                 self.send_error(403)

@@ -23,8 +23,8 @@ MARKER = "<!-- cartlm: compare -->"
 WORKFLOW = ".github/workflows/pr-report.yml"
 ARTIFACT, FILE = "pr-comment", "comment.md"
 MAX_CHARACTERS = 65_000  # of 65,536 that a comment may have; the rest is for our own lines
-REFERENCE = re.compile(r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|commat|num);", re.IGNORECASE)
 MAX_BYTES = 4 * MAX_CHARACTERS
+REFERENCE = re.compile(r"&(?:#0*(\d{1,7})|#x0*([0-9a-f]{1,6})|commat|num);", re.IGNORECASE)
 BOT = "github-actions[bot]"  # whose token a workflow has
 
 
@@ -88,7 +88,11 @@ def artifact(repository: str, run: dict[str, Any]) -> str | None:
 
 def plain(reference: re.Match[str]) -> str:
     """A reference to a sign that calls, or to a letter or digit behind one, as that sign; any other as it is."""
-    sign = html.unescape(reference.group())
+    decimal, hexadecimal = (
+        reference.groups()
+    )  # without the zeros before them, of which there may be any number
+    short = f"&#{decimal};" if decimal else f"&#x{hexadecimal};" if hexadecimal else reference.group()
+    sign = html.unescape(short)
     return sign if re.fullmatch(r"[@#A-Za-z0-9]", sign) else reference.group()
 
 
