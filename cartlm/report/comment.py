@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 from cartlm.report import compare_text, paired, stale
 from cartlm.report.commits import WORKSPACE
-from cartlm.report.compare import ACCURACY, TESTED, Comparison
+from cartlm.report.compare import Comparison
 from cartlm.report.markdown import chart, folded, words
+from cartlm.report.rules import ACCURACY, TESTED
 
 MARKER = "<!-- cartlm: compare -->"
 """The first line, by which a workflow finds the comment that it wrote before, to rewrite it."""

@@ -2,46 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from cartlm.report import locks, stale
+from cartlm.report import drift, locks, stale
 from cartlm.report.commits import ParamChange, Side
-from cartlm.report.paired import Difference, against_reference, differences, pair
+from cartlm.report.drift import Drift, Shift
+from cartlm.report.paired import Difference, against_reference, differences, pair, signed
+from cartlm.report.rules import ACCURACY, OF_MACHINE, TESTED, Rule, judged, other_machine, place
 from cartlm.statistics import ALPHA, Pairs, wilson
 from cartlm.text import few
 
 Verdict = Literal["worse", "better", "not comparable", "removed", "added", "no change"]
 ORDER: tuple[Verdict, ...] = ("worse", "better", "not comparable", "removed", "added", "no change")
-Better = Literal["higher", "lower"]
-RULES: tuple[tuple[str, str, Better], ...] = (
-    (r"exact_match|agreement", "accuracy", "higher"),
-    (r"unparseable|never_stopped", "accuracy", "lower"),
-    (r"(prefill|decode)_tokens_per_s|queries_per_s", "speed", "higher"),
-    (r"load_s", "load", "lower"),
-    (r"\w+_ms_p(50|95)", "latency", "lower"),  # p99 rests on a query or two
-    (r"(?!baseline)(?!\w*_(anon|file|cgroup)_)\w*(rss|vram|peak)\w*_mib", "memory", "lower"),
-    (r"energy_j_per_query", "energy", "lower"),
-    (r"size_mib", "size", "lower"),
-)
-"""Name of a metric (last part of its key) -> its kind, and which way is better. What matches none is not judged: speeds in
-flight, of too few rounds, and peaks of a cgroup, which depend on what was in the page cache."""
-OF_MACHINE = ("speed", "load", "latency", "memory", "energy")
-"""Kinds that two machines do not share."""
-ACCURACY = "accuracy"
-TESTED = "free.exact_match"  # the share that metrics/outcomes/ has row by row
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How one kind of metric is judged."""
-
-    kind: str
-    better: Better
-    tolerance: float
 
 
 @dataclass(frozen=True)
@@ -58,6 +32,12 @@ class Change:
     verdict: Verdict
     why: str
     paired: Difference | None = None
+    shared: Shift | None = None  # what the other variants did of which nothing changed
+
+    @property
+    def withdrawn(self) -> bool:
+        """A change by its own numbers that goes no further than the machine did."""
+        return self.shared is not None and self.why == self.shared.words
 
 
 @dataclass(frozen=True)
@@ -90,6 +70,7 @@ def compare(
     `tolerances` is the section `compare` of params.yaml; `variants` gives their order, others follow by name. `asked`
     is what DVC says of the new side, where it can be asked; dvc.lock's hashes then have no say.
     """
+    controls = drift.measured(old, new)
     if asked:
         new = replace(new, outdated={})
     unpaired = unpaired_variants(old, new)
@@ -102,7 +83,7 @@ def compare(
         change
         for file in sorted(old.metrics.keys() | new.metrics.keys())
         for change in of_file(
-            file, old.metrics.get(file, {}), new.metrics.get(file, {}), tolerances, unpaired, found
+            file, old.metrics.get(file, {}), new.metrics.get(file, {}), tolerances, unpaired, found, controls
         )
     ]
     rank = {variant: i for i, variant in enumerate(variants)}
@@ -115,7 +96,8 @@ def compare(
             it.target != ACCURACY, it.target, ORDER.index(it.verdict), by_variant(it.variant), it.metric,
         )
     )  # fmt: skip
-    said = [*notes(old, new, unpaired), *code_notes(old, new), *torn(old), *torn(new)]
+    said = [*notes(old, new, unpaired), *machine_notes(changes, controls, tolerances), *code_notes(old, new)]
+    said += [*torn(old), *torn(new)]
     ours = [variant for variant in new.outcomes if not rank or variant in rank]  # no servers
     ordered = {variant: new.outcomes[variant] for variant in sorted(ours, key=by_variant)}
     return Comparison(
@@ -130,6 +112,7 @@ def of_file(
     tolerances: Mapping[str, float],
     unpaired: Mapping[str, str],
     tested: Mapping[str, Difference],
+    controls: Drift,
 ) -> Iterator[Change]:
     """The judged metrics of one file."""
     target, variant = place(file)
@@ -149,37 +132,14 @@ def of_file(
         paired = tested.get(variant) if key == TESTED and target == ACCURACY else None
         rule = Rule(kind, better, tolerances[kind])
         verdict, change, why = judge(before, after, key, rule, reason, paired)
+        shared = controls.of(target, variant, key)
+        if shared and verdict in ("worse", "better"):
+            less = drift.less(after, key, shared)
+            if judge(before, less, key, rule)[0] != verdict:
+                verdict, why = "no change", shared.words
         values = before.get(key), after.get(key)
-        yield Change(
-            target, variant, key.removeprefix(f"{target}."), kind, *values, change, verdict, why, paired
-        )
-
-
-def place(file: str) -> tuple[str, str]:
-    """The target and variant that a metrics file belongs to; two empty words for files that are not judged."""
-    path = PurePosixPath(file).with_suffix("")
-    parts = path.parts[1:] if path.parts[0] == "metrics" and len(path.parts) > 1 else ("",)
-    if parts[0] == "bench" and len(parts) == 3 and parts[2] != "machine":
-        return parts[1], parts[2]
-    if parts[0] in ("eval", "remote") and len(parts) == 2:
-        return ACCURACY, parts[1]
-    return (ACCURACY, parts[0]) if parts in (("parity",), ("merge",)) else ("", "")
-
-
-def judged(
-    before: Mapping[str, Any], after: Mapping[str, Any], target: str
-) -> Iterator[tuple[str, str, Better]]:
-    """The keys of a file that RULES names, with kind and direction; limits of intervals are no metrics."""
-    for key in sorted(before.keys() | after.keys()):
-        section, _, name = key.rpartition(".")
-        if name.endswith(("_low", "_high")) or section.endswith("slices"):
-            continue
-        if not all(isinstance(side.get(key, 0), int | float) for side in (before, after)):
-            continue
-        for pattern, kind, better in RULES:
-            if re.fullmatch(pattern, name) and (kind == ACCURACY or target != ACCURACY):
-                yield key, kind, better
-                break
+        name = key.removeprefix(f"{target}.")
+        yield Change(target, variant, name, kind, *values, change, verdict, why, paired, shared)
 
 
 def judge(
@@ -243,25 +203,11 @@ def other_rows(before: Mapping[str, Any], after: Mapping[str, Any], key: str) ->
     return None
 
 
-def other_machine(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
-    """Why two benchmark files do not compare; None where both were measured on one machine."""
-    if not before or not after:
-        return None
-    hashes = before.get("machine.hash"), after.get("machine.hash")
-    if hashes[0] and hashes[0] == hashes[1]:
-        return None
-    return f"measured on another machine: {_machine(before)}, then {_machine(after)}"
-
-
 def other_meter(before: Mapping[str, Any], after: Mapping[str, Any], key: str) -> str | None:
     """Why two energies do not compare: one is measured, the other estimated."""
     name = f"{key.rpartition('.')[0]}.energy_kind".lstrip(".")
     kinds = before.get(name), after.get(name)
     return None if kinds[0] == kinds[1] else f"{kinds[0]} before, {kinds[1]} after"
-
-
-def _machine(values: Mapping[str, Any]) -> str:
-    return f"{values.get('machine.name', 'unknown')} ({values.get('machine.hash', 'no hash')})"
 
 
 def unpaired_variants(old: Side, new: Side) -> dict[str, str]:
@@ -305,6 +251,23 @@ def notes(old: Side, new: Side, unpaired: Mapping[str, str]) -> list[str]:
     return [f"{what}: {', '.join(names)}." for what, names in said.items()]
 
 
+def machine_notes(changes: Sequence[Change], controls: Drift, tolerances: Mapping[str, float]) -> list[str]:
+    """Where variants of which nothing changed went beyond a tolerance together, and what counts as no change for it."""
+    kinds = {(each.target, each.metric): each.kind for each in changes}
+    said: dict[str, list[str]] = {}
+    for target, key, shared in controls.shared():
+        metric = key.removeprefix(f"{target}.")
+        held = sum(each.withdrawn for each in changes if (each.target, each.metric) == (target, metric))
+        if held or abs(shared.change) > tolerances[kinds[target, metric]]:
+            count = f", {held} not counted as a change" if held else ""
+            said.setdefault(target, []).append(f"{metric} {signed(shared.change)} %{count}")
+    return [
+        f"{target}: the machine was faster or slower than before: of the variants of which nothing changed, the median "
+        f"went {'; '.join(found)}."
+        for target, found in said.items()
+    ]
+
+
 def code_notes(old: Side, new: Side) -> list[str]:
     """Stages that measured with other code on the two sides, and those whose numbers are older than code or params."""
     said: dict[str, list[str]] = {}
@@ -342,7 +305,11 @@ def as_json(found: Comparison) -> dict[str, Any]:
         "notes": found.notes,
         "params": [vars(change) for change in found.params],
         "changes": [
-            {**vars(change), "paired": _plain(change.paired) if change.paired else None}
+            {
+                **vars(change),
+                "paired": _plain(change.paired) if change.paired else None,
+                "shared": change.shared.change if change.shared else None,
+            }
             for change in found.changes
         ],
         "stale": stale.as_json(found.stale) if found.stale else None,

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from cartlm.report import paired, stale
 from cartlm.report.commits import ParamChange
-from cartlm.report.compare import ACCURACY, Change, Comparison, Verdict
+from cartlm.report.compare import Change, Comparison, Verdict
 from cartlm.report.markdown import cell, words
+from cartlm.report.rules import ACCURACY
 from cartlm.text import few
 
 SHOWN: tuple[Verdict, ...] = ("worse", "better")

@@ -113,8 +113,10 @@ def repetition(repo: Path, number: int, seen: list[dict[str, Any]], judge: bool)
     except UserError as error:
         print(f"{number}: not measured: {error.message}", flush=True)
         return False
-    judged = compared(repo)
+    judged, notes = compared(repo)
     seen += judged
+    for note in notes:
+        print(f"{number}: {note}", flush=True)
     changed = [each for each in judged if each["verdict"] in CHANGED]
     for each in changed:
         print(
@@ -125,17 +127,18 @@ def repetition(repo: Path, number: int, seen: list[dict[str, Any]], judge: bool)
     return not changed
 
 
-def compared(repo: Path) -> list[dict[str, Any]]:
-    """What `cartlm compare HEAD` judges in the workspace of the clone."""
+def compared(repo: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """What `cartlm compare HEAD` judges in the workspace of the clone, and its notes."""
     command = [sys.executable, "-m", "cartlm.cli", "compare", "HEAD", "--json"]
     done = subprocess.run(command, cwd=repo, capture_output=True, text=True)
     if done.returncode not in (0, 1):
         raise UserError(f"compare failed: {done.stderr.strip()}", "cartlm compare HEAD")
-    found: list[dict[str, Any]] = json.loads(done.stdout)["changes"]
+    told: dict[str, Any] = json.loads(done.stdout)
+    found: list[dict[str, Any]] = told["changes"]
     worse = any(each["verdict"] == "worse" for each in found)
     if worse != (done.returncode == 1):
         raise UserError(f"compare ended with {done.returncode}, worse is {worse}", "cartlm compare HEAD")
-    return found
+    return found, told["notes"]
 
 
 def noise(seen: list[dict[str, Any]], tolerances: dict[str, float]) -> str:
@@ -156,7 +159,7 @@ def flagged(repo: Path, what: str, plant: Any, variant: str, expected: tuple[str
     """Plant a change in the committed numbers; True if it is found, and nothing in another variant."""
     run(repo, "git", "checkout", "-q", "--", "metrics")
     plant(repo / "metrics", variant)
-    found = [each for each in compared(repo) if each["verdict"] in CHANGED]
+    found = [each for each in compared(repo)[0] if each["verdict"] in CHANGED]
     hit = any(
         (each["target"], each["metric"], each["verdict"]) == (*expected, "worse") for each in found
     ) and all(each["variant"] == variant for each in found)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cartlm.report import compare, compare_text
+from cartlm.report import compare, compare_text, rules
 from cartlm.report.commits import ParamChange, Side
 from cartlm.report.compare import Change, Comparison
 from cartlm.results import Outcome
@@ -115,7 +115,7 @@ def test_what_is_no_quality_of_the_product_is_not_judged(name: str) -> None:
 def test_every_kind_has_a_tolerance_in_params() -> None:
     from cartlm.params import Compare
 
-    assert {kind for _, kind, _ in compare.RULES} == set(Compare.model_fields)
+    assert {kind for _, kind, _ in rules.RULES} == set(Compare.model_fields)
 
 
 def test_another_machine_does_not_compare_but_its_file_sizes_do() -> None:
@@ -266,7 +266,7 @@ def test_from_nothing_to_something_has_no_percentage() -> None:
     ],
 )
 def test_other_files_are_not_judged(file: str) -> None:
-    assert compare.place(file)[0] == ""
+    assert rules.place(file)[0] == ""
 
 
 def comparison() -> Comparison:

@@ -1,0 +1,77 @@
+"""Which numbers of metrics/ are judged, as what, and which way is better."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+Better = Literal["higher", "lower"]
+RULES: tuple[tuple[str, str, Better], ...] = (
+    (r"exact_match|agreement", "accuracy", "higher"),
+    (r"unparseable|never_stopped", "accuracy", "lower"),
+    (r"(prefill|decode)_tokens_per_s|queries_per_s", "speed", "higher"),
+    (r"load_s", "load", "lower"),
+    (r"\w+_ms_p(50|95)", "latency", "lower"),  # p99 rests on a query or two
+    (r"(?!baseline)(?!\w*_(anon|file|cgroup)_)\w*(rss|vram|peak)\w*_mib", "memory", "lower"),
+    (r"energy_j_per_query", "energy", "lower"),
+    (r"size_mib", "size", "lower"),
+)
+"""Name of a metric (last part of its key) -> its kind, and which way is better. What matches none is not judged: speeds in
+flight, of too few rounds, and peaks of a cgroup, which depend on what was in the page cache."""
+OF_MACHINE = ("speed", "load", "latency", "memory", "energy")
+"""Kinds that two machines do not share."""
+ACCURACY = "accuracy"
+TESTED = "free.exact_match"  # the share that metrics/outcomes/ has row by row
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one kind of metric is judged."""
+
+    kind: str
+    better: Better
+    tolerance: float
+
+
+def place(file: str) -> tuple[str, str]:
+    """The target and variant that a metrics file belongs to; two empty words for files that are not judged."""
+    path = PurePosixPath(file).with_suffix("")
+    parts = path.parts[1:] if path.parts[0] == "metrics" and len(path.parts) > 1 else ("",)
+    if parts[0] == "bench" and len(parts) == 3 and parts[2] != "machine":
+        return parts[1], parts[2]
+    if parts[0] in ("eval", "remote") and len(parts) == 2:
+        return ACCURACY, parts[1]
+    return (ACCURACY, parts[0]) if parts in (("parity",), ("merge",)) else ("", "")
+
+
+def judged(
+    before: Mapping[str, Any], after: Mapping[str, Any], target: str
+) -> Iterator[tuple[str, str, Better]]:
+    """The keys of a file that RULES names, with kind and direction; limits of intervals are no metrics."""
+    for key in sorted(before.keys() | after.keys()):
+        section, _, name = key.rpartition(".")
+        if name.endswith(("_low", "_high")) or section.endswith("slices"):
+            continue
+        if not all(isinstance(side.get(key, 0), int | float) for side in (before, after)):
+            continue
+        for pattern, kind, better in RULES:
+            if re.fullmatch(pattern, name) and (kind == ACCURACY or target != ACCURACY):
+                yield key, kind, better
+                break
+
+
+def other_machine(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
+    """Why two benchmark files do not compare; None where both were measured on one machine."""
+    if not before or not after:
+        return None
+    hashes = before.get("machine.hash"), after.get("machine.hash")
+    if hashes[0] and hashes[0] == hashes[1]:
+        return None
+    return f"measured on another machine: {_machine(before)}, then {_machine(after)}"
+
+
+def _machine(values: Mapping[str, Any]) -> str:
+    return f"{values.get('machine.name', 'unknown')} ({values.get('machine.hash', 'no hash')})"
