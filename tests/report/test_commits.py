@@ -140,6 +140,40 @@ def test_two_commits_compare_with_what_is_committed_and_no_more(repo: Repo) -> N
     assert found(repo.compare("HEAD", "HEAD~1", "--json"))["worse"] == 2
 
 
+def test_a_slow_machine_is_no_change_as_long_as_the_lock_has_the_same_code(repo: Repo) -> None:
+    code = repo.path / "stages/bench_cpu.py"
+    code.parent.mkdir()
+
+    def measured(text: str, speeds: dict[str, float]) -> None:
+        code.write_text(text)
+        for name, speed in speeds.items():
+            cpu = {
+                f"decode_tokens_per_s{end}": speed + add for end, add in (("", 0), ("_low", -1), ("_high", 1))
+            }
+            write_metrics(repo.path / f"metrics/bench/cpu/{name}.json", {"machine": MACHINE, "cpu": cpu})
+        stage = {
+            "cmd": "true",
+            "deps": [entry("stages/bench_cpu.py", text.encode())],
+            "outs": [{"path": "metrics/bench/cpu", "md5": "0" * 32, "size": 1}],
+        }
+        lock = {"schema": "2.0", "stages": {"bench-cpu": stage}}
+        (repo.path / "dvc.lock").write_text(yaml.safe_dump(lock), encoding="utf-8")
+
+    names = ("f16", "q8_0", "q6_k", "q4_k_m")
+    measured("first", dict.fromkeys(names, 100.0))
+    old = repo.commit()
+    measured("first", dict.fromkeys(names, 70.0))
+    done = repo.compare(old)
+    assert done.returncode == 0, done.stdout
+    assert "no change" in done.stdout.splitlines()[0]
+    assert "went decode_tokens_per_s −30.0 %, 4 not counted as a change." in done.stdout
+    measured("first", dict.fromkeys(names, 70.0) | {"q4_k_m": 45.0})
+    slow = found(repo.compare(old, repo.commit(), "--json"))["changes"]
+    assert [each["variant"] for each in slow if each["verdict"] == "worse"] == ["q4_k_m"]
+    measured("second", dict.fromkeys(names, 70.0))
+    assert repo.compare(old).returncode == 1
+
+
 def test_tolerances_come_from_params(repo: Repo) -> None:
     repo.write(speed=70.0)
     assert repo.compare("HEAD").returncode == 1
