@@ -114,7 +114,9 @@ def target_blocks(found: Comparison) -> tuple[list[Block], list[Block]]:
         blocks += [Block(text) for text in compare_text.rest(changes, shown)]
         moved = [change for change in changes if change not in shown and change.old != change.new]
         if moved:
-            title = f"{name}: {len(moved):,} that moved within the noise, or do not compare"
+            title = (
+                f"{name}: {len(moved):,} that moved within the noise or with the machine, or do not compare"
+            )
             before, after = folded(title, compare_text.HEAD)
             folds.append(Block(before, [compare_text.row(change) for change in moved], after))
     return blocks, folds

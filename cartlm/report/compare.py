@@ -33,11 +33,7 @@ class Change:
     why: str
     paired: Difference | None = None
     shared: Shift | None = None  # what the other variants did of which nothing changed
-
-    @property
-    def withdrawn(self) -> bool:
-        """A change by its own numbers that goes no further than the machine did."""
-        return self.shared is not None and self.why == self.shared.words
+    withdrawn: bool = False  # a change by its own numbers, but not beside those of the others
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ def compare(
     """Judge every metric that RULES names.
 
     `tolerances` is the section `compare` of params.yaml; `variants` gives their order, others follow by name. `asked`
-    is what DVC says of the new side, where it can be asked; dvc.lock's hashes then have no say.
+    is what DVC says of the new side, where it can be asked; what dvc.lock's hashes say of it is then no note.
     """
     controls = drift.measured(old, new)
     if asked:
@@ -133,13 +129,14 @@ def of_file(
         rule = Rule(kind, better, tolerances[kind])
         verdict, change, why = judge(before, after, key, rule, reason, paired)
         shared = controls.of(target, variant, key)
+        withdrawn = False
         if shared and verdict in ("worse", "better"):
-            less = drift.less(after, key, shared)
-            if judge(before, less, key, rule)[0] != verdict:
-                verdict, why = "no change", shared.words
+            beside, _, reason = judge(before, drift.without(shared, after, key), key, rule)
+            if withdrawn := beside != verdict:
+                verdict, why = "no change", f"{reason if beside == 'no change' else beside} {shared.words}"
         values = before.get(key), after.get(key)
         name = key.removeprefix(f"{target}.")
-        yield Change(target, variant, name, kind, *values, change, verdict, why, paired, shared)
+        yield Change(target, variant, name, kind, *values, change, verdict, why, paired, shared, withdrawn)
 
 
 def judge(
@@ -252,18 +249,21 @@ def notes(old: Side, new: Side, unpaired: Mapping[str, str]) -> list[str]:
 
 
 def machine_notes(changes: Sequence[Change], controls: Drift, tolerances: Mapping[str, float]) -> list[str]:
-    """Where variants of which nothing changed went beyond a tolerance together, and what counts as no change for it."""
-    kinds = {(each.target, each.metric): each.kind for each in changes}
+    """How far the variants went of which nothing changed, where that is beyond a tolerance or decides a verdict."""
+    judged_so: dict[tuple[str, str], list[Change]] = {}
+    for change in changes:
+        if change.shared:
+            judged_so.setdefault((change.target, change.metric), []).append(change)
     said: dict[str, list[str]] = {}
-    for target, key, shared in controls.shared():
-        metric = key.removeprefix(f"{target}.")
-        held = sum(each.withdrawn for each in changes if (each.target, each.metric) == (target, metric))
-        if held or abs(shared.change) > tolerances[kinds[target, metric]]:
-            count = f", {held} not counted as a change" if held else ""
-            said.setdefault(target, []).append(f"{metric} {signed(shared.change)} %{count}")
+    for (target, metric), found in judged_so.items():
+        shift = controls.over_all(target, metric)
+        held = sum(change.withdrawn for change in found)
+        if shift and (held or abs(shift.change) > tolerances[found[0].kind]):
+            count = f" ({held} no change for it)" if held else ""
+            said.setdefault(target, []).append(f"{metric} {signed(shift.change)} %{count}")
     return [
-        f"{target}: the machine was faster or slower than before: of the variants of which nothing changed, the median "
-        f"went {'; '.join(found)}."
+        f"{target}: timings are judged beside those of variants of which nothing changed, which the machine moved: "
+        f"at the median {'; '.join(found)}."
         for target, found in said.items()
     ]
 

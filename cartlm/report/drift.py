@@ -6,31 +6,34 @@ all variants, though: those that nothing in the commit touches are the control o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from statistics import median
 from typing import Any, TypeVar
 
+from cartlm.report import locks
 from cartlm.report.commits import Side
+from cartlm.report.locks import Stage
 from cartlm.report.paired import signed
 from cartlm.report.rules import ACCURACY, judged, other_machine, place
 
 TIMED = ("speed", "latency", "load", "energy")
 """Kinds that a slow minute shifts; memory is none, and what all variants share of it is worth a look."""
 FEWEST = 3  # other variants: the median of two is moved by either
-OWN = ("models/", "metrics/")  # dependencies that hold a variant each; all others are shared
+PER_VARIANT = ("models/f16", "metrics/quantize", "metrics/gptq")
+"""Inputs of a benchmark that differ where a single variant does; of all others every variant is made."""
 LISTS = (("gguf",), ("gptq",))  # params with a block for each variant
-K = TypeVar("K")
-Ratios = dict[str, dict[str, float]]
-"""Key -> variant -> new value relative to the old one."""
+Key = TypeVar("Key")
+Ratios = dict[str, dict[str, list[float]]]
+"""Name of a metric -> variant -> new value relative to the old one, in each section that has the metric."""
 
 
 @dataclass(frozen=True)
 class Shift:
     """What the controls of one metric did."""
 
-    factor: float  # median of new / old
+    factor: float  # median over the variants of new / old
     variants: int
 
     @property
@@ -40,8 +43,8 @@ class Shift:
 
     @property
     def words(self) -> str:
-        """Why a change that goes no further is none."""
-        return f"no further than {self.variants} other variants of which nothing changed ({signed(self.change)} %)"
+        """The control as a reason is given beside it."""
+        return f"beside {self.variants} other variants of which nothing changed ({signed(self.change)} %)"
 
 
 @dataclass(frozen=True)
@@ -52,33 +55,37 @@ class Drift:
 
     def of(self, target: str, variant: str, key: str) -> Shift | None:
         """The shift of the other variants; None with fewer than FEWEST of them."""
-        ratios = self.targets.get(target, {}).get(key, {})
-        return shift([ratio for name, ratio in ratios.items() if name != variant])
+        ratios = self.ratios(target, key)
+        return shift({name: ratios[name] for name in ratios.keys() - {variant}})
 
-    def shared(self) -> Iterator[tuple[str, str, Shift]]:
-        """Target, key and shift over all controls."""
-        for target, keys in self.targets.items():
-            for key, ratios in keys.items():
-                if found := shift(list(ratios.values())):
-                    yield target, key, found
+    def over_all(self, target: str, key: str) -> Shift | None:
+        """The shift of all controls."""
+        return shift(self.ratios(target, key))
 
-
-def less(values: Mapping[str, Any], key: str, by: Shift) -> dict[str, Any]:
-    """The values of a file with one metric and its interval as they were without the shift."""
-    limits = {name: values[name] for name in (key, f"{key}_low", f"{key}_high") if name in values}
-    return {**values, **{name: value / by.factor for name, value in limits.items()}}
+    def ratios(self, target: str, key: str) -> dict[str, list[float]]:
+        """By variant. A slow minute covers all kernels of a card, so sections are not kept apart."""
+        return self.targets.get(target, {}).get(key.rpartition(".")[2], {})
 
 
-def shift(ratios: Sequence[float]) -> Shift | None:
-    """The median of at least FEWEST ratios."""
-    return Shift(median(ratios), len(ratios)) if len(ratios) >= FEWEST else None
+def shift(ratios: Mapping[str, list[float]]) -> Shift | None:
+    """The median of at least FEWEST variants, each with the median of its sections."""
+    return Shift(median(map(median, ratios.values())), len(ratios)) if len(ratios) >= FEWEST else None
+
+
+def without(by: Shift, values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The values of a file, one metric and its interval as they were without the shift."""
+    found = dict(values)
+    for name in (key, f"{key}_low", f"{key}_high"):
+        if isinstance(found.get(name), int | float):
+            found[name] /= by.factor
+    return found
 
 
 def measured(old: Side, new: Side) -> Drift:
     """The controls of every hardware target.
 
-    Without an entry in both sides' dvc.lock, where it is older than the code and params beside it, or where anything
-    differs that variants share, there are none: whatever happened may then be the commit's doing.
+    There are none without an entry in both sides' dvc.lock, where it is older than the code and params beside it, and
+    where anything differs that variants share: whatever happened may then be the commit's doing.
     """
     targets: dict[str, Ratios] = {}
     for file in sorted(old.metrics.keys() & new.metrics.keys()):
@@ -86,43 +93,74 @@ def measured(old: Side, new: Side) -> Drift:
         before, after = old.metrics[file], new.metrics[file]
         if target in ("", ACCURACY) or other_machine(before, after):
             continue
-        if circumstances(before) != circumstances(after):
-            continue
-        if not untouched(old, new, PurePosixPath(file).parent.as_posix(), variant):
+        if circumstances(old, file) != circumstances(new, file) or not untouched(old, new, file):
             continue
         ratios = targets.setdefault(target, {})
         for key, kind, _ in judged(before, after, target):
             if kind in TIMED and before.get(key, 0) > 0 and after.get(key, 0) > 0:
-                ratios.setdefault(key, {})[variant] = after[key] / before[key]
+                sections = ratios.setdefault(key.rpartition(".")[2], {}).setdefault(variant, [])
+                sections.append(after[key] / before[key])
     return Drift(targets)
 
 
-def untouched(old: Side, new: Side, folder: str, variant: str) -> bool:
-    """Whether the stage that wrote `folder` had the same code, packages, params and model for this variant.
+def circumstances(side: Side, file: str) -> dict[str, Any]:
+    """What a benchmark's file and machine.json tell of build, engine, threads and libraries.
+
+    Not the operating system's kernel: no commit changes it.
+    """
+    found = {
+        key: value for key, value in side.metrics[file].items() if key.startswith(("machine.", "engine."))
+    }
+    details = side.metrics.get(str(PurePosixPath(file).with_name("machine.json")), {})
+    return found | {key: value for key, value in details.items() if key != "details.kernel"}
+
+
+def untouched(old: Side, new: Side, file: str) -> bool:
+    """Whether the stage that wrote `file` had the same command, code, packages, params and model for its variant.
 
     What differs in the model or the params of another variant alone does not touch it.
     """
-    stages = []
-    for side in (old, new):
-        name = next((name for name, stage in side.stages.items() if folder in stage.outs), None)
-        if name is None or name in side.outdated:
-            return False
-        stages.append(side.stages[name])
-    inputs = differing(stages[0].hashes, stages[1].hashes)
-    params = differing(*(dict(flat(stage.params)) for stage in stages))
-    shared = [path for path in inputs if not path.startswith(OWN)]
-    if shared or any(key[1:2] not in LISTS or key[2:3] in ((), (variant,)) for key in params):
+    before, after = wrote(old, file), wrote(new, file)
+    if before is None or after is None or before.cmd != after.cmd:
         return False
+    variant = place(file)[1]
+    inputs = differing(before.hashes, after.hashes)
+    params = differing(dict(flat(before.params)), dict(flat(after.params)))
+    if any(path not in PER_VARIANT for path in inputs):
+        return False
+    if any(key[1:2] not in LISTS or key[2:3] in ((), (variant,)) for key in params):
+        return False
+    if not inputs:  # what the benchmark read says it all
+        return True
     models = [made(side, f"models/{variant}") for side in (old, new)]
-    return not inputs or (models[0] is not None and models[0] == models[1])
+    return models[0] is not None and models[0] == models[1] and as_made(before, old) and as_made(after, new)
+
+
+def wrote(side: Side, file: str) -> Stage | None:
+    """The stage that wrote the folder of a file; None if that is not clear, or outdated."""
+    folder = PurePosixPath(file).parent.as_posix()
+    names = [name for name, stage in side.stages.items() if folder in stage.outs]
+    return side.stages[names[0]] if len(names) == 1 and names[0] not in side.outdated else None
 
 
 def made(side: Side, path: str) -> str | None:
-    """The hash of what a stage made at `path`."""
-    return next((stage.made[path] for stage in side.stages.values() if path in stage.made), None)
+    """The hash of what a stage made at `path`; None if not exactly one did."""
+    found = [stage.made[path] for stage in side.stages.values() if path in stage.made]
+    return found[0] if len(found) == 1 else None
 
 
-def differing(before: Mapping[K, Any], after: Mapping[K, Any]) -> list[K]:
+def as_made(stage: Stage, side: Side) -> bool:
+    """Whether a benchmark read what the stages before it made, and not what they had made earlier."""
+    files = {path: md5 for each in side.stages.values() for path, md5 in each.made.items()}
+    return all(
+        stage.hashes[path] in (files.get(path), locks.folder_hash(path, files))
+        for path in PER_VARIANT
+        if path in stage.hashes
+    )
+
+
+def differing(before: Mapping[Key, Any], after: Mapping[Key, Any]) -> list[Key]:
+    """Keys that only one side has, or with another value."""
     return [key for key in before.keys() | after.keys() if before.get(key) != after.get(key)]
 
 
@@ -133,8 +171,3 @@ def flat(values: Any, *above: str) -> Iterator[tuple[tuple[str, ...], Any]]:
         return
     for key, value in values.items():
         yield from flat(value, *above, *(str(key).split(".") if above else [key]))
-
-
-def circumstances(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The machine and the engine, as a result tells them: build, version, kernel, instructions, threads."""
-    return {key: value for key, value in values.items() if key.startswith(("machine.", "engine."))}

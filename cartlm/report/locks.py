@@ -6,6 +6,7 @@ From the files of a commit or of the workspace alone, without DVC: `read` gives 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -37,6 +38,7 @@ class Stage:
     hashes: dict[str, str]  # MD5 by path of the dependencies
     params: dict[str, dict[str, Any]]  # file -> dotted key -> value
     made: dict[str, str] = field(default_factory=dict)  # MD5 by path of the outputs
+    cmd: str | list[str] = ""
 
     @property
     def code(self) -> dict[str, str]:
@@ -47,19 +49,29 @@ def stages(read: Read, name: str) -> dict[str, Stage]:
     """All stages by name, as DVC writes it. `name` is the commit's, for the UserError where a file is not YAML."""
     found = {}
     for path in LOCKS:
-        try:
-            listed = (yaml.safe_load(read(path) or b"") or {}).get("stages", {})
-        except (yaml.YAMLError, AttributeError):
-            raise UserError(f"{path} of {name} is not YAML", f"git diff {path}") from None
         folder = PurePosixPath(path).parent
-        for stage, entry in listed.items():
-            found[stage if folder == PurePosixPath() else f"{folder}/dvc.yaml:{stage}"] = Stage(
-                {out["path"]: out.get("size", 0) for out in entry.get("outs", [])},
-                {dep["path"]: dep["md5"] for dep in entry.get("deps", []) if dep.get("md5")},
-                entry.get("params", {}),
-                {out["path"]: out["md5"] for out in entry.get("outs", []) if out.get("md5")},
-            )
+        try:
+            listed = (yaml.safe_load(read(path) or b"") or {}).get("stages") or {}
+            for name_of, entry in listed.items():
+                found[name_of if folder == PurePosixPath() else f"{folder}/dvc.yaml:{name_of}"] = _stage(
+                    entry
+                )
+        except yaml.YAMLError:
+            raise UserError(f"{path} of {name} is not YAML", f"git diff {path}") from None
+        except (AttributeError, KeyError, TypeError):
+            raise UserError(f"{path} of {name} is no lock file of DVC", f"git diff {path}") from None
     return found
+
+
+def _stage(entry: Mapping[str, Any]) -> Stage:
+    deps, outs = entry.get("deps") or [], entry.get("outs") or []
+    return Stage(
+        {out["path"]: out.get("size", 0) for out in outs},
+        {dep["path"]: dep["md5"] for dep in deps if dep.get("md5")},
+        entry.get("params") or {},
+        {out["path"]: out["md5"] for out in outs if out.get("md5")},
+        entry.get("cmd", ""),
+    )
 
 
 def row_hashes(stages: Mapping[str, Stage]) -> dict[str, str]:
@@ -70,6 +82,13 @@ def row_hashes(stages: Mapping[str, Stage]) -> dict[str, str]:
         for out in stage.outs
         if PurePosixPath(out).parent.as_posix() == OUTCOMES and TEST_ROWS in stage.hashes
     }
+
+
+def folder_hash(folder: str, files: Mapping[str, str]) -> str:
+    """What DVC writes for a folder with these files, MD5 by path: the MD5 of their sorted list, and `.dir`."""
+    below = sorted(path for path in files if path.startswith(f"{folder}/"))
+    listed = json.dumps([{"md5": files[path], "relpath": path.removeprefix(f"{folder}/")} for path in below])
+    return f"{hashlib.md5(listed.encode(), usedforsecurity=False).hexdigest()}.dir"
 
 
 def made_anew(stages: Mapping[str, Stage]) -> dict[str, list[str]]:

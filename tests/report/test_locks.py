@@ -88,8 +88,17 @@ def test_measured_by_other_code() -> None:
 def test_a_lock_that_is_none() -> None:
     with pytest.raises(UserError, match=r"dvc.lock of abc is not YAML"):
         locks.stages(Files({"dvc.lock": "stages: ["}).read, "abc")
-    with pytest.raises(UserError, match=r"dvc.lock of abc is not YAML"):
-        locks.stages(Files({"dvc.lock": "- a list"}).read, "abc")
+    for broken in (
+        "- a list",
+        "stages: []\n---\n",
+        "stages: {a: }",
+        "stages: {a: {outs: [{}]}}",
+        "stages: [a]",
+    ):
+        with pytest.raises(UserError, match=r"dvc.lock of abc is (no lock file of DVC|not YAML)"):
+            locks.stages(Files({"dvc.lock": broken}).read, "abc")
+    for empty in ("stages:", "stages: {a: {outs: , deps: , params: }}"):
+        assert locks.changed_since(locks.stages(Files({"dvc.lock": empty}).read, "abc"), Files().read) == {}
     assert locks.stages(Files().read, "abc") == {}
 
 
