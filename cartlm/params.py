@@ -337,7 +337,7 @@ class Compare(Section):
     """What `cartlm compare` takes for a change, by kind of metric: anything smaller is none."""
 
     accuracy: Share  # of all rows; a paired test comes on top
-    speed: Share  # these and the following: of the old value; intervals must not overlap either
+    speed: Share  # these and the following: of the old value; what the rounds explain is no change either
     latency: Share
     load: Share
     memory: Share

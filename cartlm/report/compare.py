@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from cartlm.report import drift, locks, stale
+from cartlm.report import drift, locks, significance, stale
 from cartlm.report.commits import ParamChange, Side
 from cartlm.report.drift import Drift, Shift
 from cartlm.report.paired import Difference, against_reference, differences, pair, signed
@@ -34,6 +34,15 @@ class Change:
     paired: Difference | None = None
     shared: Shift | None = None  # what the other variants did of which nothing changed
     withdrawn: bool = False  # a change by its own numbers, but not beside those of the others
+
+
+@dataclass(frozen=True)
+class Tests:
+    """What tells the noise of timings: the machine's share of them, and p-values without and with it."""
+
+    controls: Drift
+    alone: significance.Found
+    beside: significance.Found
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,7 @@ def compare(
     is what DVC says of the new side, where it can be asked; what dvc.lock's hashes say of it is then no note.
     """
     controls = drift.measured(old, new)
+    tests = Tests(controls, significance.p_values(old, new, None), significance.p_values(old, new, controls))
     if asked:
         new = replace(new, outdated={})
     unpaired = unpaired_variants(old, new)
@@ -79,7 +89,7 @@ def compare(
         change
         for file in sorted(old.metrics.keys() | new.metrics.keys())
         for change in of_file(
-            file, old.metrics.get(file, {}), new.metrics.get(file, {}), tolerances, unpaired, found, controls
+            file, old.metrics.get(file, {}), new.metrics.get(file, {}), tolerances, unpaired, found, tests
         )
     ]
     rank = {variant: i for i, variant in enumerate(variants)}
@@ -108,7 +118,7 @@ def of_file(
     tolerances: Mapping[str, float],
     unpaired: Mapping[str, str],
     tested: Mapping[str, Difference],
-    controls: Drift,
+    tests: Tests,
 ) -> Iterator[Change]:
     """The judged metrics of one file."""
     target, variant = place(file)
@@ -127,13 +137,17 @@ def of_file(
             reason = reason or other_meter(before, after, key)
         paired = tested.get(variant) if key == TESTED and target == ACCURACY else None
         rule = Rule(kind, better, tolerances[kind])
-        verdict, change, why = judge(before, after, key, rule, reason, paired)
-        shared = controls.of(target, variant, key)
+        verdict, change, why = judge(before, after, key, rule, reason, paired, tests.alone.get((file, key)))
+        shared = tests.controls.of(target, variant, key)
         withdrawn = False
         if shared and verdict in ("worse", "better"):
-            beside, _, reason = judge(before, drift.without(shared, after, key), key, rule)
+            less, p = drift.without(shared, after, key), tests.beside.get((file, key))
+            beside, _, said = judge(before, less, key, rule, p=p)
             if withdrawn := beside != verdict:
-                verdict, why = "no change", f"{reason if beside == 'no change' else beside} {shared.words}"
+                verdict, why = (
+                    "no change",
+                    f"{said if beside == 'no change' else f'but {beside}'} {shared.words}",
+                )
         values = before.get(key), after.get(key)
         name = key.removeprefix(f"{target}.")
         yield Change(target, variant, name, kind, *values, change, verdict, why, paired, shared, withdrawn)
@@ -146,8 +160,12 @@ def judge(
     rule: Rule,
     not_comparable: str | None = None,
     paired: Difference | None = None,
+    p: float | None = None,
 ) -> tuple[Verdict, float | None, str]:
-    """Verdict, change and reason of one metric: beyond its tolerance, and beyond what chance explains."""
+    """Verdict, change and reason of one metric: beyond its tolerance, and beyond what chance explains.
+
+    `p` is of a timing with rounds, adjusted; without it and `paired`, the intervals must not overlap.
+    """
     old, new = before.get(key), after.get(key)
     if old is None or new is None:
         return ("added", None, "only the new side has it") if old is None else ("removed", None, "gone")
@@ -162,6 +180,10 @@ def judge(
         if paired.p_adjusted >= ALPHA:
             return "no change", change, f"not significant (adjusted p {paired.p_adjusted:.2f})"
         why = f"beyond {rule.tolerance:g}, adjusted p {paired.p_adjusted:.2g}"
+    elif p is not None:
+        if p >= ALPHA:
+            return "no change", change, f"not significant (adjusted p {p:.2g})"
+        why = f"beyond {rule.tolerance:g}, adjusted p " + (f"{p:.2g}" if p else "below 1e-300")
     else:
         first, second = interval(before, key, rule.kind), interval(after, key, rule.kind)
         if first and second and first[0] <= second[1] and second[0] <= first[1]:
@@ -262,8 +284,8 @@ def machine_notes(changes: Sequence[Change], controls: Drift, tolerances: Mappin
             count = f" ({held} no change for it)" if held else ""
             said.setdefault(target, []).append(f"{metric} {signed(shift.change)} %{count}")
     return [
-        f"{target}: timings are judged beside those of variants of which nothing changed, which the machine moved: "
-        f"at the median {'; '.join(found)}."
+        f"{target}: timings are judged beside those of variants of which nothing changed; the median of these went "
+        f"{'; '.join(found)}."
         for target, found in said.items()
     ]
 

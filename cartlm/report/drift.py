@@ -6,13 +6,14 @@ all variants, though: those that nothing in the commit touches are the control o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from statistics import median
+from statistics import fmean, median, variance
 from typing import Any, TypeVar
 
-from cartlm.report import locks
+from cartlm.report import locks, timings
 from cartlm.report.commits import Side
 from cartlm.report.locks import Stage
 from cartlm.report.paired import signed
@@ -25,8 +26,18 @@ PER_VARIANT = ("models/f16", "metrics/quantize", "metrics/gptq")
 """Inputs of a benchmark that differ where a single variant does; of all others every variant is made."""
 LISTS = (("gguf",), ("gptq",))  # params with a block for each variant
 Key = TypeVar("Key")
-Ratios = dict[str, dict[str, list[float]]]
-"""Name of a metric -> variant -> new value relative to the old one, in each section that has the metric."""
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A new value relative to the old one."""
+
+    factor: float
+    error: float  # standard error of its logarithm, as the rounds of both tell; 0 where they do not
+
+
+Ratios = dict[str, dict[str, list[Ratio]]]
+"""Name of a metric -> variant -> what it did in each section that has the metric."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,9 @@ class Shift:
 
     factor: float  # median over the variants of new / old
     variants: int
+    error: float = (
+        0.0  # standard error of the logarithm of what another variant is to be judged by, see `shift`
+    )
 
     @property
     def change(self) -> float:
@@ -62,21 +76,31 @@ class Drift:
         """The shift of all controls."""
         return shift(self.ratios(target, key))
 
-    def ratios(self, target: str, key: str) -> dict[str, list[float]]:
+    def ratios(self, target: str, key: str) -> dict[str, list[Ratio]]:
         """By variant. A slow minute covers all kernels of a card, so sections are not kept apart."""
         return self.targets.get(target, {}).get(key.rpartition(".")[2], {})
 
 
-def shift(ratios: Mapping[str, list[float]]) -> Shift | None:
-    """The median of at least FEWEST variants, each with the median of its sections."""
-    return Shift(median(map(median, ratios.values())), len(ratios)) if len(ratios) >= FEWEST else None
+def shift(ratios: Mapping[str, list[Ratio]]) -> Shift | None:
+    """The median of at least FEWEST variants, each with the median of its sections.
+
+    Its error has two parts: that of a median (pi / 2 times a mean's variance), and by how much the variants lie further
+    apart than their rounds explain, as a slow minute does not hit all of them alike.
+    """
+    if len(ratios) < FEWEST:
+        return None
+    factors = [median(ratio.factor for ratio in found) for found in ratios.values()]
+    within = fmean(fmean(ratio.error**2 for ratio in found) for found in ratios.values())
+    apart = variance(map(math.log, factors))
+    error = math.sqrt(math.pi / 2 * apart / len(factors) + max(0.0, apart - within))
+    return Shift(median(factors), len(factors), error)
 
 
-def without(by: Shift, values: Mapping[str, Any], key: str) -> dict[str, Any]:
+def without(by: Shift | None, values: Mapping[str, Any], key: str) -> dict[str, Any]:
     """The values of a file, one metric and its interval as they were without the shift."""
     found = dict(values)
     for name in (key, f"{key}_low", f"{key}_high"):
-        if isinstance(found.get(name), int | float):
+        if by and isinstance(found.get(name), int | float):
             found[name] /= by.factor
     return found
 
@@ -99,8 +123,15 @@ def measured(old: Side, new: Side) -> Drift:
         for key, kind, _ in judged(before, after, target):
             if kind in TIMED and before.get(key, 0) > 0 and after.get(key, 0) > 0:
                 sections = ratios.setdefault(key.rpartition(".")[2], {}).setdefault(variant, [])
-                sections.append(after[key] / before[key])
+                sections.append(ratio(before, after, key))
     return Drift(targets)
+
+
+def ratio(before: Mapping[str, Any], after: Mapping[str, Any], key: str) -> Ratio:
+    """What a timing did, and how sure that is."""
+    sides = timings.of(before, key), timings.of(after, key)
+    error = math.hypot(sides[0].error, sides[1].error) if sides[0] and sides[1] else 0.0
+    return Ratio(after[key] / before[key], error)
 
 
 def circumstances(side: Side, file: str) -> dict[str, Any]:

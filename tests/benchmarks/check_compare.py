@@ -31,6 +31,7 @@ from cartlm.statistics import wilson
 ROOT = Path(__file__).resolve().parents[2]
 NEEDED = ("models", "data")  # made by the graph, not in git
 CHANGED = ("worse", "better")
+TRIES = 3
 LOSS = 0.03
 SLOWER = 0.7
 KEPT = ROOT / "runs/check-compare"
@@ -62,11 +63,20 @@ def main(times: int, variant: str, quick: bool, judge: bool) -> int:
     with tempfile.TemporaryDirectory() as folder:
         repo = clone(Path(folder) / "repo", quick, judge)
         seen: list[dict[str, Any]] = []
-        unchanged = sum(repetition(repo, i + 1, seen, judge) for i in range(times))
+        refused: list[int] = []
+        unchanged = sum(repetition(repo, i + 1, seen, refused, judge) for i in range(times))
         print(noise(seen, params.load(repo / "params.yaml").compare.model_dump()))
-        print(f"no change in {unchanged} of {times}", flush=True)
-        loss = flagged(repo, "a loss of 3 points", plant_loss, variant, ("accuracy", "free.exact_match"))
-        slow = flagged(repo, "a slow-down by 30 %", plant_slow_down, variant, ("cpu", "decode_tokens_per_s"))
+        again = f"; {len(refused)} measurements were refused and done again" if refused else ""
+        print(f"no change in {unchanged} of {times}{again}", flush=True)
+        last = KEPT / str(
+            times
+        )  # all that was measured moved a little, as in a pull request that measures again
+        loss = flagged(
+            repo, "a loss of 3 points", plant_loss, variant, ("accuracy", "free.exact_match"), last
+        )
+        slow = flagged(
+            repo, "a slow-down by 30 %", plant_slow_down, variant, ("cpu", "decode_tokens_per_s"), last
+        )
     return 0 if unchanged == times and loss and slow else 1
 
 
@@ -103,15 +113,20 @@ def measure(repo: Path, number: int, judge: bool) -> None:
     shutil.copytree(made, kept)
 
 
-def repetition(repo: Path, number: int, seen: list[dict[str, Any]], judge: bool) -> bool:
-    """Measure once more; True if that compares as no change. A refused measurement is none.
+def repetition(repo: Path, number: int, seen: list[dict[str, Any]], refused: list[int], judge: bool) -> bool:
+    """Measure once more; True if that compares as no change. What was judged of it is added to `seen`.
 
-    What was judged of it is added to `seen`.
+    A measurement that is refused, as its rounds lie too far apart, is told and done again, as its message says;
+    after TRIES the repetition has failed.
     """
-    try:
-        measure(repo, number, judge)
-    except UserError as error:
-        print(f"{number}: not measured: {error.message}", flush=True)
+    for _ in range(1 if judge else TRIES):
+        try:
+            measure(repo, number, judge)
+            break
+        except UserError as error:
+            print(f"{number}: not measured: {error.message}", flush=True)
+            refused.append(number)
+    else:
         return False
     judged, notes = compared(repo)
     seen += judged
@@ -155,9 +170,11 @@ def noise(seen: list[dict[str, Any]], tolerances: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def flagged(repo: Path, what: str, plant: Any, variant: str, expected: tuple[str, str]) -> bool:
-    """Plant a change in the committed numbers; True if it is found, and nothing in another variant."""
+def flagged(repo: Path, what: str, plant: Any, variant: str, expected: tuple[str, str], last: Path) -> bool:
+    """Plant a change in the last measurement, or the committed one; True if it is found, and nothing in another variant."""
     run(repo, "git", "checkout", "-q", "--", "metrics")
+    if last.exists():
+        shutil.copytree(last, repo / "metrics/bench/cpu", dirs_exist_ok=True)
     plant(repo / "metrics", variant)
     found = [each for each in compared(repo)[0] if each["verdict"] in CHANGED]
     hit = any(

@@ -92,7 +92,7 @@ def rows(exact: int, lost: int, won: int, which: int) -> list[Outcome]:
 
 def bench(section: str, names: tuple[str, ...], values: tuple[float, ...], machine: str) -> dict[str, Any]:
     """A benchmark file with intervals of 2 percent to both sides."""
-    found: dict[str, Any] = {"machine.name": machine, "machine.hash": "planted"}
+    found: dict[str, Any] = {"machine.name": machine, "machine.hash": "planted", f"{section}.n": 10}
     for name, value in zip(names, values, strict=True):
         key = f"{section}.{name}"
         found |= {key: value, f"{key}_low": 0.98 * value, f"{key}_high": 1.02 * value}

@@ -166,7 +166,7 @@ def test_a_slow_machine_is_no_change_as_long_as_the_lock_has_the_same_code(repo:
     done = repo.compare(old)
     assert done.returncode == 0, done.stdout
     assert "no change" in done.stdout.splitlines()[0]
-    assert "at the median decode_tokens_per_s −30.0 % (4 no change for it)." in done.stdout
+    assert "the median of these went decode_tokens_per_s −30.0 % (4 no change for it)." in done.stdout
     measured("first", dict.fromkeys(names, 70.0) | {"q4_k_m": 45.0})
     slow = found(repo.compare(old, repo.commit(), "--json"))["changes"]
     assert [each["variant"] for each in slow if each["verdict"] == "worse"] == ["q4_k_m"]

@@ -33,7 +33,13 @@ def values(factor: float = 1.0, **more: Any) -> dict[str, Any]:
         "cpu.load_s": 1 / factor,
         "cpu.peak_rss_mib": 60.0,
     }
-    found = {"machine.hash": "m1", "machine.build": "native", "engine.version": "1", "engine.threads": 2}
+    found = {
+        "machine.hash": "m1",
+        "machine.build": "native",
+        "engine.version": "1",
+        "engine.threads": 2,
+        "cpu.n": 10,
+    }
     for key, value in middles.items():
         found |= {key: value, f"{key}_low": value * 0.98, f"{key}_high": value * 1.02}
     return found | {key.replace("__", "."): value for key, value in more.items()}

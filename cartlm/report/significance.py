@@ -1,0 +1,39 @@
+"""Which timings of a comparison differ by more than chance: many tests, as one family for each hardware target."""
+
+from __future__ import annotations
+
+from cartlm.report import timings
+from cartlm.report.commits import Side
+from cartlm.report.drift import TIMED, Drift, without
+from cartlm.report.rules import ACCURACY, judged, other_machine, place
+from cartlm.statistics import holm
+
+Found = dict[tuple[str, str], float]
+"""File and key -> adjusted p-value."""
+
+
+def p_values(old: Side, new: Side, controls: Drift | None) -> Found:
+    """The timings with rounds and intervals that both sides measured; with `controls` each beside those of the others.
+
+    In two steps, as the timings of a variant tell much the same: does the variant differ at all, by all its timings
+    together, Holm-adjusted over the variants of the target; and if so, in which timing, by its own p-value. The larger
+    of the two is the timing's.
+    """
+    targets: dict[str, dict[str, Found]] = {}
+    for file in sorted(old.metrics.keys() & new.metrics.keys()):
+        target, variant = place(file)
+        before, after = old.metrics[file], new.metrics[file]
+        if target in ("", ACCURACY) or other_machine(before, after):
+            continue
+        for key, kind, _ in judged(before, after, target):
+            shift = controls.of(target, variant, key) if controls else None
+            first, second = timings.of(before, key), timings.of(without(shift, after, key), key)
+            if kind in TIMED and first and second and before[key] != after[key]:
+                p = timings.welch(first, second, shift.error if shift else 0.0)
+                targets.setdefault(target, {}).setdefault(variant, {})[file, key] = p
+    adjusted: Found = {}
+    for variants in targets.values():
+        together = holm([timings.combined(list(found.values())) for found in variants.values()])
+        for found, p in zip(variants.values(), together, strict=True):
+            adjusted |= {where: max(p, own) for where, own in found.items()}
+    return adjusted
