@@ -38,15 +38,15 @@ def of(values: Mapping[str, Any], key: str) -> Timing | None:
     """
     section = key.rpartition(".")[0]
     names = (f"{section}.n" if section else "n", "cpu.n", "gpu.n")
-    n = next((values[name] for name in names if name in values), None)
-    value, low, high = (values.get(name) for name in (key, f"{key}_low", f"{key}_high"))
-    if not all(
-        isinstance(each, int | float) and abs(each) <= sys.float_info.max for each in (n, value, low, high)
-    ):
+    rounds = next((values[name] for name in names if name in values), None)
+    given = (rounds, *(values.get(name) for name in (key, f"{key}_low", f"{key}_high")))
+    numbers = [
+        float(each) for each in given if isinstance(each, int | float) and abs(each) <= sys.float_info.max
+    ]
+    if len(numbers) < len(given):
         return None
-    if n < FEWEST_ROUNDS or not 0 < low <= value <= high:  # type: ignore[operator]
-        return None
-    return Timing(float(value), float(low), float(high), int(n))  # type: ignore[arg-type]
+    n, value, low, high = numbers
+    return Timing(value, low, high, int(n)) if n >= FEWEST_ROUNDS and 0 < low <= value <= high else None
 
 
 def welch(first: Timing, second: Timing, more: float = 0.0) -> float:
