@@ -144,10 +144,8 @@ def of_file(
             less, p = drift.without(shared, after, key), tests.beside.get((file, key))
             beside, _, said = judge(before, less, key, rule, p=p)
             if withdrawn := beside != verdict:
-                verdict, why = (
-                    "no change",
-                    f"{said if beside == 'no change' else f'but {beside}'} {shared.words}",
-                )
+                said = said if beside == "no change" else f"but {beside}"
+                verdict, why = "no change", f"{said} {shared.words}"
         values = before.get(key), after.get(key)
         name = key.removeprefix(f"{target}.")
         yield Change(target, variant, name, kind, *values, change, verdict, why, paired, shared, withdrawn)

@@ -46,9 +46,7 @@ class Shift:
 
     factor: float  # median over the variants of new / old
     variants: int
-    error: float = (
-        0.0  # standard error of the logarithm of what another variant is to be judged by, see `shift`
-    )
+    error: float  # standard error of the factor's logarithm, for another variant: see `shift`
 
     @property
     def change(self) -> float:
@@ -112,11 +110,8 @@ def measured(old: Side, new: Side) -> Drift:
     where anything differs that variants share: whatever happened may then be the commit's doing.
     """
     targets: dict[str, Ratios] = {}
-    for file in sorted(old.metrics.keys() & new.metrics.keys()):
+    for file, before, after in on_one_machine(old, new):
         target, variant = place(file)
-        before, after = old.metrics[file], new.metrics[file]
-        if target in ("", ACCURACY) or other_machine(before, after):
-            continue
         if circumstances(old, file) != circumstances(new, file) or not untouched(old, new, file):
             continue
         ratios = targets.setdefault(target, {})
@@ -125,6 +120,14 @@ def measured(old: Side, new: Side) -> Drift:
                 sections = ratios.setdefault(key.rpartition(".")[2], {}).setdefault(variant, [])
                 sections.append(ratio(before, after, key))
     return Drift(targets)
+
+
+def on_one_machine(old: Side, new: Side) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """The benchmark files that both sides have of the same machine, with their values."""
+    for file in sorted(old.metrics.keys() & new.metrics.keys()):
+        before, after = old.metrics[file], new.metrics[file]
+        if place(file)[0] not in ("", ACCURACY) and not other_machine(before, after):
+            yield file, before, after
 
 
 def ratio(before: Mapping[str, Any], after: Mapping[str, Any], key: str) -> Ratio:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from cartlm.report import timings
 from cartlm.report.commits import Side
-from cartlm.report.drift import TIMED, Drift, without
-from cartlm.report.rules import ACCURACY, judged, other_machine, place
+from cartlm.report.drift import TIMED, Drift, on_one_machine, without
+from cartlm.report.rules import judged, place
 from cartlm.statistics import holm
 
 Found = dict[tuple[str, str], float]
@@ -20,11 +20,8 @@ def p_values(old: Side, new: Side, controls: Drift | None) -> Found:
     of the two is the timing's.
     """
     targets: dict[str, dict[str, Found]] = {}
-    for file in sorted(old.metrics.keys() & new.metrics.keys()):
+    for file, before, after in on_one_machine(old, new):
         target, variant = place(file)
-        before, after = old.metrics[file], new.metrics[file]
-        if target in ("", ACCURACY) or other_machine(before, after):
-            continue
         for key, kind, _ in judged(before, after, target):
             shift = controls.of(target, variant, key) if controls else None
             first, second = timings.of(before, key), timings.of(without(shift, after, key), key)
