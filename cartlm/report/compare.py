@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from cartlm.report import drift, locks, significance, stale
 from cartlm.report.commits import ParamChange, Side
 from cartlm.report.drift import Drift, Shift
 from cartlm.report.paired import Difference, against_reference, differences, pair, signed
-from cartlm.report.rules import ACCURACY, OF_MACHINE, TESTED, Rule, judged, other_machine, place
+from cartlm.report.rules import ACCURACY, OF_MACHINE, TESTED, Rule, judged, other_machine, place, unlike
 from cartlm.statistics import ALPHA, Pairs, wilson
 from cartlm.text import few
 
@@ -257,7 +258,10 @@ def notes(old: Side, new: Side, unpaired: Mapping[str, str]) -> list[str]:
             said.setdefault(f"{target}: {gone} measured", []).append(variant)
             continue
         if target != ACCURACY and (machine := other_machine(before, after)):
-            said.setdefault(f"{target}: not comparable, {machine}", []).append(variant)
+            described = str(PurePosixPath(file).with_name("machine.json"))
+            own = unlike(old.metrics.get(described, {}), new.metrics.get(described, {}))
+            what = f"{target}: not comparable, {machine}" + (f", {own}" if own else "")
+            said.setdefault(what, []).append(variant)
         for key in ("engine.version", "engine.kernel", "engine.threads"):
             if before.get(key) != after.get(key):
                 what = f"{target}: {key} was {before.get(key)}, is {after.get(key)}"

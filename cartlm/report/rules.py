@@ -73,5 +73,19 @@ def other_machine(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | 
     return f"measured on another machine: {_machine(before)}, then {_machine(after)}"
 
 
+def unlike(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """What the names of two machines do not tell, from their machine.json: instruction sets, build of llama.cpp."""
+    first, second = (set(str(side.get("details.instructions", "")).split()) for side in (before, after))
+    said = []
+    if first and second:
+        said += [f"with {' '.join(sorted(second - first))}"] if second - first else []
+        said += [f"without {' '.join(sorted(first - second))}"] if first - second else []
+    for name in ("build", "build_compiler"):
+        values = before.get(f"details.{name}", "none"), after.get(f"details.{name}", "none")
+        if values[0] != values[1]:
+            said.append(f"{name} was {values[0]}, is {values[1]}")
+    return "; ".join(said)
+
+
 def _machine(values: Mapping[str, Any]) -> str:
     return f"{values.get('machine.name', 'unknown')} ({values.get('machine.hash', 'no hash')})"

@@ -16,6 +16,7 @@ TOLERANCES = {
     "accuracy": 0.005, "speed": 0.1, "latency": 0.1, "load": 0.5, "memory": 0.05, "energy": 0.1, "size": 0.01,
 }  # fmt: skip
 BENCH = "metrics/bench/cpu/q8_0.json"
+BENCH_MACHINE = "metrics/bench/cpu/machine.json"
 EVAL = "metrics/eval/q8_0.json"
 
 
@@ -128,6 +129,27 @@ def test_another_machine_does_not_compare_but_its_file_sizes_do() -> None:
     }
     assert any("another (m2): q8_0" in note for note in found.notes)
     assert one(bench(95, 100, 105), bench(65, 70, 75, machine__hash=None)).verdict == "not comparable"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ({"instructions": "avx avx2"}, {"instructions": "avx avx_vnni"}, ", with avx_vnni; without avx2: q8_0."),
+        ({"build": "native"}, {"build": "portable"}, ", build was native, is portable: q8_0."),
+        ({"build_compiler": "c++ 12", "instructions": "avx"}, {"build_compiler": "c++ 14"}, ", build_compiler was "),
+        ({"kernel": "6.1", "instructions": "avx"}, {"kernel": "6.2", "instructions": "avx"}, "(m2): q8_0."),
+    ],
+)  # fmt: skip
+def test_what_the_names_of_two_machines_do_not_tell(
+    before: dict[str, str], after: dict[str, str], words: str
+) -> None:
+    sides = []
+    for number, (details, values) in enumerate(((before, "m1"), (after, "m2"))):
+        described = {f"details.{name}": value for name, value in details.items()}
+        metrics = {BENCH: bench(95, 100, 105, machine__hash=values), BENCH_MACHINE: described}
+        sides.append(Side(str(number), metrics))
+    (note,) = [each for each in compare.compare(*sides, TOLERANCES).notes if "not comparable" in each]
+    assert words in note
 
 
 def test_a_measured_and_an_estimated_energy_do_not_compare() -> None:
@@ -261,7 +283,7 @@ def test_from_nothing_to_something_has_no_percentage() -> None:
         "metrics.json",
         "metrics/summary.json",
         "x/y.json",
-        "metrics/bench/cpu/machine.json",
+        BENCH_MACHINE,
         "metrics/quantize/q8_0.json",
     ],
 )
