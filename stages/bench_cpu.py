@@ -10,7 +10,6 @@ from pathlib import Path
 
 from cartlm import stage
 from cartlm.data import rows
-from cartlm.errors import UserError
 from cartlm.measure import bench, cpus, machine, publish
 
 
@@ -20,8 +19,6 @@ def main() -> None:
     machine.require_target("cpu")
     settings, folder, raw = stage.params(), Path("metrics/bench/cpu"), Path("runs/bench/cpu")
     wanted = settings.bench_cpu
-    if wanted.threads is not None and wanted.threads < 1:
-        raise UserError(f"bench_cpu.threads is {wanted.threads}, less than 1", "edit params.yaml")
     plan = bench.Plan(
         seed=wanted.seed,
         rounds=wanted.rounds,

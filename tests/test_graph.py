@@ -117,6 +117,13 @@ def test_dependencies_are_the_imports(pipeline: str, name: str) -> None:
     assert listed - needed - set(NOT_TRACKED) == set(), f"{name} depends on these and does not import them"
 
 
+@pytest.mark.parametrize("folder", ["metrics/gptq", "metrics/quantize"])
+def test_a_folder_that_stages_read_is_there_without_a_variant(folder: str) -> None:
+    """git keeps no empty one, so a clone of `gptq: {}` would lack what summarize depends on."""
+    assert (ROOT / folder / ".gitkeep").exists()
+    assert ".gitkeep" in (ROOT / ".dvcignore").read_text(encoding="utf-8").split()  # and it is no input
+
+
 def test_every_exclusion_exists_and_has_a_reason() -> None:
     for path, reason in NOT_TRACKED.items():
         assert (ROOT / path).exists(), path

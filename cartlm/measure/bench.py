@@ -136,7 +136,12 @@ def measure(
             progress(f"{number + 1}/{len(todo)}  round {round + 1}  {variant}: {_said(record)}")
 
     work_off(todo)
-    again = more(_listed(done)) if more else ()
+    # Of the first rounds alone: a run that was killed in the additional ones must come to the same answer.
+    first = {
+        variant: {key: record for key, record in found.items() if key[1] < plan.rounds}
+        for variant, found in done.items()
+    }
+    again = more(_listed(first)) if more else ()
     if again:
         progress(f"{', '.join(again)}: the spread is too large; {plan.rounds} more rounds")
         rounds, names = range(plan.rounds, 2 * plan.rounds), list(models)

@@ -223,7 +223,7 @@ def _short(made: Mapping[str, Any]) -> dict[str, Any]:
             flat |= {f"{front}{name}": value for name, value in names.items()}
     return flat | {
         name: made["accuracy"][name]
-        for name in ("exact_match", "n_accuracy")
+        for name in ("exact_match", "exact_match_low", "exact_match_high", "n_accuracy")
         if name in made.get("accuracy", {})
     }
 

@@ -75,8 +75,12 @@ def spread(records: Sequence[Record]) -> float:
     """
     import numpy as np
 
-    names = ("decode_tokens_per_s", "prefill_tokens_per_s")  # an answer of one token has no decode speed
-    speeds = [next(float(record[name]) for name in names if name in record) for record in records]
+    names = (
+        "decode_tokens_per_s",
+        "prefill_tokens_per_s",
+    )  # a round of one-token answers has no decode speed
+    name = next(name for name in names if all(name in record for record in records))
+    speeds = [float(record[name]) for record in records]
     low, middle, high = np.percentile(speeds, (25, 50, 75))
     return float((high - low) / middle)
 
@@ -85,7 +89,7 @@ def reason(records: Sequence[Record]) -> str:
     """What can be seen that made a variant's rounds differ, and what helps."""
     held = sum(record.get("throttled_s", 0.0) for record in records)
     stolen = max((record.get("stolen_cpus", 0.0) for record in records), default=0.0)
-    others = max((record.get("other_cpus", 0.0) for record in records), default=0.0) - stolen
+    others = max(map(_programs, records), default=0.0)
     if held > 0:
         return f"the cgroup's CPU quota held it back for {held:.1f} s; raise the quota or start fewer threads"
     if others > DISTURBED:
@@ -253,11 +257,20 @@ def sections(
 
 
 def disturbed(sections: Iterable[Mapping[str, float]]) -> str:
-    """A warning if other programs kept more than DISTURBED CPUs busy while a variant was measured, else an empty text.
+    """A warning if more than DISTURBED CPUs were kept busy by others while a variant was measured, else an empty text.
 
     llama.cpp's threads wait for each other after every operation, so one that is descheduled stops them all.
     """
-    most = max((section.get("other_cpus", 0.0) for section in sections), default=0.0)
-    if most <= DISTURBED:
-        return ""
-    return f"warning: other programs kept {most:.1f} CPUs busy, the speeds are too low; stop them, then: make bench"
+    found = list(sections)
+    others = max(map(_programs, found), default=0.0)
+    stolen = max((section.get("stolen_cpus", 0.0) for section in found), default=0.0)
+    if others > DISTURBED:
+        return f"warning: other programs kept {others:.1f} CPUs busy, the speeds are too low; stop them, then: make bench"
+    if stolen > DISTURBED:
+        return f"warning: the hypervisor took {stolen:.1f} CPUs away, the speeds are too low; when it is quiet: make bench"
+    return ""
+
+
+def _programs(values: Mapping[str, Any]) -> float:
+    """CPUs that other programs of this machine kept busy: `other_cpus` without what a hypervisor took."""
+    return float(values.get("other_cpus", 0.0) - values.get("stolen_cpus", 0.0))

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,11 @@ def test_spread_is_of_speeds_not_of_prompts() -> None:
     other_prompts = [record(i, [0.1 * (i + 1)] * 4, decode_tokens_per_s=50.0) for i in range(5)]
     assert repetitions.spread(other_prompts) == 0
     assert repetitions.spread(rounds([80, 90, 100, 110, 120])) == pytest.approx(0.2)
+    of_one_token = [record(i, [0.1] * 4, prefill_tokens_per_s=1000.0) for i in range(2)]
+    for each in of_one_token:
+        each.pop("decode_tokens_per_s", None)
+    mixed = rounds([100, 110, 120], prefill_tokens_per_s=1000.0) + of_one_token
+    assert repetitions.spread(mixed) == 0  # one quantity, the one that all rounds have
 
 
 @pytest.mark.parametrize(
@@ -171,10 +177,17 @@ def test_for_an_unsteady_variant_all_get_as_many_rounds_again(quantized: Path, t
     plan = replace(PLAN, rounds=2, queries=2)
     prompts = [("Catalog:\nTea\n\nUser:\nadd tea", None)]
     said: list[str] = []
-    found = bench.measure(
-        {"f16": bench.Model(path), "other": bench.Model(path)}, prompts, plan, tmp_path / "raw", said.append,
-        more=lambda records: ["f16"],
-    )  # fmt: skip
+    asked: list[dict[str, list[int]]] = []
+
+    def more(records: Mapping[str, Sequence[dict[str, Any]]]) -> list[str]:
+        asked.append({variant: [each["round"] for each in found] for variant, found in records.items()})
+        return ["f16"]
+
+    models = {"f16": bench.Model(path), "other": bench.Model(path)}
+    found = bench.measure(models, prompts, plan, tmp_path / "raw", said.append, more=more)
+    assert bench.measure(models, prompts, plan, tmp_path / "raw", said.append, more=more) == found
+    # Killed within the additional rounds and called again, the first ones decide as before.
+    assert asked == [{"f16": [0, 1], "other": [0, 1]}] * 2
     assert {variant: [r["round"] for r in records] for variant, records in found.items()} == {
         "f16": [0, 1, 2, 3],
         "other": [0, 1, 2, 3],
@@ -212,6 +225,13 @@ def test_energy_is_measured_or_estimated_or_absent() -> None:
 def test_disturbed() -> None:
     assert repetitions.disturbed([{"other_cpus": 0.1}, {}]) == ""
     assert "1.3 CPUs" in repetitions.disturbed([{"other_cpus": 0.1}, {"other_cpus": 1.3}])
+    stolen = repetitions.disturbed([{"other_cpus": 0.7, "stolen_cpus": 0.6}])
+    assert "the hypervisor took 0.6 CPUs" in stolen
+
+
+def test_a_program_is_blamed_for_what_it_took_even_where_a_hypervisor_took_more_in_another_round() -> None:
+    records = [{"other_cpus": 0.5, "stolen_cpus": 0.0}, {"other_cpus": 0.6, "stolen_cpus": 0.6}]
+    assert "other programs kept up to 0.5 CPUs busy" in repetitions.reason(records)
 
 
 def test_another_machine() -> None:

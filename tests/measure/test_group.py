@@ -36,6 +36,10 @@ def test_a_group_comes_and_goes(tmp_path: Path) -> None:
         assert own.version == 1
         assert own.folder.parent == tmp_path / "sys/fs/cgroup/memory"
         assert own.peak_bytes() is None
+        for text, peak in (("0\n", None), ("4096\n", 4096)):  # 0 is of a group that nobody could join
+            (own.folder / group.PEAK[own.version]).write_text(text)
+            assert own.peak_bytes() == peak
+        (own.folder / group.PEAK[own.version]).unlink()
         assert own.folder.is_dir()
     assert not own.folder.exists()
 
