@@ -344,7 +344,9 @@ def _differences(ours: Any, theirs: Any, key: str) -> list[str]:
     if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
         parts = [_differences(a, b, f"{key}[{i}]") for i, (a, b) in enumerate(zip(ours, theirs, strict=True))]
         return [line for part in parts for line in part]
-    if type(ours) is type(theirs) and ours == theirs:
+    if type(ours) is type(theirs) and (
+        ours == theirs or (ours != ours and theirs != theirs)
+    ):  # or both are NaN
         return []
     return [f"{key or 'the file'} is {ours!r} to Python and {theirs!r} to DVC"]
 

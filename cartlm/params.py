@@ -14,6 +14,8 @@ from cartlm.errors import UserError
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
+Tokens = Annotated[int, Field(ge=1, le=2**17)]  # as many as the context of the longest small models
+Threads = Annotated[int, Field(ge=1, le=2**10)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -39,7 +41,7 @@ class Prompt(Section):
     """How a row becomes ids; shared by training, engines and calibration."""
 
     separator: str
-    max_tokens: Count
+    max_tokens: Tokens
     pad_token: str | None  # a special token of the vocabulary, where the tokenizer has no pad of its own
 
 
@@ -130,7 +132,7 @@ class Worded(Section):
     structured: bool  # OpenAI's structured outputs; false for servers without them
     batch: bool  # the Batch API: cheaper, within 24 hours
     temperature: Annotated[float, Field(ge=0, le=2)]
-    max_tokens: Count  # of one answer
+    max_tokens: Tokens  # of one answer
     max_requests: Count | None  # new requests of one run; null: no limit
     max_total_tokens: Count | None  # their tokens, prompts and answers
     concurrency: Count
@@ -253,7 +255,7 @@ class Gptq(Section):
 
 
 class Eval(Section):
-    max_new_tokens: Count
+    max_new_tokens: Tokens
     batch_size: Count  # of the base model and of the check of the merge; all others answer one row at a time
     flip_rows: Annotated[int, Field(ge=0)]  # rows on which the batched answers are compared with batch 1
     natural_rows: Annotated[
@@ -266,7 +268,7 @@ class BenchCpu(Section):
     rounds: Count
     warmups: Annotated[int, Field(ge=4)]
     queries: Count  # test prompts a round and variant
-    threads: Count | None  # null: as many as quota and affinity allow
+    threads: Threads | None  # null: as many as quota and affinity allow
     max_spread: Positive  # interquartile range of the rounds' decode speeds over their median: above it, none is published
     served_rounds: Annotated[int, Field(ge=0)]  # rounds that also go through llama-server
     served_queries: Count  # of each of those rounds and numbers in flight
@@ -354,7 +356,7 @@ class Remote(Section):
     api: Literal["chat", "completions"]  # completions: the bare prompt, for a model fine-tuned on it
     api_key_env: str | None  # name of the environment variable with the key; null: a server without keys
     instruction: str | None  # chat: the system prompt
-    max_new_tokens: Count
+    max_new_tokens: Tokens
     concurrency: Count  # requests in flight
     max_retries: Annotated[int, Field(ge=0)]
     timeout_s: Positive  # of each try

@@ -100,9 +100,9 @@ def read_outcomes(path: Path) -> list[Outcome]:
     return parse_outcomes(path.read_text(encoding="utf-8"), str(path))
 
 
-def parse_outcomes(text: str, name: str) -> list[Outcome]:
-    """The outcomes of the text of such a file. Raises UserError naming `name` for other columns."""
+def parse_outcomes(text: str, name: str, next: str = "") -> list[Outcome]:
+    """The outcomes of the text of such a file. Raises UserError naming `name` and the `next` command for other columns."""
     lines = list(csv.reader(io.StringIO(text)))
     if not lines or tuple(lines[0]) != COLUMNS or any(len(line) != len(COLUMNS) for line in lines):
-        raise UserError(f"{name} has not the columns {', '.join(COLUMNS)}", f"git checkout {name}")
+        raise UserError(f"{name} has not the columns {', '.join(COLUMNS)}", next or f"git checkout {name}")
     return [Outcome(*line) for line in lines[1:]]

@@ -74,6 +74,7 @@ def test_params_check_passes(cartlm: Run) -> None:
         ("lora_rank: 8", "lora_rank: [8", ["is not YAML"]),
         ("lora_rank: 8", "lora_rank: '8'", ["finetune.lora_rank = '8'"]),
         ("lora_rank: 8", "lora_ranks: 8", ["lora_rank"]),
+        ("max_spread: 0.3", "max_spread: .nan", ["bench_cpu.max_spread = nan"]),
     ],
 )
 def test_params_check_names_the_mistake(

@@ -38,7 +38,7 @@ def block(folder: Path) -> str:
         return ""
     machines = " and ".join(sorted({file["machine"]["name"] for file in found.values()}))
     rows = {name: row for variant, file in found.items() for name, row in _rows(variant, file).items()}
-    base = next((rows[name]["decode_tokens_per_s"] for name in BASELINES if name in rows), None)
+    base = next((rows[name].get("decode_tokens_per_s") for name in BASELINES if name in rows), None)
     for row in rows.values():
         if base and row.get("decode_tokens_per_s"):
             row["over"] = row["decode_tokens_per_s"] / base

@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from cartlm.errors import UserError
-from cartlm.report import locks
+from cartlm.report import locks, rules
 from cartlm.results import Outcome, parse_outcomes
 
 WORKSPACE = "workspace"
@@ -55,6 +57,8 @@ def read(root: Path, old: str, new: str | None) -> tuple[Side, Side, list[ParamC
     """
     repository(root)
     olds, news = resolve(root, old), resolve(root, new) if new is not None else None
+    for commit, given in ((olds, olds[:8]), (news, news[:8] if news else WORKSPACE)):
+        not_yaml(root, commit, given)
     with ThreadPoolExecutor() as pool:  # two programs, each some seconds
         diff = pool.submit(dvc_diff, root, "params", olds, news)
         metrics, said = dvc_diff(root, "metrics", olds, news, "--all")
@@ -64,6 +68,7 @@ def read(root: Path, old: str, new: str | None) -> tuple[Side, Side, list[ParamC
         files = one_side(metrics, which)
         name = commit[:8] if commit else WORKSPACE
         unreadable(root, commit, name, set(files))
+        unsound(files, commit, name)
         if not files:
             asked = f"the {WORKSPACE}" if commit is None else f"{given} ({name})"
             if any(path.endswith(".json") for path in listed(root, commit, "metrics")):
@@ -196,20 +201,48 @@ def locked(
     return locks.row_hashes(stages), stages, locks.changed_since(stages, read)
 
 
+def told(path: str, commit: str | None, name: str) -> tuple[str, str]:
+    """A broken file in the words of a message, and the command that helps: a commit's is not mended by a checkout."""
+    return (f"{path} of {name}", f"git show {name}:{path}") if commit else (path, f"git checkout {path}")
+
+
 def unreadable(root: Path, commit: str | None, name: str, known: set[str]) -> None:
-    """Raises UserError for a metrics file that DVC left out because it is not JSON: it does so in silence."""
+    """Raises UserError for a metrics file that DVC left out as it is no JSON object: it does so in silence."""
     for path in listed(root, commit, "metrics"):
         if path.endswith(".json") and path not in known:
+            what, next = told(path, commit, name)
             try:
-                json.loads(text(root, commit, path))
+                values = json.loads(text(root, commit, path))
             except ValueError as error:
-                raise UserError(f"{path} of {name} is not JSON: {error}", f"git checkout {path}") from None
+                raise UserError(f"{what} is not JSON: {error}", next) from None
+            if not isinstance(values, dict):
+                raise UserError(f"{what} is no JSON object", next)
+
+
+def unsound(files: Files, commit: str | None, name: str) -> None:
+    """Raises UserError for a value in a judged metrics file that no stage writes."""
+    for file, values in files.items():
+        target, _ = rules.place(file)
+        if target and (wrong := rules.unsound(values, target)):
+            what, next = told(file, commit, name)
+            raise UserError(f"{what}: {wrong}", next)
+
+
+def not_yaml(root: Path, commit: str | None, name: str) -> None:
+    """Raises UserError for a file of the pipeline that is not YAML: DVC tells it in many lines, as a lack of metrics."""
+    for path in ("params.yaml", "dvc.yaml", "dvc.lock"):
+        try:
+            yaml.safe_load(content(root, commit, path) or b"")
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            what, next = told(path, commit, name)
+            said = " ".join(str(error).split())
+            raise UserError(f"{what} is not YAML: {said}", next) from None
 
 
 def outcomes(root: Path, commit: str | None, name: str) -> dict[str, list[Outcome]]:
     """Variant -> its per-row outcomes."""
     return {
-        Path(path).stem: parse_outcomes(text(root, commit, path), f"{name}:{path}" if commit else path)
+        Path(path).stem: parse_outcomes(text(root, commit, path), *told(path, commit, name))
         for path in listed(root, commit, OUTCOMES)
         if path.endswith(".csv")
     }

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from cartlm.report import drift, locks, significance, stale
+from cartlm.errors import UserError
+from cartlm.report import drift, locks, notes, significance, stale
 from cartlm.report.commits import ParamChange, Side
 from cartlm.report.drift import Drift, Shift
-from cartlm.report.paired import Difference, against_reference, differences, pair, signed
-from cartlm.report.rules import ACCURACY, OF_MACHINE, TESTED, Rule, judged, other_machine, place, unlike
+from cartlm.report.paired import Difference, against_reference, differences, pair
+from cartlm.report.rules import ACCURACY, OF_MACHINE, TESTED, Rule, judged, other_machine, place
 from cartlm.statistics import ALPHA, Pairs, wilson
-from cartlm.text import few
 
+OTHER_ROWS = "the test rows differ (data/test.jsonl in dvc.lock): nothing is paired"
 Verdict = Literal["worse", "better", "not comparable", "removed", "added", "no change"]
 ORDER: tuple[Verdict, ...] = ("worse", "better", "not comparable", "removed", "added", "no change")
 
@@ -38,12 +38,16 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Tests:
-    """What tells the noise of timings: the machine's share of them, and p-values without and with it."""
+class Evidence:
+    """What a change is judged by, beside its own two numbers."""
 
-    controls: Drift
-    alone: significance.Found
-    beside: significance.Found
+    tolerances: Mapping[str, float]
+    unpaired: Mapping[str, str]  # variant -> why its outcomes are of other rows
+    other_rows: str | None  # why nothing that rests on the test rows compares, whatever has no outcomes
+    tested: Mapping[str, Difference]  # variant -> its outcomes of both sides, row by row
+    controls: Drift  # the machine's own share in timings
+    alone: significance.Adjusted  # p-values of timings by themselves
+    beside: significance.Adjusted  # and beside the controls
 
 
 @dataclass(frozen=True)
@@ -76,22 +80,27 @@ def compare(
     `tolerances` is the section `compare` of params.yaml; `variants` gives their order, others follow by name. `asked`
     is what DVC says of the new side, where it can be asked; what dvc.lock's hashes say of it is then no note.
     """
-    controls = drift.measured(old, new)
-    tests = Tests(controls, significance.p_values(old, new, None), significance.p_values(old, new, controls))
-    if asked:
-        new = replace(new, outdated={})
     unpaired = unpaired_variants(old, new)
     tested = {
         variant: pair(old.outcomes[variant], new.outcomes[variant])
         for variant in sorted(old.outcomes.keys() & new.outcomes.keys() - unpaired.keys())
     }
-    found = {each.variant: each for each in differences(tested)}
+    controls = drift.measured(old, new)
+    evidence = Evidence(
+        tolerances,
+        unpaired,
+        OTHER_ROWS if any(why == OTHER_ROWS for why in unpaired.values()) else None,
+        {each.variant: each for each in differences(tested)},
+        controls,
+        significance.p_values(old, new, None),
+        significance.p_values(old, new, controls),
+    )
+    if asked:
+        new = replace(new, outdated={})
     changes = [
         change
         for file in sorted(old.metrics.keys() | new.metrics.keys())
-        for change in of_file(
-            file, old.metrics.get(file, {}), new.metrics.get(file, {}), tolerances, unpaired, found, tests
-        )
+        for change in of_file(file, old.metrics.get(file, {}), new.metrics.get(file, {}), evidence)
     ]
     rank = {variant: i for i, variant in enumerate(variants)}
 
@@ -103,8 +112,8 @@ def compare(
             it.target != ACCURACY, it.target, ORDER.index(it.verdict), by_variant(it.variant), it.metric,
         )
     )  # fmt: skip
-    said = [*notes(old, new, unpaired), *machine_notes(changes, controls, tolerances), *code_notes(old, new)]
-    said += [*torn(old), *torn(new)]
+    said = [*notes.about(old, new, unpaired), *notes.of_the_machine(changes, controls, tolerances)]
+    said += [*notes.of_the_code(old, new), *notes.torn(old), *notes.torn(new)]
     ours = [variant for variant in new.outcomes if not rank or variant in rank]  # no servers
     ordered = {variant: new.outcomes[variant] for variant in sorted(ours, key=by_variant)}
     return Comparison(
@@ -113,43 +122,53 @@ def compare(
 
 
 def of_file(
-    file: str,
-    before: Mapping[str, Any],
-    after: Mapping[str, Any],
-    tolerances: Mapping[str, float],
-    unpaired: Mapping[str, str],
-    tested: Mapping[str, Difference],
-    tests: Tests,
+    file: str, before: Mapping[str, Any], after: Mapping[str, Any], evidence: Evidence
 ) -> Iterator[Change]:
     """The judged metrics of one file."""
     target, variant = place(file)
     if not target:
         return
-    machine = None if target == ACCURACY else other_machine(before, after)
     for key, kind, better in judged(before, after, target):
-        reason = machine if kind in OF_MACHINE else None
-        if target == ACCURACY:
-            own = (
-                key.rpartition(".")[0] + ".rows"
-            )  # a section with rows of its own does not rest on the test rows
-            reason = None if own in before.keys() & after.keys() else unpaired.get(variant)
-            reason = reason or other_rows(before, after, key)
-        if kind == "energy":
-            reason = reason or other_meter(before, after, key)
-        paired = tested.get(variant) if key == TESTED and target == ACCURACY else None
-        rule = Rule(kind, better, tolerances[kind])
-        verdict, change, why = judge(before, after, key, rule, reason, paired, tests.alone.get((file, key)))
-        shared = tests.controls.of(target, variant, key)
+        rule = Rule(kind, better, evidence.tolerances[kind])
+        reason = not_comparable(variant, key, kind, before, after, evidence)
+        paired = evidence.tested.get(variant) if (target, key) == (ACCURACY, TESTED) else None
+        verdict, change, why = judge(
+            before, after, key, rule, reason, paired, evidence.alone.get((file, key))
+        )
+        shared = evidence.controls.of(target, variant, key)
         withdrawn = False
         if shared and verdict in ("worse", "better"):
-            less, p = drift.without(shared, after, key), tests.beside.get((file, key))
-            beside, _, said = judge(before, less, key, rule, p=p)
+            less = drift.without(shared, after, key)
+            beside, _, said = judge(before, less, key, rule, p=evidence.beside.get((file, key)))
+            # A change that is the opposite beside the others is none either: its two numbers do not show it.
             if withdrawn := beside != verdict:
                 said = said if beside == "no change" else f"but {beside}"
                 verdict, why = "no change", f"{said} {shared.words}"
         values = before.get(key), after.get(key)
         name = key.removeprefix(f"{target}.")
         yield Change(target, variant, name, kind, *values, change, verdict, why, paired, shared, withdrawn)
+
+
+def not_comparable(
+    variant: str,
+    key: str,
+    kind: str,
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    evidence: Evidence,
+) -> str | None:
+    """Why two values are no comparison: another machine, another meter, other rows; None where they are one."""
+    if kind in OF_MACHINE and (reason := other_machine(before, after)):
+        return reason
+    if kind == "energy":
+        return other_meter(before, after, key)
+    if kind != ACCURACY:
+        return None
+    own_rows = f"{key.rpartition('.')[0]}.rows" in before.keys() & after.keys()
+    if not own_rows and variant not in evidence.tested:
+        # Parity and a card's kernels rest on the test rows, as all do, and have no outcomes of their own.
+        return evidence.unpaired.get(variant) or evidence.other_rows or other_rows(before, after, key)
+    return other_rows(before, after, key)
 
 
 def judge(
@@ -214,7 +233,8 @@ def interval(values: Mapping[str, Any], key: str, kind: str) -> tuple[float, flo
 def other_rows(before: Mapping[str, Any], after: Mapping[str, Any], key: str) -> str | None:
     """Why shares of a section do not compare: it rests on other rows, or on another number of them."""
     section = key.rpartition(".")[0]
-    for name, words in (("rows", "other rows"), ("n", "another number of rows")):
+    counts = [(name, "another number of rows") for name in ("n", "n_accuracy")]
+    for name, words in (("rows", "other rows"), *counts):
         both = before.get(f"{section}.{name}".lstrip(".")), after.get(f"{section}.{name}".lstrip("."))
         if None not in both and both[0] != both[1]:
             return f"{words}: {both[0]}, then {both[1]}"
@@ -234,88 +254,18 @@ def unpaired_variants(old: Side, new: Side) -> dict[str, str]:
     for variant in sorted(old.outcomes.keys() & new.outcomes.keys()):
         rows = old.rows.get(variant), new.rows.get(variant)
         if rows[0] and rows[1] and rows[0] != rows[1]:
-            found[variant] = "the test rows differ (data/test.jsonl in dvc.lock): nothing is paired"
+            found[variant] = OTHER_ROWS
             continue
         try:
             pair(old.outcomes[variant], new.outcomes[variant])
         except ValueError as error:
+            if rows[0] and rows[0] == rows[1]:  # then a file is broken, and what it hides could be a loss
+                path = f"{locks.OUTCOMES}/{variant}.csv"
+                raise UserError(
+                    f"{path} of {old.name} and {new.name} are of the same test rows by dvc.lock, but {error}",
+                    f"git log -- {path}",
+                ) from None
             found[variant] = f"the test rows differ: {error}: nothing is paired"
-    return found
-
-
-def notes(old: Side, new: Side, unpaired: Mapping[str, str]) -> list[str]:
-    """What a reader has to know before the tables, one sentence each."""
-    said: dict[str, list[str]] = {}
-    for variant, why in unpaired.items():
-        said.setdefault(f"Accuracy is not comparable, {why}", []).append(variant)
-    for file in sorted(old.metrics.keys() | new.metrics.keys()):
-        target, variant = place(file)
-        before, after = old.metrics.get(file, {}), new.metrics.get(file, {})
-        if not target or not (before or after):
-            continue
-        if not before or not after:
-            gone = "no longer" if before else "only now"
-            said.setdefault(f"{target}: {gone} measured", []).append(variant)
-            continue
-        if target != ACCURACY and (machine := other_machine(before, after)):
-            described = str(PurePosixPath(file).with_name("machine.json"))
-            own = unlike(old.metrics.get(described, {}), new.metrics.get(described, {}))
-            what = f"{target}: not comparable, {machine}" + (f", {own}" if own else "")
-            said.setdefault(what, []).append(variant)
-        for key in ("engine.version", "engine.kernel", "engine.threads"):
-            if before.get(key) != after.get(key):
-                what = f"{target}: {key} was {before.get(key)}, is {after.get(key)}"
-                said.setdefault(what, []).append(variant)
-    missing = sorted(old.outcomes.keys() ^ new.outcomes.keys())
-    if missing:
-        said["Outcomes are on one side only, so nothing is paired"] = missing
-    return [f"{what}: {', '.join(names)}." for what, names in said.items()]
-
-
-def machine_notes(changes: Sequence[Change], controls: Drift, tolerances: Mapping[str, float]) -> list[str]:
-    """How far the variants went of which nothing changed, where that is beyond a tolerance or decides a verdict."""
-    judged_so: dict[tuple[str, str], list[Change]] = {}
-    for change in changes:
-        if change.shared:
-            judged_so.setdefault((change.target, change.metric), []).append(change)
-    said: dict[str, list[str]] = {}
-    for (target, metric), found in judged_so.items():
-        shift = controls.over_all(target, metric)
-        held = sum(change.withdrawn for change in found)
-        if shift and (held or abs(shift.change) > tolerances[found[0].kind]):
-            count = f" ({held} no change for it)" if held else ""
-            said.setdefault(target, []).append(f"{metric} {signed(shift.change)} %{count}")
-    return [
-        f"{target}: timings are judged beside those of variants of which nothing changed; the median of these went "
-        f"{'; '.join(found)}."
-        for target, found in said.items()
-    ]
-
-
-def code_notes(old: Side, new: Side) -> list[str]:
-    """Stages that measured with other code on the two sides, and those whose numbers are older than code or params."""
-    said: dict[str, list[str]] = {}
-    for stage, paths in locks.other_code(old.stages, new.stages).items():
-        said.setdefault(f"Measured by other code ({few(paths, 4)})", []).append(stage)
-    for side in (old, new):
-        for stage, changed in side.outdated.items():
-            said.setdefault(f"in {side.name}, not run again since {few(changed, 4)} changed", []).append(
-                stage
-            )
-    return [f"{what}: {', '.join(stages)}." for what, stages in said.items()]
-
-
-def torn(side: Side) -> list[str]:
-    """Variants whose share in metrics/eval is not that of their outcomes: one of the two files is old."""
-    found = []
-    for variant, outcomes in side.outcomes.items():
-        share = side.metrics.get(f"metrics/eval/{variant}.json", {}).get(TESTED)
-        if share is not None and outcomes:
-            counted = sum(outcome.outcome == "exact" for outcome in outcomes) / len(outcomes)
-            if abs(counted - share) > 0.0001:  # metrics have 4 significant digits
-                found.append(
-                    f"in {side.name}, metrics/eval/{variant}.json says {share:g} exact, its outcomes {counted:g}."
-                )
     return found
 
 

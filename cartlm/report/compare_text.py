@@ -65,7 +65,11 @@ def headline(found: Comparison) -> str:
     lost = len(found.having("not comparable"))
     if lost and lost + len(found.having("added")) + len(found.having("removed")) == len(found.changes):
         return "nothing is comparable"
-    return "; ".join([*(counted or ["no change"]), *([f"{lost} not comparable"] if lost else [])])
+    gone = len(found.having("removed"))
+    rest = [
+        f"{number} {verdict}" for number, verdict in ((lost, "not comparable"), (gone, "removed")) if number
+    ]
+    return "; ".join([*(counted or ["no change"]), *rest])
 
 
 def bullets(notes: Iterable[str]) -> list[str]:

@@ -100,7 +100,10 @@ def p_value(p: float) -> str:
 
 
 def resolution(found: Sequence[Difference]) -> str:
-    """One sentence: the difference that these rows resolve, at the median share of rows on which two differ."""
+    """One sentence: the difference that these rows resolve, at the median share of rows on which two differ.
+
+    Of two variants compared alone: a Holm-adjusted p-value of many has less power.
+    """
     if not found:
         return ""
     import numpy as np
@@ -110,5 +113,5 @@ def resolution(found: Sequence[Difference]) -> str:
     least = resolvable(n, discordant)
     on = f"between variants of which one is right and the other wrong on {100 * discordant:.1f} % of the rows"
     if least is None:
-        return f"{n:,} rows are too few to show any difference {on} (the median here; power 80 %, level 5 %)."
-    return f"{n:,} rows resolve a difference of {100 * least:.1f} points {on} (the median here; power 80 %, level 5 %)."
+        return f"{n:,} rows are too few to show any difference {on} (the median here; power 80 %, level 5 % for one pair alone)."
+    return f"{n:,} rows resolve a difference of {100 * least:.1f} points {on} (the median here; power 80 %, level 5 % for one pair alone)."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -55,12 +56,22 @@ def judged(
         section, _, name = key.rpartition(".")
         if name.endswith(("_low", "_high")) or section.endswith("slices"):
             continue
-        if not all(isinstance(side.get(key, 0), int | float) for side in (before, after)):
-            continue
         for pattern, kind, better in RULES:
             if re.fullmatch(pattern, name) and (kind == ACCURACY or target != ACCURACY):
                 yield key, kind, better
                 break
+
+
+def unsound(values: Mapping[str, Any], target: str) -> str | None:
+    """What no stage writes, as `key is value`: text for a judged number, NaN or infinity, a share outside 0 to 1."""
+    kinds = {key: kind for key, kind, _ in judged(values, {}, target)}
+    for key, value in values.items():
+        number = isinstance(value, int | float)
+        beyond = number and not abs(value) <= sys.float_info.max  # of NaN, too
+        share = number and kinds.get(key) == ACCURACY and not 0 <= value <= 1
+        if beyond or share or (key in kinds and not number):
+            return f"{key} is {value!r}"
+    return None
 
 
 def other_machine(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:

@@ -8,18 +8,18 @@ from cartlm.report.drift import TIMED, Drift, on_one_machine, without
 from cartlm.report.rules import judged, place
 from cartlm.statistics import holm
 
-Found = dict[tuple[str, str], float]
+Adjusted = dict[tuple[str, str], float]
 """File and key -> adjusted p-value."""
 
 
-def p_values(old: Side, new: Side, controls: Drift | None) -> Found:
+def p_values(old: Side, new: Side, controls: Drift | None) -> Adjusted:
     """The timings with rounds and intervals that both sides measured; with `controls` each beside those of the others.
 
     In two steps, as the timings of a variant tell much the same: does the variant differ at all, by all its timings
-    together, Holm-adjusted over the variants of the target; and if so, in which timing, by its own p-value. The larger
-    of the two is the timing's.
+    together, Holm-adjusted over the variants of the target; and if so, in which timing, Holm-adjusted over those of the
+    variant, or one true change would let its others pass unadjusted. The larger of the two is the timing's.
     """
-    targets: dict[str, dict[str, Found]] = {}
+    targets: dict[str, dict[str, Adjusted]] = {}
     for file, before, after in on_one_machine(old, new):
         target, variant = place(file)
         for key, kind, _ in judged(before, after, target):
@@ -28,9 +28,10 @@ def p_values(old: Side, new: Side, controls: Drift | None) -> Found:
             if kind in TIMED and first and second and before[key] != after[key]:
                 p = timings.welch(first, second, shift.error if shift else 0.0)
                 targets.setdefault(target, {}).setdefault(variant, {})[file, key] = p
-    adjusted: Found = {}
+    adjusted: Adjusted = {}
     for variants in targets.values():
-        together = holm([timings.combined(list(found.values())) for found in variants.values()])
+        together = holm([timings.cauchy_combination(list(found.values())) for found in variants.values()])
         for found, p in zip(variants.values(), together, strict=True):
-            adjusted |= {where: max(p, own) for where, own in found.items()}
+            each = zip(found, holm(list(found.values())), strict=True)
+            adjusted |= {where: max(p, own) for where, own in each}
     return adjusted

@@ -11,7 +11,11 @@ from typing import Any
 from cartlm.statistics import ALPHA
 
 FEWEST_ROUNDS = 3
-"""Fewer have next to no degrees of freedom: not even ten times slower would be found among fifty timings."""
+"""Fewer have next to no degrees of freedom: not even ten times slower would be found among fifty timings.
+
+With three the level is above 5 %, as an interval of three rounds is too short, but below that of intervals which do not
+overlap (docs/log.md).
+"""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ def of(values: Mapping[str, Any], key: str) -> Timing | None:
 def welch(first: Timing, second: Timing, more: float = 0.0) -> float:
     """The two-sided p-value of Welch's t-test on the logarithms of two timings (Welch 1947; scipy).
 
-    The degrees of freedom come from the rounds. `more` is a standard error that the second has beside its own.
+    The degrees of freedom come from the rounds. `more` is a standard error of the logarithm that the second has beside
+    its own (of the controls, see drift.shift); it counts as if the rounds had told it.
     """
     from scipy.stats import ttest_ind_from_stats
 
@@ -68,11 +73,12 @@ def welch(first: Timing, second: Timing, more: float = 0.0) -> float:
     return float(ttest_ind_from_stats(*sides[0], *sides[1], equal_var=False).pvalue)
 
 
-def combined(p_values: Sequence[float]) -> float:
+def cauchy_combination(p_values: Sequence[float]) -> float:
     """One p-value for several that depend on each other: the Cauchy combination (Liu and Xie, JASA 115 (2020) 393-402).
 
     Neither scipy nor statsmodels has it, and their other ways want independent tests. Those above 0.5 count as 0.5, or a
-    p-value near 1 would hide one near 0.
+    p-value near 1 would hide one near 0; the price is a level of 6 to 7 % where 5 % is asked for and dozens of tests are
+    independent, which timings of one measurement are not.
     """
     cotangents = [1 / math.tan(math.pi * min(max(p, 1e-300), 0.5)) for p in p_values]
     return math.atan2(1, sum(cotangents) / len(cotangents)) / math.pi

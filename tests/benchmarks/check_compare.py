@@ -124,6 +124,8 @@ def repetition(repo: Path, number: int, seen: list[dict[str, Any]], refused: lis
             measure(repo, number, judge)
             break
         except UserError as error:
+            if "max_spread" not in error.message:  # nothing that another try mends
+                raise
             print(f"{number}: not measured: {error.message}", flush=True)
             refused.append(number)
     else:
@@ -188,10 +190,10 @@ def plant_loss(metrics: Path, variant: str) -> None:
     """Turn exact rows into wrong ones: 3 % of all rows, evenly spread."""
     outcomes = results.read_outcomes(metrics / "outcomes" / f"{variant}.csv")
     exact = [i for i, each in enumerate(outcomes) if each.outcome == "exact"]
-    lost = round(LOSS * len(outcomes))
+    lost = max(1, round(LOSS * len(outcomes)))
     if lost > len(exact):
         raise UserError(f"{variant} has only {len(exact)} exact rows", "name another --variant")
-    for i in exact[:: len(exact) // lost][:lost]:
+    for i in (exact[at] for at in np.linspace(0, len(exact) - 1, lost).round().astype(int)):
         outcomes[i] = results.Outcome(outcomes[i].id, "wrong", "0" * 12)
     results.write_outcomes(metrics / "outcomes" / f"{variant}.csv", outcomes)
     path = metrics / "eval" / f"{variant}.json"

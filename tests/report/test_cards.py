@@ -31,6 +31,16 @@ def write(folder: Path) -> None:
         (folder / f"{name}.json").write_text(json.dumps(values))
 
 
+def test_a_baseline_without_a_decode_speed_has_no_ratios(tmp_path: Path) -> None:
+    """As of answers of one token."""
+    folder = tmp_path / "bench/h200"
+    write(folder)
+    merged = json.loads((folder / "merged.json").read_text())
+    del merged["gpu"]["decode_tokens_per_s"]
+    (folder / "merged.json").write_text(json.dumps(merged))
+    assert "int4-g128" in cards.block(folder)
+
+
 def test_a_row_a_kernel_and_its_ratio_to_fp16(tmp_path: Path) -> None:
     write(tmp_path / "bench/h200")
     text = cards.block(tmp_path / "bench/h200")

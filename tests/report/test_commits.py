@@ -326,13 +326,43 @@ def test_a_half_written_file_is_named_and_not_passed_over(repo: Repo) -> None:
     (repo.path / "metrics/eval/q8_0.json").write_text('{"free": {', encoding="utf-8")
     failed(
         repo.compare("HEAD"),
-        "metrics/eval/q8_0.json of workspace is not JSON",
+        "metrics/eval/q8_0.json is not JSON",
         "git checkout metrics/eval/q8_0.json",
     )
     shutil.copy(repo.path / "params.yaml", repo.path / "metrics/outcomes/q8_0.csv")
     repo.write()
     (repo.path / "metrics/outcomes/q8_0.csv").write_text("id\n", encoding="utf-8")
     failed(repo.compare("HEAD"), "metrics/outcomes/q8_0.csv has not the columns")
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        ('"0.2"', "free.exact_match is '0.2'"), ("NaN", "free.exact_match is nan"),
+        ("7", "free.exact_match is 7"), ("Infinity", "free.exact_match is inf"),
+    ],
+)  # fmt: skip
+def test_a_value_that_no_stage_writes_is_named(repo: Repo, share: str, said: str) -> None:
+    path = repo.path / "metrics/eval/q8_0.json"
+    path.write_text(f'{{"free": {{"n": 100, "exact_match": {share}}}}}', encoding="utf-8")
+    done = repo.compare("HEAD", "--json")
+    failed(done, f"metrics/eval/q8_0.json: {said}", "; git checkout metrics/eval/q8_0.json")
+    broken = repo.commit()[:8]
+    failed(repo.compare("HEAD~1", "HEAD"), said, f"; git show {broken}:metrics/eval/q8_0.json")
+
+
+def test_a_metrics_file_that_is_no_object_is_named(repo: Repo) -> None:
+    (repo.path / "metrics/eval/q8_0.json").write_text("[1]", encoding="utf-8")
+    failed(repo.compare("HEAD"), "metrics/eval/q8_0.json is no JSON object")
+
+
+@pytest.mark.parametrize("file", ["params.yaml", "dvc.lock"])
+def test_a_conflict_in_a_file_of_the_pipeline_is_one_line_with_its_place(repo: Repo, file: str) -> None:
+    path = repo.path / file
+    path.write_text("<<<<<<< HEAD\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
+    broken = repo.commit()[:8]
+    repo.git("checkout", "-q", "HEAD~1", "--", file)
+    failed(repo.compare("HEAD"), f"{file} of {broken} is not YAML", "line", f"; git show {broken}:{file}")
 
 
 def test_what_dvc_cannot_read_is_not_taken_for_absent(repo: Repo) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from cartlm.errors import UserError
 from cartlm.report import compare, compare_text, rules
 from cartlm.report.commits import ParamChange, Side
 from cartlm.report.compare import Change, Comparison
@@ -152,6 +154,83 @@ def test_what_the_names_of_two_machines_do_not_tell(
     assert words in note
 
 
+@pytest.mark.parametrize(
+    "file", ["metrics/parity.json", "metrics/merge.json", "metrics/bench/t4/merged.json"]
+)
+def test_what_has_no_outcomes_rests_on_the_same_test_rows(file: str) -> None:
+    section = "kernel_marlin." if "t4" in file else ""
+    name = f"{section}{'exact_match' if section else 'agreement'}"
+    old, new = evaluated(rows(900, 100)), evaluated(rows(900, 100), "new")
+    for side, share in ((old, 1.0), (new, 0.9)):
+        side.metrics[file] = {name: share, "machine.hash": "m1"}
+
+    def verdict() -> str:
+        return next(
+            each.verdict for each in compare.compare(old, new, TOLERANCES).changes if each.metric == name
+        )
+
+    assert verdict() == "worse"
+    new.rows["q8_0"] = "r2"
+    assert verdict() == "not comparable"
+
+
+def test_a_kernel_is_compared_by_its_interval_and_rows() -> None:
+    card = "metrics/bench/t4/int4.json"
+
+    def kernel(share: float, n: int = 1000) -> dict[str, Any]:
+        key = "kernel_marlin.exact_match"
+        limits = {f"{key}_low": share - 0.015, f"{key}_high": share + 0.015}
+        return {key: share, **limits, "kernel_marlin.n_accuracy": n, "machine.hash": "m1"}
+
+    def verdict(old: dict[str, Any], new: dict[str, Any]) -> str:
+        return compare.compare(Side("", {card: old}), Side("", {card: new}), TOLERANCES).changes[0].verdict
+
+    assert verdict(kernel(0.94), kernel(0.934)) == "no change"
+    assert verdict(kernel(0.94), kernel(0.8)) == "worse"
+    assert verdict(kernel(0.94), kernel(0.8, n=500)) == "not comparable"
+
+
+@pytest.mark.parametrize(
+    "kind", ["energy.energy_j_per_query", "cpu.load_s", "cpu.latency_ms_p50", "cpu.peak_rss_mib"]
+)
+def test_whatever_a_machine_makes_is_not_compared_with_another(kind: str) -> None:
+    old = {kind: 1.0, "machine.hash": "m1", "energy.energy_kind": "measured"}
+    assert one(old, old | {kind: 9.0}).verdict == "worse"
+    assert one(old, old | {kind: 9.0, "machine.hash": "m2"}).verdict == "not comparable"
+
+
+@pytest.mark.parametrize("name", ["version", "kernel", "threads"])
+def test_another_engine_is_told(name: str) -> None:
+    sides = [Side("", {BENCH: bench(95, 100, 105) | {f"engine.{name}": value}}) for value in ("a", "b")]
+    assert compare.compare(*sides, TOLERANCES).notes == [f"cpu: engine.{name} was a, is b: q8_0."]
+
+
+def test_a_benchmark_that_tells_little_is_named() -> None:
+    weak = bench(95, 100, 105) | {"cpu.n": 1, "cpu.other_cpus": 1.7}
+    found = compare.compare(Side("old", {BENCH: bench(95, 100, 105)}), Side("new", {BENCH: weak}), TOLERANCES)
+    assert found.notes == [
+        "cpu of new: measured in 1 round, which no test can tell from noise: q8_0.",
+        "cpu of new: measured while others kept more than 0.2 CPUs busy (other_cpus): q8_0.",
+    ]
+
+
+def test_outcomes_of_the_same_rows_that_do_not_pair_are_broken() -> None:
+    """Not `other rows`: a file with a row twice would hide any loss."""
+    new = evaluated(rows(0, 1000), "new")
+    new.outcomes["q8_0"].append(new.outcomes["q8_0"][0])
+    old = evaluated(rows(900, 100))
+    assert old.rows == new.rows == {"q8_0": "r1"}
+    with pytest.raises(
+        UserError, match=r"metrics/outcomes/q8_0.csv of old and new are of the same test rows"
+    ):
+        compare.compare(old, new, TOLERANCES)
+
+
+def test_removed_numbers_are_in_the_headline() -> None:
+    found = compare.compare(Side("old", {BENCH: bench(95, 100, 105)}), Side("new", {EVAL: {}}), TOLERANCES)
+    assert compare_text.headline(found).endswith("1 removed")
+
+
 def test_a_measured_and_an_estimated_energy_do_not_compare() -> None:
     key = "energy.energy_j_per_query"
     old = {key: 1.0, "energy.energy_kind": "measured", "machine.hash": "m1"}
@@ -211,8 +290,8 @@ def test_holm_runs_over_all_variants_of_the_comparison() -> None:
     "new",
     [
         evaluated(rows(500, 500), rows_hash="r2"),  # the same ids, other rows
-        evaluated(rows(500, 500, start=1)),
-        evaluated(rows(500, 400)),
+        replace(evaluated(rows(500, 500, start=1)), rows={}),  # of a commit without a dvc.lock
+        replace(evaluated(rows(500, 400)), rows={}),
     ],
 )
 def test_other_test_rows_are_not_paired_and_no_regression(new: Side) -> None:
@@ -268,7 +347,10 @@ def test_a_new_engine_and_disagreeing_files_are_noted() -> None:
     old, new = evaluated(rows(9, 1), engine__version="1"), evaluated(rows(9, 1), engine__version="2")
     assert compare.compare(old, new, TOLERANCES).notes == ["accuracy: engine.version was 1, is 2: q8_0."]
     torn = evaluated(rows(900, 100), "new", free__exact_match=0.7)
-    assert "says 0.7 exact, its outcomes 0.9" in compare.compare(old, torn, TOLERANCES).notes[-1]
+    assert (
+        "says 0.7 exact, its outcomes 0.9"
+        in compare.compare(evaluated(rows(900, 100)), torn, TOLERANCES).notes[-1]
+    )
 
 
 def test_from_nothing_to_something_has_no_percentage() -> None:

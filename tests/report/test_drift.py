@@ -90,6 +90,23 @@ def test_a_change_that_only_the_machine_makes_up_for_is_not_invented() -> None:
     assert changed(side(), side(1.4, q4_k_m=values(1.0))) == {}
 
 
+def test_a_slow_down_that_is_a_gain_beside_the_others_is_neither() -> None:
+    found = compare.compare(side(), side(0.5, q4_k_m=values(0.8)), TOLERANCES).changes
+    own = next(each for each in found if (each.variant, each.metric) == ("q4_k_m", "decode_tokens_per_s"))
+    assert (own.verdict, own.withdrawn) == ("no change", True)
+    assert own.why.startswith("but better beside 6 other variants")
+
+
+def test_energy_is_judged_beside_the_others_too() -> None:
+    def of(joules: float) -> Side:
+        given = side()
+        for each in given.metrics.values():
+            each |= {"energy.energy_j_per_query": joules, "energy.energy_kind": "measured", "energy.n": 10}
+        return given
+
+    assert changed(of(1.0), of(2.0)) == {}
+
+
 def test_what_goes_the_other_way_than_the_machine_is_a_change() -> None:
     found = changed(side(), side(0.8, q4_k_m=values(1.4)))
     assert found["q4_k_m", "decode_tokens_per_s"] == "better"
