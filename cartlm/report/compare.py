@@ -89,7 +89,7 @@ def compare(
     evidence = Evidence(
         tolerances,
         unpaired,
-        OTHER_ROWS if any(why == OTHER_ROWS for why in unpaired.values()) else None,
+        OTHER_ROWS if OTHER_ROWS in unpaired.values() else None,
         {each.variant: each for each in differences(tested)},
         controls,
         significance.p_values(old, new, None),
@@ -165,10 +165,11 @@ def not_comparable(
     if kind != ACCURACY:
         return None
     own_rows = f"{key.rpartition('.')[0]}.rows" in before.keys() & after.keys()
+    reason = None
     if not own_rows and variant not in evidence.tested:
         # Parity and a card's kernels rest on the test rows, as all do, and have no outcomes of their own.
-        return evidence.unpaired.get(variant) or evidence.other_rows or other_rows(before, after, key)
-    return other_rows(before, after, key)
+        reason = evidence.unpaired.get(variant) or evidence.other_rows
+    return reason or other_rows(before, after, key)
 
 
 def judge(

@@ -62,10 +62,9 @@ def headline(found: Comparison) -> str:
         if changes := found.having(verdict):
             names = list(dict.fromkeys(f"{change.target} {change.variant}" for change in changes))
             counted.append(f"{len(changes)} {verdict} ({few(names, 12)})")
-    lost = len(found.having("not comparable"))
-    if lost and lost + len(found.having("added")) + len(found.having("removed")) == len(found.changes):
+    lost, gone = len(found.having("not comparable")), len(found.having("removed"))
+    if lost and lost + len(found.having("added")) + gone == len(found.changes):
         return "nothing is comparable"
-    gone = len(found.having("removed"))
     rest = [
         f"{number} {verdict}" for number, verdict in ((lost, "not comparable"), (gone, "removed")) if number
     ]
