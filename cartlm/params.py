@@ -58,19 +58,22 @@ class Catalog(Section):
 
 
 class Wording(Section):
-    """Shares of styles, quantity forms and name forms; a form that does not apply gives its share to the rest."""
+    """Rates of styles, quantity forms and name forms, each among the messages to which it applies.
+
+    The data card (docs/data.md) has the shares of all messages that follow.
+    """
 
     polite: Share
     rambling: Share
     correcting: Share  # the remaining share is terse
-    quantity_word: Share
-    quantity_pack: Share
-    quantity_none: Share  # of the rows whose quantity is 1
+    quantity_word: Share  # a number word, where no other form is taken
+    quantity_pack: Share  # "a dozen", where the quantity (2, 6, 12, 24) has such a word and is not corrected
+    quantity_none: Share  # where the quantity is 1 and not corrected
     name_full: Share
     name_short: Share
     name_part: Share  # of the rows whose catalog holds near-twins
     switch_frame: Share  # the frame is in the row's language, catalog and product are in another
-    switch_number: Share  # the number word is in another language
+    switch_number: Share  # a number word in another language, where frame and product share one
 
     @model_validator(mode="after")
     def _shares(self) -> Wording:

@@ -150,15 +150,27 @@ def _name_form(line: Line, catalog: Sequence[Line], params: Data, rng: random.Ra
     return "inflected"
 
 
-def _quantity_form(quantity: int, language: str, params: Data, rng: random.Random) -> str:
+def _quantity_form(
+    quantity: int, product: Product, corrected: bool, params: Data, rng: random.Random
+) -> str:
+    """How the quantity is said; a `corrected` one is a digit or a word: "two, no, make it three"."""
     wording = params.wording
-    if quantity == 1 and rng.random() < wording.quantity_none:
+    if quantity == 1 and rng.random() < wording.quantity_none and not corrected:
         return "none"
-    draw = rng.random()
-    rules = grammar(language)
-    if quantity in rules["packs"] and draw < wording.quantity_pack * 3:
+    rules = grammar(product.language)
+    # no "pair of pairs of jeans"
+    packed = quantity in rules["packs"] and not corrected and not (quantity == 2 and product.plural_only)
+    if packed and rng.random() < wording.quantity_pack:
         return "pack"
-    return "word" if quantity in rules["numbers"] and draw > 1 - wording.quantity_word else "digit"
+    return "word" if quantity in rules["numbers"] and rng.random() < wording.quantity_word else "digit"
+
+
+def _number_language(quantity: int, language: str, own: str, params: Data, rng: random.Random) -> str:
+    """The language of a number word: the frame's where the product is in another one, else mostly `own`."""
+    if language != own:
+        return language
+    others = [x for x in LANGUAGES if x != own and quantity in grammar(x)["numbers"]]
+    return rng.choice(others) if others and rng.random() < params.wording.switch_number else own
 
 
 def sample_quantity(rng: random.Random) -> int:
@@ -206,20 +218,16 @@ def word(
     quantity = sample_quantity(rng)
     foreign = line.product.language != language
     parts = frame(language, action, style, novel, rng, frames)
-    quantity_form = _quantity_form(quantity, line.product.language, params, rng)
     possible = names(line, catalog)
     fix_kind = ""
     if style == "correcting":
         others = [other for other in catalog if other is not line]
         fix_kind = rng.choice(("quantity", "product")) if others else "quantity"
-        if fix_kind == "quantity":
-            quantity_form = "word" if quantity_form == "word" else "digit"
+    quantity_form = _quantity_form(quantity, line.product, fix_kind == "quantity", params, rng)
     number_language = line.product.language
-    if quantity_form == "word" and (foreign or rng.random() < wording.switch_number * 3):
-        number_language = language if foreign else rng.choice([x for x in LANGUAGES if x != language])
+    if quantity_form == "word":
+        number_language = _number_language(quantity, language, number_language, params, rng)
     name_form = _name_form(line, catalog, params, rng)
-    if quantity_form == "pack" and quantity == 2 and line.product.plural_only:
-        quantity_form = "digit"  # "a pair of pairs of jeans"
 
     def phrase(of: Line, count: int, form: str, name: str) -> tuple[str, str]:
         show = names(of, catalog).twin or (bool(of.variant) and rng.random() < 0.12)

@@ -138,7 +138,9 @@ def test_the_same_seed_makes_the_same_rows_and_another_does_not(data: Data) -> N
     small = data.model_copy(update={"train": 30, "validation": 10, "test": 20, "calibration": 6})
     assert splits.from_rules(small).splits == splits.from_rules(small).splits
     other = splits.from_rules(small.model_copy(update={"seed": data.seed + 1})).splits
-    assert [row.message for row in other["test"]] != [row.message for row in splits.from_rules(small).splits["test"]]
+    assert [row.message for row in other["test"]] != [
+        row.message for row in splits.from_rules(small).splits["test"]
+    ]
 
 
 def test_a_larger_train_leaves_the_test_as_it_is(data: Data) -> None:
@@ -187,3 +189,39 @@ def test_what_was_done_is_tagged(made: dict[str, list[rows.Row]]) -> None:
     assert all(row.intent.quantity == 1 for row in train if row.tags["quantity_form"] == "none")
     assert {row.tags["name_form"] for row in train} == {"full", "inflected", "short", "part"}
     assert sum(map(gates.has_twins, train)) / len(train) >= 1 / 3
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.2, 0.5, 1.0])
+@pytest.mark.parametrize(
+    "key", ["quantity_word", "quantity_pack", "quantity_none", "switch_number", "switch_frame"]
+)
+def test_wording_rates_are_met_among_the_messages_to_which_they_apply(
+    data: Data, key: str, rate: float
+) -> None:
+    wording = data.wording.model_copy(update={key: rate})
+    rng = random.Random(3)
+    made = [
+        rules.draft(language, "add", False, data.model_copy(update={"wording": wording}), rng)
+        for _ in range(1_000)
+        for language in data.languages
+    ]
+
+    def applies(draft: rules.Draft) -> bool:
+        quantity, line = (
+            draft.intent.quantity,
+            next(x for x in draft.catalog if x.text == draft.intent.product),
+        )
+        corrected, form = draft.tags["correction"] == "quantity", draft.tags["quantity_form"]
+        packed = quantity in (6, 12, 24) or (quantity == 2 and not line.product.plural_only)
+        return {
+            "quantity_word": form in ("digit", "word"),
+            "quantity_pack": packed and not corrected,
+            "quantity_none": quantity == 1 and not corrected,
+            "switch_number": form == "word" and draft.tags["switch"] != "frame",
+            "switch_frame": True,
+        }[key]
+
+    tag, value = key.split("_") if key.startswith("switch") else ("quantity_form", key.split("_")[1])
+    found = [draft.tags[tag] == value for draft in made if applies(draft)]
+    assert len(found) > 200
+    assert abs(sum(found) / len(found) - rate) < 4 * (0.25 / len(found)) ** 0.5 * (0 < rate < 1) + 1e-9
