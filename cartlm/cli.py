@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import io
 import json
 import os
 import shutil
@@ -145,6 +146,32 @@ def table() -> None:
     """Print the results table."""
     rows = summary.collect(Path("metrics"), variants.listed(stage.params()))
     print(summary.table(rows))
+
+
+@main.command()
+@click.argument("message")
+@click.option(
+    "--catalog", type=click.Path(path_type=Path), required=True, help="Text file, one product a line."
+)
+@click.option(
+    "--variant", help="A variant of params.yaml.  [default: q4_k_m, or f16 where that is not listed]"
+)
+def predict(message: str, catalog: Path, variant: str | None) -> int:
+    """What MESSAGE asks for, as JSON; `-` reads messages from standard input, one a line.
+
+    Exit code 1 if the model's answer to any of them is no intent of the catalog.
+    """
+    from cartlm.serving import predict as predicting
+
+    settings = stage.params()
+    products = predicting.read_catalog(catalog)
+    stdin = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace", newline="\n")
+    with predicting.load(settings, variant or predicting.default_variant(settings)) as reader:
+        sound = True
+        for line, is_intent in predicting.answers(reader, products, predicting.messages(message, stdin)):
+            print(line, flush=True)
+            sound = sound and is_intent
+    return 0 if sound else 1
 
 
 @main.command()

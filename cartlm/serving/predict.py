@@ -1,0 +1,141 @@
+"""What the finished model reads in a message: `cartlm predict`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from cartlm import prompt as prompts
+from cartlm.data.refusal import bad_sign
+from cartlm.errors import UserError
+from cartlm.evaluation import engine_name, model_path
+from cartlm.intent import Intent
+from cartlm.intent import read as read_intent
+from cartlm.measure import cpus
+from cartlm.params import Params
+
+MODELS = Path("models")
+_LINE_END = re.compile(r"\r\n|\r|\n")  # str.splitlines would also split at U+2028 and others within a name
+
+
+class Unreadable(ValueError):
+    """An answer that is no intent of the catalog; `answer` is what the model said."""
+
+    def __init__(self, message: str, answer: str = "") -> None:
+        super().__init__(message)
+        self.answer = answer
+
+
+class Reader:
+    """A loaded variant; make it with `load`, in a `with` block."""
+
+    def __init__(self, engine: Any, separator: str, max_new_tokens: int) -> None:
+        self._engine, self._max_new_tokens = engine, max_new_tokens
+        self._builder = engine.prompt_builder(separator)
+
+    def predict(self, catalog: Sequence[str], message: str) -> Intent:
+        """The intent of one message, read greedily. `catalog`: at least one product, each a line of its own.
+
+        Raises Unreadable for a message that is blank, was decoded wrongly or holds a special token, and for an answer that never ended,
+        is no intent or names no catalog line.
+        """
+        if not message.strip():
+            raise Unreadable("the message is blank")
+        if sign := bad_sign(message.replace("\n", " ").replace("\t", " ")):
+            raise Unreadable(f"the message holds U+{ord(sign):04X}, as text that is not UTF-8 does")
+        try:
+            ids = self._builder.prompt_ids(prompts.render(catalog, message))
+        except UserError as error:
+            raise Unreadable(error.message) from None
+        answer = self._engine.answer(ids, self._max_new_tokens)
+        if answer.finish_reason != "stop":
+            raise Unreadable(f"the answer did not end within {self._max_new_tokens} tokens", answer.text)
+        try:
+            intent = read_intent(answer.text)
+        except ValueError as error:
+            raise Unreadable(f"the answer is no intent: {error}", answer.text) from None
+        if intent.product not in catalog:
+            raise Unreadable(f"{intent.product!r} is not in the catalog", answer.text)
+        return intent
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._engine.__exit__(*error)
+
+
+def default_variant(params: Params) -> str:
+    """`q4_k_m` where params.yaml lists it, else `f16`."""
+    return "q4_k_m" if "q4_k_m" in params.gguf else "f16"
+
+
+def load(params: Params, variant: str, models: Path = MODELS) -> Reader:
+    """The model of `variant` below `models`, on as many threads as this process may use.
+
+    Raises UserError where params.yaml has no such variant, or its model is not made yet.
+    """
+    reference = {name: given.engine for name, given in params.reference}
+    kind = engine_name(variant, reference, list(params.gguf), list(params.gptq))
+    path = model_path(models, variant, kind)
+    engine: Any
+    if kind == "transformers":
+        from cartlm.engines import transformers
+
+        engine = transformers.load(path, threads=cpus.threads())
+    else:
+        from cartlm.engines import llama_cpp
+
+        engine = llama_cpp.load(path, threads=cpus.threads())
+    return Reader(engine, params.prompt.separator, params.eval.max_new_tokens)
+
+
+def read_catalog(path: Path) -> list[str]:
+    """The products of a text file, one a line; blank lines and blanks around a name are dropped.
+
+    Raises UserError for a file that cannot be read, is not UTF-8, holds no product, or one twice.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(
+            f"the catalog {path} is missing", "name a text file with one product a line"
+        ) from None
+    except IsADirectoryError:
+        raise UserError(
+            f"the catalog {path} is a folder", "name a text file with one product a line"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"the catalog {path} is not UTF-8 (byte {error.start})",
+            f"convert it: iconv -f WINDOWS-1250 -t UTF-8 {path} (or -f UTF-16)",
+        ) from None
+    lines = [line.strip() for line in _LINE_END.split(text) if line.strip()]
+    if not lines:
+        raise UserError(f"the catalog {path} holds no product", "write one product a line")
+    if len(set(lines)) < len(lines):
+        twice = next(line for line in lines if lines.count(line) > 1)
+        raise UserError(f"the catalog {path} holds {twice!r} twice", "remove one of them")
+    return lines
+
+
+def messages(given: str, stdin: TextIO) -> Iterator[str]:
+    """The message itself, or for `-` one a line of `stdin`, as each arrives."""
+    if given != "-":
+        yield given
+        return
+    for line in stdin:
+        yield line.rstrip("\r\n")
+
+
+def answers(reader: Reader, catalog: Sequence[str], given: Iterable[str]) -> Iterator[tuple[str, bool]]:
+    """(JSON, whether it is an intent) of each message: the intent, or `error` and, where there is one, `answer`."""
+    for message in given:
+        try:
+            yield reader.predict(catalog, message).canonical(), True
+        except Unreadable as error:
+            said = {"answer": error.answer} if error.answer else {}
+            yield json.dumps({"error": str(error), **said}, ensure_ascii=False), False
