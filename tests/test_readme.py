@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
+import click
 import pytest
 
 from cartlm import params, variants
@@ -47,6 +49,21 @@ def test_make_targets_named_exist() -> None:
     )
     assert named
     assert named <= targets
+
+
+def test_cartlm_commands_named_exist() -> None:
+    from cartlm.cli import main
+
+    lines = [line.removeprefix("$ ") for block in fenced(README) for line in block.splitlines()]
+    commands = [
+        shlex.split(line, comments=True)
+        for line in lines
+        if re.match(r"cartlm [a-z]", line) and "  " not in line[:9]
+    ]
+    assert any(command[1] == "predict" for command in commands)
+    for _, name, *arguments in commands:
+        given = [part for part in arguments if part not in ("<", "messages.txt")]
+        main.get_command(click.Context(main), name).make_context(name, given)  # type: ignore[union-attr]
 
 
 def tree() -> list[str]:
