@@ -21,6 +21,10 @@ Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]  # no dot: DVC would split the key there
 RESERVED = ("base", "adapter", "merged", "f16", "machine")  # names of other models and of other metrics files
+Temperature = Annotated[float, Field(ge=0, le=2)]
+TokenLimit = Literal[
+    "max_tokens", "max_completion_tokens"
+]  # the request's field; gpt-5 and the o-series take the latter
 Language = Literal["english", "croatian", "spanish"]
 GgufType = Literal["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K"]
 
@@ -134,8 +138,9 @@ class Worded(Section):
     ]  # the operators of data.noise, or the model writes it (data.noise.clean tells how often not)
     structured: bool  # OpenAI's structured outputs; false for servers without them
     batch: bool  # the Batch API: cheaper, within 24 hours
-    temperature: Annotated[float, Field(ge=0, le=2)]
+    temperature: Temperature | None  # null: not sent, for models that take none but their own
     max_tokens: Tokens  # of one answer
+    token_limit: TokenLimit
     max_requests: Count | None  # new requests of one run; null: no limit
     max_total_tokens: Count | None  # their tokens, prompts and answers
     concurrency: Count
@@ -360,6 +365,8 @@ class Remote(Section):
     api_key_env: str | None  # name of the environment variable with the key; null: a server without keys
     instruction: str | None  # chat: the system prompt
     max_new_tokens: Tokens
+    token_limit: TokenLimit
+    temperature: Temperature | None  # 0: greedy; null: not sent, for models that take none but their own
     concurrency: Count  # requests in flight
     max_retries: Annotated[int, Field(ge=0)]
     timeout_s: Positive  # of each try
@@ -372,6 +379,8 @@ class Remote(Section):
         _server(self)
         if self.api == "completions" and self.instruction is not None:
             raise ValueError("instruction is the system prompt of api: chat; completions has none")
+        if self.api == "completions" and self.token_limit != "max_tokens":
+            raise ValueError("token_limit is max_tokens with api: completions, which has no other")
         return self
 
 

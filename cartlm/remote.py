@@ -22,11 +22,10 @@ from typing import Any
 import numpy as np
 
 from cartlm.data.rows import Row
-from cartlm.engines.openai import Batch, Client, Failed, Reply, Server
+from cartlm.engines.openai import RETRY_S, UNKNOWN, Batch, Client, Failed, Reply, Server
 from cartlm.errors import UserError
 
 BATCHES_IN_VAIN = 3
-RETRY_S = 0.5  # before the first retry, at most; twice as long before each next one
 
 
 @dataclass(frozen=True)
@@ -47,13 +46,16 @@ def request(
     instruction: str | None,
     separator: str,
     max_new_tokens: int,
+    temperature: float | None = 0,
+    token_limit: str = "max_tokens",
 ) -> Request:
-    """The request of a row, greedy: chat with `instruction` as system prompt, or the bare completion.
+    """The request of a row, greedy at temperature 0: chat with `instruction` as system prompt, or the bare completion.
 
-    A completion's prompt is the row's plus `separator`, as in fine-tuning; BOS is the server's to add. The
+    `temperature` None leaves it to the server; `token_limit` names the field that holds `max_new_tokens`. A completion's prompt is the row's plus `separator`, as in fine-tuning; BOS is the server's to add. The
     server's URL is part of the key, so that no server gets another one's answers.
     """
-    body: dict[str, Any] = {"model": model, "temperature": 0, "max_tokens": max_new_tokens}
+    heat = 0 if temperature == 0 else temperature  # not 0.0: answers of older runs keep their key
+    body = {"model": model, **sampling(heat, token_limit, max_new_tokens)}
     if api == "chat":
         system = [{"role": "system", "content": instruction}] if instruction else []
         body["messages"] = [*system, {"role": "user", "content": row.prompt}]
@@ -63,13 +65,20 @@ def request(
     return Request(row.id, body, key)
 
 
+def sampling(temperature: float | None, token_limit: str, tokens: int) -> dict[str, Any]:
+    """The fields of a request that say how to sample; a `temperature` of None is not sent."""
+    return {**({} if temperature is None else {"temperature": temperature}), token_limit: tokens}
+
+
 def stored(path: Path) -> dict[str, Reply]:
-    """The answers of a file by their key; a line cut by a kill, or none of ours, is passed over."""
+    """The answers of a file by their key; a line cut by a kill, none of ours, or without an answer is passed over."""
     found: dict[str, Reply] = {}
     for line in path.read_bytes().split(b"\n") if path.exists() else ():
         try:
             value = json.loads(line)
-            found.setdefault(value["key"], Reply(**value["reply"]))
+            reply = Reply(**value["reply"])
+            if not reply.is_empty("messages" in value["request"]):
+                found.setdefault(value["key"], reply)
         except (ValueError, TypeError, KeyError):
             continue
     return found
@@ -89,9 +98,8 @@ class Budget:
 
     def take(self, body: Mapping[str, Any]) -> int:
         """Reserve for a request; returns the tokens reserved. Raises Failed where it does not fit."""
-        most = (
-            len(json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")) // 2
-            + body["max_tokens"]
+        most = len(json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")) // 2 + (
+            body.get("max_tokens") or body["max_completion_tokens"]
         )
         with self._lock:
             if self._requests is not None and self.requests >= self._requests:
@@ -163,6 +171,12 @@ def collect(
     if missing:
         _ask(missing, len(wanted), server, path, name, budget or Budget(None, None), retries)
         kept = stored(path)
+        unknown = sum(kept[one.key].finish_reason == UNKNOWN for one in missing)
+        if unknown:
+            print(
+                f"{name}: {unknown} answers name no finish_reason; they are taken as complete",
+                file=sys.stderr,
+            )
     return {one.key: kept[one.key] for one in asked}
 
 
@@ -320,6 +334,20 @@ def _answer(client: Client, one: Request, budget: Budget, retries: int, stop: th
             budget.settle(reserved, _used(reply))
             return reply
     raise AssertionError("unreachable")
+
+
+def help_to_read(texts: Sequence[str], total: int, otherwise: str) -> str:
+    """A line that shows one of the unreadable answers `texts` and names what helps; empty up to half of `total`."""
+    if 2 * len(texts) <= total:
+        return ""
+    shown = " ".join(texts[0].split())
+    thinks = "<think" in shown or "</think" in shown
+    hint = (
+        "turn the model's reasoning off, or start the server with its reasoning parser"
+        if thinks
+        else otherwise
+    )
+    return f"{len(texts)} of {total} answers are no JSON of the right form, such as {shown[:160]!r}; {hint}"
 
 
 def measured(

@@ -36,6 +36,7 @@ def main(name: str) -> None:
         remote.request(
             row, base_url=given.base_url, model=given.model, api=given.api, instruction=given.instruction,
             separator=settings.prompt.separator, max_new_tokens=given.max_new_tokens,
+            temperature=given.temperature, token_limit=given.token_limit,
         )
         for row in rows
     ]  # fmt: skip
@@ -48,6 +49,12 @@ def main(name: str) -> None:
     answers = [replies[one.key].answer() for one in asked]
     scores = [scoring.score(row, answer) for row, answer in zip(rows, answers, strict=True)]
     free = scoring.summarize(scores)
+    odd = [answer.text for answer, one in zip(answers, scores, strict=True) if one.outcome == "unparseable"]
+    hint = f"ask in remote.{name}.instruction for the JSON object alone, without a code fence"
+    if given.api == "completions":
+        hint = f"set remote.{name}.api to chat, unless the model is fine-tuned on our prompt"
+    if line := remote.help_to_read(odd, len(rows), hint):
+        stage.progress(f"{name}: {line}")
     distinct = list(replies.values())
     prices = (given.input_price, given.output_price, given.price_source)
     sections = {

@@ -81,6 +81,61 @@ def test_whatever_changes_the_answer_changes_the_key() -> None:
     assert len(keys) == 1 + len(others)
 
 
+@pytest.mark.parametrize(("temperature", "limit"), [(None, "max_completion_tokens"), (0.7, "max_tokens")])
+def test_sampling_is_sent_as_params_say(temperature: float | None, limit: str) -> None:
+    asked = request(temperature=temperature, token_limit=limit)
+    assert asked.body.get("temperature") == temperature
+    assert ("temperature" in asked.body) == (temperature is not None)
+    assert asked.body[limit] == 96
+    assert len({"max_tokens", "max_completion_tokens"} & set(asked.body)) == 1
+    assert asked.key != request().key
+    assert request(temperature=0.0).key == request().key, "answers of older runs keep their key"
+    assert remote.Budget(None, None).take(asked.body) > 96
+
+
+def test_an_empty_answer_that_an_older_run_kept_is_asked_again(naughty: Naughty, tmp_path: Path) -> None:
+    path, asked = tmp_path / "m.jsonl", [request(row) for row in ROWS]
+    remote.collect(asked, server(naughty.url), path, "m")
+    lines = path.read_text().splitlines()
+    old = [json.loads(line) for line in lines]
+    for line in old:
+        line["reply"].pop("refusal")
+    old[2]["reply"]["text"] = ""
+    old[5]["reply"] |= {"text": "", "finish_reason": "content_filter"}
+    path.write_text("".join(json.dumps(line) + "\n" for line in old))
+    naughty.seen.clear()
+    found = remote.collect(asked, server(naughty.url), path, "m")
+    assert [prompt for prompt, _ in naughty.seen] == [ROWS[2].prompt]
+    assert found[asked[2].key].text == ROWS[2].completion
+    assert found[asked[5].key].text == ""
+
+
+def test_a_missing_finish_reason_is_noted(
+    naughty: Naughty, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for row in ROWS[:3]:
+        naughty.plan[row.prompt] = ["unfinished"]
+    remote.collect([request(row) for row in ROWS], server(naughty.url), tmp_path / "m.jsonl", "m")
+    assert "m: 3 answers name no finish_reason" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("<think>two of them</think>{}", "reasoning"),
+        ("```json\n{}\n```", "the hint"),
+        ("Sure! {}", "the hint"),
+    ],
+)
+def test_answers_that_cannot_be_read_are_shown(text: str, hint: str) -> None:
+    line = remote.help_to_read([text] * 6, 10, "the hint")
+    assert line.startswith("6 of 10 answers")
+    assert text[:8].strip() in line
+    assert "\n" not in line
+    assert hint in line
+    assert remote.help_to_read([text] * 5, 10, "the hint") == ""
+
+
 def test_all_are_asked_once_and_never_again(naughty: Naughty, tmp_path: Path) -> None:
     path = tmp_path / "answers" / "m.jsonl"
     asked = [request(row) for row in [*ROWS, ROWS[0]]]  # one prompt twice
@@ -96,9 +151,11 @@ def test_all_are_asked_once_and_never_again(naughty: Naughty, tmp_path: Path) ->
     assert path.read_bytes() == kept
 
 
-@pytest.mark.parametrize("misdeed", ["429", "500", "400", "cut", "garbage", "unfinished", "empty"])
+@pytest.mark.parametrize(
+    "misdeed", ["429", "500", "400", "cut", "garbage", "empty", {"message": {"content": None}}]
+)
 def test_a_failure_is_told_never_stored_and_asked_again(
-    naughty: Naughty, tmp_path: Path, misdeed: str
+    naughty: Naughty, tmp_path: Path, misdeed: Any
 ) -> None:
     path = tmp_path / "m.jsonl"
     asked = [request(row) for row in ROWS]
@@ -193,7 +250,7 @@ def test_the_engine_section_names_every_model_that_answered() -> None:
 
 ENTRY: dict[str, Any] = {
     "engine": "openai", "base_url": "", "model": "m", "api": "chat", "api_key_env": "SHOP_KEY",
-    "instruction": "JSON", "max_new_tokens": 40, "concurrency": 1, "max_retries": 1, "timeout_s": 5.0,
+    "instruction": "JSON", "max_new_tokens": 40, "token_limit": "max_tokens", "temperature": 0, "concurrency": 1, "max_retries": 1, "timeout_s": 5.0,
     "input_price": 2.0, "output_price": 8.0, "price_source": "a list, 2026-01-01",
 }  # fmt: skip
 
@@ -256,6 +313,21 @@ def test_the_stage_scores_measures_and_counts(shop: Path, naughty: Naughty) -> N
     again = stage(shop)  # no key, no server
     assert again.returncode == 0, again.stderr
     assert {path: path.read_bytes() for path in (shop / "metrics").rglob("*.*")} == before
+
+
+def test_the_stage_shows_an_answer_that_cannot_be_read(shop: Path, naughty: Naughty) -> None:
+    naughty.said = {row.prompt: f"<think>hm</think>\n{row.completion}" for row in ROWS}
+    done = stage(shop, SHOP_KEY=KEY)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if "8 of 8 answers" in line]
+    assert len(lines) == 1
+    assert "<think>" in lines[0]
+
+
+def test_the_stage_sends_what_newer_models_want(shop: Path, naughty: Naughty) -> None:
+    write_params(shop, base_url=naughty.url, token_limit="max_completion_tokens", temperature=None)
+    assert stage(shop, SHOP_KEY=KEY).returncode == 0
+    assert all(body.keys() == {"model", "messages", "max_completion_tokens"} for body in naughty.bodies)
 
 
 def test_a_missing_key_is_one_line_and_asks_nothing(shop: Path, naughty: Naughty) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import random
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ from cartlm.engines.openai import Reply
 from cartlm.errors import UserError
 from cartlm.intent import ACTIONS, Intent
 from cartlm.params import Data, Worded
-from cartlm.remote import Request
+from cartlm.remote import Request, help_to_read, sampling
 
 Ask = Callable[[Sequence[Request], str], Mapping[str, Reply]]
 """The answers to requests, by key; the text names what they are for."""
@@ -99,7 +100,13 @@ class Maker:
     def __init__(self, params: Data, ask: Ask) -> None:
         self.params, self._given, self._ask_server = params, params.openai, ask
         self.report, self.replies = Report(), dict[str, Reply]()
-        self._settings = {name: getattr(self._given, name) for name in ("model", "temperature", "max_tokens", "structured")}
+        self._unread: list[str] = []  # answers of the attempt under way that are not the JSON asked for
+        given = self._given
+        self._settings = {
+            "model": given.model,
+            "structured": given.structured,
+            "sampling": sampling(given.temperature, given.token_limit, given.max_tokens),
+        }
 
     def splits(self) -> dict[str, list[Row]]:
         """All splits, apart from each other as in the offline source. Raises UserError if labels stay refused."""
@@ -136,11 +143,14 @@ class Maker:
             if not asked:
                 break
             replies = self._ask([request for _, request in asked], "generation prompts")
+            self._unread.clear()
             for one, request in asked:
                 try:
                     made[one[:3]] = metaprompt.read_prompts(_whole(replies[request.key]), one[3])
                 except ValueError as error:
                     self.report.refused[f"prompts {error}"] += 1
+                    self._unread.append(replies[request.key].text)
+            self._tell("generation prompts", len(asked))
         else:
             if len(made) < len(wanted):
                 raise UserError(
@@ -163,11 +173,13 @@ class Maker:
         while len(done) < count and vain < ATTEMPTS:
             groups = self.groups(name, attempt, [slot for slot in slots if slot.index not in done], prompts)
             replies = self._ask([request for _, _, request in groups], f"{name}, attempt {attempt + 1}")
+            self._unread.clear()
             fresh = [
                 row
                 for prompt, wanted, request in groups
                 for row in self.read(name, attempt, prompt, wanted, replies[request.key])
             ]
+            self._tell(name, len(groups))
             before = len(done)
             self._keep(fresh, done, others)
             attempt, vain = attempt + 1, 0 if len(done) > before else vain + 1
@@ -226,6 +238,7 @@ class Maker:
             messages = metaprompt.read_messages(_whole(reply), len(wanted))
         except ValueError as error:
             self.report.refused[str(error)] += len(wanted)
+            self._unread.append(reply.text)
             return []
         made = []
         for one, message in zip(wanted, messages, strict=True):
@@ -276,6 +289,10 @@ class Maker:
         found = self._ask_server(requests, what)
         self.replies |= found
         return found
+
+    def _tell(self, name: str, asked: int) -> None:
+        if line := help_to_read(self._unread, asked, self._hint()):
+            print(f"{name}: {line}", file=sys.stderr)
 
     def _rng(self, name: str) -> random.Random:
         return random.Random(f"{self.params.seed}/openai/{name}")

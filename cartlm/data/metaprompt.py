@@ -105,8 +105,8 @@ def _strict(entry: dict[str, Any]) -> dict[str, Any]:
 def _body(
     settings: Mapping[str, Any], messages: list[dict[str, str]], name: str, shape: dict[str, Any], keys: list[str]
 ) -> dict[str, Any]:
-    """`settings`: model, temperature, max_tokens, structured (OpenAI's structured outputs, else told in words)."""
-    body = {name: settings[name] for name in ("model", "temperature", "max_tokens")}
+    """`settings`: model, `sampling` (fields of the request), structured (OpenAI's structured outputs, else told in words)."""
+    body = {"model": settings["model"], **settings["sampling"]}
     if settings["structured"]:
         schema = _strict({"type": "object", "properties": shape})
         form = {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": schema}}

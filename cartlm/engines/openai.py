@@ -1,23 +1,45 @@
 """The openai engine: text in, text out, from any server with the OpenAI API (vLLM, llama-server, Ollama, OpenAI).
 
 Retries are the client's own: 408, 409, 429 (with Retry-After up to two minutes), 5xx, time-outs and cut
-connections, with growing and jittered waits. The key stands in the request's header and nowhere else.
+connections, with growing and jittered waits; a 200 that holds no answer is retried in the same way. The key is sent in
+the request's header and written nowhere. A server on this machine is asked directly, whatever proxy is set.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import random
+import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from cartlm.engines.answer import Answer
 from cartlm.errors import UserError
 
 DEFAULT_URL = "https://api.openai.com/v1"
 """The client's own default; said here, since the client would take another one from its environment."""
+UNKNOWN = "unknown"
+"""The finish reason of an answer whose server names none; it is taken as complete."""
+REFUSED = re.compile(
+    r"(?i)unsupported|not support|unknown|unrecogni[sz]ed|not permitted|not allowed|unexpected|extra"
+)
+HINTS = (
+    ("Use 'max_completion_tokens'", "set token_limit to max_completion_tokens in params.yaml"),
+    ("max_completion_tokens", "set token_limit to max_tokens in params.yaml"),
+    ("max_tokens", "set token_limit to max_completion_tokens in params.yaml"),
+    ("temperature", "set temperature to null in params.yaml"),
+    ("response_format", "set data.openai.structured to false in params.yaml"),
+    ("json_schema", "set data.openai.structured to false in params.yaml"),
+)
+"""What a server's words mention that refuse a field of the request, and what helps; the first that fits."""
+RETRY_S = 0.5  # before the first retry, at most; twice as long before each next one
 
 
 class Failed(Exception):
@@ -59,7 +81,8 @@ class Server:
 class Reply:
     """One answer that arrived whole.
 
-    `finish_reason` is the server's own word; token counts are from `usage`, None where the server sends none.
+    `finish_reason` is the server's own word, UNKNOWN where it has none; `refusal` is what the model says instead of an
+    answer; token counts are from `usage`, None where the server sends none.
     `latency_s`: client side, from sending the request to the last byte of the answer, of the try that
     succeeded. `model` is what the server says it ran, `asked` the time in UTC.
     """
@@ -75,6 +98,7 @@ class Reply:
     server: str
     client: str
     asked: str
+    refusal: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a line of JSON."""
@@ -84,6 +108,16 @@ class Reply:
         """For `cartlm.scoring`: only text, finish reason and counts mean something, the rest is not known here."""
         reason, tokens = self.finish_reason, (self.prompt_tokens or 0, self.completion_tokens or 0)
         return Answer(self.text, (), "length" if reason == "length" else "stop", *tokens, 0, 0.0, 0.0)
+
+    def is_empty(self, chat: bool) -> bool:
+        """Whether it is no answer: no text and no refusal.
+
+        Without `chat`, a model that ends at its first token has answered nothing, and that counts.
+        """
+        if self.text.strip() or self.refusal or self.finish_reason == "content_filter":
+            return False
+        ended_at_once = self.finish_reason == "stop" and self.completion_tokens in (0, 1)
+        return chat or not ended_at_once
 
 
 @dataclass(frozen=True)
@@ -105,7 +139,7 @@ class Client:
     """A connection to one server, for several threads at once; close it with `close` or a `with` block."""
 
     def __init__(self, server: Server) -> None:
-        """Raises UserError naming the variable when the key is missing or no key at all; asks nothing yet."""
+        """Asks nothing yet. Raises UserError naming the variable of a key that is missing or none, or of an unusable proxy."""
         key = (server.key or "").strip()
         if server.key_env and not key:
             raise UserError(
@@ -118,41 +152,99 @@ class Client:
         import openai
 
         self._openai, self._server, self._key = openai, server, key
+        url = urlsplit(server.base_url or DEFAULT_URL)
+        self._proxy = _proxy(url.scheme, url.hostname or "")
+        try:
+            http = openai.DefaultHttpxClient(trust_env=bool(self._proxy))
+        except ImportError:
+            raise UserError(
+                f"{self._proxy} is a SOCKS proxy, which needs a package", "pip install socksio"
+            ) from None
+        except Exception as error:  # httpx.InvalidURL is no ValueError
+            raise UserError(
+                f"{self._proxy} is no usable proxy: {error}", f"unset {self._proxy.partition('=')[0]}"
+            ) from None
         self._client = openai.OpenAI(
-            api_key=key or "none", base_url=server.base_url or DEFAULT_URL, timeout=server.timeout_s, max_retries=server.max_retries
+            api_key=key or "none", base_url=server.base_url or DEFAULT_URL, timeout=server.timeout_s,
+            max_retries=server.max_retries, http_client=http,
         )  # fmt: skip
         self._patient = self._client.with_options(max_retries=5)  # for calls that may safely arrive twice
         self.address = urlsplit(str(self._client.base_url)).netloc.rpartition("@")[2]
 
     def ask(self, body: Mapping[str, Any]) -> Reply:
         """The answer to one request: chat where `body` has `messages`, else completions. Raises Failed."""
-        chat = "messages" in body
-        api: Any = self._client.chat.completions if chat else self._client.completions
+        retries = 0
+        while True:
+            try:
+                return self._ask(body, retries)
+            except _NoAnswer as error:
+                retries = error.retries + 1
+                if retries > self._server.max_retries:
+                    raise Failed(f"{error.what}, {self._tries()}", error.hint, again=True) from None
+                time.sleep(random.uniform(0.5, 1.0) * min(8.0, RETRY_S * 2 ** (retries - 1)))
+
+    def _ask(self, body: Mapping[str, Any], retries: int) -> Reply:
+        """The answer after `retries` in vain. Raises Failed, _NoAnswer for a 200 that may be better the next time."""
+        client = self._client.with_options(max_retries=self._server.max_retries - retries)
+        api: Any = client.chat.completions if "messages" in body else client.completions
         asked = datetime.now(UTC).isoformat(timespec="seconds")
         try:
             raw = api.with_raw_response.create(**body)
         except self._openai.OpenAIError as error:
             raise self._failed(error) from None
+        retries += raw.retries_taken
         try:
-            return self._reply(
-                json.loads(raw.content), body, asked, raw.elapsed.total_seconds(), raw.retries_taken
-            )
+            value = json.loads(raw.content)
+            reply = self._reply(value, body, asked, raw.elapsed.total_seconds(), retries)
         except (ValueError, TypeError, LookupError, AttributeError):
-            said = self._clean(raw.content.decode("utf-8", "replace"))
-            raise Failed(f"no answer in the form of the OpenAI API: {said!r:.120}", again=True) from None
+            raise _NoAnswer(
+                f"no answer in the form of the OpenAI API: {self._said(raw.content)}", retries
+            ) from None
+        if reply.is_empty("messages" in body):
+            raise self._empty(value, reply)
+        return reply
+
+    def _said(self, content: bytes) -> str:
+        """What a body without an answer says: its error's words where it has some."""
+        try:
+            words = _words(json.loads(content))
+        except ValueError:
+            words = ""
+        return repr(self._clean(words or content.decode("utf-8", "replace"))[:120])
+
+    def _empty(self, value: Any, reply: Reply) -> Failed:
+        """An answer without text: what else was in it, and the setting that helps."""
+        message = value["choices"][0].get("message") or {}
+        thought = next(
+            (name for name in ("reasoning_content", "reasoning", "thinking") if message.get(name)), ""
+        )
+        what = f"an empty answer (finish_reason {reply.finish_reason}"
+        if thought:
+            hint = "turn the model's reasoning off, or take the server's reasoning parser away"
+            hint = (
+                f"raise its token limit in params.yaml, or {hint}"
+                if reply.finish_reason == "length"
+                else hint
+            )
+            return Failed(f"{what}, all of it in {thought})", hint)
+        if message.get("tool_calls"):
+            return Failed(f"{what}, a tool call instead)", "start the server without tools")
+        return Failed(
+            f"{what})", "try another model or api in params.yaml, or mend the server's chat template"
+        )
 
     def _reply(
         self, value: Any, body: Mapping[str, Any], asked: str, latency_s: float, retries: int
     ) -> Reply:
         """The reply in a decoded answer. Raises ValueError and its like for another form."""
         choice, usage = value["choices"][0], value.get("usage") or {}
-        text = choice["message"]["content"] if "messages" in body else choice["text"]
-        reason = choice["finish_reason"]
-        if not isinstance(reason, str) or not isinstance(text, str | None):
+        message = choice["message"] if "messages" in body else {"content": choice["text"]}
+        reason = choice.get("finish_reason")
+        if not isinstance(reason, str | None):
             raise TypeError
         return Reply(
-            text=text or "",  # a refusal has none
-            finish_reason=reason,
+            text=_text(message.get("content")),
+            finish_reason=reason or UNKNOWN,
             prompt_tokens=_count(usage, "prompt_tokens"),
             completion_tokens=_count(usage, "completion_tokens"),
             latency_s=latency_s,
@@ -162,6 +254,7 @@ class Client:
             server=self.address,
             client=f"openai {self._openai.__version__}",
             asked=asked,
+            refusal=str(message.get("refusal") or ""),
         )
 
     def submit(self, bodies: Mapping[str, Mapping[str, Any]], mark: str) -> str:
@@ -227,7 +320,9 @@ class Client:
                 except (ValueError, TypeError, LookupError, AttributeError):
                     continue  # another run's request, or a broken line
                 try:
-                    yield key, self._reply(answer["body"], body, asked, 0.0, 0)
+                    reply = self._reply(answer["body"], body, asked, 0.0, 0)
+                    empty = self._empty(answer["body"], reply) if reply.is_empty("messages" in body) else None
+                    yield key, empty or reply
                 except (ValueError, TypeError, LookupError, AttributeError):
                     said = self._clean(json.dumps(value.get("error") or answer))
                     yield key, Failed(f"the batch brought no answer: {said:.160}")
@@ -237,8 +332,10 @@ class Client:
             return Failed(f"no answer within {self._server.timeout_s:g} s, {self._tries()}", again=True)
         if isinstance(error, self._openai.APIConnectionError):
             cause = self._clean(str(error.__cause__ or error))
+            through = f" through {self._proxy}" if self._proxy else ""
+            hint = f"check that proxy, or add {self.address} to NO_PROXY" if through else "start the server"
             return Failed(
-                f"{self.address} does not answer ({cause}), {self._tries()}", "start the server", again=True
+                f"{self.address} does not answer{through} ({cause}), {self._tries()}", hint, again=True
             )
         if not isinstance(error, self._openai.APIStatusError):
             return Failed(self._clean(str(error)))
@@ -248,14 +345,18 @@ class Client:
                 f"the key in {self._server.key_env}" if self._server.key_env else "a request without a key"
             )
             return Failed(f"{status}, the server refuses {source}", "set api_key_env or the key")
-        hint = "check base_url, model and api in params.yaml" if 400 <= status < 500 and status != 429 else ""
+        words = self._clean(_words(error.body) or error.message)
+        hint = ""
+        if 400 <= status < 500 and status != 429:
+            fitting = [help for name, help in HINTS if name in words] if REFUSED.search(words) else []
+            hint = fitting[0] if fitting else "check base_url, model and api in params.yaml"
         again = status in (408, 409, 429) or status >= 500
         tries = f", {self._tries()}" if again else ""
         after_s = _seconds(error.response.headers.get("retry-after"))
         free = status in (429, 503) or (
             400 <= status < 500 and status != 408
         )  # a gateway's 502 comes after the work
-        return Failed(f"{status} {self._clean(error.message)}{tries}", hint, again, after_s, free)
+        return Failed(f"{status} {words}{tries}", hint, again, after_s, free)
 
     def _tries(self) -> str:
         most = 1 + self._server.max_retries
@@ -278,12 +379,66 @@ class Client:
         self.close()
 
 
-def _seconds(text: str | None) -> float:
-    """The seconds of a Retry-After header, at most two minutes; 0 for none, or for a date."""
+class _NoAnswer(Failed):
+    """A 200 whose body is an error or anything else but an answer, after so many `retries`."""
+
+    def __init__(self, what: str, retries: int) -> None:
+        super().__init__(what, "check base_url and api in params.yaml", again=True)
+        self.retries = retries
+
+
+def _proxy(scheme: str, host: str) -> str:
+    """`VARIABLE=address` of the environment's proxy for a host, without a password; empty for none, as on this machine."""
+    if _is_loopback(host) or proxy_bypass(host):
+        return ""
+    for kind in (scheme, "all"):
+        if given := getproxies().get(kind):
+            where, at, rest = given.rpartition("@")
+            return (
+                f"{kind.upper()}_PROXY={where.partition('//')[0]}//{rest}"
+                if at
+                else f"{kind.upper()}_PROXY={given}"
+            )
+    return ""
+
+
+def _is_loopback(host: str) -> bool:
     try:
-        return min(120.0, max(0.0, float(text or 0)))
+        address = ipaddress.ip_address(host)
     except ValueError:
-        return 0.0
+        return host == "localhost" or host.endswith(".localhost")
+    return address.is_loopback or address.is_unspecified
+
+
+def _text(content: Any) -> str:
+    """The text of a message's content: a string, a list of text parts, or null. Raises TypeError for anything else."""
+    if isinstance(content, list):
+        if not all(part["type"] == "text" for part in content):
+            raise TypeError
+        content = "".join(part["text"] for part in content)
+    if not isinstance(content, str | None):
+        raise TypeError
+    return content or ""
+
+
+def _words(value: Any) -> str:
+    """What the body of an error says, in the forms that servers use; empty for none."""
+    for name in ("error", "message", "detail"):
+        if isinstance(value, dict) and value.get(name):
+            value = value[name]
+    return value if isinstance(value, str) else ""
+
+
+def _seconds(text: str | None) -> float:
+    """The seconds to wait by a Retry-After header, a number or a date, at most two minutes; 0 for none."""
+    try:
+        seconds = float(text or 0)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(str(text)) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):  # TypeError: a date without a zone
+            return 0.0
+    return min(120.0, max(0.0, seconds))
 
 
 def _count(usage: Any, name: str) -> int | None:

@@ -110,6 +110,27 @@ def test_a_model_that_never_answers_soundly_is_one_line() -> None:
         generated.Maker(settings(), hopeless).splits()
 
 
+def test_answers_that_are_mostly_unreadable_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    def thinking(requests: Sequence[Request], what: str) -> dict[str, Reply]:
+        text = "<think>well</think> {}"
+        return {one.key: Reply(text, "stop", 1, 5, 0.1, 0, 1, "m", "s", "c", "2026-01-01") for one in requests}
+
+    with pytest.raises(UserError):
+        generated.Maker(settings(), thinking).splits()
+    said = capsys.readouterr().err.splitlines()
+    assert said
+    assert all("<think>" in line and "reasoning" in line for line in said)
+
+
+def test_sampling_is_sent_as_params_say() -> None:
+    model = Model()
+    given = settings(openai={"temperature": None, "token_limit": "max_completion_tokens", "max_tokens": 77})
+    generated.Maker(given, model).prompts()
+    for request in model.asked:
+        assert request.body["max_completion_tokens"] == 77
+        assert not {"temperature", "max_tokens"} & set(request.body)
+
+
 def test_noise_can_be_asked_of_the_model() -> None:
     model = Model()
     made = generated.Maker(settings(openai={"noise": "asked"}), model).splits()

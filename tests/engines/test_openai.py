@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import pytest
 from cartlm import remote
 from cartlm.data import rows as row_files
 from cartlm.engines import llama_cpp
-from cartlm.engines.openai import Client, Failed, Reply, Server
+from cartlm.engines.openai import Client, Failed, Reply, Server, _seconds
 from cartlm.errors import UserError
 from cartlm.intent import Intent
 from cartlm.pretraining.formats import TARGET_HEADER
@@ -129,8 +132,8 @@ def test_what_passes_is_tried_again(naughty: Naughty, misdeed: str) -> None:
     [
         ("429", 2, "429 .*tried 2 times"), ("500", 2, "500 .*tried 2 times"), ("cut", 2, "does not answer .*tried 2"),
         ("slow", 2, "no answer within 0.5 s, tried 2 times"), ("401", 1, "401, the server refuses a request without"),
-        ("400", 1, "400 "), ("404", 1, "404 "), ("garbage", 1, "no answer in the form of the OpenAI API"),
-        ("empty", 1, "no answer in the form"), ("unfinished", 1, "no answer in the form"), ("parts", 1, "no answer in"),
+        ("400", 1, "400 "), ("404", 1, "404 "), ("garbage", 2, "no answer in the form of the OpenAI API.*tried 2"),
+        ("empty", 2, "no answer in the form"), ("parts", 2, "no answer in"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("body", [CHAT, BARE], ids=["chat", "completions"])
@@ -207,3 +210,202 @@ def test_a_server_without_usage_leaves_the_counts_open() -> None:
         reply = client.ask(CHAT)
     assert (reply.prompt_tokens, reply.completion_tokens) == (None, None)
     assert reply.model == "m-2026-01-01"
+
+
+EMPTY: list[dict[str, Any]] = [
+    {"message": {"role": "assistant", "content": None}},
+    {"message": {"role": "assistant", "content": ""}},
+    {"message": {"role": "assistant", "content": " \n"}},
+    {"message": {"role": "assistant"}},
+    {"message": {"role": "assistant", "content": []}},
+    {"message": {"role": "assistant", "content": None, "reasoning_content": "2 of them, so"}},
+    {"message": {"role": "assistant", "content": None, "reasoning": "hm"}, "finish_reason": "length"},
+    {"message": {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}},
+]
+
+
+@pytest.mark.parametrize("choice", EMPTY, ids=str)
+def test_an_empty_answer_without_a_refusal_is_a_failure(naughty: Naughty, choice: dict[str, Any]) -> None:
+    naughty.plan["q"] = [choice]
+    with (
+        Client(replace(SERVER, base_url=naughty.url, max_retries=2)) as client,
+        pytest.raises(Failed, match="an empty answer") as caught,
+    ):
+        client.ask(CHAT)
+    assert len(naughty.seen) == 1, "greedy decoding would say the same again"
+    thought = next((name for name in ("reasoning_content", "reasoning") if name in choice["message"]), "")
+    assert thought in caught.value.what
+    assert ("token limit" in caught.value.hint) == (choice.get("finish_reason") == "length")
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"message": {"role": "assistant", "content": None, "refusal": "I can't"}},
+        {"message": {"role": "assistant", "content": ""}, "finish_reason": "content_filter"},
+    ],
+)
+def test_a_refusal_is_an_answer(naughty: Naughty, choice: dict[str, Any]) -> None:
+    naughty.plan["q"] = [choice]
+    with Client(replace(SERVER, base_url=naughty.url)) as client:
+        reply = client.ask(CHAT)
+    assert reply.text == ""
+    assert score(rows()[0], reply.answer()).outcome == "unparseable"
+
+
+@pytest.mark.parametrize(("tokens", "empty"), [(0, False), (1, False), (20, True), (None, True)])
+def test_a_completion_may_end_at_once(tokens: int | None, empty: bool) -> None:
+    reply = Reply("", "stop", 50, tokens, 0.1, 0, 1, "m", "s", "openai 1", "2026-01-01")
+    assert (reply.is_empty(chat=False), reply.is_empty(chat=True)) == (empty, True)
+
+
+@pytest.mark.parametrize("choice", [{"finish_reason": None}, "missing"])
+def test_an_answer_without_finish_reason_is_taken(naughty: Naughty, choice: Any) -> None:
+    missing = json.dumps({"choices": [{"message": {"content": "yes"}}]}).encode()
+    naughty.plan["q"] = [missing if choice == "missing" else choice]
+    with Client(replace(SERVER, base_url=naughty.url)) as client:
+        reply = client.ask(CHAT)
+    assert (reply.text, reply.finish_reason, reply.answer().finish_reason) == ("yes", "unknown", "stop")
+
+
+def test_content_in_parts_is_text(naughty: Naughty) -> None:
+    parts = [{"type": "text", "text": "y"}, {"type": "text", "text": "es"}]
+    naughty.plan["q"] = [{"message": {"content": parts}}]
+    with Client(replace(SERVER, base_url=naughty.url)) as client:
+        assert client.ask(CHAT).text == "yes"
+
+
+ERRORS_OF_200 = [
+    b'{"error": {"message": "model is loading", "type": "unavailable"}}',
+    b'{"error": "model is loading"}',
+    b'{"object": "error", "message": "model is loading", "code": 503}',
+    b"<html><body>model is loading</body></html>",
+    b"model is loading",
+]
+
+
+@pytest.mark.parametrize("body", [*ERRORS_OF_200, b"", b"null", b"[]", b'{"choices": null}'])
+def test_a_200_without_an_answer_is_tried_again(naughty: Naughty, body: bytes) -> None:
+    naughty.plan["q"] = [body, body]
+    with Client(replace(SERVER, base_url=naughty.url, max_retries=2)) as client:
+        reply = client.ask(CHAT)
+    assert (reply.text, reply.retries, len(naughty.seen)) == ("yes", 2, 3)
+
+
+@pytest.mark.parametrize("body", ERRORS_OF_200)
+def test_a_200_that_stays_an_error_quotes_it(naughty: Naughty, body: bytes) -> None:
+    naughty.plan["q"] = ["503", body, body, body]
+    with (
+        Client(replace(SERVER, base_url=naughty.url, max_retries=2)) as client,
+        pytest.raises(Failed, match=r"model is loading.*tried 3 times") as caught,
+    ):
+        client.ask(CHAT)
+    assert len(naughty.seen) == 3, "both kinds of retries count"
+    assert caught.value.again
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+         "token_limit to max_completion_tokens"),
+        ("Unrecognized request argument supplied: max_completion_tokens", "token_limit to max_tokens"),
+        ("Unsupported value: 'temperature' does not support 0 with this model.", "temperature to null"),
+        ("max_tokens is too large: this model's maximum context length is 64 tokens", "base_url"),
+    ],
+)  # fmt: skip
+def test_a_refused_field_quotes_the_server_and_names_the_param(
+    naughty: Naughty, words: str, hint: str
+) -> None:
+    naughty.plan["q"] = [(400, json.dumps({"error": {"message": words, "code": None}}).encode())]
+    with Client(replace(SERVER, base_url=naughty.url)) as client, pytest.raises(Failed) as caught:
+        client.ask(CHAT)
+    assert words in caught.value.what
+    assert hint in caught.value.hint
+
+
+PROXIES = (
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "NO_PROXY",
+    "no_proxy",
+)
+
+
+@pytest.fixture
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:1", "socks5://127.0.0.1:1", "nonsense://x"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_server_on_this_machine_is_asked_directly(
+    naughty: Naughty, no_proxy: pytest.MonkeyPatch, name: str, proxy: str, host: str
+) -> None:
+    no_proxy.setenv(name, proxy)
+    with Client(replace(SERVER, base_url=naughty.url.replace("127.0.0.1", host))) as client:
+        assert client.ask(CHAT).text == "yes"
+
+
+def test_a_proxy_that_fails_is_named_without_its_password(no_proxy: pytest.MonkeyPatch) -> None:
+    no_proxy.setenv("HTTP_PROXY", f"http://me:secret@127.0.0.1:{free_port()}")
+    with (
+        Client(replace(SERVER, base_url="http://shop.invalid/v1")) as client,
+        pytest.raises(
+            Failed, match=r"shop.invalid does not answer through HTTP_PROXY=http://127.0.0.1:\d+"
+        ) as caught,
+    ):
+        client.ask(CHAT)
+    assert "secret" not in f"{caught.value.what}{caught.value.hint}"
+    assert "NO_PROXY" in caught.value.hint
+
+
+def test_a_proxy_is_used_for_another_machine(naughty: Naughty, no_proxy: pytest.MonkeyPatch) -> None:
+    """The naughty server as proxy: it is asked for the whole URL, and refuses."""
+    no_proxy.setenv("http_proxy", naughty.url.removesuffix("/v1"))
+    with Client(replace(SERVER, base_url="http://shop.invalid/v1")) as client, pytest.raises(Failed):
+        client.ask(CHAT)
+    no_proxy.setenv("NO_PROXY", "shop.invalid")
+    with (
+        Client(replace(SERVER, base_url="http://shop.invalid/v1")) as client,
+        pytest.raises(Failed, match="does not answer \\(") as caught,
+    ):
+        client.ask(CHAT)
+    assert caught.value.hint == "start the server"
+
+
+@pytest.mark.parametrize(
+    ("proxy", "words"),
+    [("socks5://127.0.0.1:9", "SOCKS"), ("nonsense://x", "no usable proxy"), ("http://host:port", "no usable proxy")],
+)
+def test_a_proxy_that_cannot_be_used_is_one_line(
+    no_proxy: pytest.MonkeyPatch, proxy: str, words: str
+) -> None:
+    no_proxy.setenv("ALL_PROXY", proxy)
+    with pytest.raises(UserError, match=words) as caught:
+        Client(replace(SERVER, base_url="http://shop.invalid/v1"))
+    assert "ALL_PROXY" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [(None, 0), ("2", 2), ("0.5", 0.5), ("-3", 0), ("1e9", 120), ("soon", 0), ("nan", 0)],
+)
+def test_retry_after_in_seconds(header: str | None, seconds: float) -> None:
+    assert _seconds(header) == seconds
+
+
+def test_retry_after_as_a_date() -> None:
+    later = datetime.now(UTC) + timedelta(seconds=30)
+    assert 25 < _seconds(format_datetime(later, usegmt=True)) <= 30
+    assert _seconds(format_datetime(later - timedelta(hours=1), usegmt=True)) == 0
+    assert _seconds(format_datetime(later + timedelta(days=1), usegmt=True)) == 120

@@ -48,7 +48,7 @@ def naughty() -> Iterator[Naughty]:
 def list_server(repo: Repo, url: str, **other: Any) -> None:
     entry = {
         "engine": "openai", "base_url": url, "model": "m", "api": "chat", "api_key_env": None, "instruction": None,
-        "max_new_tokens": 40, "concurrency": 1, "max_retries": 0, "timeout_s": 10.0, "input_price": None,
+        "max_new_tokens": 40, "token_limit": "max_tokens", "temperature": 0, "concurrency": 1, "max_retries": 0, "timeout_s": 10.0, "input_price": None,
         "output_price": None, "price_source": None, **other,
     }  # fmt: skip
     repo.set(lambda values: values.update(remote={"gpt": entry}))
