@@ -383,7 +383,11 @@ def test_a_proxy_is_used_for_another_machine(naughty: Naughty, no_proxy: pytest.
 
 @pytest.mark.parametrize(
     ("proxy", "words"),
-    [("socks5://127.0.0.1:9", "SOCKS"), ("nonsense://x", "no usable proxy"), ("http://host:port", "no usable proxy")],
+    [
+        ("socks5://127.0.0.1:9", "SOCKS"),
+        ("nonsense://x", "no usable proxy"),
+        ("http://host:port", "no usable proxy"),
+    ],
 )
 def test_a_proxy_that_cannot_be_used_is_one_line(
     no_proxy: pytest.MonkeyPatch, proxy: str, words: str
