@@ -9,18 +9,16 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import click
-import yaml
 
 from cartlm import paid, sharing, stage, variants
 from cartlm import params as _params
 from cartlm.errors import UserError
 from cartlm.measure import machine
-from cartlm.report import comment, commits, compare_text, stale, summary
+from cartlm.report import comment, commits, compare_text, judgement, stale, summary
 from cartlm.report import compare as comparing
 from cartlm.results import write_metrics, write_text
 from cartlm.text import few
@@ -48,10 +46,7 @@ def params_group() -> None:
 
 @params_group.command("check")
 def params_check() -> None:
-    """Stop with one line if params.yaml is wrong, or if Python and DVC read a value differently."""
-    if stage.PARAMS.exists():
-        for trap in yaml_traps(stage.PARAMS):
-            raise UserError(f"{stage.PARAMS}: {trap}", "write 0.0002 for 2e-4, and quote a text such as 'on'")
+    """Stop with one line if params.yaml is wrong."""
     found = stage.params()
     print(f"params.yaml is sound: {len(variants.listed(found))} variants, data from {found.data.source}")
 
@@ -183,21 +178,29 @@ def predict(message: str, catalog: Path, variant: str | None) -> int:
     "--comment", "as_comment", is_flag=True, help="Markdown for a pull or merge request, with plots."
 )
 def compare(old: str, new: str | None, as_json: bool, everything: bool, as_comment: bool) -> int:
-    """What changed from one commit to another, or to the workspace; exit code 1 if anything became worse."""
+    """What changed from one commit to another, or to the workspace; exit code 1 if anything became worse or is gone.
+
+    The tolerances are the older side's.
+    """
     if as_comment and (as_json or everything):
         raise UserError("--comment goes with neither --json nor --all", "cartlm compare --help")
-    commits.repository(Path("."))
-    settings = stage.params()
-    before, after, changed = commits.read(Path("."), old, new)
-    listed = variants.listed(settings)
-    asked = stale.read(Path(".")) if commits.checked_out(Path("."), new) else None
-    found = comparing.compare(before, after, settings.compare.model_dump(), changed, listed, asked)
+    root = Path(".")
+    commits.repository(root)
+    if new is None:
+        stage.params()  # of commits nothing can be mended, so whatever reads is taken
+    before, after, changed = commits.read(root, old, new)
+    was, now = (judgement.params(root, commits.resolve(root, each) if each else None) for each in (old, new))
+    tolerances, said = judgement.tolerances(was, before.name)
+    left = {*judgement.names(was, *judgement.LISTS)} - {*judgement.names(now, *judgement.LISTS)}
+    asked = stale.read(root) if commits.checked_out(root, new) else None
+    found = comparing.compare(before, after, tolerances, changed, judgement.names(now), asked, left)
+    found.notes[:0] = said
     if as_json:
         print(json.dumps(comparing.as_json(found), indent=2, ensure_ascii=False, allow_nan=False))
     else:
         text = comment.comment(found) if as_comment else compare_text.markdown(found, everything)
         print(text, end="")
-    return 1 if found.having("worse") else 0
+    return 1 if found.regression else 0
 
 
 @main.command("stale")
@@ -343,39 +346,11 @@ def diagnose(as_json: bool) -> None:
 
 @main.command()
 def prune() -> None:
-    """Remove metrics and lock entries of what left params.yaml (`dvc repro` does it by itself)."""
-    gone = variants.prune(Path("."), stage.params())
-    print("\n".join(f"removed {name}" for name in gone) or "nothing to remove")
-
-
-def yaml_traps(path: Path) -> list[str]:
-    """What Python and DVC read differently in a YAML file, one line a value: `2e-4`, `on`, `0o17`.
-
-    PyYAML follows YAML 1.1, DVC (ruamel.yaml) follows 1.2. Raises UserError where either cannot read it.
-    """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        text = path.read_text(encoding="utf-8")
-        ours, theirs = yaml.safe_load(text), YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {error}", f"git diff {path}") from None
-    return _differences(ours, theirs, "")
-
-
-def _differences(ours: Any, theirs: Any, key: str) -> list[str]:
-    if isinstance(ours, Mapping) and isinstance(theirs, Mapping) and ours.keys() == theirs.keys():
-        parts = [_differences(ours[name], theirs[name], f"{key}.{name}".lstrip(".")) for name in ours]
-        return [line for part in parts for line in part]
-    if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
-        parts = [_differences(a, b, f"{key}[{i}]") for i, (a, b) in enumerate(zip(ours, theirs, strict=True))]
-        return [line for part in parts for line in part]
-    if type(ours) is type(theirs) and (
-        ours == theirs or (ours != ours and theirs != theirs)
-    ):  # or both are NaN
-        return []
-    return [f"{key or 'the file'} is {ours!r} to Python and {theirs!r} to DVC"]
+    """Remove metrics, models and lock entries of what left params.yaml (`dvc repro` does it by itself)."""
+    found = variants.prune(Path("."), stage.params())
+    print("\n".join(f"removed {name}" for name in found.gone) or "nothing to remove")
+    for what in found.kept:
+        print(f"warning: stays, {what}; remove it if you do not need it", file=sys.stderr)
 
 
 def check_weights(folder: Path) -> None:

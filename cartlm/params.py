@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from cartlm import yaml_files
 from cartlm.errors import UserError
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -19,12 +19,19 @@ Threads = Annotated[int, Field(ge=1, le=2**10)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]  # no dot: DVC would split the key there
-RESERVED = ("base", "adapter", "merged", "f16", "machine")  # names of other models and of other metrics files
+# No dot: DVC would split the key there. A file or folder is named after it, and may be no longer than 255.
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100)]
+RESERVED = {
+    **dict.fromkeys(("base", "adapter", "merged", "f16"), "another model is in models/{0}"),
+    "architecture": "make architecture writes below models/{0}",
+    **dict.fromkeys(("machine", "rounds"), "metrics/bench has a file {0}"),
+    **dict.fromkeys(("parity", "merge"), "a comparison calls metrics/{0}.json so"),
+    **dict.fromkeys(("merged-bfloat16", "merged-nf4"), "a card's benchmark has a file {0}"),
+}
+"""Names that no variant and no server may have, and why."""
 Temperature = Annotated[float, Field(ge=0, le=2)]
-TokenLimit = Literal[
-    "max_tokens", "max_completion_tokens"
-]  # the request's field; gpt-5 and the o-series take the latter
+# The request's field; gpt-5 and the o-series take the latter.
+TokenLimit = Literal["max_tokens", "max_completion_tokens"]
 Language = Literal["english", "croatian", "spanish"]
 GgufType = Literal["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K"]
 
@@ -327,10 +334,20 @@ class Architecture(Section):
         return self
 
 
+def _card(name: str) -> str:
+    if name in ("accuracy", "models") or name.split("-")[0] in ("cpu", "gpu"):
+        raise ValueError(
+            "no card is called so, and other numbers go by that name; a word of the card's name, as t4"
+        )
+    return name
+
+
 class Gpu(Section):
     """gpu/dvc.yaml: the benchmark of a CUDA card."""
 
-    card: Name  # a word of its name, such as t4 or h100; the metrics' folder, too
+    card: Annotated[
+        Name, AfterValidator(_card)
+    ]  # a word of its name, as t4 or h100; the metrics' folder, too
     dtype: Literal["float16", "bfloat16"]  # of GPTQ's activations and of what is not quantized
     seed: Seed
     rounds: Count
@@ -353,6 +370,7 @@ class Compare(Section):
     memory: Share
     energy: Share
     size: Share
+    loss: Share  # of the fine-tuning's evaluation, and of GPTQ's layers
 
 
 class Remote(Section):
@@ -405,15 +423,12 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _names(self) -> Params:
-        for section, names in (("gguf", self.gguf), ("gptq", self.gptq)):
+        taken = dict(RESERVED)
+        for section, names in (("gguf", self.gguf), ("gptq", self.gptq), ("remote", self.remote)):
             for name in names:
-                if name in RESERVED or (section == "gptq" and name in self.gguf):
-                    raise ValueError(
-                        f"{section}.{name}: that name is taken; choose another one for the variant"
-                    )
-        for name in self.remote:
-            if name in RESERVED or name in self.gguf or name in self.gptq:
-                raise ValueError(f"remote.{name}: that name is taken; choose another one for the server")
+                if name in taken:
+                    raise ValueError(f"{section}.{name}: that name is taken, {taken[name].format(name)}")
+            taken |= dict.fromkeys(names, f"{section}.{{0}} has it")
         return self
 
 
@@ -441,9 +456,9 @@ def first_wrong(error: ValidationError) -> str:
 def load(path: Path) -> Params:
     """Params from a YAML file; UserError for a missing, unreadable or wrong one."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml_files.parse(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path} is missing", "make preset NAME=offline") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml_files.NotYaml as error:
         raise UserError(f"{path} is not YAML: {error}", f"git diff {path}") from None
     return parse(values, path.name)

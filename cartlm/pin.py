@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from cartlm import yaml_files
 from cartlm.errors import UserError
 from cartlm.params import Params
 from cartlm.results import write_text
@@ -80,22 +81,30 @@ def ask(pin: Pin) -> str:
 def write(path: Path, revisions: Mapping[Pin, str], asked: datetime.date) -> None:
     """Put the revisions into the params file, each with the day it was asked; all else stays as it is.
 
-    Raises UserError where a value does not stand on a line of its own.
+    Raises UserError where a value does not stand on a line of its own, or others hang on it; nothing is written then.
     """
-    lines = path.read_bytes().decode("utf-8").split("\n")
+    text = path.read_bytes().decode("utf-8")
+    wanted, lines = yaml_files.parse(text), text.split("\n")
     for pin, revision in revisions.items():
         at = _line(lines, pin)
-        if at is None:
+        found = None if at is None else LINE.fullmatch(lines[at])
+        if at is None or not found:
             raise UserError(
                 f"{path} has no line {pin.key}: under {pin.section}:",
                 f"set {pin.section}.{pin.key} to {revision}",
             )
-        found = LINE.fullmatch(lines[at])
-        assert found, lines[at]
         start, comment, end = found.groups()
         said = f"the hub's {pin.named or 'default branch'} on {asked.isoformat()}"
         more = f"; {comment.lstrip('# ')}" if comment else ""
         lines[at] = f'{start} "{revision}" # {said}{more}{end}'
+        wanted[pin.section][pin.key] = revision
+    try:
+        sound = yaml_files.parse("\n".join(lines)) == wanted
+    except yaml_files.NotYaml:
+        sound = False
+    if not sound:
+        by_hand = ", ".join(f"{pin.section}.{pin.key} to {revision}" for pin, revision in revisions.items())
+        raise UserError(f"{path} cannot be written line by line", f"set {by_hand}")
     write_text(path, "\n".join(lines))
 
 
@@ -103,6 +112,7 @@ def _line(lines: list[str], pin: Pin) -> int | None:
     """Where the value stands: by lines, so that comments and order of the file survive."""
     inside = False
     for at, line in enumerate(lines):
+        line = line.removeprefix("\ufeff")
         if line and not line[0].isspace() and not line.startswith("#"):
             inside = line.split(":")[0] == pin.section
         elif inside and line.strip().startswith(f"{pin.key}:"):

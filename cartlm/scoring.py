@@ -42,7 +42,7 @@ def score(row: Row, answer: Answer) -> Score:
         return Score("unparseable")
     wanted = row.intent
     right = {field: getattr(said, field) == getattr(wanted, field) for field in FIELDS}
-    if answer.text == row.completion:
+    if answer.exact(row.completion):
         return Score("exact", **right)
     return Score("parsed_equal" if all(right.values()) else "wrong", **right)
 

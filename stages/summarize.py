@@ -17,7 +17,7 @@ def main() -> None:
     metrics = Path("metrics")
     settings = stage.params()
     listed = variants.listed(settings)
-    gone = variants.prune(Path("."), settings)
+    gone = variants.prune(Path("."), settings).gone
     for name in gone:
         stage.progress(f"removed {name}, no longer in params.yaml")
     rows = summary.collect(metrics, listed)

@@ -29,6 +29,7 @@ NOT_TRACKED = {
     "cartlm/results.py": "how numbers are written, not which",
     "cartlm/stage.py": "progress, errors and the last line of output",
     "cartlm/variants.py": "names the files of variants that are gone",
+    "cartlm/yaml_files.py": "reads params.yaml as DVC does; the values themselves are tracked as params",
     "cartlm/llama_cpp_paths.py": "finds the build that docker/llama_cpp.sh made, which is tracked",
     "cartlm/measure/machine.py": "says where a stage ran",
 }

@@ -30,6 +30,10 @@ class Answer:
     prefill_s: float
     decode_s: float
 
+    def exact(self, completion: str) -> bool:
+        """Whether this is the completion byte for byte and ended by itself: what counts as correct everywhere."""
+        return self.finish_reason == "stop" and self.text == completion
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a line of JSON."""
         return asdict(self)

@@ -24,7 +24,7 @@ class Query:
     prefill_s: float
     decode_s: float
     stopped: bool  # at EOS, not at the cap
-    exact: bool | None  # the expected text byte for byte; None where none is known
+    exact: bool | None  # Answer.exact; None where none is known
 
 
 def queries(
@@ -50,7 +50,7 @@ def queries(
                 prefill_s=answer.prefill_s,
                 decode_s=answer.decode_s,
                 stopped=answer.finish_reason == "stop",
-                exact=None if expected is None else answer.text == expected,
+                exact=None if expected is None else answer.exact(expected),
             )
         )
     return made

@@ -185,15 +185,12 @@ def batched(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def accuracy(job: dict[str, Any]) -> dict[str, Any]:
-    """How many of the prompts are answered with the expected text, in batches of like length."""
+    """How many of the prompts are answered exactly (Answer.exact), in batches of like length."""
     with _load(job) as engine:
         tokenize = _tokenizer(job, engine)
         asked = [(tokenize(text), expected) for text, expected in job["prompts"] if expected is not None]
         made = engine.answers([ids for ids, _ in asked], job["max_new_tokens"], job["accuracy_batch"])
-    right = sum(
-        answer.text == expected and answer.finish_reason == "stop"
-        for answer, (_, expected) in zip(made, asked, strict=True)
-    )
+    right = sum(answer.exact(expected) for answer, (_, expected) in zip(made, asked, strict=True))
     return {"exact": right, "n": len(asked), "batch_size": job["accuracy_batch"]}
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from cartlm import yaml_files
 from cartlm.errors import UserError
 from cartlm.params import Count, Positive, Section, Seed, Share, first_wrong
 
@@ -88,9 +88,11 @@ def load(path: Path) -> list[Recipe]:
     """The phases of a recipe file. Raises UserError naming the first wrong key and its value."""
     hint = f"edit {path}, then make base"
     try:
-        given: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        given: Any = yaml_files.parse(path.read_bytes())
         shape, phases = given["pretraining"]["shape"], given["pretraining"]["phases"]
         twice = sorted(set(shape) & {name for phase in phases for name in phase})
+    except yaml_files.NotYaml as error:
+        raise UserError(f"{path} is not YAML: {error}", hint) from None
     except (KeyError, TypeError):
         raise UserError(f"{path} lacks pretraining.shape or pretraining.phases", hint) from None
     if twice or not phases:

@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from cartlm import yaml_files
 from cartlm.errors import UserError
 from cartlm.report import locks, rules
 from cartlm.results import Outcome, parse_outcomes
@@ -232,11 +231,10 @@ def not_yaml(root: Path, commit: str | None, name: str) -> None:
     """Raises UserError for a file of the pipeline that is not YAML: DVC tells it in many lines, as a lack of metrics."""
     for path in ("params.yaml", "dvc.yaml", "dvc.lock"):
         try:
-            yaml.safe_load(content(root, commit, path) or b"")
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            yaml_files.parse(content(root, commit, path) or b"")
+        except yaml_files.NotYaml as error:
             what, next = told(path, commit, name)
-            said = " ".join(str(error).split())
-            raise UserError(f"{what} is not YAML: {said}", next) from None
+            raise UserError(f"{what} is not YAML: {error}", next) from None
 
 
 def outcomes(root: Path, commit: str | None, name: str) -> dict[str, list[Outcome]]:

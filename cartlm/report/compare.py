@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from cartlm.errors import UserError
-from cartlm.report import drift, locks, notes, significance, stale
+from cartlm.report import drift, judgement, locks, notes, significance, stale
 from cartlm.report.commits import ParamChange, Side
 from cartlm.report.drift import Drift, Shift
 from cartlm.report.paired import Difference, against_reference, differences, pair
 from cartlm.report.rules import ACCURACY, OF_MACHINE, TESTED, Rule, judged, other_machine, place
 from cartlm.statistics import ALPHA, Pairs, wilson
 
+OTHER_DATA = "made from other rows (data/ in dvc.lock)"
 OTHER_ROWS = "the test rows differ (data/test.jsonl in dvc.lock): nothing is paired"
 Verdict = Literal["worse", "better", "not comparable", "removed", "added", "no change"]
 ORDER: tuple[Verdict, ...] = ("worse", "better", "not comparable", "removed", "added", "no change")
@@ -44,6 +45,7 @@ class Evidence:
     tolerances: Mapping[str, float]
     unpaired: Mapping[str, str]  # variant -> why its outcomes are of other rows
     other_rows: str | None  # why nothing that rests on the test rows compares, whatever has no outcomes
+    other_data: Mapping[str, str]  # file -> why what its stage computed from rows does not compare
     tested: Mapping[str, Difference]  # variant -> its outcomes of both sides, row by row
     controls: Drift  # the machine's own share in timings
     alone: significance.Adjusted  # p-values of timings by themselves
@@ -62,6 +64,12 @@ class Comparison:
     against_f16: list[Difference] = field(default_factory=list)  # the quantized variants of the new side
     variants: list[str] = field(default_factory=list)  # in the order of params.yaml
     stale: stale.Report | None = None  # of the new side, where it is what is checked out
+    lost: list[Change] = field(default_factory=list)  # removed, and nothing explains it
+
+    @property
+    def regression(self) -> bool:
+        """Whether anything became worse, or is gone that would have told."""
+        return bool(self.having("worse") or self.lost)
 
     def having(self, verdict: Verdict) -> list[Change]:
         return [change for change in self.changes if change.verdict == verdict]
@@ -74,11 +82,13 @@ def compare(
     params: Sequence[ParamChange] = (),
     variants: Sequence[str] = (),
     asked: stale.Report | None = None,
+    left: Collection[str] = (),
 ) -> Comparison:
     """Judge every metric that RULES names.
 
-    `tolerances` is the section `compare` of params.yaml; `variants` gives their order, others follow by name. `asked`
-    is what DVC says of the new side, where it can be asked; what dvc.lock's hashes say of it is then no note.
+    `tolerances` are those of the old side; `variants` gives their order, others follow by name; `left` are names that only
+    the old side's params.yaml has. `asked` is what DVC says of the new side, where it can be asked; what dvc.lock's hashes
+    say of it is then no note.
     """
     unpaired = unpaired_variants(old, new)
     tested = {
@@ -90,6 +100,7 @@ def compare(
         tolerances,
         unpaired,
         OTHER_ROWS if OTHER_ROWS in unpaired.values() else None,
+        {file: OTHER_DATA for file in new.metrics if locks.other_data(old.stages, new.stages, file)},
         {each.variant: each for each in differences(tested)},
         controls,
         significance.p_values(old, new, None),
@@ -112,12 +123,22 @@ def compare(
             it.target != ACCURACY, it.target, ORDER.index(it.verdict), by_variant(it.variant), it.metric,
         )
     )  # fmt: skip
-    said = [*notes.about(old, new, unpaired), *notes.of_the_machine(changes, controls, tolerances)]
+    lost = list(judgement.lost(changes, old, new, left, params))
+    said = [*judgement.loosened(params, new.name), *judgement.told(lost, new.name)]
+    said += [*notes.about(old, new, unpaired), *notes.of_the_machine(changes, controls, tolerances)]
     said += [*notes.of_the_code(old, new), *notes.torn(old), *notes.torn(new)]
     ours = [variant for variant in new.outcomes if not rank or variant in rank]  # no servers
     ordered = {variant: new.outcomes[variant] for variant in sorted(ours, key=by_variant)}
     return Comparison(
-        old.name, new.name, changes, list(params), said, against_reference(ordered), list(variants), asked
+        old.name,
+        new.name,
+        changes,
+        list(params),
+        said,
+        against_reference(ordered),
+        list(variants),
+        asked,
+        lost,
     )
 
 
@@ -131,6 +152,8 @@ def of_file(
     for key, kind, better in judged(before, after, target):
         rule = Rule(kind, better, evidence.tolerances[kind])
         reason = not_comparable(variant, key, kind, before, after, evidence)
+        if kind == "loss" or file == "metrics/merge.json":
+            reason = reason or (evidence.other_data.get(file) if kind in ("loss", ACCURACY) else None)
         paired = evidence.tested.get(variant) if (target, key) == (ACCURACY, TESTED) else None
         verdict, change, why = judge(
             before, after, key, rule, reason, paired, evidence.alone.get((file, key))
@@ -243,10 +266,15 @@ def other_rows(before: Mapping[str, Any], after: Mapping[str, Any], key: str) ->
 
 
 def other_meter(before: Mapping[str, Any], after: Mapping[str, Any], key: str) -> str | None:
-    """Why two energies do not compare: one is measured, the other estimated."""
-    name = f"{key.rpartition('.')[0]}.energy_kind".lstrip(".")
-    kinds = before.get(name), after.get(name)
-    return None if kinds[0] == kinds[1] else f"{kinds[0]} before, {kinds[1]} after"
+    """Why two energies do not compare: one is measured, the other estimated, or estimated from other watts."""
+    section = key.rpartition(".")[0]
+    for name in ("energy_kind", "energy_source"):
+        first, second = (side.get(f"{section}.{name}".lstrip(".")) for side in (before, after))
+        if first != second:
+            return f"{first} before, {second} after"
+        if first == "measured":  # by whichever counter this machine has
+            return None
+    return None
 
 
 def unpaired_variants(old: Side, new: Side) -> dict[str, str]:
@@ -276,6 +304,7 @@ def as_json(found: Comparison) -> dict[str, Any]:
         "old": found.old,
         "new": found.new,
         "worse": len(found.having("worse")),
+        "lost": len(found.lost),
         "better": len(found.having("better")),
         "notes": found.notes,
         "params": [vars(change) for change in found.params],

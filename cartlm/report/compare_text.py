@@ -8,7 +8,7 @@ from cartlm.report import paired, stale
 from cartlm.report.commits import ParamChange
 from cartlm.report.compare import Change, Comparison, Verdict
 from cartlm.report.markdown import cell, words
-from cartlm.report.rules import ACCURACY
+from cartlm.report.rules import ACCURACY, ANYWHERE
 from cartlm.text import few
 
 SHOWN: tuple[Verdict, ...] = ("worse", "better")
@@ -39,7 +39,7 @@ def by_target(found: Comparison) -> list[tuple[str, list[Change]]]:
 
 
 def title(target: str) -> str:
-    return "Accuracy" if target == ACCURACY else f"Hardware target {words(target)}"
+    return target.capitalize() if target in ANYWHERE else f"Hardware target {words(target)}"
 
 
 def stale_lines(found: stale.Report | None) -> list[str] | None:

@@ -17,7 +17,7 @@ from cartlm.report import locks, timings
 from cartlm.report.commits import Side
 from cartlm.report.locks import Stage
 from cartlm.report.paired import signed
-from cartlm.report.rules import ACCURACY, judged, other_machine, place
+from cartlm.report.rules import ANYWHERE, judged, other_machine, place
 
 TIMED = ("speed", "latency", "load", "energy")
 """Kinds that a slow minute shifts; memory is none, and what all variants share of it is worth a look."""
@@ -126,7 +126,7 @@ def on_one_machine(old: Side, new: Side) -> Iterator[tuple[str, dict[str, Any], 
     """The benchmark files that both sides have of the same machine, with their values."""
     for file in sorted(old.metrics.keys() & new.metrics.keys()):
         before, after = old.metrics[file], new.metrics[file]
-        if place(file)[0] not in ("", ACCURACY) and not other_machine(before, after):
+        if place(file)[0] not in ("", *ANYWHERE) and not other_machine(before, after):
             yield file, before, after
 
 

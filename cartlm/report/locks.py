@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-import yaml
-
+from cartlm import yaml_files
 from cartlm.errors import UserError
 
 LOCKS = (
@@ -51,13 +50,13 @@ def stages(read: Read, name: str) -> dict[str, Stage]:
     for path in LOCKS:
         folder = PurePosixPath(path).parent
         try:
-            listed = (yaml.safe_load(read(path) or b"") or {}).get("stages") or {}
+            listed = (yaml_files.parse(read(path) or b"") or {}).get("stages") or {}
             for name_of, entry in listed.items():
                 found[name_of if folder == PurePosixPath() else f"{folder}/dvc.yaml:{name_of}"] = _stage(
                     entry
                 )
-        except yaml.YAMLError:
-            raise UserError(f"{path} of {name} is not YAML", f"git diff {path}") from None
+        except yaml_files.NotYaml as error:
+            raise UserError(f"{path} of {name} is not YAML: {error}", f"git diff {path}") from None
         except (AttributeError, KeyError, TypeError):
             raise UserError(f"{path} of {name} is no lock file of DVC", f"git diff {path}") from None
     return found
@@ -82,6 +81,17 @@ def row_hashes(stages: Mapping[str, Stage]) -> dict[str, str]:
         for out in stage.outs
         if PurePosixPath(out).parent.as_posix() == OUTCOMES and TEST_ROWS in stage.hashes
     }
+
+
+def other_data(old: Mapping[str, Stage], new: Mapping[str, Stage], file: str) -> bool:
+    """Whether the stages that wrote a file read other rows on the two sides; False where a lock does not tell."""
+    read = [
+        {path: md5 for stage in side.values() if file in stage.outs for path, md5 in stage.hashes.items()}
+        for side in (old, new)
+    ]
+    return any(
+        read[0][path] != read[1][path] for path in read[0].keys() & read[1].keys() if path.startswith("data/")
+    )
 
 
 def folder_hash(folder: str, files: Mapping[str, str]) -> str:
@@ -127,8 +137,8 @@ def changed_since(stages: Mapping[str, Stage], read: Read) -> dict[str, list[str
 
 def _yaml(data: bytes | None) -> Any:
     try:
-        return yaml.safe_load(data or b"")
-    except yaml.YAMLError:
+        return yaml_files.parse(data or b"")
+    except yaml_files.NotYaml:
         return None
 
 

@@ -11,7 +11,7 @@ from cartlm.report import locks, timings
 from cartlm.report.commits import Side
 from cartlm.report.drift import Drift
 from cartlm.report.paired import signed
-from cartlm.report.rules import ACCURACY, TESTED, other_machine, place, unlike
+from cartlm.report.rules import ANYWHERE, TESTED, other_machine, place, unlike
 from cartlm.text import few
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def about(old: Side, new: Side, unpaired: Mapping[str, str]) -> list[str]:
             gone = "no longer" if before else "only now"
             said.setdefault(f"{target}: {gone} measured", []).append(variant)
             continue
-        if target != ACCURACY and (machine := other_machine(before, after)):
+        if target not in ANYWHERE and (machine := other_machine(before, after)):
             described = str(PurePosixPath(file).with_name("machine.json"))
             own = unlike(old.metrics.get(described, {}), new.metrics.get(described, {}))
             what = f"{target}: not comparable, {machine}" + (f", {own}" if own else "")
