@@ -449,7 +449,9 @@ def first_wrong(error: ValidationError) -> str:
     silent = first["type"] in ("missing", "value_error") and not isinstance(first["input"], int | float | str)
     silent = silent or "key" in key.rpartition(".")[2]  # an API key, put where none belongs
     given = "" if silent else f" = {first['input']!r:.80}"
-    what = {"extra_forbidden": "unknown key", "missing": "missing key"}.get(first["type"], first["msg"])
+    what = {"extra_forbidden": "unknown key", "missing": "missing key", "bool_type": "true or false"}.get(
+        first["type"], first["msg"]
+    )
     return f"{key}{given}: {what.removeprefix('Value error, ')}{more}"
 
 

@@ -59,18 +59,14 @@ def test_params_check_passes(cartlm: Run) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("lora_rank: 8", "lora_rank: 1e1", ["finetune.lora_rank is '1e1' to Python and 10.0 to DVC"]),
+        ("lora_rank: 8", "lora_rank: 1e1", ["finetune.lora_rank = 10.0"]),
+        ("gradient_checkpointing: false", "gradient_checkpointing: off", ["gradient_checkpointing = 'off'"]),
+        ("  q8_0: {type: Q8_0", "  architecture: {type: Q8_0", ["gguf.architecture: that name is taken"]),
         (
-            "weight_decay: 0.0",
-            "weight_decay: 2e-4",
-            ["finetune.weight_decay is '2e-4'", "0.0002", "write 0.0002"],
+            "lora_rank: 8",
+            "lora_rank: 8\n  lora_rank: 9",
+            ['params.yaml is not YAML: duplicate key "lora_rank", line'],
         ),
-        (
-            "gradient_checkpointing: false",
-            "gradient_checkpointing: off",
-            ["gradient_checkpointing is False", "'off'"],
-        ),
-        ("lora_rank: 8", "lora_rank: 8\n  lora_rank: 9", ["is not YAML", "duplicate key"]),
         ("lora_rank: 8", "lora_rank: [8", ["is not YAML"]),
         ("lora_rank: 8", "lora_rank: '8'", ["finetune.lora_rank = '8'"]),
         ("lora_rank: 8", "lora_ranks: 8", ["lora_rank"]),
@@ -258,6 +254,8 @@ def test_prune_forgets_variants_that_are_gone(cartlm: Run, repo: Path) -> None:
         path.write_text(json.dumps({}), encoding="utf-8")
     (repo / "architecture").mkdir(exist_ok=True)
     types = "stages:\n  quantize@q8_0:\n    cmd: a\n  bench:\n    cmd: c\n"
+    for name in ("q8_0", "gone"):
+        (repo / "models" / name).mkdir(parents=True)
     gone = "  quantize@iq4_xs:\n    cmd: b\n"
     (repo / "architecture/dvc.lock").write_text(types + gone, encoding="utf-8")
     done = cartlm("prune")
@@ -270,6 +268,8 @@ def test_prune_forgets_variants_that_are_gone(cartlm: Run, repo: Path) -> None:
     )
     left = {path.relative_to(repo / "metrics").as_posix() for path in (repo / "metrics").rglob("*.*")}
     assert left == {"eval/q8_0.json", "bench/cpu/machine.json"}
+    assert (repo / "models/gone").is_dir()  # without its hash in dvc.lock
+    assert "stays, models/gone" in done.stderr
     assert cartlm("prune").stdout == "nothing to remove\n"
 
 

@@ -13,11 +13,11 @@ Better = Literal["higher", "lower"]
 RULES: tuple[tuple[str, str, Better], ...] = (
     (r"exact_match|parsed_equal|agreement", "accuracy", "higher"),
     (r"unparseable|never_stopped", "accuracy", "lower"),
-    (r"(prefill|decode)_tokens_per_s|queries_per_s", "speed", "higher"),
+    (r"(batch_\d+_)?(prefill|decode)_tokens_per_s|queries_per_s", "speed", "higher"),
     (r"load_s", "load", "lower"),
     (r"\w+_ms_p(50|95)", "latency", "lower"),  # p99 rests on a query or two
     (r"(?!baseline)(?!\w*_(anon|file|cgroup)_)\w*(rss|vram|peak)\w*_mib", "memory", "lower"),
-    (r"energy_j_per_query", "energy", "lower"),
+    (r"(batch_\d+_)?energy_j_per_query", "energy", "lower"),
     (r"size_mib", "size", "lower"),
     (r"loss_mean|loss_max|eval_loss", "loss", "lower"),
 )

@@ -174,12 +174,96 @@ def test_a_slow_machine_is_no_change_as_long_as_the_lock_has_the_same_code(repo:
     assert repo.compare(old).returncode == 1
 
 
-def test_tolerances_come_from_params(repo: Repo) -> None:
-    repo.write(speed=70.0)
-    assert repo.compare("HEAD").returncode == 1
+def tolerate(repo: Repo, old: str, new: str) -> None:
     params = repo.path / "params.yaml"
-    params.write_text(params.read_text("utf-8").replace("  speed: 0.15", "  speed: 0.4"), encoding="utf-8")
-    assert repo.compare("HEAD").returncode == 0
+    text = params.read_text("utf-8")
+    assert old in text
+    params.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def test_tolerances_come_from_the_older_side(repo: Repo) -> None:
+    """A pull request that widens its own tolerance is judged by the one before."""
+    repo.write(speed=70.0)
+    tolerate(repo, "  speed: 0.15", "  speed: 1.0")
+    done = repo.compare("HEAD", "--json")
+    assert done.returncode == 1
+    assert [note for note in found(done)["notes"] if "compare.speed was 0.15, is 1.0" in note]
+    wide = repo.commit("a wide tolerance")
+    assert repo.compare("HEAD~1", "HEAD").returncode == 1
+    repo.write(speed=40.0)
+    assert repo.compare(wide).returncode == 0  # once it is accepted, it counts
+
+
+@pytest.mark.parametrize(
+    ("speed", "said"),
+    [
+        ("", "speed 0.15;"), ("  speed: 50\n", "speed 0.15 (not 50)"), ("  speed: .nan\n", "speed 0.15 (not nan)"),
+        ("  speed: wide\n", "speed 0.15 (not 'wide')"),
+    ],
+)  # fmt: skip
+def test_an_older_side_without_a_sound_tolerance_is_judged_by_the_standard(
+    repo: Repo, speed: str, said: str
+) -> None:
+    sound = (repo.path / "params.yaml").read_text("utf-8")
+    tolerate(repo, "  speed: 0.15\n", speed)
+    old = repo.commit("no tolerance")
+    (repo.path / "params.yaml").write_text(sound.replace("speed: 0.15", "speed: 1.0"), encoding="utf-8")
+    repo.write(speed=70.0)
+    done = repo.compare(old, "--json")
+    assert done.returncode == 1
+    assert said.removesuffix(";") in found(done)["notes"][0]
+
+
+@pytest.mark.parametrize("broken", ["base: [", "", "compare: {speed: fast}", None])
+def test_two_commits_compare_whatever_params_lie_in_the_workspace(repo: Repo, broken: str | None) -> None:
+    repo.write(exact=80)
+    repo.commit("a loss")
+    params = repo.path / "params.yaml"
+    params.unlink() if broken is None else params.write_text(broken, encoding="utf-8")
+    done = repo.compare("HEAD~1", "HEAD")
+    assert done.returncode == 1, done.stderr
+
+
+def test_what_is_gone_is_told_and_no_success(repo: Repo) -> None:
+    """Of a variant that left params.yaml it is wanted; of one that is still listed it may hide a loss."""
+    (repo.path / "metrics/bench/cpu/q8_0.json").unlink()
+    done = repo.compare("HEAD", "--json")
+    values = found(done)
+    assert (done.returncode, values["lost"], values["worse"]) == (1, 1, 0)
+    assert [note for note in values["notes"] if "cpu q8_0 (decode_tokens_per_s)" in note]
+    tolerate(repo, "  q8_0: {type: Q8_0, imatrix: false}\n", "")
+    done = repo.compare("HEAD", "--json")
+    assert (done.returncode, found(done)["lost"]) == (0, 0)
+    assert "1 removed" in repo.compare("HEAD").stdout.splitlines()[0]
+
+
+def test_what_is_looked_at_less_closely_is_told(repo: Repo) -> None:
+    tolerate(repo, "  rounds: 10", "  rounds: 2")
+    tolerate(repo, "  min_agreement: 0.995", "  min_agreement: 0.5")
+    tolerate(repo, "  test: 1000", "  test: 50")
+    (note,) = [each for each in found(repo.compare("HEAD", "--json"))["notes"] if "less closely" in each]
+    for said in (
+        "bench_cpu.rounds was 10, is 2",
+        "parity.min_agreement was 0.995",
+        "data.test was 1000, is 50",
+    ):
+        assert said in note
+
+
+def test_size_and_loss_of_a_gptq_variant_compare_without_a_card(repo: Repo) -> None:
+    path = repo.path / "metrics/gptq/int8.json"
+    pipeline = "metrics: [metrics/eval, metrics/bench, metrics/gptq]\n"
+    (repo.path / "dvc.yaml").write_text(pipeline, encoding="utf-8")
+    write_metrics(path, {"quantize": {"size_mib": 4.0, "loss_mean": 1e-7, "loss_max": 1e-6}})
+    old = repo.commit("quantized")
+    write_metrics(path, {"quantize": {"size_mib": 5.0, "loss_mean": 3e-7, "loss_max": 2e-6}})
+    done = repo.compare(old, "--json")
+    assert done.returncode == 1
+    judged = {
+        (each["target"], each["variant"], each["metric"]): each["verdict"] for each in found(done)["changes"]
+    }
+    for name in ("size_mib", "loss_mean", "loss_max"):
+        assert judged["models", "int8", f"quantize.{name}"] == "worse"
 
 
 def test_other_test_rows_under_the_same_ids_are_not_paired(repo: Repo) -> None:
