@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import re
@@ -15,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from cartlm import params
+from cartlm import params, yaml_files
+from cartlm.errors import UserError
+from cartlm.pin import Pin, write
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAS = {
@@ -122,6 +125,37 @@ def test_a_tag_is_followed_and_comments_and_line_ends_stay(
     assert re.fullmatch(
         rf'  held_out_revision: "{"f" * 40}" # the hub\'s default branch on {day}; as in the paper', line
     ), line
+
+
+BASE = Pin("base", "revision", "model", "a/b", None)
+
+
+@pytest.mark.parametrize(
+    "line", ["null", "~", "", "main", "'main'", '"v1#2"', "2e-05", "on", "1_000", "null # why"]
+)
+def test_a_pinned_value_reads_back_whatever_stood_there(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "params.yaml"
+    for front, end in (("", "\n"), ("\ufeff", "\r\n"), ("---\n", "\n")):
+        text = f"{front}base:\n  path: a/b\n  revision: {line}\ndata:\n  revision: null\n"
+        path.write_bytes(text.replace("\n", end).encode())
+        write(path, {BASE: "1" * 40}, datetime.date(2026, 1, 2))
+        found = yaml_files.parse(path.read_bytes())
+        assert found == {"base": {"path": "a/b", "revision": "1" * 40}, "data": {"revision": None}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "base: {path: a/b, revision: null}\n", "base:\n  revision: &r null\nother: *r\n",
+        "base:\n  revision: >-\n    main\n", "base:\n  deep:\n    revision: 1\n  revision: null\n", "'base':\n  revision: null\n",
+    ],
+)  # fmt: skip
+def test_what_cannot_be_pinned_line_by_line_is_left_and_said(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=f"set base.revision to {'1' * 40}"):
+        write(path, {BASE: "1" * 40}, datetime.date(2026, 1, 2))
+    assert path.read_text(encoding="utf-8") == text
 
 
 def test_what_the_hub_does_not_know_changes_nothing(pin: Run, tmp_path: Path, shas: dict[str, str]) -> None:

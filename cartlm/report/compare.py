@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -307,7 +308,7 @@ def as_json(found: Comparison) -> dict[str, Any]:
         "lost": len(found.lost),
         "better": len(found.having("better")),
         "notes": found.notes,
-        "params": [vars(change) for change in found.params],
+        "params": [{name: _json(value) for name, value in vars(change).items()} for change in found.params],
         "changes": [
             {
                 **vars(change),
@@ -319,6 +320,13 @@ def as_json(found: Comparison) -> dict[str, Any]:
         "stale": stale.as_json(found.stale) if found.stale else None,
         "variants_against_f16": [_plain(each) for each in found.against_f16],
     }
+
+
+def _json(value: Any) -> Any:
+    """A param as JSON has it: the infinities and NaN of YAML as text."""
+    if isinstance(value, list):
+        return [_json(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(each: Difference) -> dict[str, Any]:
