@@ -194,7 +194,7 @@ def compare(old: str, new: str | None, as_json: bool, everything: bool, as_comme
     left = {*judgement.names(was, *judgement.LISTS)} - {*judgement.names(now, *judgement.LISTS)}
     asked = stale.read(root) if commits.checked_out(root, new) else None
     found = comparing.compare(before, after, tolerances, changed, judgement.names(now), asked, left)
-    found.notes[:0] = said
+    found.notes[:0] = said + judgement.own_code(root, old, new, after.name)
     if as_json:
         print(json.dumps(comparing.as_json(found), indent=2, ensure_ascii=False, allow_nan=False))
     else:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # report.sh BASE HEAD FOLDER: what HEAD changed since it left BASE, by `cartlm compare --comment`: FOLDER/comment/comment.md,
 # and `dvc plots diff` as a page in FOLDER/plots. Needs git and the packages of docker/data.txt, no models.
-# Exit code as of cartlm compare: 1 if something became worse (the report is whole), 2 for a mistake.
+# Exit code as of cartlm compare: 1 if something became worse or is gone (the report is whole), 2 for a mistake.
 set -euo pipefail
 [ $# = 3 ] || { sed -n '2,4s/^# //p' "$0" >&2; exit 2; }
 base="$1" head="$2" folder="$3"

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cartlm import yaml_files
 from cartlm.params import Share
-from cartlm.report.commits import ParamChange, content
+from cartlm.report.commits import ParamChange, content, git
 from cartlm.report.rules import OF_MACHINE, other_machine
 from cartlm.text import few
 
@@ -34,6 +34,7 @@ LOOSER: tuple[tuple[str, Literal["lower", "higher"]], ...] = (
     (r"data\.gates\.(distinct_2|twins)", "lower"),
 )
 """Params that decide how closely a change is looked at, and which way is less closely."""
+OWN_CODE = ("cartlm/report", "cartlm/statistics.py", ".github")
 LISTS = ("reference", "gguf", "gptq", "remote")
 
 
@@ -77,6 +78,13 @@ def loosened(changes: Sequence[ParamChange], name: str) -> list[str]:
                 said.setdefault(tolerance, []).append(f"{change.key} was {change.old!r}, is {change.new!r}")
     words = {True: "sets itself wider tolerances, which do not count", False: "is looked at less closely"}
     return [f"{name} {words[which]}: {few(found, 8)}." for which, found in sorted(said.items())]
+
+
+def own_code(root: Path, old: str, new: str | None, name: str) -> list[str]:
+    """A sentence where the code that compares differs: a workflow runs that of the judged side."""
+    arguments = ("diff", "--name-only", old, *([new] if new else []), "--", *OWN_CODE)
+    changed = git(root, *arguments).stdout.splitlines()
+    return [f"{name} changes what compares, or what calls it: {few(changed, 4)}."] if changed else []
 
 
 def _went(change: ParamChange) -> str:

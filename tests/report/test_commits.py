@@ -250,6 +250,16 @@ def test_what_is_looked_at_less_closely_is_told(repo: Repo) -> None:
         assert said in note
 
 
+def test_a_change_of_the_judge_is_told(repo: Repo) -> None:
+    path = repo.path / "cartlm/report/rules.py"
+    path.parent.mkdir(parents=True)
+    path.write_text("RULES = ()\n", encoding="utf-8")
+    repo.commit("no rules")
+    for arguments in (("HEAD~1", "HEAD"), ("HEAD~1",)):
+        notes = found(repo.compare(*arguments, "--json"))["notes"]
+        assert [note for note in notes if "cartlm/report/rules.py" in note]
+
+
 def test_size_and_loss_of_a_gptq_variant_compare_without_a_card(repo: Repo) -> None:
     path = repo.path / "metrics/gptq/int8.json"
     pipeline = "metrics: [metrics/eval, metrics/bench, metrics/gptq]\n"
