@@ -90,11 +90,9 @@ def _prune_models(root: Path, cells: Cells, names: Collection[str]) -> tuple[lis
         else:
             shutil.rmtree(folder)
             gone.append(path)
-    runs = root / "runs"
-    for name in (Path(path).name for path in made if path not in (f"models/{each}" for each in names)):
-        for raw in sorted(
-            (*runs.glob(f"quantize/{name}"), *runs.glob(f"quantize/{name}.log"), *runs.glob(f"eval/{name}.*"))
-        ):
+    raw_files = ("quantize/{0}", "quantize/{0}.log", "eval/{0}.*", "bench/cpu/{0}.jsonl")
+    for name in {Path(path).name for path in made} - {*names}:
+        for raw in [path for each in raw_files for path in (root / "runs").glob(each.format(name))]:
             shutil.rmtree(raw) if raw.is_dir() and not raw.is_symlink() else raw.unlink()
     return gone, kept
 

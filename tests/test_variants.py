@@ -113,6 +113,7 @@ def test_a_renamed_variant_leaves_nothing(made: Path) -> None:
         "quantize/renamed.log",
         "quantize/renamed/log",
         "eval/renamed.jsonl",
+        "bench/cpu/renamed.jsonl",
         "eval/kept.jsonl",
         "bench/renamed/x",
     ):

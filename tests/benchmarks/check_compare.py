@@ -153,7 +153,7 @@ def compared(repo: Path) -> tuple[list[dict[str, Any]], list[str]]:
     told: dict[str, Any] = json.loads(done.stdout)
     found: list[dict[str, Any]] = told["changes"]
     worse = any(each["verdict"] == "worse" for each in found)
-    if worse != (done.returncode == 1):
+    if (worse or told["lost"] > 0) != (done.returncode == 1):
         raise UserError(f"compare ended with {done.returncode}, worse is {worse}", "cartlm compare HEAD")
     return found, told["notes"]
 

@@ -95,7 +95,8 @@ def test_a_removed_cell_leaves_no_trace(first: Step, changed: Step) -> None:
         "eval-reference@base", "eval-reference@merged", "eval-reference@f16", "quantize-gguf@q8_0", "eval@q8_0",
         "quantize-gptq@int4-g32", "eval-gptq@int4-g32",
     }  # fmt: skip
-    assert not list((changed.repo.path / "metrics").rglob("q4_k_m*"))
+    for folder in ("metrics", "models", "runs"):
+        assert not list((changed.repo.path / folder).rglob("q4_k_m*"))
     assert (
         "q4_k_m"
         not in (changed.repo.path / "README.md").read_text(encoding="utf-8").split("## Quick start")[0]
