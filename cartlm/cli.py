@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -59,24 +58,16 @@ def data_group() -> None:
 @data_group.command("check")
 @click.argument("path", type=click.Path(path_type=Path))
 def data_check(path: Path) -> None:
-    """Name every problem of a JSONL or CSV file with its line, or a folder's; nothing is written."""
-    from cartlm.data import files
+    """Name every problem of a file of rows, or a folder's, with file and line, and the sizes that fit; nothing is written."""
+    from cartlm import data_check as checking
 
-    languages = stage.params().data.languages
+    settings = stage.params()
     count = 0
-    for file in files.files(path):
-        rows, problems = files.inspect(file, languages)
-        for problem in problems:
-            print(f"{file}:{problem.line}: {problem.what}")
-        kinds = Counter(f"{row.language} {row.intent.action}" for row in rows)
-        print(
-            f"{file}: {len(rows)} sound rows" + "".join(f", {n} {kind}" for kind, n in sorted(kinds.items()))
-        )
-        count += len(problems)
+    for line, wrong in checking.lines(path, settings):
+        print(line)
+        count += wrong
     if count:
-        raise UserError(
-            f"{path} has {count} broken row{'' if count == 1 else 's'}", "mend the lines named above"
-        )
+        raise UserError(f"{path} has {count} problem{'' if count == 1 else 's'}", "mend what is named above")
 
 
 @data_group.command("natural")

@@ -167,12 +167,13 @@ class Data(Section):
     source: Literal["rules", "openai", "hub", "file"]
     path: (
         str | None
-    )  # hub: dataset id or a local folder in hub layout; file: JSONL or CSV, or a folder of them
+    )  # hub: dataset id or a local folder in hub layout; file: JSONL, CSV, ..., or a folder of them
     revision: str | None
     held_out: (
         str | None
     )  # another published dataset, such as jtlicardo/ecommerce-intent-eval: evaluated apart
     held_out_revision: str | None
+    show_rows: bool  # rows of source hub and file in docs/data.md, which git tracks; ours are always shown
     seed: Seed
     train: Count
     validation: Count

@@ -1,34 +1,28 @@
-"""The user's own rows: JSONL or CSV, each row checked, every problem with its line.
+"""The user's own rows: files in two layouts, each row checked, every problem with its file and line.
 
-Two layouts, told apart by their columns: catalog, message, action, product, quantity, language; or that of the published
-dataset: prompt, completion, language. Other columns are passed over. In CSV the lines of a catalog stand one under the
-other in their cell, or apart by " | ".
+The layouts are told apart by their columns: catalog, message, action, product, quantity, language; or that of the published
+dataset: prompt, completion, language. Other columns are passed over. A catalog is a list, or as text its lines one under the
+other, or apart by " | ".
 """
 
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cartlm import prompt as prompts
-from cartlm.data import drawing
-from cartlm.data.refusal import bad_sign
-from cartlm.data.rows import Row, make
+from cartlm.data import drawing, labels, pooled, roles
+from cartlm.data.labels import OURS, PUBLISHED, as_row
+from cartlm.data.rows import Row
 from cartlm.errors import UserError
-from cartlm.intent import ACTIONS, Intent
-from cartlm.intent import read as read_intent
 from cartlm.params import Data
 
-OURS = ("catalog", "message", "action", "product", "quantity", "language")
-PUBLISHED = ("prompt", "completion", "language")
+__all__ = ["OURS", "PUBLISHED", "Found", "Problem", "as_row", "gather", "inspect", "read", "splits"]
 SUFFIXES = (".jsonl", ".csv")
-LEAK = ('"action"', '"quantity"')
 _HINT = "set data.path in params.yaml to a .jsonl or .csv file, or a folder of such files"
 
 
@@ -40,62 +34,114 @@ class Problem:
     what: str
 
 
-def splits(params: Data) -> drawing.Drawn:
-    """Train, validation, test and calibration rows of `data.path`, drawn with `data.seed`.
+@dataclass(frozen=True)
+class Found:
+    """The sound rows of each file and of each role, and what there is to say.
 
-    In a folder, files whose name starts with `test` are the test; where there are none, test is validation. Raises
-    UserError naming file, line and problem of the first broken row, or where there are too few.
+    `problems` begin with the file and line; `notes` say which file became what, how it was read, and what was left out.
+    """
+
+    files: dict[Path, list[Row]] = field(default_factory=dict)
+    parts: dict[str, list[Row]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    repeats: list[str] = field(default_factory=list)  # rows of training or validation that are held out as well
+
+
+def splits(params: Data) -> drawing.Drawn:
+    """Train, validation, test and calibration rows of `data.path`, drawn with `data.seed`; notes go to stderr.
+
+    In a folder each file's name says what it is for (cartlm/data/roles.py). Raises UserError naming file, line and problem of
+    the first broken row, or where there are too few.
     """
     if params.path is None:
         raise UserError("data.source=file needs data.path", _HINT)
-    path = Path(params.path)
-    found = files(path)
-    tests = [file for file in found if path.is_dir() and file.stem.startswith("test")]
-    rows = [row for file in found if file not in tests for row in read(file, params.languages)]
-    test = [row for file in tests for row in read(file, params.languages)]
-    return drawing.splits(rows, test, params, str(path))
+    found = gather(Path(params.path), params.languages)
+    for note in found.notes:
+        drawing.tell(note)
+    _stop(found.problems, Path(params.path))
+    return drawing.splits(found.parts, params, params.path)
 
 
-def files(path: Path) -> list[Path]:
-    """The file itself, or the rows' files of a folder in name order. Raises UserError where there are none."""
-    if path.is_file():
-        if path.suffix not in SUFFIXES:
-            raise UserError(f"{path} is neither .jsonl nor .csv", _HINT)
-        return [path]
-    if not path.is_dir():
-        raise UserError(f"data.path={path} is not there", _HINT)
-    found = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
-    if not found:
-        raise UserError(f"{path} holds no .jsonl or .csv", _HINT)
+def gather(path: Path, languages: Sequence[str]) -> Found:
+    """All rows of a file or folder with everything that is wrong, file by file and across files. Raises UserError for none.
+
+    A file that was named by itself has no role: all splits are drawn from it.
+    """
+    found = Found()
+    if path.is_dir():
+        folder = roles.survey(path, SUFFIXES)
+        if not folder.files and not folder.problems:
+            there = f"; it holds {', '.join(folder.left_out[:8])}" if folder.left_out else ""
+            raise UserError(f"{path} holds no {' or '.join(SUFFIXES)}{there}", _HINT)
+        found.notes.extend(folder.notes())
+        found.problems.extend(f"{path}: {problem}" for problem in folder.problems)
+        files = folder.files
+    else:
+        if path.is_file() and path.suffix.lower() not in SUFFIXES:
+            raise UserError(f"{path} is neither {' nor '.join(SUFFIXES)}", _HINT)
+        if not path.exists():
+            raise UserError(f"data.path={path} is not there", _HINT)
+        files = [roles.File(path, path.name, roles.TRAIN, False)]
+        if roles.found(path.stem) - {roles.TRAIN}:
+            found.notes.append(f"{path.name}: all splits are drawn from it, as it was named by itself")
+    places: dict[str, str] = {}
+    for file in files:
+        rows, problems = _inspect(file.path, file.name, languages, found.notes)
+        found.files[file.path] = rows
+        found.parts.setdefault(file.role, []).extend(rows)
+        found.problems.extend(f"{file.path}:{problem.line}: {problem.what}" for problem in problems)
+        places.update((row.id, f"{file.path}:{line_of(row)}") for row in rows)
+    for pair in pooled.pairs(found.parts):
+        told = f"{places[pair.row.id]}: the same catalog and message as {places[pair.other.id]}"
+        if not pair.alike:
+            found.problems.append(f"{told}, with another label")
+        elif pair.role == pair.other_role:
+            found.problems.append(told)
+        else:
+            found.repeats.append(f"{told}: left out of {pair.role}")
     return found
+
+
+def line_of(row: Row) -> int:
+    """The line of a row in its file."""
+    return int(row.id.rpartition("-")[2])
 
 
 def read(path: Path, languages: Sequence[str]) -> list[Row]:
     """All rows of a file. Raises UserError naming the first problem and how many there are."""
     rows, problems = inspect(path, languages)
+    _stop([f"{path}:{problem.line}: {problem.what}" for problem in problems], path)
+    return rows
+
+
+def _stop(problems: Sequence[str], path: Path) -> None:
     if problems:
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
-        raise UserError(f"{path}:{problems[0].line}: {problems[0].what}{more}", f"cartlm data check {path}")
-    return rows
+        raise UserError(problems[0] + more, f"cartlm data check {path}")
 
 
 def inspect(path: Path, languages: Sequence[str]) -> tuple[list[Row], list[Problem]]:
     """The sound rows of a file, ids from its name and lines, and all problems in line order; one a row at most."""
+    return _inspect(path, path.name, languages, [])
+
+
+def _inspect(path: Path, name: str, languages: Sequence[str], notes: list[str]) -> tuple[list[Row], list[Problem]]:
+    """As `inspect`, the ids from `name`; adds to `notes` how the file was read."""
     rows: list[Row] = []
     problems: list[Problem] = []
-    seen: dict[str, tuple[int, str]] = {}
-    for line, record in _records(path):
+    seen: dict[pooled.Key, tuple[int, Row]] = {}
+    records = list(_records(path))
+    barred = labels.bars(record for _, record in records)
+    for line, record in records:
         try:
             if isinstance(record, str):
                 raise ValueError(record)
-            row = as_row(f"{path.name}-{line:05d}", record, languages)
-            if row.prompt in seen:
-                first, completion = seen[row.prompt]
-                same = completion == row.completion
-                raise ValueError(
-                    f"the same catalog and message as line {first}{'' if same else ', with another label'}"
-                )
-            seen[row.prompt] = (line, row.completion)
+            row = as_row(f"{name}-{line:05d}", record, languages, barred)
+            first, other = seen.setdefault(pooled.key(row), (line, row))
+            if other is not row:
+                same = "" if pooled.same_label(row, other) else ", with another label"
+                raise ValueError(f"the same catalog and message as line {first}{same}")
             rows.append(row)
         except ValueError as error:
             problems.append(Problem(line, str(error)))
@@ -154,74 +200,3 @@ def _utf8(data: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def as_row(id: str, record: dict[str, Any], languages: Sequence[str]) -> Row:
-    """A row of the contract, without tags. Raises ValueError saying what is broken."""
-    published = "prompt" in record and "message" not in record
-    columns = PUBLISHED if published else OURS
-    if missing := [name for name in columns if record.get(name) in (None, "")]:
-        raise ValueError(f"nothing in {', '.join(missing)}; the row has {', '.join(map(str, record)) or 'nothing'}")
-    if published:
-        for name in PUBLISHED:
-            _text(record, name)
-        catalog, message = prompts.split(record["prompt"])
-        intent = read_intent(record["completion"])
-        if record["completion"] != intent.canonical():
-            raise ValueError(f"completion {record['completion']!r:.80} is not written as {intent.canonical()!r:.80}")
-    else:
-        catalog, message, intent = _catalog(record["catalog"]), _text(record, "message"), _intent(record)
-    language = _text(record, "language")
-    if language not in languages:
-        raise ValueError(f"language is {language!r}, not one of data.languages: {', '.join(languages)}")
-    _check(catalog, message, intent)
-    return make(id, language, catalog, message, intent, {})
-
-
-def _text(record: dict[str, Any], name: str) -> str:
-    value = record[name]
-    if not isinstance(value, str):
-        raise ValueError(f"{name} is {value!r:.60}, not text")
-    return value
-
-
-def _catalog(value: Any) -> list[str]:
-    if isinstance(value, str):
-        value = value.split(" | ") if " | " in value else value.splitlines()
-    if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
-        raise ValueError(f"catalog is {value!r:.60}, not a list of lines")
-    return value
-
-
-def _intent(record: dict[str, Any]) -> Intent:
-    action, product, quantity = record["action"], _text(record, "product"), record["quantity"]
-    if action not in ACTIONS:
-        raise ValueError(f"action is {action!r:.60}, not {' or '.join(ACTIONS)}")
-    if isinstance(quantity, str) and quantity.strip().isdecimal():
-        quantity = int(quantity)
-    if isinstance(quantity, bool) or not isinstance(quantity, int) or quantity < 1:
-        raise ValueError(f"quantity is {quantity!r:.60}, not a whole number from 1")
-    return Intent(action, product, quantity)
-
-
-def _check(catalog: Sequence[str], message: str, intent: Intent) -> None:
-    """Raise ValueError for what would not come back out of a prompt, or could not be learned."""
-    for line in catalog:
-        if not line.strip() or line != line.strip() or "\n" in line:
-            raise ValueError(f"catalog line {line!r:.60} is empty, or has blanks around it or a line break within")
-    if len(set(catalog)) != len(catalog):
-        twice = next(line for line in catalog if catalog.count(line) > 1)
-        raise ValueError(f"catalog line {twice!r:.60} occurs twice")
-    if intent.product not in catalog:
-        near = difflib.get_close_matches(intent.product, catalog, 1)
-        raise ValueError(
-            f"product {intent.product!r:.60} is not a catalog line" + (f"; the nearest is {near[0]!r}" if near else "")
-        )
-    if not message.strip():
-        raise ValueError("the message is blank")
-    for text in (message, *catalog):
-        if sign := bad_sign(text.replace("\n", " ").replace("\t", " ")):
-            why = ": it was decoded wrongly before it came here" if sign == "\ufffd" else ", which no message has"
-            raise ValueError(f"{text!r:.60} holds U+{ord(sign):04X}{why}")
-    if all(word in message for word in LEAK) or intent.canonical() in message:
-        raise ValueError("the message holds the answer's JSON")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -37,7 +38,7 @@ def worst_balance(values: Sequence[str], kinds: Sequence[str]) -> tuple[str, flo
 
 def comparable(row: Row) -> str:
     """What two rows must share to be near-duplicates: the wording together with the product it names."""
-    return f"{row.message.lower()} | {row.intent.product.lower()}"
+    return unicodedata.normalize("NFC", f"{row.message.lower()} | {row.intent.product.lower()}")
 
 
 def nearest(rows: Sequence[Row], others: Sequence[Row], threshold: float) -> tuple[np.ndarray, np.ndarray]:

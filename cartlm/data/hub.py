@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,30 +9,50 @@ from pathlib import Path
 from typing import Any
 
 from cartlm import prompt as prompts
-from cartlm.data import drawing
+from cartlm.data import drawing, labels, pooled, roles
 from cartlm.data.rows import Row
 from cartlm.errors import FULL, UserError
 from cartlm.params import Data
+from cartlm.text import few
 
 COLUMNS = ("prompt", "completion", "language")
-FILES = ("README.md", *(f"{folder}*.{kind}" for folder in ("", "data/") for kind in ("csv", "json", "jsonl", "parquet")))
+SUFFIXES = (".csv", ".json", ".jsonl", ".parquet")
+FILES = ("README.md", *(f"{folder}*{suffix}" for folder in ("", "data/") for suffix in SUFFIXES))
 """What is fetched of a dataset; README.md names its splits' files where their names do not."""
 _HINT = "set data.path in params.yaml to a dataset with the columns prompt, completion and language"
 
 
 def splits(params: Data) -> drawing.Drawn:
-    """Train, validation, test and calibration rows, drawn with `data.seed`.
+    """Train, validation, test and calibration rows, drawn with `data.seed`; what became of each split is told on stderr.
 
-    The dataset's split `test` is the test; where it has none, test is validation (the paper's own protocol: 2,700 and
-    300 rows), with the same ids. Near-duplicates as `drawing.splits` says. Rows that break the contract are left out
-    and counted on stderr. Raises UserError for a dataset that is not there, has other columns, or too few rows.
+    Splits are taken by their names (cartlm/data/roles.py); without a test, test is validation (the paper's own protocol:
+    2,700 and 300 rows), with the same ids. Near-duplicates as `drawing.splits` says. Rows that break the contract, or
+    contradict another one, are left out and counted on stderr. Raises UserError for a dataset that is not there, has other
+    columns, or too few rows.
     """
     if params.path is None:
         raise UserError("data.source=hub needs data.path", _HINT)
-    parts = load(params.path, params.revision)
-    test = read(params.path, {"test": parts.pop("test", [])}, params.languages)
-    rows = read(params.path, parts, params.languages)
-    return drawing.splits(rows, test, params, params.path)
+    loaded = load(params.path, params.revision)
+    named: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for split, records in loaded.items():
+        role = roles.of_split(split, params.path)
+        named.setdefault(role, {})[split] = records
+        drawing.tell(f"{params.path}: the split {split} ({len(records):,} rows): {role}")
+    parts = {role: read(params.path, given, params.languages) for role, given in named.items()}
+    return drawing.splits(consistent(parts, params.path), params, params.path)
+
+
+def consistent(parts: Mapping[str, list[Row]], name: str) -> dict[str, list[Row]]:
+    """The rows of each role without those that contradict another one; they are counted on stderr, the first one named."""
+    found = pooled.pairs(parts)
+    wrong = pooled.contradicting(found)
+    if wrong:
+        first = next(pair for pair in found if not pair.alike)
+        drawing.tell(
+            f"left out {len(wrong)} rows of {name} that have another label elsewhere; the first: {first.row.id} has the "
+            f"catalog and message of {first.other.id}"
+        )
+    return {role: [row for row in rows if row.id not in wrong] for role, rows in parts.items()}
 
 
 def held_out(params: Data) -> list[Row]:
@@ -43,6 +62,7 @@ def held_out(params: Data) -> list[Row]:
     rows = read(params.held_out, load(params.held_out, params.held_out_revision, "held_out"), params.languages)
     if not rows:
         raise UserError(f"data.held_out={params.held_out} has no usable row", "set data.held_out to null in params.yaml")
+    rows = consistent({roles.TEST: rows}, params.held_out)[roles.TEST]
     return [replace(row, id=f"published-{row.id}") for row in rows]
 
 
@@ -83,11 +103,14 @@ def load(name: str, revision: str | None, key: str = "path") -> dict[str, list[d
     from datasets.exceptions import DataFilesNotFoundError
 
     folder = Path(name) if Path(name).is_dir() else download(name, revision, key)
+    files = by_role(folder)
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it tells the same failure again, in many lines
     with tempfile.TemporaryDirectory() as cache:
         try:
-            found = datasets.load_dataset(str(folder), cache_dir=cache, keep_in_memory=True)
+            found = datasets.load_dataset(
+                str(folder), data_files=files, cache_dir=cache, keep_in_memory=True
+            )
             return {str(split): part.to_list() for split, part in found.items()}
         except (DataFilesNotFoundError, datasets.data_files.EmptyDatasetError):
             raise UserError(f"{folder} holds no *.jsonl, *.parquet or *.csv", _HINT) from None
@@ -97,6 +120,36 @@ def load(name: str, revision: str | None, key: str = "path") -> dict[str, list[d
                 raise cause from None
             what = " ".join(str(cause).split())[:200]
             raise UserError(f"{folder} does not load: {type(cause).__name__}: {what}", _HINT) from None
+
+
+def by_role(folder: Path) -> dict[str, list[str]] | None:
+    """Role -> files named for it in any case, of a dataset whose README.md names no files; None where no name has a role.
+
+    `datasets` knows only lower case, and takes all files for training where it knows none. Raises UserError for a name of two.
+    """
+    import huggingface_hub as hub
+
+    card = folder / "README.md"
+    try:
+        if card.is_file() and "configs" in (hub.metadata_load(card) or {}):
+            return None
+    except Exception:  # `datasets` reads it too, and says what is wrong
+        return None
+    found: dict[str, list[str]] = {}
+    others = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not any(part.startswith(".") for part in name.parts):
+            named = set().union(*(roles.found(part) for part in name.with_suffix("").parts))
+            if len(named) > 1:
+                raise UserError(f"{folder}: {roles.ambiguous(name.as_posix(), named)}", f"mv {path} to another name")
+            if named:
+                found.setdefault(named.pop(), []).append(name.as_posix())
+            else:
+                others.append(name.as_posix())
+    if found and others:
+        drawing.tell(f"left out of {folder}, without a role in their names: {few(others, 8)}")
+    return found or None
 
 
 def read(name: str, parts: Mapping[str, Sequence[dict[str, Any]]], languages: Sequence[str]) -> list[Row]:
@@ -115,18 +168,21 @@ def read(name: str, parts: Mapping[str, Sequence[dict[str, Any]]], languages: Se
             except ValueError as error:
                 broken.append(f"{place}: {error}")
     if broken:
-        print(f"left out {len(broken)} broken rows; the first: {broken[0]:.200}", file=sys.stderr, flush=True)
+        drawing.tell(f"left out {len(broken)} broken rows; the first: {broken[0]:.300}")
     return rows
 
 
 def as_row(identity: str, record: dict[str, Any], languages: Sequence[str]) -> Row:
-    """A row of the contract, without tags. Raises ValueError saying what is broken."""
+    """A row of the contract, without tags; of the texts only a product is changed, to its catalog line's own bytes.
+
+    Raises ValueError saying what is broken.
+    """
     catalog, message = prompts.split(record["prompt"])
     row = Row(identity, record["language"], catalog, message, record["prompt"], record["completion"], {})
     if row.language not in languages:
-        raise ValueError(f"language is {row.language!r}, not one of {', '.join(languages)}")
-    if row.intent.product not in catalog:
-        raise ValueError(f"product {row.intent.product!r} is not a catalog line")
-    if len(set(catalog)) != len(catalog):
-        raise ValueError("a catalog line occurs twice")
+        raise ValueError(f"language is {row.language!r:.60}, not one of {', '.join(languages)}")
+    labels.check_catalog(catalog)
+    labels.check_signs(catalog, message)
+    if (line := labels.line_of(row.intent.product, catalog)) != row.intent.product:
+        row = replace(row, completion=replace(row.intent, product=line).canonical())
     return row

@@ -17,7 +17,8 @@ from cartlm.data.wording import grammar
 
 MOST_CHARS = 400
 LEAK = re.compile(r'\{\s*"|"(action|product|quantity)"\s*:')
-SIGNS = ("Cc", "Cs", "Co", "Cn")  # control signs, halves of surrogate pairs, private and unassigned ones
+SIGNS = ("Cc", "Cs", "Co")  # control signs, halves of surrogate pairs, private ones: only their own font can tell
+SPECIAL = re.compile(r"</?s>|<(?:bos|eos|pad|unk|mask)>|<\|[^|<>]*\|>|</?(?:start|end)_of_turn>")  # as tokenizers name them
 SURE = 0.8  # of another language, out of 1
 FEWEST_WORDS = 3  # without the product's: fewer tell no language
 LONG, ALIKE = 6, 85  # words of so many letters may differ so far from a known form (rapidfuzz ratio)
@@ -45,8 +46,18 @@ def _words(text: str) -> list[str]:
 
 
 def bad_sign(text: str) -> str:
-    """The first sign that no message has, such as half of a surrogate pair or U+FFFD; empty for none."""
-    return next((sign for sign in text if unicodedata.category(sign) in SIGNS or sign == "\ufffd"), "")
+    """The first sign that no message has, such as half of a surrogate pair or U+FFFD; empty for none.
+
+    A sign that Python's tables do not know yet, such as a new emoji, is sound; a noncharacter never becomes one.
+    """
+    return next(
+        (sign for sign in text if unicodedata.category(sign) in SIGNS or sign == "\ufffd" or is_noncharacter(sign)), ""
+    )
+
+
+def is_noncharacter(sign: str) -> bool:
+    """Whether Unicode assigns no character there, ever (the Unicode Standard, section 23.7)."""
+    return 0xFDD0 <= ord(sign) <= 0xFDEF or ord(sign) & 0xFFFE == 0xFFFE
 
 
 def reason(
@@ -61,6 +72,8 @@ def reason(
         return "control sign"
     if LEAK.search(message):
         return "leak"
+    if SPECIAL.search(message):
+        return "special token"
     if found := product(message, line, catalog):
         return found
     if not says(message, quantity, line, language):

@@ -34,6 +34,31 @@ def examples(rows: Iterable[Row], builder: PromptBuilder, max_tokens: int) -> li
     return made
 
 
+def special_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """The texts that a tokenizer (or llama-imatrix, which reads the rows as text) may take for a special token."""
+    return tuple(str(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special)
+
+
+def with_special(rows: Iterable[Row], tokens: Sequence[str]) -> list[tuple[Row, str]]:
+    """The rows whose texts hold one of `tokens`, each with the first one found."""
+    told = (
+        (row, next((token for token in tokens if token in row.prompt or token in row.completion), ""))
+        for row in rows
+    )
+    return [(row, token) for row, token in told if token]
+
+
+def refuse_special(rows: Iterable[Row], tokens: Sequence[str]) -> None:
+    """Raise UserError naming row and token: quantizing, hours later, would read the text otherwise than training did."""
+    if held := with_special(rows, tokens):
+        row, token = held[0]
+        more = f" (and {len(held) - 1} more rows)" if len(held) > 1 else ""
+        raise UserError(
+            f"row {row.id} holds {token!r}, a special token of the base model{more}",
+            "take it out of the rows at data.path (of a hub dataset: of a copy of it), then dvc repro",
+        )
+
+
 def check(
     rows: Sequence[Row],
     given: Sequence[Mapping[str, Sequence[int]]],

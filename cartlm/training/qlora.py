@@ -25,7 +25,7 @@ from cartlm.data import rows as row_files
 from cartlm.errors import UserError
 from cartlm.training import checkpoints, folders
 from cartlm.training.base import load_tokenizer
-from cartlm.training.examples import check, examples
+from cartlm.training.examples import check, examples, refuse_special, special_tokens
 from cartlm.training.order import EpochOrder
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # advises a download of CPU kernels from the hub
@@ -163,6 +163,7 @@ def finetune(job: Job, runs: Path, adapter: Path) -> Finetuned | None:
     train, validation = row_files.read(job.train), row_files.read(job.validation)
     tokenizer = load_tokenizer(job.base)
     builder = prompt.from_transformers(tokenizer, job.prompt.separator)
+    refuse_special([*train, *validation], special_tokens(tokenizer))
     validation.sort(key=lambda row: len(row.prompt), reverse=True)
     given = [examples(rows, builder, job.prompt.max_tokens) for rows in (train, validation)]
 
