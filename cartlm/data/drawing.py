@@ -153,7 +153,7 @@ def without_leaks(
     if leaks:
         first = next(iter(leaks))
         notes.append(
-            f"left out {len(leaks)} rows for {role} that are like a row held out for evaluation; the first: {first} is like "
+            f"{role}: {len(leaks)} left out, like rows that are held out for evaluation; the first: {first} is like "
             f"{leaks[first].id}"
         )
     return [row for row in rows if row.id not in leaks]

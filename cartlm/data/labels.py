@@ -186,12 +186,8 @@ def _quantity(value: Any) -> int:
         found = int(match[1]) if match and len(match[1]) <= 9 else None
     if isinstance(value, Decimal):  # a parquet column; as a Decimal NaN compares with nothing
         found = float(value) if value.is_finite() else None
-    whole = (
-        isinstance(found, Real)  # NumPy's numbers too
-        and not isinstance(found, bool)
-        and 1 <= float(found) <= MOST
-        and float(found).is_integer()
-    )
-    if not whole:
+    sound = isinstance(found, Real) and not isinstance(found, bool)  # NumPy's numbers too
+    number: Any = found if sound else 0
+    if not (1 <= number <= MOST and float(number).is_integer()):
         raise ValueError(f"quantity is {value!r:.60}, not a whole number from 1 to {MOST}")
-    return int(float(found))
+    return int(number)

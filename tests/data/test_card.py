@@ -43,3 +43,24 @@ def test_self_similarity() -> None:
     assert card.self_similarity(rows[:1], 7) == 0.0
     apart = [replace(rows[0], message="aaaa"), replace(rows[1], message="bbbb")]
     assert card.self_similarity(apart, 7) == 0.0
+
+
+@pytest.mark.parametrize("source", ["file", "hub"])
+def test_rows_of_somebody_else_are_shown_only_where_a_param_asks(source: str) -> None:
+    """git tracks the card: neither a message, a catalog line nor where the file lies stands there."""
+    rows = toy_rows(50)
+    data = params.load(ROOT / "params.yaml").data
+    assert data.show_rows is False
+    mine = data.model_copy(update={"source": source, "path": "/home/alice/shop/rows.jsonl"})
+    hidden = card.text({"train": rows, "test": rows[:5]}, METRICS, mine)
+    assert not [row.id for row in rows if row.message in hidden or row.intent.product in hidden]
+    assert "alice" not in hidden
+    assert "rows.jsonl" in hidden
+    assert "| train | 50 |" in hidden
+    shown = card.text({"train": rows, "test": rows[:5]}, METRICS, mine.model_copy(update={"show_rows": True}))
+    assert "12 rows at random" in shown
+
+
+def test_a_hub_id_stands_in_the_card() -> None:
+    data = params.load(ROOT / "presets/paper.yaml").data
+    assert "jtlicardo/ecommerce-intent-3k" in card.text({"train": toy_rows(3), "test": []}, METRICS, data)

@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -99,10 +100,11 @@ def test_cartlm_data_check(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", [fault for fault, _ in PLANTED])
     done = check(path)
     assert done.returncode == 2
-    assert done.stderr == f"cartlm: error: {path} has {len(PLANTED)} broken rows; mend the lines named above\n"
-    said = done.stdout.splitlines()
-    assert [line.split(": ")[0] for line in said[:-1]] == [f"{path}:{i}" for i in range(1, len(PLANTED) + 1)]
-    assert said[-1] == f"{path}: 0 sound rows"
+    assert done.stderr.startswith(f"cartlm: error: {path} has {len(PLANTED)} problems; ")
+    assert done.stderr.count("\n") == 1
+    said = done.stdout.split("\n")
+    assert [line.split(": ")[0] for line in said[: len(PLANTED)]] == [f"{path}:{i}" for i in range(1, len(PLANTED) + 1)]
+    assert said[len(PLANTED)] == f"{path}: 0 sound rows"
     done = check(write(tmp_path / "rows.jsonl", [record(i) for i in range(6)]))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{path}: 6 sound rows, ")
@@ -169,7 +171,7 @@ def test_splits_of_a_file_and_of_a_folder(tmp_path: Path) -> None:
         ("none.jsonl", "is not there"),
         ("rows.txt", "is neither .jsonl nor .csv"),
         ("empty", "holds no .jsonl or .csv"),
-        ("short.jsonl", "has 5 usable rows, fewer than data.train . data.validation = 48"),
+        ("short.jsonl", "has 5 usable rows for training, fewer than data.train . data.validation = 48"),
         ("broken.jsonl", r"broken.jsonl:2: action is 'buy'.* \(and 1 more problems\).*cartlm data check"),
     ],
 )
@@ -183,6 +185,145 @@ def test_what_cannot_be_used_is_one_line(tmp_path: Path, name: str, words: str) 
     import re
 
     assert re.search(words, str(caught.value) + "; " + caught.value.hint)
+
+
+def folder(path: Path, **files: Sequence[dict[str, Any] | bytes | str]) -> Path:
+    """A folder of JSONL files."""
+    path.mkdir(exist_ok=True)
+    for name, lines in files.items():
+        write(path / f"{name}.jsonl", lines)
+    return path
+
+
+def test_roles_by_name_are_told_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The issue's own folder: what is named for validation and test is neither trained on nor cut."""
+    path = folder(tmp_path / "rows", train=[record(i) for i in range(45)], val=[record(i) for i in range(45, 51)])
+    write(path / "Test.jsonl", [record(i) for i in range(51, 55)])
+    (path / "notes.txt").touch()
+    (path / "._train.jsonl").write_bytes(b"\x00\x05")
+    made = splits.make(settings(path)).splits
+    assert {name: {row.id.split("-")[0] for row in rows} for name, rows in made.items()} == {
+        "train": {"train.jsonl"}, "validation": {"val.jsonl"}, "test": {"Test.jsonl"}, "calibration": {"train.jsonl"}
+    }  # fmt: skip
+    assert {name: len(rows) for name, rows in made.items()} == {"train": 40, "validation": 6, "test": 4, "calibration": 9}
+    gates.check(made, settings(path))
+    told = capsys.readouterr().err.splitlines()
+    assert told == ["Test.jsonl: test", "train.jsonl: train", "val.jsonl: validation", "left out: notes.txt"]
+
+
+def test_a_file_named_by_itself_has_no_role(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "my-test.jsonl", [record(i) for i in range(50)])
+    assert len(splits.make(settings(path)).splits["train"]) == 40
+    assert "my-test.jsonl: all splits" in capsys.readouterr().err
+
+
+def nfd(text: str) -> str:
+    return unicodedata.normalize("NFD", text)
+
+
+SAME = [record(3), record(3, message=nfd(record(3)["message"])), record(3, message=record(3)["message"].replace(" ", "\u00a0"))]
+
+
+@pytest.mark.parametrize("again", SAME)
+@pytest.mark.parametrize(("first", "second"), [("train", "more"), ("test", "eval"), ("val", "dev")])
+def test_a_row_that_repeats_within_a_role_is_named_with_both_places(
+    tmp_path: Path, first: str, second: str, again: dict[str, Any]
+) -> None:
+    path = folder(tmp_path / "rows", **{first: [record(2), record(3)], second: [record(1), record(5), again]})
+    one, other = sorted([f"{path}/{first}.jsonl:2", f"{path}/{second}.jsonl:3"])
+    assert files.gather(path, LANGUAGES).problems == [f"{other}: the same catalog and message as {one}"]
+
+
+@pytest.mark.parametrize("change", [{"quantity": 47}, {"action": "remove"}, {"language": "spanish"}])
+@pytest.mark.parametrize("again", SAME)
+@pytest.mark.parametrize(("first", "second"), [("a", "b"), ("test", "train"), ("validation", "train"), ("test", "val"), ("test", "eval")])
+def test_a_contradiction_across_files_is_named_with_both_places(
+    tmp_path: Path, first: str, second: str, again: dict[str, Any], change: dict[str, Any]
+) -> None:
+    again = {**again, "action": "add", **change}
+    start = {**record(3), "action": "add", "language": "english"}
+    path = folder(tmp_path / "rows", **{first: [start], second: [record(1), {"language": "english", **again}]})
+    (problem,) = files.gather(path, LANGUAGES).problems
+    assert problem.endswith(", with another label")
+    assert f"{path}/{first}.jsonl:1" in problem
+    assert f"{path}/{second}.jsonl:2" in problem
+    with pytest.raises(UserError, match="with another label"):
+        splits.make(settings(path))
+
+
+@pytest.mark.parametrize("again", SAME)
+@pytest.mark.parametrize("held", ["test", "val"])
+def test_a_row_held_out_is_left_out_of_training_and_told(
+    tmp_path: Path, held: str, again: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder(tmp_path / "rows", train=[*(record(i) for i in range(52) if i != 3), again], **{held: [record(3)]})
+    found = files.gather(path, LANGUAGES)
+    assert (len(found.problems), len(found.repeats)) == (0, 1)
+    assert found.repeats[0].startswith(f"{path}/train.jsonl:52: ")
+    assert f"{path}/{held}.jsonl:1" in found.repeats[0]
+    drawn = splits.make(settings(path))
+    assert drawn.leaked == 1
+    assert "train.jsonl-00052" not in {row.id for part in drawn.splits.values() for row in part}
+    assert f"train.jsonl-00052 is like {held}.jsonl-00001" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("held", "words"),
+    [(["test"], "test alone train nothing"), (["dev"], "validation alone"), (["train_test"], "train_test.jsonl is named for")],
+)
+def test_what_is_no_training_set_is_one_line(tmp_path: Path, held: list[str], words: str) -> None:
+    path = folder(tmp_path / "rows", **{name: [record(i) for i in range(9)] for name in held})
+    with pytest.raises(UserError, match=words):
+        splits.make(settings(path))
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_a_bar_in_a_product_shows_how_the_files_catalogs_are_cut(tmp_path: Path, suffix: str) -> None:
+    rows = [record(0, catalog=["Tea | Green"], product="Tea | Green"), record(1, catalog=["Tea | Green", "Milk"], product="Milk")]
+    if suffix == "csv":
+        path = write_csv(tmp_path / "rows.csv", rows, " | ")
+    else:
+        path = write(tmp_path / "rows.jsonl", [{**row, "catalog": " | ".join(row["catalog"])} for row in rows])
+    made, problems = files.inspect(path, LANGUAGES)
+    assert [row.catalog for row in made] == [["Tea | Green"]]
+    assert len(problems) == 1
+    assert "holds ' | '" in problems[0].what
+
+
+def test_cartlm_data_check_names_all_of_a_folder(tmp_path: Path) -> None:
+    """Fourteen faults of as many kinds, the roles, what was left out, and sizes that fit; all by one command."""
+    path = folder(
+        tmp_path / "rows",
+        train=[
+            *(record(i) for i in range(20)), record(30, quantity=2.5), record(31, message="two \ufdd0"),
+            record(32, product=record(32)["product"] + "\u200b"), record(33, message="two </s> please"),
+            record(34, catalog="Tea, Milk"), record(35, language="klingon"), record(36, message="a\x0bb"), record(2), "{",
+        ],
+        Val=[record(40), record(41, quantity="1e400"), record(5)],
+        TEST=[record(50), {**record(4), "quantity": 46}, record(51, catalog=["Tea", "Tea\u00a0"])],
+        more=[record(7), record(8, message="")],
+        train_test=[record(60)],
+    )  # fmt: skip
+    (path / "old").mkdir()
+    (path / "notes.txt").touch()
+    (path / ".more.jsonl").write_bytes(b"\xff")
+    command = [sys.executable, "-m", "cartlm.cli", "data", "check", str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    said = done.stdout.split("\n")
+    places = [f"train.jsonl:{line}: " for line in (21, 22, 23, 24, 25, 26, 27, 28, 29)]
+    places += ["Val.jsonl:2: ", "TEST.jsonl:3: ", "more.jsonl:2: "]
+    for place in places:
+        assert sum(line.startswith(f"{path}/{place}") for line in said) == 1, place
+    assert sum("train_test.jsonl is named for" in line for line in said) == 1
+    pooled = [line for line in said if "with another label" in line]
+    assert [f"{path}/train.jsonl:5" in line and f"{path}/TEST.jsonl:2" in line for line in pooled] == [True]
+    twice = [line for line in said if "same catalog and message" in line and line not in pooled]
+    assert len(twice) == 3  # train:28 as line 3, more:1 as train:8, train:6 as Val:3
+    assert any("</s>" in line and "special token" in line for line in said)
+    assert {"TEST.jsonl: test", "Val.jsonl: validation", "left out: notes.txt, old/"} <= set(said)
+    assert "set data.train: " in done.stdout
+    assert done.stderr.startswith(f"cartlm: error: {path} has {len(places) + 3} problems; ")
 
 
 def test_source_file_needs_a_path() -> None:

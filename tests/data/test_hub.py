@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import json
 import random
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,7 @@ def test_near_duplicates_stay_in_training(dataset: Path) -> None:
     best, _ = gates.nearest(made["validation"], made["train"], 0.95)
     assert best.max() < 0.95
     rewrite(dataset, [*found[:20], *twins, *[{**one} for one in found[20:]] * 2])
-    with pytest.raises(UserError, match="only 0 rows have no near-duplicate"):
+    with pytest.raises(UserError, match="120 usable rows.*each with a near-duplicate"):
         hub.splits(settings(dataset, train=60)).splits
 
 
@@ -212,8 +213,88 @@ def test_broken_rows_are_left_out_and_counted(dataset: Path, capsys: pytest.Capt
     said = capsys.readouterr().err
     assert "left out 4 broken rows" in said
     assert "dataset: train row 4: product 'Nothing' is not a catalog line" in said
-    with pytest.raises(UserError, match=r"56 usable rows.*= 57; set data.train to 44"):
+    with pytest.raises(UserError, match=r"56 usable rows.*= 57; set data.train: 45, data.validation: 11"):
         hub.splits(settings(dataset, train=45)).splits
+
+
+@pytest.mark.parametrize(
+    ("names", "roles"),
+    [
+        ({"train.jsonl": "train", "validation.jsonl": "validation", "test.jsonl": "test"}, "datasets' own names"),
+        ({"train.jsonl": "train", "dev.jsonl": "validation", "eval.jsonl": "test"}, "other words"),
+        ({"Train.jsonl": "train", "VAL.jsonl": "validation", "Test.jsonl": "test"}, "other cases"),
+        ({"rows-train.jsonl": "train", "data/held_out.jsonl": "test", "data/devel.jsonl": "validation"}, "in data/"),
+    ],
+)
+def test_splits_are_taken_by_their_names(
+    dataset: Path, names: dict[str, str], roles: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = records(dataset)
+    (dataset / "training_data.jsonl").unlink()
+    (dataset / "data").mkdir()
+    parts = {"train": found[:44], "validation": found[44:52], "test": found[52:]}
+    for name, role in names.items():
+        (dataset / name).write_text("".join(json.dumps(one) + "\n" for one in parts[role]), encoding="utf-8")
+    (dataset / "extra.jsonl").write_text(json.dumps(found[0]) + "\n", encoding="utf-8")
+    made = hub.splits(settings(dataset)).splits
+    for role in ("validation", "test"):
+        assert [row.prompt for row in made[role]] == [one["prompt"] for one in parts[role]], roles
+    assert {row.prompt for row in made["train"]} <= {one["prompt"] for one in parts["train"]}
+    told = capsys.readouterr().err
+    assert "extra.jsonl" in told
+    assert all(f"({len(part)} rows): {role}" in told for role, part in parts.items())
+
+
+def test_splits_that_a_readme_names_are_taken_by_those_names(dataset: Path) -> None:
+    found = records(dataset)
+    rewrite(dataset, found[:50])
+    (dataset / "b.jsonl").write_text("".join(json.dumps(one) + "\n" for one in found[50:]), encoding="utf-8")
+    front = "configs: [{config_name: default, data_files: [{split: train, path: training_data.jsonl}, {split: eval, path: b.jsonl}]}]"
+    (dataset / "README.md").write_text(f"---\n{front}\n---\n", encoding="utf-8")
+    made = hub.splits(settings(dataset, train=30)).splits
+    assert [row.prompt for row in made["test"]] == [one["prompt"] for one in found[50:]]
+
+
+@pytest.mark.parametrize("name", ["train_test.jsonl", "train/test.jsonl"])
+def test_a_split_of_two_roles_is_one_line(dataset: Path, name: str) -> None:
+    (dataset / name).parent.mkdir(exist_ok=True)
+    (dataset / "training_data.jsonl").rename(dataset / name)
+    with pytest.raises(UserError, match="is named for test and train"):
+        hub.splits(settings(dataset))
+
+
+def test_rows_that_contradict_each_other_are_left_out(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both of a split; across splits the one of training, though its product makes it no near-duplicate."""
+    found = records(dataset)
+
+    def other(one: dict[str, Any]) -> dict[str, Any]:
+        catalog = one["prompt"].split("\n\nUser:\n")[0].split("\n")[1:]
+        label = json.loads(one["completion"])
+        label["product"] = next(line for line in catalog if line != label["product"])
+        return {**one, "completion": json.dumps(label, ensure_ascii=False)}
+
+    rewrite(dataset, [*found[:54], other(found[1]), other(found[55])])
+    (dataset / "test.jsonl").write_text("".join(json.dumps(one) + "\n" for one in found[54:]), encoding="utf-8")
+    given = settings(dataset)
+    made = hub.splits(given).splits
+    assert [row.prompt for row in made["test"]] == [one["prompt"] for one in found[54:]]
+    assert not {found[1]["prompt"], found[55]["prompt"]} & {row.prompt for row in (*made["train"], *made["validation"])}
+    told = capsys.readouterr().err
+    assert "left out 3 rows" in told
+    assert "train-00055 has the catalog and message of train-00002" in told or "train-00056" in told
+    held = hub.held_out(given.model_copy(update={"held_out": str(dataset)}))
+    assert len(held) == 60 - 2
+    assert not {row.prompt for row in held} & {found[1]["prompt"], found[55]["prompt"]}
+
+
+def test_a_product_in_another_normal_form_gets_its_catalogs_bytes(dataset: Path) -> None:
+    found = records(dataset)
+    changed = [{**one, "completion": unicodedata.normalize("NFD", one["completion"])} for one in found]
+    assert changed != found
+    rewrite(dataset, changed)
+    made = hub.splits(settings(dataset)).splits
+    wanted = {(one["prompt"], one["completion"]) for one in found}
+    assert {(row.prompt, row.completion) for row in (*made["train"], *made["validation"])} <= wanted
 
 
 WRONG = {

@@ -38,6 +38,10 @@ SMALL, LARGE = Line(SHIRT, "S", ""), Line(SHIRT, "L", "")
         ("please " * 100, WHOLE, [], 2, "too long"),
         ("whole milk, 2 of them \ud83d", WHOLE, [], 2, "control sign"),
         ('{"action": "add"} whole milk 2', WHOLE, [], 2, "leak"),
+        ("add two of the whole milk</s>", WHOLE, [], 2, "special token"),
+        ("<|im_start|>user add two of the whole milk", WHOLE, [], 2, "special token"),
+        ("please put two of the whole milk 1L into my cart \U0001fa77", WHOLE, [BIG, OAT], 2, ""),
+        ("please put two of the whole milk \ufdd0 into my cart", WHOLE, [OAT], 2, "control sign"),
         ("whole milk, quantity: 2 please", WHOLE, [], 2, ""),  # people do write so
         ("please put two of them into my cart", WHOLE, [OAT], 2, "product"),
         ("please put two whole milks into my cart", WHOLE, [BIG], 2, "ambiguous"),  # which size?

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from cartlm.data.rows import Row
+from cartlm.data.rows import Row, make
 from cartlm.errors import UserError
-from cartlm.prompt import PromptBuilder, from_transformers
+from cartlm.prompt import PromptBuilder, from_transformers, render
 from cartlm.training.base import load_tokenizer
-from cartlm.training.examples import IGNORED, check, examples
+from cartlm.training.examples import IGNORED, check, examples, refuse_special, special_tokens
 from tests.fixtures.toy import toy_rows
 
 ROWS = toy_rows(12)
@@ -131,3 +131,35 @@ def test_a_pad_that_is_eos_is_found(builder: PromptBuilder, toy_model: Path) -> 
     tokenizer.pad_token = tokenizer.eos_token
     with pytest.raises(UserError, match="the pad id 2 is an end token"):
         check(ROWS, held(builder), builder, tokenizer, 640)
+
+
+@pytest.mark.parametrize("token", ["<s>", "</s>", "<pad>", "<unk>"])
+@pytest.mark.parametrize("where", ["message", "catalog"])
+def test_rows_that_hold_a_special_token_are_refused_by_name(tokenizer: Any, token: str, where: str) -> None:
+    """llama-imatrix reads rows as text and special tokens out of it; training does not."""
+    tokens = special_tokens(tokenizer)
+    refuse_special(ROWS, tokens)
+    row = ROWS[3]
+    catalog = [*row.catalog, f"Tea {token}"] if where == "catalog" else row.catalog
+    message = f"{row.message} {token}" if where == "message" else row.message
+    held = make(row.id, row.language, catalog, message, row.intent, {})
+    with pytest.raises(UserError, match=f"row {row.id} holds {token!r}"):
+        refuse_special([*ROWS[:3], held], tokens)
+
+
+@pytest.mark.parametrize("text", ["<0x0A>", "< s>", "<|im_end|>", "a\nb", "s", "</S>"])
+def test_what_is_no_special_token_of_this_model_is_a_text(tokenizer: Any, text: str) -> None:
+    row = make("x", "english", ROWS[0].catalog, f"two {text}", ROWS[0].intent, {})
+    refuse_special([row], special_tokens(tokenizer))
+
+
+@pytest.mark.parametrize("text", ["two </s> please", "<s>", "<unk> 2", "<0x0A>", "<|im_end|>"])
+def test_engines_read_no_special_token_out_of_a_message(tokenizer: Any, toy_gguf: Path, text: str) -> None:
+    """A test row may hold one: both engines are asked with the same ids, none of them special."""
+    from cartlm.quantization.imatrix import vocabulary
+
+    prompt = render(ROWS[0].catalog, text)
+    mine = from_transformers(tokenizer, "\n").prompt_ids(prompt)
+    with vocabulary(toy_gguf, "\n") as vocab:
+        assert vocab.builder.prompt_ids(prompt) == mine
+    assert not set(mine[1:]) & set(tokenizer.convert_tokens_to_ids(["<s>", "</s>", "<unk>", "<pad>"]))
