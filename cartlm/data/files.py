@@ -87,7 +87,11 @@ def gather(path: Path, languages: Sequence[str]) -> Found:
             found.notes.append(f"{path.name}: all splits are drawn from it, as it was named by itself")
     places: dict[str, str] = {}
     for file in files:
-        rows, problems = _inspect(file.path, file.name, languages, found.notes)
+        try:
+            rows, problems = _inspect(file.path, file.name, languages, found.notes)
+        except UserError as error:  # the file as a whole: the others are still looked at
+            found.problems.append(str(error))
+            continue
         found.files[file.path] = rows
         found.parts.setdefault(file.role, []).extend(rows)
         found.problems.extend(f"{file.path}:{problem.line}: {problem.what}" for problem in problems)

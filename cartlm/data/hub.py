@@ -182,7 +182,7 @@ def as_row(identity: str, record: dict[str, Any], languages: Sequence[str]) -> R
     if row.language not in languages:
         raise ValueError(f"language is {row.language!r:.60}, not one of {', '.join(languages)}")
     labels.check_catalog(catalog)
-    labels.check_signs(catalog, message)
+    labels.check_signs(catalog, message.replace("\r\n", "\n"))
     if (line := labels.line_of(row.intent.product, catalog)) != row.intent.product:
         row = replace(row, completion=replace(row.intent, product=line).canonical())
     return row
