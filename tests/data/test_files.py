@@ -221,7 +221,7 @@ def nfd(text: str) -> str:
     return unicodedata.normalize("NFD", text)
 
 
-SAME = [record(3), record(3, message=nfd(record(3)["message"])), record(3, message=record(3)["message"].replace(" ", "\u00a0"))]
+SAME = [record(27), record(27, message=nfd(record(27)["message"])), record(27, message=record(27)["message"].replace(" ", "\u00a0"))]
 
 
 @pytest.mark.parametrize("again", SAME)
@@ -229,7 +229,7 @@ SAME = [record(3), record(3, message=nfd(record(3)["message"])), record(3, messa
 def test_a_row_that_repeats_within_a_role_is_named_with_both_places(
     tmp_path: Path, first: str, second: str, again: dict[str, Any]
 ) -> None:
-    path = folder(tmp_path / "rows", **{first: [record(2), record(3)], second: [record(1), record(5), again]})
+    path = folder(tmp_path / "rows", **{first: [record(2), record(27)], second: [record(1), record(5), again]})
     one, other = sorted([f"{path}/{first}.jsonl:2", f"{path}/{second}.jsonl:3"])
     assert files.gather(path, LANGUAGES).problems == [f"{other}: the same catalog and message as {one}"]
 
@@ -241,7 +241,7 @@ def test_a_contradiction_across_files_is_named_with_both_places(
     tmp_path: Path, first: str, second: str, again: dict[str, Any], change: dict[str, Any]
 ) -> None:
     again = {**again, "action": "add", **change}
-    start = {**record(3), "action": "add", "language": "english"}
+    start = {**record(27), "action": "add", "language": "english"}
     path = folder(tmp_path / "rows", **{first: [start], second: [record(1), {"language": "english", **again}]})
     (problem,) = files.gather(path, LANGUAGES).problems
     assert problem.endswith(", with another label")
@@ -256,7 +256,7 @@ def test_a_contradiction_across_files_is_named_with_both_places(
 def test_a_row_held_out_is_left_out_of_training_and_told(
     tmp_path: Path, held: str, again: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = folder(tmp_path / "rows", train=[*(record(i) for i in range(52) if i != 3), again], **{held: [record(3)]})
+    path = folder(tmp_path / "rows", train=[*(record(i) for i in range(52) if i != 27), again], **{held: [record(27)]})
     found = files.gather(path, LANGUAGES)
     assert (len(found.problems), len(found.repeats)) == (0, 1)
     assert found.repeats[0].startswith(f"{path}/train.jsonl:52: ")
