@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -144,7 +145,7 @@ def by_role(folder: Path) -> dict[str, list[str]] | None:
             if len(named) > 1:
                 raise UserError(f"{folder}: {roles.ambiguous(name.as_posix(), named)}", f"mv {path} to another name")
             if named:
-                found.setdefault(named.pop(), []).append(name.as_posix())
+                found.setdefault(named.pop(), []).append(glob.escape(name.as_posix()))
             else:
                 others.append(name.as_posix())
     if found and others:

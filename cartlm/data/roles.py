@@ -14,7 +14,7 @@ TRAIN, VALIDATION, TEST = ROLES = ("train", "validation", "test")
 WORDS = {
     TRAIN: ("train", "training"),
     VALIDATION: ("val", "valid", "validation", "dev", "devel", "development"),
-    TEST: ("test", "testing", "eval", "evaluation", "heldout", "holdout"),
+    TEST: ("test", "tests", "testing", "eval", "evals", "evaluation", "heldout", "holdout"),
 }
 _ROLE = {word + end: role for role, words in WORDS.items() for word in words for end in ("", "set", "data", "split")}
 _ONE_WORD = re.compile(r"(?<![a-z])(held|hold)[\W_]*out(?![a-z])")

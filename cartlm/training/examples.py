@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from cartlm.prompt import PromptBuilder
 
 IGNORED = -100
 """The label of a token that takes no part in the loss (torch.nn.CrossEntropyLoss's ignore_index)."""
+
+LIKE_SPECIAL = re.compile(r"<[^<>\s]+>|\[[A-Z_/]+\]")
 
 
 def examples(rows: Iterable[Row], builder: PromptBuilder, max_tokens: int) -> list[dict[str, list[int]]]:
@@ -35,8 +38,14 @@ def examples(rows: Iterable[Row], builder: PromptBuilder, max_tokens: int) -> li
 
 
 def special_tokens(tokenizer: Any) -> tuple[str, ...]:
-    """The texts that a tokenizer (or llama-imatrix, which reads the rows as text) may take for a special token."""
-    return tuple(str(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special)
+    """The texts that a tokenizer, llama.cpp or llama-imatrix (which reads the rows as text) may take for a special token.
+
+    llama.cpp makes an added token such as <|im_end|> a control token whatever the tokenizer says of it.
+    """
+    added = tokenizer.added_tokens_decoder.values()
+    return tuple(
+        str(token.content) for token in added if token.special or LIKE_SPECIAL.fullmatch(token.content)
+    )
 
 
 def with_special(rows: Iterable[Row], tokens: Sequence[str]) -> list[tuple[Row, str]]:

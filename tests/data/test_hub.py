@@ -223,6 +223,7 @@ def test_broken_rows_are_left_out_and_counted(dataset: Path, capsys: pytest.Capt
         ({"train.jsonl": "train", "validation.jsonl": "validation", "test.jsonl": "test"}, "datasets' own names"),
         ({"train.jsonl": "train", "dev.jsonl": "validation", "eval.jsonl": "test"}, "other words"),
         ({"Train.jsonl": "train", "VAL.jsonl": "validation", "Test.jsonl": "test"}, "other cases"),
+        ({"train[1].jsonl": "train", "Dev (2).jsonl": "validation", "test é.jsonl": "test"}, "signs of patterns"),
         ({"rows-train.jsonl": "train", "data/held_out.jsonl": "test", "data/devel.jsonl": "validation"}, "in data/"),
     ],
 )

@@ -19,7 +19,7 @@ SUFFIXES = (".jsonl", ".csv")
         ("val", "validation"), ("Valid", "validation"), ("validation", "validation"), ("DEV", "validation"),
         ("devel", "validation"), ("shop_val_2024", "validation"), ("validation-00000-of-00001", "validation"),
         ("test", "test"), ("Test", "test"), ("TESTING", "test"), ("my-test", "test"), ("test.v2", "test"),
-        ("myTestRows", "test"), ("test1", "test"), ("eval", "test"), ("Evaluation", "test"), ("eval_test", "test"),
+        ("myTestRows", "test"), ("test1", "test"), ("eval", "test"), ("tests", "test"), ("evals", "test"), ("Evaluation", "test"), ("eval_test", "test"),
         ("heldout", "test"), ("held_out", "test"), ("Held-Out", "test"), ("held out", "test"), ("holdout", "test"),
         ("hold_out_rows", "test"), ("heldOut", "test"),
         ("latest", ""), ("contest", ""), ("attestation", ""), ("pretrained", ""), ("interval", ""), ("devices", ""),

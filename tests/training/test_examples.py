@@ -147,6 +147,15 @@ def test_rows_that_hold_a_special_token_are_refused_by_name(tokenizer: Any, toke
         refuse_special([*ROWS[:3], held], tokens)
 
 
+def test_an_added_token_that_looks_special_counts_as_one(toy_model: Path) -> None:
+    """llama.cpp overrides its type; the toy's newline is an added token, too, and a text."""
+    from transformers import AddedToken
+
+    own = load_tokenizer(toy_model)
+    own.add_tokens([AddedToken("<|im_end|>", special=False), AddedToken("tea", special=False)])
+    assert set(special_tokens(own)) == {"<unk>", "<s>", "</s>", "<pad>", "<|im_end|>"}
+
+
 @pytest.mark.parametrize("text", ["<0x0A>", "< s>", "<|im_end|>", "a\nb", "s", "</S>"])
 def test_what_is_no_special_token_of_this_model_is_a_text(tokenizer: Any, text: str) -> None:
     row = make("x", "english", ROWS[0].catalog, f"two {text}", ROWS[0].intent, {})
