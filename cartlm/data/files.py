@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,7 +123,7 @@ def read(path: Path, languages: Sequence[str]) -> list[Row]:
 def _stop(problems: Sequence[str], path: Path) -> None:
     if problems:
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
-        raise UserError(problems[0] + more, f"cartlm data check {path}")
+        raise UserError(problems[0] + more, f"cartlm data check {shlex.quote(str(path))}")
 
 
 def inspect(path: Path, languages: Sequence[str]) -> tuple[list[Row], list[Problem]]:

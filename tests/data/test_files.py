@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import subprocess
 import sys
 import unicodedata
@@ -324,6 +325,23 @@ def test_cartlm_data_check_names_all_of_a_folder(tmp_path: Path) -> None:
     assert {"TEST.jsonl: test", "Val.jsonl: validation", "left out: notes.txt, old/"} <= set(said)
     assert "set data.train: " in done.stdout
     assert done.stderr.startswith(f"cartlm: error: {path} has {len(places) + 3} problems; ")
+
+
+def test_the_command_that_an_error_names_works(tmp_path: Path) -> None:
+    path = folder(tmp_path / "my rows", train=[record(0), record(1, action="buy")])
+    with pytest.raises(UserError) as caught:
+        splits.make(settings(path))
+    _, *arguments = shlex.split(caught.value.hint)
+    done = subprocess.run([sys.executable, "-m", "cartlm.cli", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout.startswith(f"{path}/train.jsonl:2: action is 'buy'")
+
+
+def test_a_file_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
+    path = folder(tmp_path / "rows", train=[record(0), record(1, action="buy")])
+    (path / "gone.jsonl").symlink_to(tmp_path / "nowhere.jsonl")
+    problems = files.gather(path, LANGUAGES).problems
+    assert [("gone.jsonl" in problem, "train.jsonl:2" in problem) for problem in problems] == [(True, False), (False, True)]
 
 
 def test_source_file_needs_a_path() -> None:
