@@ -58,7 +58,7 @@ def tolerances(values: Mapping[str, Any], name: str) -> tuple[dict[str, float], 
         except ValidationError:
             said.append(f"{kind} {standard:g}" + ("" if value is None else f" (not {value!r:.20})"))
     return found, [
-        f"{name} has no such tolerance under compare in params.yaml, so the standard is taken: {few(said, 8)}."
+        f"in {name}, params.yaml has no such tolerance under compare, so the standard is taken: {few(said, 8)}."
     ] if said else []
 
 
@@ -76,15 +76,18 @@ def loosened(changes: Sequence[ParamChange], name: str) -> list[str]:
             if change.file == "params.yaml" and re.fullmatch(pattern, change.key) and _went(change) == looser:
                 tolerance = change.key.startswith("compare.")
                 said.setdefault(tolerance, []).append(f"{change.key} was {change.old!r}, is {change.new!r}")
-    words = {True: "sets itself wider tolerances, which do not count", False: "is looked at less closely"}
-    return [f"{name} {words[which]}: {few(found, 8)}." for which, found in sorted(said.items())]
+    words = {
+        True: "wider tolerances are set, which do not count",
+        False: "params look less closely than before",
+    }
+    return [f"in {name}, {words[which]}: {few(found, 8)}." for which, found in sorted(said.items())]
 
 
 def own_code(root: Path, old: str, new: str | None, name: str) -> list[str]:
     """A sentence where the code that compares differs: a workflow runs that of the judged side."""
     arguments = ("diff", "--name-only", old, *([new] if new else []), "--", *OWN_CODE)
     changed = git(root, *arguments).stdout.splitlines()
-    return [f"{name} changes what compares, or what calls it: {few(changed, 4)}."] if changed else []
+    return [f"in {name}, what compares or what calls it is changed: {few(changed, 4)}."] if changed else []
 
 
 def _went(change: ParamChange) -> str:
@@ -122,8 +125,4 @@ def told(found: Sequence[Change], name: str) -> list[str]:
     for change in found:
         counts.setdefault(f"{change.target} {change.variant}", []).append(change.metric)
     each = [f"{who} ({few(metrics, 3)})" for who, metrics in counts.items()]
-    return (
-        [f"{name} lacks numbers that the old side has, of what params.yaml still lists: {few(each, 8)}."]
-        if each
-        else []
-    )
+    return [f"in {name}, numbers are gone of what params.yaml still lists: {few(each, 8)}."] if each else []
