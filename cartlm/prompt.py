@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cartlm.errors import UserError
 
@@ -66,12 +67,65 @@ class PromptBuilder:
         return head + tail, [0] * len(head) + [1] * len(tail)
 
 
+def special_tokens(tokenizer: Any, text: str) -> list[str]:
+    """The special tokens of a transformers tokenizer that stand in `text` and that llama.cpp's tools would read there.
+
+    A special token that the tokenizer makes of plain text as well, such as a line break, is none of these.
+    """
+    found = []
+    for token in tokenizer.added_tokens_decoder.values():
+        name = str(token.content)
+        if name not in text:
+            continue
+        named = name.startswith("<|") and name.endswith(
+            "|>"
+        )  # llama.cpp's converter takes these for special ones
+        plain = tokenizer(name, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        if (token.special and plain != [tokenizer.convert_tokens_to_ids(name)]) or (
+            named and not token.special
+        ):
+            found.append(name)
+    return found
+
+
+def shared_ids(rows: Sequence[Any], merged: PromptBuilder, f16: PromptBuilder) -> list[list[int]]:
+    """Each row's input ids, alike by the model folder's tokenizer and the GGUF's own, with exactly one BOS.
+
+    `rows` have `id`, `prompt` and `completion`; the completion's ids are compared too, as training uses them. Raises
+    UserError naming the first row that differs.
+    """
+    hint = (
+        "see the base model's tokenizer files; the GGUF converter reads tokenizer.model before tokenizer.json"
+    )
+    if (merged.bos_id, merged.eos_id) != (f16.bos_id, f16.eos_id):
+        raise UserError(
+            f"the model has bos, eos {merged.bos_id}, {merged.eos_id}, its GGUF {f16.bos_id}, {f16.eos_id}",
+            hint,
+        )
+    found = []
+    for row in rows:
+        ids, theirs = merged.prompt_ids(row.prompt), f16.prompt_ids(row.prompt)
+        if ids != theirs or merged.completion_ids(row.completion) != f16.completion_ids(row.completion):
+            at = next(
+                (place for place, pair in enumerate(zip(ids, theirs, strict=False)) if len(set(pair)) > 1), -1
+            )
+            where = f"from token {at} of the prompt" if at >= 0 else "in length or in the completion"
+            raise UserError(f"row {row.id}: model and GGUF tokenize it differently {where}", hint)
+        if ids.count(merged.bos_id) != 1 or ids[0] != merged.bos_id:
+            raise UserError(
+                f"row {row.id}: its input has {ids.count(merged.bos_id)} BOS, not exactly one", hint
+            )
+        found.append(ids)
+    return found
+
+
 def from_transformers(tokenizer: object, separator: str) -> PromptBuilder:
     """A builder over a transformers tokenizer. Raises UserError where BOS, EOS or pad are unusable."""
     bos, eos, pad = (getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad"))
-    if bos is None or eos is None:
+    if bos is None or eos is None or bos == eos:
         raise UserError(
-            f"the tokenizer has bos {bos} and eos {eos}", "set both in the base model's tokenizer"
+            f"the tokenizer has bos {bos} and eos {eos}, not two tokens",
+            "set base.path in params.yaml to a model that has both",
         )
     if pad is not None and pad == eos:
         raise UserError(

@@ -11,7 +11,7 @@ from pathlib import Path
 from cartlm import stage
 from cartlm.training import base
 
-TARGET = Path("models/base")
+TARGET, LOG = Path("models/base"), Path("runs/base.log")
 
 
 @stage.command
@@ -19,7 +19,24 @@ def main() -> None:
     """Write models/base: weights as they are, tokenizer and configs with one pad, bos and eos."""
     settings = stage.params()
     given = settings.base
-    made = base.make(given.source, given.path, given.revision, settings.prompt.pad_token, TARGET)
+    later = base.Later(  # gguf and gptq are not tracked: a new variant must not start the graph anew
+        separator=settings.prompt.separator,
+        max_tokens=settings.prompt.max_tokens,
+        merged=settings.merge.dtype,
+        gptq_bits={name: one.bits for name, one in settings.gptq.items()},
+        imatrix=any(one.imatrix for one in settings.gguf.values()),
+        languages=settings.data.languages,
+        log=LOG,
+    )
+    made = base.make(given.source, given.path, given.revision, settings.prompt.pad_token, TARGET, later)
+    if made.left_out:
+        stage.progress(
+            f"{given.path}: left out {', '.join(made.left_out)}; the weights are {', '.join(made.files)}"
+        )
+    if not made.asked_llama_cpp:
+        stage.progress(
+            "llama.cpp is not here: whether it takes the tokenizer shows at convert-gguf (make setup)"
+        )
     stage.done(asdict(made))
 
 

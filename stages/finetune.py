@@ -19,6 +19,8 @@ TRAIN, VALIDATION, CURVE = (
     Path("data/validation.jsonl"),
     Path("metrics/finetune.csv"),
 )
+# No dependencies: nothing of them is learned, a row in them that a later stage cannot read only stops it here.
+OTHERS = (Path("data/calibration.jsonl"), Path("data/test.jsonl"), Path("data/published.jsonl"))
 COLUMNS = ("step", "epoch", "loss", "learning_rate", "eval_loss")
 
 
@@ -45,7 +47,7 @@ def main() -> None:
 
     stage.imported()
     torch.set_num_threads(cpus.threads())
-    job = qlora.Job(BASE, BASE.as_posix(), TRAIN, VALIDATION, settings.finetune, settings.prompt)
+    job = qlora.Job(BASE, BASE.as_posix(), TRAIN, VALIDATION, settings.finetune, settings.prompt, OTHERS)
     made = qlora.finetune(job, RUNS, ADAPTER)
     if made is None:
         return

@@ -5,22 +5,23 @@ python -m stages.merge
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from cartlm import stage
 from cartlm.data import rows as row_files
 from cartlm.measure import cpus, machine
 from cartlm.prompt import from_transformers
-from cartlm.results import write_metrics
-from cartlm.training.base import load_tokenizer
+from cartlm.results import write_metrics, write_text
+from cartlm.training.folders import load_tokenizer
 
 BASE, ADAPTER, MERGED = Path("models/base"), Path("models/adapter"), Path("models/merged")
-VALIDATION, METRICS = Path("data/validation.jsonl"), Path("metrics/merge.json")
+VALIDATION, METRICS, RAW = Path("data/validation.jsonl"), Path("metrics/merge.json"), Path("runs/merge.json")
 
 
 @stage.command
 def main() -> None:
-    """Write models/merged and metrics/merge.json."""
+    """Write models/merged and metrics/merge.json; stop where the merged model is another one."""
     settings = stage.params()
     for folder in (BASE, ADAPTER):
         if not folder.is_dir():
@@ -54,6 +55,11 @@ def main() -> None:
         "engine": alike.engine,
     }
     write_metrics(METRICS, sections)
+    differ = [{"id": rows[at].id, "adapter": one, "merged": other} for at, one, other in alike.divergences]
+    write_text(RAW, json.dumps(differ, indent=2, ensure_ascii=False) + "\n")
+    merge.require_agreement(
+        alike, settings.merge.min_agreement, settings.merge.onto, settings.finetune.quantization
+    )
     stage.done({"agreement": round(alike.share, 4), "n": alike.n, "size_mib": round(size_mib, 2)})
 
 

@@ -9,7 +9,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from cartlm import evaluation, parity, stage
+from cartlm import evaluation, parity, prompt, stage
 from cartlm.data import rows as row_files
 from cartlm.engines.collect import Job, collect, digest
 from cartlm.errors import UserError
@@ -33,7 +33,7 @@ def main() -> None:
         evaluation.open_engine("llama.cpp", f16_path, threads) as f16,
     ):
         separator = settings.prompt.separator
-        ids = parity.shared_ids(rows, merged.prompt_builder(separator), f16.prompt_builder(separator))
+        ids = prompt.shared_ids(rows, merged.prompt_builder(separator), f16.prompt_builder(separator))
         chosen = evaluation.spread(len(rows), settings.parity.rows)
         asked = {  # what eval@merged and eval@f16 asked, batch 1 both
             "merged": (merged, evaluation.guessed(digest(merged_path), rows, merged.prompt_builder(separator), limit)),

@@ -16,7 +16,7 @@ from cartlm.measure import cpus, machine
 from cartlm.prompt import from_transformers
 from cartlm.quantization import gptq
 from cartlm.results import write_metrics
-from cartlm.training.base import load_tokenizer
+from cartlm.training.folders import load_tokenizer
 
 MERGED, CALIBRATION, RUNS = Path("models/merged"), Path("data/calibration.jsonl"), Path("runs/quantize")
 

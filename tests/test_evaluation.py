@@ -330,7 +330,7 @@ def test_parity_refuses_a_gguf_with_another_tokenizer(shop: Path) -> None:
     reader.data.flush()
     done = run(parity.main)
     assert done.exit_code == 2
-    assert "row toy-0000: merged and GGUF tokenize it differently from token 1" in done.stderr
+    assert "row toy-0000: model and GGUF tokenize it differently from token 1" in done.stderr
     assert not (shop / "metrics/parity.json").exists()
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from cartlm.engines.answer import Answer
 from cartlm.errors import UserError
-from cartlm.parity import compare, shared_ids
-from cartlm.prompt import PromptBuilder
+from cartlm.parity import compare
+from cartlm.prompt import PromptBuilder, shared_ids
 from tests.fixtures.toy import toy_rows
 
 ROWS = toy_rows(6)
@@ -41,13 +41,13 @@ def test_alike_tokenizers_give_the_builders_ids() -> None:
 @pytest.mark.parametrize("part", ["prompt", "completion"])
 def test_the_first_row_that_differs_is_named(part: str) -> None:
     spoil = "quita" if part == "prompt" else '"Coconut Water (330ml can)", "quantity": 3'
-    with pytest.raises(UserError, match="row toy-0002: merged and GGUF tokenize it differently"):
+    with pytest.raises(UserError, match="row toy-0002: model and GGUF tokenize it differently"):
         shared_ids(ROWS, builder(), builder(spoil=spoil))
 
 
 @pytest.mark.parametrize("other", [builder(bos=0), builder(eos=0)])
 def test_other_special_tokens_are_refused(other: PromptBuilder) -> None:
-    with pytest.raises(UserError, match="merged has bos, eos 1, 2, its GGUF"):
+    with pytest.raises(UserError, match="the model has bos, eos 1, 2, its GGUF"):
         shared_ids(ROWS, builder(), other)
 
 

@@ -132,18 +132,29 @@ def convert(folder: Path, target: Path, log: Path) -> Contents:
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(2, "No such file", str(folder / "config.json"))
+    with process.replacing(target) as temporary:
+        hint = f"check {folder}, then dvc repro merge convert-gguf"
+        _run_converter(folder, temporary, "--outtype", "f16", writes=target, log=log, hint=hint)
+        return _whole(temporary, folder, log)
+
+
+def convert_vocabulary(folder: Path, target: Path, log: Path, name: str) -> Path:
+    """`target`, a GGUF file with the tokenizer of a hub folder alone. Raises UserError, which calls the model `name`."""
+    hint = f"set base.path in params.yaml to a model whose tokenizer llama.cpp knows, unlike that of {name}"
+    _run_converter(folder, target, "--vocab-only", writes=target, log=log, hint=hint)
+    return target
+
+
+def _run_converter(folder: Path, made: Path, *options: str, writes: Path, log: Path, hint: str) -> None:
     # The script puts the gguf-py beside it first on its path, unless NO_LOCAL_GGUF is set.
     environ = {
         name: value for name, value in os.environ.items() if name not in ("NO_LOCAL_GGUF", "PYTHONPATH")
     }
     environ |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    with process.replacing(target) as temporary:
-        process.run(
-            [sys.executable, llama_cpp_paths.converter(), folder, "--outfile", temporary, "--outtype", "f16"],
-            log=log, writes=target, environ=environ, reason=CONVERT_FAILURE,
-            hint=f"check {folder}, then dvc repro merge convert-gguf",
-        )  # fmt: skip
-        return _whole(temporary, folder, log)
+    process.run(
+        [sys.executable, llama_cpp_paths.converter(), folder, "--outfile", made, *options],
+        log=log, writes=writes, environ=environ, reason=CONVERT_FAILURE, hint=hint,
+    )  # fmt: skip
 
 
 def quantize(

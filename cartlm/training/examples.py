@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cartlm.data.rows import Row
 from cartlm.errors import UserError
-from cartlm.prompt import PromptBuilder
+from cartlm.prompt import PromptBuilder, special_tokens
 
 IGNORED = -100
 """The label of a token that takes no part in the loss (torch.nn.CrossEntropyLoss's ignore_index)."""
 
-LIKE_SPECIAL = re.compile(r"<[^<>\s]+>|\[[A-Z_/]+\]")
+
+def check_text(rows: Iterable[Row], tokenizer: Any, file: str) -> None:
+    """No row of `file` holds a special token, which llama.cpp's tools read out of text. Raises UserError naming both."""
+    for row in rows:
+        if found := special_tokens(tokenizer, row.prompt + row.completion):
+            raise UserError(
+                f"{file}: row {row.id} holds {found[0]}, a special token of the base model",
+                "change that row where it comes from, then dvc repro",
+            )
 
 
 def examples(rows: Iterable[Row], builder: PromptBuilder, max_tokens: int) -> list[dict[str, list[int]]]:
@@ -35,37 +42,6 @@ def examples(rows: Iterable[Row], builder: PromptBuilder, max_tokens: int) -> li
             f"set prompt.max_tokens to {longest} or more in params.yaml, then dvc repro",
         )
     return made
-
-
-def special_tokens(tokenizer: Any) -> tuple[str, ...]:
-    """The texts that a tokenizer, llama.cpp or llama-imatrix (which reads the rows as text) may take for a special token.
-
-    llama.cpp makes an added token such as <|im_end|> a control token whatever the tokenizer says of it.
-    """
-    added = tokenizer.added_tokens_decoder.values()
-    return tuple(
-        str(token.content) for token in added if token.special or LIKE_SPECIAL.fullmatch(token.content)
-    )
-
-
-def with_special(rows: Iterable[Row], tokens: Sequence[str]) -> list[tuple[Row, str]]:
-    """The rows whose texts hold one of `tokens`, each with the first one found."""
-    told = (
-        (row, next((token for token in tokens if token in row.prompt or token in row.completion), ""))
-        for row in rows
-    )
-    return [(row, token) for row, token in told if token]
-
-
-def refuse_special(rows: Iterable[Row], tokens: Sequence[str]) -> None:
-    """Raise UserError naming row and token: quantizing, hours later, would read the text otherwise than training did."""
-    if held := with_special(rows, tokens):
-        row, token = held[0]
-        more = f" (and {len(held) - 1} more rows)" if len(held) > 1 else ""
-        raise UserError(
-            f"row {row.id} holds {token!r}, a special token of the base model{more}",
-            "take it out of the rows at data.path (of a hub dataset: of a copy of it), then dvc repro",
-        )
 
 
 def check(

@@ -16,7 +16,8 @@ from cartlm.engines.answer import Answer
 from cartlm.engines.transformers import Transformers, load
 from cartlm.errors import UserError
 from cartlm.training import folders
-from cartlm.training.base import Tensor, check_config, check_weights, load_tokenizer
+from cartlm.training.folders import Tensor, load_tokenizer
+from cartlm.training.llama import check_config, check_weights
 from cartlm.training.qlora import RECORD, computed_in, load_base, pick_device
 
 MIB = 2**20
@@ -130,7 +131,8 @@ def check_saved(folder: Path, model: Any, tokenizer: Any, dtype: str) -> dict[st
             )
 
     config = check_config(folder)
-    found = check_weights(folder, config)
+    found = folders.weights(folder).tensors
+    check_weights(folder, config, found)
     tied = bool(config.get("tie_word_embeddings"))
     require(tied == bool(model.config.tie_word_embeddings), f"tie_word_embeddings became {tied}")
     require(not (tied and "lm_head.weight" in found), "lm_head is stored beside the embedding it is tied to")
@@ -165,12 +167,12 @@ class Agreement:
     """Answers of the adapter on its base, as trained, and of the merged model, over the same prompts."""
 
     n: int
-    equal: int
+    divergences: list[tuple[int, str, str]]  # place in the prompts, the adapter's answer, the merged model's
     engine: dict[str, str | int]  # of the merged model
 
     @property
     def share(self) -> float:
-        return self.equal / self.n
+        return 1 - len(self.divergences) / self.n
 
 
 def compare(
@@ -199,11 +201,28 @@ def compare(
     differ = [index for index, pair in enumerate(zip(ours, theirs, strict=True)) if not _alike(*pair)]
     if differ:  # by the batch alone? at batch 1, as the adapter was asked
         engine = load(merged)
-        again = (engine.verified(prompts[index], max_new_tokens, ours[index].token_ids) for index in differ)
-        differ = [
-            index for index, answer in zip(differ, again, strict=True) if not _alike(ours[index], answer)
-        ]
-    return Agreement(len(prompts), len(prompts) - len(differ), about)
+        for index in differ:
+            theirs[index] = engine.verified(prompts[index], max_new_tokens, ours[index].token_ids)
+    differ = [index for index in differ if not _alike(ours[index], theirs[index])]
+    return Agreement(len(prompts), [(index, ours[index].text, theirs[index].text) for index in differ], about)
+
+
+def require_agreement(alike: Agreement, least: float, onto: str, quantization: str) -> None:
+    """Stop where the merged model answers less than the share `least` of the prompts as the adapter did. Raises UserError.
+
+    `onto` and `quantization` are what was merged onto and trained on: where they differ, that is what can be mended.
+    """
+    if alike.share >= least:
+        return
+    if quantization == "nf4" and onto == "16-bit":
+        way = "set merge.onto: nf4 (the weights it was trained on), or finetune.quantization: none"
+    else:
+        way = "set a lower finetune.learning_rate, or merge.dtype: bfloat16"
+    raise UserError(
+        f"adapter and merged model answer {alike.share:.4g} of {alike.n} rows alike, less than "
+        f"merge.min_agreement={least:g}; see runs/merge.json",
+        f"{way} in params.yaml, then dvc repro; or lower merge.min_agreement",
+    )
 
 
 def _alike(one: Answer, other: Answer) -> bool:

@@ -24,8 +24,8 @@ from cartlm import params, prompt
 from cartlm.data import rows as row_files
 from cartlm.errors import UserError
 from cartlm.training import checkpoints, folders
-from cartlm.training.base import load_tokenizer
-from cartlm.training.examples import check, examples, refuse_special, special_tokens
+from cartlm.training.examples import check, check_text, examples
+from cartlm.training.folders import load_tokenizer
 from cartlm.training.order import EpochOrder
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # advises a download of CPU kernels from the hub
@@ -52,6 +52,9 @@ class Job:
     validation: Path
     settings: params.Finetune
     prompt: params.Prompt
+    others: tuple[
+        Path, ...
+    ] = ()  # rows that later stages read: looked at where they are there, never learned
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,11 @@ def finetune(job: Job, runs: Path, adapter: Path) -> Finetuned | None:
     train, validation = row_files.read(job.train), row_files.read(job.validation)
     tokenizer = load_tokenizer(job.base)
     builder = prompt.from_transformers(tokenizer, job.prompt.separator)
-    refuse_special([*train, *validation], special_tokens(tokenizer))
+    for rows, path in ((train, job.train), (validation, job.validation)):
+        check_text(rows, tokenizer, path.name)
+    for path in job.others:
+        if path.exists():
+            check_text(row_files.read(path), tokenizer, path.name)
     validation.sort(key=lambda row: len(row.prompt), reverse=True)
     given = [examples(rows, builder, job.prompt.max_tokens) for rows in (train, validation)]
 

@@ -12,7 +12,7 @@ from cartlm.data.rows import Row, make
 from cartlm.errors import UserError
 from cartlm.prompt import PromptBuilder, from_transformers, render
 from cartlm.training.base import load_tokenizer
-from cartlm.training.examples import IGNORED, check, examples, refuse_special, special_tokens
+from cartlm.training.examples import IGNORED, check, examples
 from tests.fixtures.toy import toy_rows
 
 ROWS = toy_rows(12)
@@ -131,35 +131,6 @@ def test_a_pad_that_is_eos_is_found(builder: PromptBuilder, toy_model: Path) -> 
     tokenizer.pad_token = tokenizer.eos_token
     with pytest.raises(UserError, match="the pad id 2 is an end token"):
         check(ROWS, held(builder), builder, tokenizer, 640)
-
-
-@pytest.mark.parametrize("token", ["<s>", "</s>", "<pad>", "<unk>"])
-@pytest.mark.parametrize("where", ["message", "catalog"])
-def test_rows_that_hold_a_special_token_are_refused_by_name(tokenizer: Any, token: str, where: str) -> None:
-    """llama-imatrix reads rows as text and special tokens out of it; training does not."""
-    tokens = special_tokens(tokenizer)
-    refuse_special(ROWS, tokens)
-    row = ROWS[3]
-    catalog = [*row.catalog, f"Tea {token}"] if where == "catalog" else row.catalog
-    message = f"{row.message} {token}" if where == "message" else row.message
-    held = make(row.id, row.language, catalog, message, row.intent, {})
-    with pytest.raises(UserError, match=f"row {row.id} holds {token!r}"):
-        refuse_special([*ROWS[:3], held], tokens)
-
-
-def test_an_added_token_that_looks_special_counts_as_one(toy_model: Path) -> None:
-    """llama.cpp overrides its type; the toy's newline is an added token, too, and a text."""
-    from transformers import AddedToken
-
-    own = load_tokenizer(toy_model)
-    own.add_tokens([AddedToken("<|im_end|>", special=False), AddedToken("tea", special=False)])
-    assert set(special_tokens(own)) == {"<unk>", "<s>", "</s>", "<pad>", "<|im_end|>"}
-
-
-@pytest.mark.parametrize("text", ["<0x0A>", "< s>", "<|im_end|>", "a\nb", "s", "</S>"])
-def test_what_is_no_special_token_of_this_model_is_a_text(tokenizer: Any, text: str) -> None:
-    row = make("x", "english", ROWS[0].catalog, f"two {text}", ROWS[0].intent, {})
-    refuse_special([row], special_tokens(tokenizer))
 
 
 @pytest.mark.parametrize("text", ["two </s> please", "<s>", "<unk> 2", "<0x0A>", "<|im_end|>"])
