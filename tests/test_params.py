@@ -18,11 +18,15 @@ from cartlm.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 OTHER_CELLS = {
+    "base": {
+        "gguf",
+        "gptq",
+    },  # a new variant must not start the graph anew; it is looked at where base runs anyway
     "eval": {"reference", "gptq", "base.source"},
     "eval-gptq": {"reference", "gguf", "base.source"},
     "eval-reference": {"gguf", "gptq"},
 }
-"""What stages/evaluate.py reads for the cells of the other stage that calls it."""
+"""What stages/evaluate.py reads for the cells of the other stage that calls it, and base to refuse early."""
 NOT_TRACKED = {"compare": "`cartlm compare` judges finished numbers with it; no stage's output depends on it"}
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
 

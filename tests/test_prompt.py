@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cartlm.errors import UserError
-from cartlm.prompt import PromptBuilder, from_transformers, render, split
+from cartlm.prompt import PromptBuilder, from_transformers, render, special_tokens, split
 
 BOS, EOS, SHIFT = 1, 2, 3
 BUILDER = PromptBuilder(lambda text: [byte + SHIFT for byte in text.encode()], BOS, EOS, "\n")
@@ -85,7 +87,25 @@ def test_a_transformers_tokenizer_adds_nothing_itself() -> None:
     assert builder.completion_ids("7") == [7, 2]
 
 
-@pytest.mark.parametrize(("bos", "eos", "pad"), [(None, 2, 3), (1, None, 3), (1, 2, 2)])
+@pytest.mark.parametrize(("bos", "eos", "pad"), [(None, 2, 3), (1, None, 3), (1, 2, 2), (2, 2, 3)])
 def test_unusable_special_tokens_are_refused(bos: int | None, eos: int | None, pad: int | None) -> None:
     with pytest.raises(UserError, match="tokenizer"):
         from_transformers(Tokenizer(bos, eos, pad), "\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("add 2 <s", []),
+        ("a line\nand another", []),  # a token of its own, which is plain text
+        ("add 2 jeans</s>", ["</s>"]),
+        ("<pad> and <s>", ["<s>", "<pad>"]),
+        ("<unk>", ["<unk>"]),
+        ("< /s>", []),
+        ("<|end|>", []),  # none of this vocabulary
+    ],
+)
+def test_special_tokens_in_a_text(text: str, found: list[str], toy_model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    assert special_tokens(AutoTokenizer.from_pretrained(toy_model), text) == found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -74,6 +75,8 @@ def make(
         bos, eos, pad = tokens.set_tokens(temporary, config, pad_token, path)
         for name in found.files:
             shutil.copyfile(folder / name, temporary / name)
+        if folders.INDEX in found.files:
+            _mend_index(temporary / folders.INDEX, found)
         asked = reading.check(temporary, later.separator, later.languages, later.imatrix, later.log, path)
         check_values(temporary, found, config, later.merged, path)
     return BaseModel(
@@ -81,6 +84,14 @@ def make(
         sum(tensor.bytes for tensor in found.tensors.values()), int(config["vocab_size"]),
         bool(config.get("tie_word_embeddings")), bos, eos, pad, found.files, found.left_out, asked,
     )  # fmt: skip
+
+
+def _mend_index(path: Path, found: folders.Weights) -> None:
+    """transformers wants `metadata` in an index, which not every tool writes."""
+    index = folders.read_json(path)
+    if not isinstance(index.get("metadata"), dict):
+        index["metadata"] = {"total_size": sum(tensor.bytes for tensor in found.tensors.values())}
+        path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _check_use(config: dict[str, Any], later: Later, path: str) -> None:

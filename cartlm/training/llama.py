@@ -57,7 +57,7 @@ def check_config(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{folder} is quantized already", "set base.path to the 16-bit model it was made from"
         )
-    fault = _sizes(config) or _values(config) or _rope(config) or _unknown(config)
+    fault = _sizes(config) or _values(config) or _rope(config) or _unknown(config) or _invalid(config)
     if fault:
         raise UserError(f"{folder}/config.json: {fault[0]}", fault[1])
     return config
@@ -100,6 +100,12 @@ def _values(config: Mapping[str, Any]) -> Fault:
     for key in ("dtype", "torch_dtype"):
         if config.get(key) not in CONFIG_DTYPES:
             return f"{key} is {config[key]!r}, not float16, bfloat16 or float32", HINT
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = config.get(key)
+        if not all(
+            one is None or type(one) is int for one in (value if isinstance(value, list) else [value])
+        ):
+            return f"{key} is {value!r}, no id", HINT
     for key in ("rms_norm_eps", "rope_theta"):
         if key in config and not _positive(config[key]):
             return f"{key} is {config[key]!r}, not a number above 0", HINT
@@ -164,6 +170,17 @@ def _unknown(config: Mapping[str, Any]) -> Fault:
             f"{key} is {value!r:.80}, which a Llama in llama.cpp does not know",
             "take that key out if the model was trained without it (of a hub model, in a local copy), or set base.path",
         )
+    return None
+
+
+def _invalid(config: Mapping[str, Any]) -> Fault:
+    """What transformers' own validation says."""
+    from transformers import LlamaConfig
+
+    try:
+        LlamaConfig.from_dict(dict(config))
+    except Exception as error:  # each validator fails in its own way
+        return f"transformers does not take it: {' '.join(str(error).split())[:200]}", HINT
     return None
 
 

@@ -167,10 +167,10 @@ def finetune(job: Job, runs: Path, adapter: Path) -> Finetuned | None:
     tokenizer = load_tokenizer(job.base)
     builder = prompt.from_transformers(tokenizer, job.prompt.separator)
     for rows, path in ((train, job.train), (validation, job.validation)):
-        check_text(rows, tokenizer, path.name)
+        check_text(rows, tokenizer, path.as_posix())
     for path in job.others:
         if path.exists():
-            check_text(row_files.read(path), tokenizer, path.name)
+            check_text(row_files.read(path), tokenizer, path.as_posix())
     validation.sort(key=lambda row: len(row.prompt), reverse=True)
     given = [examples(rows, builder, job.prompt.max_tokens) for rows in (train, validation)]
 

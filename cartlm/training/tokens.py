@@ -24,6 +24,7 @@ def set_tokens(
     The pad token is the tokenizer's own, else `pad_token`; it must be in the vocabulary and no end token.
     `path` is how errors name the model. Raises UserError naming what disagrees, or what to set.
     """
+    check_ids(folder, path)
     tokenizer = load_tokenizer(folder)
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     for name, given in (("bos", bos), ("eos", eos)):
@@ -42,7 +43,6 @@ def set_tokens(
             f"the tokenizer of {path} has ids up to {last}, config.json a vocab_size of {config['vocab_size']}",
             HINT,
         )
-    check_ids(folder, path)
     generation = read_json(folder / IDS[1]) if (folder / IDS[1]).exists() else {}
     ends = check_agreement(
         folder, tokenizer, {"config.json": config, "generation_config.json": generation}, path

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from cartlm.data.rows import Row, make
+from cartlm.data.rows import Row
 from cartlm.errors import UserError
 from cartlm.prompt import PromptBuilder, from_transformers, render
-from cartlm.training.base import load_tokenizer
 from cartlm.training.examples import IGNORED, check, examples
+from cartlm.training.folders import load_tokenizer
 from tests.fixtures.toy import toy_rows
 
 ROWS = toy_rows(12)

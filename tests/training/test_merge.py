@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from cartlm.engines.transformers import load
@@ -201,3 +202,76 @@ def test_the_stage_writes_model_and_metrics(trained: Trained, tmp_path: Path) ->
     assert set(metrics["bytes"]) == {"embedding", "attention", "mlp", "norm"}
     assert metrics["machine"]["hash"]
     assert metrics["finetune"]["device"] in ("cpu", "cuda")
+
+
+@pytest.mark.slow
+def test_a_merge_that_lost_the_training_stops(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line, exit code 2; figures, answers and models stay, and the same command goes on once params allow it."""
+    from stages import merge as stage
+
+    adapter, _, given = trained
+    folder = stage_folder(tmp_path / "run", given.base)
+    shutil.copytree(adapter, folder / "models/adapter")
+    kept = merge.merge
+
+    def lose(*arguments: Any) -> merge.Merged:
+        made = kept(*arguments)
+        shutil.copy(given.base / "model.safetensors", arguments[-1] / "model.safetensors")
+        return made
+
+    def run_stage(**changes: Any) -> tuple[int, str]:
+        values = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+        values["merge"] |= {"check_rows": 12, **changes}
+        (folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            stage.main([])
+        return int(ended.value.code or 0), capsys.readouterr().err.strip().splitlines()[-1]
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(merge, "merge", lose)
+    code, line = run_stage(min_agreement=0.99)
+    agreement = json.loads((folder / "metrics/merge.json").read_text(encoding="utf-8"))["agreement"]
+    assert agreement < 0.7
+    assert code == 2
+    for word in (
+        f"{agreement:.4g} of 12",
+        "merge.min_agreement=0.99",
+        "set merge.onto: nf4",
+        "runs/merge.json",
+    ):
+        assert word in line
+    differ = json.loads((folder / "runs/merge.json").read_text(encoding="utf-8"))
+    assert len(differ) == round(12 * (1 - agreement))
+    assert all(one["adapter"] != one["merged"] for one in differ)
+    assert (folder / "models/adapter/adapter_model.safetensors").exists()
+    assert (folder / "models/merged/model.safetensors").exists()
+
+    monkeypatch.setattr(merge, "merge", kept)
+    assert run_stage(onto="nf4")[0] == 0, "the advice works"
+    assert json.loads((folder / "metrics/merge.json").read_text(encoding="utf-8"))["agreement"] >= 0.99
+
+
+@pytest.mark.parametrize(
+    ("share", "least", "onto", "quantization", "said"),
+    [
+        (0.4, 0.5, "16-bit", "nf4", "merge.onto: nf4"),
+        (0.4, 0.5, "nf4", "nf4", "learning_rate"),
+        (0.4, 0.5, "16-bit", "none", "learning_rate"),
+        (0.5, 0.5, "16-bit", "nf4", None),
+        (0.0, 0.0, "16-bit", "nf4", None),
+    ],
+)
+def test_the_least_agreement(
+    share: float, least: float, onto: str, quantization: str, said: str | None
+) -> None:
+    alike = merge.Agreement(10, [(at, "a", "b") for at in range(round(10 * (1 - share)))], {})
+    assert alike.share == pytest.approx(share)
+    if said is None:
+        merge.require_agreement(alike, least, onto, quantization)
+        return
+    with pytest.raises(UserError, match=said) as error:
+        merge.require_agreement(alike, least, onto, quantization)
+    assert f"{share:g} of 10" in error.value.message

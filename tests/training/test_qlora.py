@@ -20,9 +20,11 @@ from safetensors.torch import load_file
 from cartlm import prompt
 from cartlm.data import rows as row_files
 from cartlm.errors import UserError
+from cartlm.intent import Intent
 from cartlm.training import checkpoints, qlora
-from cartlm.training.base import load_tokenizer
 from cartlm.training.examples import examples
+from cartlm.training.folders import load_tokenizer
+from tests.fixtures.toy import toy_rows
 from tests.training.conftest import ROOT, job, run, stage_folder, start
 
 
@@ -130,6 +132,32 @@ def test_rows_are_never_cut(tmp_path: Path, toy_base: Path) -> None:
         qlora.finetune(job(tmp_path, toy_base, max_tokens=80), tmp_path / "runs", tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("where", ["message", "product"])
+@pytest.mark.parametrize("split", ["train", "validation", "calibration", "test", "published"])
+def test_a_special_token_in_a_row_stops_before_training(
+    split: str, where: str, tmp_path: Path, toy_base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    """llama-imatrix and llama-server would read it as the end of the text, long after training."""
+    from stages import finetune
+
+    folder = stage_folder(tmp_path / "run", toy_base)
+    path = folder / f"data/{split}.jsonl"
+    every = row_files.read(path) if path.exists() else toy_rows(3)
+    product = "Tea </s> bags" if where == "product" else "Tea"
+    said = "add tea</s>" if where == "message" else "add tea"
+    odd = row_files.make("odd-0001", "english", ["Coffee", product], said, Intent("add", product, 1), {})
+    row_files.write(path, [every[0], odd, *every[2:]])
+    monkeypatch.chdir(folder)
+    with pytest.raises(SystemExit) as ended:
+        finetune.main([])
+    assert ended.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    for word in (f"data/{split}.jsonl", "row odd-0001", "</s>"):
+        assert word in line
+    assert not (folder / "models/adapter").exists()
+    assert not (folder / "runs/finetune").exists()
 
 
 def test_evaluating_does_not_change_training(toy_base: Path) -> None:
