@@ -34,7 +34,7 @@ ODD = [
 SIZES: dict[str, dict[str, Any]] = {
     "data": {"train": 40, "validation": 12, "calibration": 12, "test": 12, "held_out": None},
     "finetune": {"max_steps": 2, "batch_size": 2, "gradient_accumulation": 2, "save_steps": 1},
-    "merge": {"check_rows": 4},
+    "merge": {"check_rows": 4, "min_agreement": 0.0},
     "parity": {"rows": 12},
     "eval": {"max_new_tokens": 6, "batch_size": 4, "flip_rows": 4, "natural_rows": 0},
 }

@@ -169,7 +169,7 @@ def finetune(job: Job, runs: Path, adapter: Path) -> Finetuned | None:
     for rows, path in ((train, job.train), (validation, job.validation)):
         check_text(rows, tokenizer, path.as_posix())
     for path in job.others:
-        if path.exists():
+        if path.exists() and path.stat().st_size:  # published.jsonl is empty without data.held_out
             check_text(row_files.read(path), tokenizer, path.as_posix())
     validation.sort(key=lambda row: len(row.prompt), reverse=True)
     given = [examples(rows, builder, job.prompt.max_tokens) for rows in (train, validation)]

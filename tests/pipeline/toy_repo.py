@@ -27,7 +27,7 @@ CACHES = {"__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypoth
 TOY: dict[str, dict[str, Any]] = {
     "data": {"train": 60, "validation": 9, "calibration": 12, "test": 24},
     "finetune": {"max_steps": 4, "batch_size": 4, "save_steps": 1},
-    "merge": {"check_rows": 3},
+    "merge": {"check_rows": 3, "min_agreement": 0.0},
     "parity": {"rows": 24},
     "eval": {"max_new_tokens": 8, "batch_size": 8, "flip_rows": 4, "natural_rows": 6},
     "bench_cpu": {
