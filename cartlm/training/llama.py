@@ -161,7 +161,9 @@ def _unknown(config: Mapping[str, Any]) -> Fault:
     known = NOTES | CHECKED | generation_keys()
     defaults = LlamaConfig().to_dict()
     for key, value in config.items():
-        off = value is None or (value is False and key != "is_causal") or value in ("", [], {})
+        off = (
+            value is None or value in ("", [], {}) or (value is False and key not in {"is_causal", *defaults})
+        )
         if key in known or off or (key in defaults and value == defaults[key]):
             continue
         if (key, value) in (("is_causal", True), ("partial_rotary_factor", 1)):

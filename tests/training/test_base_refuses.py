@@ -210,7 +210,7 @@ CONFIG: dict[str, tuple[Damage, tuple[str, ...]]] = {
         ("the converter's own name", {"n_layers": 1}, "n_layers is 1"),
         ("parts", {"text_config": {"hidden_size": 64}}, "text_config is"),
         ("chunks", {"chunk_size_feed_forward": 4}, "chunk_size_feed_forward is 4"),
-        ("tuples", {"return_dict": False, "chunk_size_feed_forward": 1}, "chunk_size_feed_forward is 1"),
+        ("tuples", {"return_dict": False}, "return_dict is False"),
         ("heads", {"num_attention_heads": 3}, "hidden_size 64", "num_attention_heads 3"),
         ("fewer heads", {"num_attention_heads": 8, "head_dim": 16}, "o_proj is (64, 64), config.json says (64, 128)"),
         ("key heads", {"num_key_value_heads": 3}, "num_key_value_heads 3"),
