@@ -111,22 +111,6 @@ def test_the_curve_has_every_epoch_s_validation_loss(tmp_path: Path, toy_base: P
     assert made.eval_loss == made.history[-1]["eval_loss"]
 
 
-@pytest.mark.parametrize("name", ["train", "validation"])
-def test_a_row_with_a_special_token_stops_before_anything_is_trained(
-    tmp_path: Path, toy_base: Path, name: str
-) -> None:
-    given = job(tmp_path, toy_base)
-    path = tmp_path / "data" / f"{name}.jsonl"
-    found = row_files.read(path)
-    held = row_files.make(
-        "own.jsonl-00007", "english", found[0].catalog, "two </s> please", found[0].intent, {}
-    )
-    row_files.write(path, [*found, held])
-    with pytest.raises(UserError, match=r"own\.jsonl-00007 holds '</s>'"):
-        qlora.finetune(given, tmp_path / "runs", tmp_path / "adapter")
-    assert not (tmp_path / "runs").exists()
-
-
 def test_rows_are_never_cut(tmp_path: Path, toy_base: Path) -> None:
     with pytest.raises(UserError, match=r"longer than prompt\.max_tokens=80"):
         qlora.finetune(job(tmp_path, toy_base, max_tokens=80), tmp_path / "runs", tmp_path / "adapter")
