@@ -7,24 +7,20 @@ other, or apart by " | ".
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from cartlm.data import drawing, labels, pooled, roles
+from cartlm.data import drawing, labels, pooled, roles, tables
 from cartlm.data.labels import OURS, PUBLISHED, as_row
 from cartlm.data.rows import Row
+from cartlm.data.tables import SUFFIXES
 from cartlm.errors import UserError
 from cartlm.params import Data
 
 __all__ = ["OURS", "PUBLISHED", "Found", "Problem", "as_row", "gather", "inspect", "read", "splits"]
-SUFFIXES = (".jsonl", ".csv")
-_HINT = "set data.path in params.yaml to a .jsonl or .csv file, or a folder of such files"
+_HINT = f"set data.path in params.yaml to a file ({', '.join(SUFFIXES)}), or a folder of such files"
 
 
 @dataclass(frozen=True)
@@ -136,9 +132,10 @@ def _inspect(path: Path, name: str, languages: Sequence[str], notes: list[str]) 
     rows: list[Row] = []
     problems: list[Problem] = []
     seen: dict[pooled.Key, tuple[int, Row]] = {}
-    records = list(_records(path))
-    barred = labels.bars(record for _, record in records)
-    for line, record in records:
+    table = tables.read(path)
+    notes.extend(f"{name}: {note}" for note in table.notes)
+    barred = labels.bars(record for _, record in table.records)
+    for line, record in table.records:
         try:
             if isinstance(record, str):
                 raise ValueError(record)
@@ -153,55 +150,3 @@ def _inspect(path: Path, name: str, languages: Sequence[str], notes: list[str]) 
     if not rows and not problems:
         problems.append(Problem(1, "the file holds no rows"))
     return rows, problems
-
-
-def _records(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """(line, record) of each row; instead of a record a text that says what is broken. Raises UserError for no file."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}", "name a .jsonl or .csv file") from None
-    lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    broken = {number for number, line in enumerate(lines, 1) if not _utf8(line)}
-    if path.suffix == ".csv":
-        yield from _csv(b"\n".join(lines).decode("utf-8", "replace"), broken)
-        return
-    for number, line in enumerate(lines, 1):
-        if number in broken:
-            yield number, "not UTF-8"
-        elif line.strip():
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                yield number, f"not JSON ({getattr(error, 'msg', error)})"
-                continue
-            yield number, record if isinstance(record, dict) else f"{type(record).__name__}, not a JSON object"
-
-
-def _csv(text: str, broken: set[int]) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header: list[str] = []
-    start = 1
-    try:
-        for cells in reader:
-            line, start = start, reader.line_num + 1
-            if not cells:
-                continue
-            if not header:
-                header = [cell.strip() for cell in cells]
-            elif broken & set(range(line, start)):
-                yield line, "not UTF-8"
-            elif len(cells) != len(header):
-                yield line, f"{len(cells)} cells, where the header has {len(header)}"
-            else:
-                yield line, {name: cell for name, cell in zip(header, cells, strict=True) if name}
-    except csv.Error as error:
-        yield start, f"not CSV ({error}); the rows after it are not read"
-
-
-def _utf8(data: bytes) -> bool:
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -17,11 +17,10 @@ from typing import Any
 from cartlm import prompt as prompts
 from cartlm.data.refusal import bad_sign
 from cartlm.data.rows import Row, make
+from cartlm.data.tables import OURS, PUBLISHED
 from cartlm.intent import ACTIONS, Intent
 from cartlm.intent import read as read_intent
 
-OURS = ("catalog", "message", "action", "product", "quantity", "language")
-PUBLISHED = ("prompt", "completion", "language")
 LEAK = ('"action"', '"quantity"')
 MOST = 999_999  # of one product: more is a bar code in the wrong column
 BAR = " | "
