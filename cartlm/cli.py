@@ -332,7 +332,7 @@ def diagnose(as_json: bool) -> None:
     found = doctor.examine(Path("."))
     print(json.dumps(doctor.as_json(found), indent=2) if as_json else doctor.text(found))
     for each in doctor.broken(found):
-        raise UserError(f"{each.name} is missing: {each.cost}", each.command)
+        raise UserError(f"{each.name} is {each.state}: {each.cost}", each.command)
 
 
 @main.command()

@@ -10,22 +10,25 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cartlm import llama_cpp_paths
+from cartlm import llama_cpp_check, llama_cpp_paths
 from cartlm.errors import UserError
 from cartlm.measure import driver, energy, group, machine
 from cartlm.measure.cpus import ROOT, affinity, cpu_quota, threads
 
 PACKAGES = {
-    "dvc": "no stage runs",
-    "torch": "no fine-tuning, merge, GPTQ, and accuracy of what transformers runs",
-    "transformers": "the same as without torch",
-    "bitsandbytes": "no fine-tuning in NF4 (QLoRA)",
-    "trl": "no fine-tuning on a card",
-    "gptqmodel": "no GPTQ variant is made",
-    "datasets": "no rows of published datasets",
-    "openai": "no rows that a model words, no servers to compare with",
+    "dvc": ("no stage runs", ("", "cpu", "gpu")),
+    "torch": (
+        "no fine-tuning, merge, GPTQ, and accuracy of what transformers runs",
+        ("cpu", "gpu"),
+    ),
+    "transformers": ("the same as without torch", ("cpu", "gpu")),
+    "bitsandbytes": ("no fine-tuning in NF4 (QLoRA)", ("cpu", "gpu")),
+    "trl": ("no fine-tuning on a card", ("gpu",)),
+    "gptqmodel": ("no GPTQ variant is made", ("cpu", "gpu")),
+    "datasets": ("no rows of published datasets", ()),
+    "openai": ("no rows that a model words, no servers to compare with", ()),
 }
-"""Distribution -> what does not work without it."""
+"""Distribution -> what does not work without it, and for whom that is all: "" (everybody), or the image of a target."""
 KEYS = {
     "OPENAI_API_KEY": "data.source openai and make remote, where their server wants a key",
     "HF_TOKEN": "models and datasets of the hub that ask for a licence, such as Llama's",
@@ -42,6 +45,7 @@ class Finding:
     cost: str = ""
     command: str = ""
     needed: bool = False  # by everything, or by the hardware target of this image
+    state: str = "missing"  # or broken
 
 
 def examine(root: Path, environ: Mapping[str, str] = os.environ, system: Path = ROOT) -> list[Finding]:
@@ -54,8 +58,11 @@ def examine(root: Path, environ: Mapping[str, str] = os.environ, system: Path = 
         processor(system),
         memory(system),
         disk(root),
-        llama_cpp(setup),
-        *(package(name, cost, setup) for name, cost in PACKAGES.items()),
+        llama_cpp(setup, bool(target)),
+        *(
+            package(name, cost, setup, (target or "") in needing)
+            for name, (cost, needing) in PACKAGES.items()
+        ),
         card(target),
         *meters(system),
         cgroup(system),
@@ -77,7 +84,7 @@ def text(findings: Iterable[Finding]) -> str:
     """A line for each, the missing ones with what they cost."""
     lines = []
     for each in findings:
-        said = each.found or f"missing: {each.cost}" + (f" -> {each.command}" if each.command else "")
+        said = each.found or f"{each.state}: {each.cost}" + (f" -> {each.command}" if each.command else "")
         lines.append(f"{'ok' if each.found else 'NO' if each.needed else '--'}  {each.name:<16} {said}")
     return "\n".join(lines)
 
@@ -118,19 +125,31 @@ def disk(root: Path) -> Finding:
     return Finding("disk", f"{free:,.0f} GiB free")
 
 
-def llama_cpp(setup: str) -> Finding:
-    def ask() -> str:
-        info = llama_cpp_paths.build_info()
-        return f"{info['kind']} build of llama-cpp-python {info['version']}"
-
-    return attempt("llama.cpp", ask, "no GGUF: neither made, evaluated nor measured", setup, True)
-
-
-def package(name: str, cost: str, setup: str) -> Finding:
+def llama_cpp(setup: str, image: bool = False) -> Finding:
+    """The build, proven on this CPU: a model of each type is loaded, asked and measured by it."""
+    cost = "no GGUF: neither made, evaluated nor measured"
     try:
-        return Finding(name, importlib.metadata.version(name), needed=True)
+        info, prefix = llama_cpp_paths.build_info(), llama_cpp_paths.prefix()
+    except UserError as error:
+        return Finding("llama.cpp", cost=f"{error.message}: {cost}", command=setup, needed=True)
+    without = "".join(f", without {name}" for name in info.get("without", []))
+    build = f"{info['kind']} build of llama-cpp-python {info['version']}{without}"
+    verdict = llama_cpp_check.check(prefix)
+    if verdict.reason:
+        llama_cpp_check.forget(prefix)
+        # made anew on this machine it leaves out what dies here, unless docker takes the layers it has
+        again = setup.replace(",", " ARGS=--no-cache,") + " and on this machine" if image else setup
+        said = f"{build} does not work on this CPU: {verdict.reason}"
+        return Finding("llama.cpp", cost=f"{said}: {cost}", command=again, needed=True, state="broken")
+    llama_cpp_check.remember(prefix)
+    return Finding("llama.cpp", f"{build}, proven on this CPU ({verdict.variant or 'its'} code)", needed=True)
+
+
+def package(name: str, cost: str, setup: str, needed: bool) -> Finding:
+    try:
+        return Finding(name, importlib.metadata.version(name), needed=needed)
     except importlib.metadata.PackageNotFoundError:
-        return Finding(name, cost=cost, command=setup, needed=True)
+        return Finding(name, cost=cost, command=setup, needed=needed)
 
 
 def card(target: str | None) -> Finding:

@@ -52,7 +52,9 @@ def llama3_vocabulary() -> Path:
 
 
 def build_info() -> dict[str, Any]:
-    """What docker/llama_cpp.sh wrote: source, version, kind (native or portable), compiler, flags, build_seconds."""
+    """What docker/llama_cpp.sh wrote: source, version, kind (native or portable), compiler, flags, build_seconds,
+    mended (what of the source), without (instruction sets that died on this CPU) and the reason.
+    """
     info: dict[str, Any] = json.loads((prefix() / "build.json").read_text(encoding="utf-8"))
     return info
 

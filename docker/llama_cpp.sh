@@ -15,12 +15,15 @@
 # A prefix holds lib/ bin/ (unless --libraries) convert/ models/ python/ LICENSE build.json. Builds are kept under
 # ${CARTLM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cartlm}/llama.cpp; one that is there is not made again, one that
 # was interrupted is continued.
+#
+# A build is put in place when it works on this CPU (cartlm/llama_cpp_check.py). One that dies is made again without an
+# instruction set, AMX first; build.json then says which, under "without", and the "reason".
 set -euo pipefail
 
 VERSION=0.3.36
 SHA256=832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e
 TOOLS=(llama-quantize llama-imatrix llama-bench llama-perplexity llama-server)
-RECIPE=1 # raise it when a change below must rebuild what is in people's caches
+RECIPE=2 # raise it when a change below must rebuild what is in people's caches
 
 die() {
     echo "llama_cpp.sh: $*" >&2
@@ -36,7 +39,7 @@ while [ $# -gt 0 ]; do
         --venv) venv="${2:-}"; [ -n "$venv" ] || die "--venv needs a folder"; shift ;;
         --quiet) quiet=1 ;;
         --where) where=1 ;;
-        -h | --help) sed -n '2,17s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        -h | --help) sed -n '2,20s/^# \{0,1\}//p' "$0"; exit 0 ;;
         *) die "unknown option $1; see $0 --help" ;;
     esac
     shift
@@ -52,6 +55,7 @@ if [ -n "$prefix" ]; then
         die "--prefix $prefix holds other files; name a folder that is new or empty"
 fi
 [ -z "$venv" ] || PATH="$venv/bin:$PATH"
+check="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/cartlm/llama_cpp_check.py"
 python="$(command -v python3)" || die "python3 is missing; install it: apt-get install python3 python3-venv"
 
 sha() { "$python" -c 'import hashlib,sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:12])'; }
@@ -69,15 +73,15 @@ only=""
 [ "$libraries" = 0 ] || only=-libraries
 if [ "$portable" = 1 ]; then
     kind=portable
-    flags+=(-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON)
+    for_this_cpu=(-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON)
     # The prefix is compiled in: a Python process looks for the variants there, not beside the python executable.
-    key="$VERSION-portable$only-$(printf '%s\n' "$RECIPE" "$prefix" "${flags[@]}" | sha)"
+    key="$VERSION-portable$only-$(printf '%s\n' "$RECIPE" "$prefix" "${flags[@]}" "${for_this_cpu[@]}" | sha)"
 else
     kind=native
-    flags+=(-DGGML_NATIVE=ON)
+    for_this_cpu=(-DGGML_NATIVE=ON)
     cpu="$({ uname -m; grep -m1 -E '^(model name|CPU part)' /proc/cpuinfo; grep -m1 -E '^(flags|Features)' /proc/cpuinfo ||
         sysctl -n machdep.cpu; } 2>/dev/null | sha)" || true
-    key="$VERSION-native$only-$(printf '%s\n' "$RECIPE" "${flags[@]}" | sha)-$cpu"
+    key="$VERSION-native$only-$(printf '%s\n' "$RECIPE" "${flags[@]}" "${for_this_cpu[@]}" | sha)-$cpu"
 fi
 
 cache="${CARTLM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cartlm}/llama.cpp"
@@ -90,6 +94,52 @@ if [ "$where" = 1 ]; then
     echo "$target"
     exit 0
 fi
+
+# GCC before 11.5, 12.4 and 13.3 takes 8 of the 64 bytes of AMX's tile configuration for all that _tile_loadconfig
+# reads, and drops the rest as dead stores: each quantized product then faults (llama.cpp issue 20824).
+drops_tile_configuration() {
+    [ "$("${CXX:-c++}" -E -P -x c++ - <<'CC' | tr -d '[:space:]'
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
+    (__GNUC__ < 11 || (__GNUC__ == 11 && __GNUC_MINOR__ < 5) || (__GNUC__ == 12 && __GNUC_MINOR__ < 4) || \
+     (__GNUC__ == 13 && __GNUC_MINOR__ < 3))
+yes
+#endif
+CC
+    )" = yes ]
+}
+
+mend() { # a barrier before the load: it costs nothing, and reaches every variant
+    "$python" - "$1" <<'PY' || die "$1 is not as expected: _tile_loadconfig(&tc) is not there once, and $("${CXX:-c++}" --version | head -n 1) needs a mend at it; use another compiler: CXX=clang++"
+import sys
+path = sys.argv[1]
+with open(path, encoding="utf-8") as file:
+    text = file.read()
+call = "    _tile_loadconfig(&tc);\n"
+if text.count(call) != 1:
+    sys.exit(1)
+with open(path, "w", encoding="utf-8") as file:
+    file.write(text.replace(call, '    __asm__ volatile("" : : "r"(&tc) : "memory");\n' + call))
+PY
+}
+
+without="" reason="" # of a build that had to be made again
+
+# Whether the build in $1 works on this CPU. What dies is left out: of a portable build here, of a native one by
+# building it again with the flags that this sets.
+works() {
+    local plan code=0 now set instructions
+    plan="$("$python" -I "$check" --settle "$1")" || code=$?
+    case "$code" in
+        0) return 0 ;;
+        3) { read -r now; read -r set; read -r instructions; } <<<"$plan" ;;
+        4) rm -rf "$work"; exit 2 ;; # another compiler begins anew
+        *) exit 2 ;;
+    esac
+    echo "llama_cpp.sh: $now: building again without $set" >&2
+    without="$set" reason="${reason:-$now}"
+    read -r -a for_this_cpu <<<"$instructions"
+    return 1
+}
 
 build() {
     command -v cmake >/dev/null || die "cmake is missing; install it: pip install cmake (or apt-get install cmake)"
@@ -119,20 +169,39 @@ build() {
     local top="$work/llama_cpp_python-$VERSION"
     if [ ! -e "$work/unpacked" ]; then
         rm -rf "$work" && mkdir -p "$work"
-        tar -xzf "$sdist" -C "$work" && touch "$work/unpacked"
+        tar -xzf "$sdist" -C "$work"
+        : >"$work/mended"
+        if drops_tile_configuration; then
+            mend "$top/vendor/llama.cpp/ggml/src/ggml-cpu/amx/mmq.cpp"
+            echo "AMX tile configuration" >"$work/mended"
+        fi
+        touch "$work/unpacked"
     fi
     local src="$top/vendor/llama.cpp"
 
-    local started=$SECONDS
+    local started=$SECONDS out="$work/prefix"
     echo "llama_cpp.sh: building llama.cpp ($kind) with $(nproc) jobs, some minutes; log: $work/log"
+    while :; do
+        compile
+        assemble
+        ! works "$out" || break
+    done
+    rm -rf "$done" # one that died on this CPU
+    mv "$out" "$done"
+    rm -rf "$work"
+    echo "llama_cpp.sh: built in $((SECONDS - started)) s"
+}
+
+compile() {
     local more=(-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON "-DCMAKE_INSTALL_RPATH=\$ORIGIN;\$ORIGIN/../lib")
     [ "$portable" = 0 ] || more+=("-DGGML_BACKEND_DIR=$target/lib")
     {
-        cmake -S "$src" -B "$work/build" -G "$generator" "${flags[@]}" "${more[@]}" &&
+        cmake -S "$src" -B "$work/build" -G "$generator" "${flags[@]}" "${for_this_cpu[@]}" "${more[@]}" &&
             cmake --build "$work/build" --parallel "$(nproc)" --target ggml llama "${TOOLS[@]+"${TOOLS[@]}"}"
     } >>"$work/log" 2>&1 || { tail -n 25 "$work/log" >&2; die "the build failed; the whole log: $work/log"; }
+}
 
-    local out="$work/prefix"
+assemble() {
     rm -rf "$out" && mkdir -p "$out"/{lib,bin,convert,models,python}
     find "$work/build/bin" -maxdepth 1 \( -name 'lib*.so*' -o -name 'lib*.dylib' \) -exec cp -P {} "$out/lib/" \;
     for tool in "${TOOLS[@]+"${TOOLS[@]}"}"; do cp "$work/build/bin/$tool" "$out/bin/"; done
@@ -144,26 +213,27 @@ build() {
     cp "$top/PKG-INFO" "$out/python/METADATA"
     cp "$top/LICENSE.md" "$out/python/LICENSE.md"
     "$python" - "$out/build.json" "$VERSION" "$kind" "${TOOLS[*]-}" "$("${CXX:-c++}" --version | head -n 1)" "$((SECONDS - started))" \
-        "${flags[@]}" <<'PY'
+        "$(cat "$work/mended")" "$without" "$reason" "${flags[@]}" "${for_this_cpu[@]}" <<'PY'
 import json, sys
-path, version, kind, tools, compiler, seconds, *flags = sys.argv[1:]
+path, version, kind, tools, compiler, seconds, mended, without, reason, *flags = sys.argv[1:]
 keep = [flag.removeprefix("-D") for flag in flags]
 build = {"source": "llama-cpp-python", "version": version, "kind": kind, "tools": tools.split(), "compiler": compiler, "flags": keep,
-         "build_seconds": int(seconds)}
+         "build_seconds": int(seconds), "mended": mended.strip(), "without": without.split(), "reason": reason}
 with open(path, "w") as file:
     json.dump(build, file, indent=2)
     file.write("\n")
 PY
-    mv "$out" "$done"
-    rm -rf "$work"
-    echo "llama_cpp.sh: built in $((SECONDS - started)) s"
 }
 
 mkdir -p "$cache" 2>/dev/null || die "cannot write $cache; choose another folder: CARTLM_CACHE=/some/folder $0"
-if [ ! -e "$done/build.json" ]; then
+# A build that came from elsewhere, or from before the CPU was another one, is looked at once; a copy by `cartlm doctor`.
+if [ ! -e "$done/build.json" ] || { [ -z "$prefix" ] && ! "$python" -I "$check" --proven "$done"; }; then
     exec 9>"$cache/$key.lock"
     ! command -v flock >/dev/null || flock 9
-    [ -e "$done/build.json" ] || { build && quiet=0; }
+    if [ ! -e "$done/build.json" ] || ! works "$done"; then
+        build
+        quiet=0
+    fi
     exec 9>&-
 fi
 

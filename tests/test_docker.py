@@ -108,6 +108,17 @@ def test_what_every_image_promises(target: str) -> None:
 
 
 @pytest.mark.parametrize("target", DOCKERFILES)
+def test_llama_cpp_proves_itself_in_every_image(target: str) -> None:
+    """The script has what it checks a build with; tests/test_llama_cpp_check.py runs it with no more than these files."""
+    stage = DOCKERFILES[target].partition(" AS llama-cpp\n")[2].partition("\nFROM ")[0]
+    assert "COPY docker/llama_cpp.sh /build/docker/\n" in stage
+    assert "COPY cartlm/llama_cpp_ask.py cartlm/llama_cpp_check.py /build/cartlm/\n" in stage
+    assert stage.index("COPY cartlm/") < stage.index(
+        "RUN CARTLM_CACHE=/build/cache /build/docker/llama_cpp.sh --portable"
+    )
+
+
+@pytest.mark.parametrize("target", DOCKERFILES)
 def test_stages_come_from_arguments_or_earlier_stages(target: str) -> None:
     """So that it builds where no registry is, and with older builders."""
     stages: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cartlm import doctor
+from cartlm import doctor, llama_cpp_check
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -67,8 +68,34 @@ def test_the_image_for_cards_needs_one(tmp_path: Path) -> None:
     assert done.stderr.startswith("cartlm: error: CUDA card is missing: ")
 
 
+@pytest.mark.parametrize(
+    ("gone", "image", "needed"),
+    [
+        ("dvc", "", True), ("torch", "", False), ("torch", "cpu", True), ("gptqmodel", "", False),
+        ("bitsandbytes", "gpu", True), ("trl", "", False), ("trl", "cpu", False), ("trl", "gpu", True),
+        ("openai", "", False), ("openai", "cpu", False), ("datasets", "gpu", False),
+    ],
+)  # fmt: skip
+def test_only_what_all_need_is_needed(
+    monkeypatch: pytest.MonkeyPatch, gone: str, image: str, needed: bool
+) -> None:
+    """An optional package that is missing is told, with its cost, and is no failure."""
+    version = importlib.metadata.version
+
+    def without(name: str) -> str:
+        if name == gone:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", without)
+    monkeypatch.setattr(llama_cpp_check, "check", lambda prefix: llama_cpp_check.Verdict(variant="native"))
+    found = doctor.examine(ROOT, {"CARTLM_IMAGE": image} if image else {})
+    assert next(each.cost for each in found if each.name == gone)
+    assert (gone in {each.name for each in doctor.broken(found)}) is needed
+
+
 def test_a_package_that_is_not_there() -> None:
-    found = doctor.package("no-such-package", "nothing", "make setup")
+    found = doctor.package("no-such-package", "nothing", "make setup", True)
     assert found.needed
     assert doctor.broken([found]) == [found]
     assert doctor.text([found]) == "NO  no-such-package  missing: nothing -> make setup"

@@ -163,13 +163,19 @@ def require_target(target: str, hint: str = "", environ: Mapping[str, str] = os.
 
 
 def build() -> dict[str, str]:
-    """How llama.cpp was built, `build` and `build_compiler`; empty where there is none (a training image)."""
+    """How llama.cpp was built, `build` and `build_compiler`; empty where there is none (a training image).
+
+    `build_without` names the instruction sets whose code was left out because it died here, `build_reason` how.
+    """
     try:
         info = llama_cpp_paths.build_info()
     except UserError:
         return {}
     flags = [flag for flag in info["flags"] if flag.startswith("GGML_") and "CCACHE" not in flag]
-    return {"build": f"{info['kind']} {' '.join(flags)}", "build_compiler": info["compiler"]}
+    without = ",".join(info.get("without", []))
+    kind = f"{info['kind']} without {without}" if without else info["kind"]
+    found = {"build": f"{kind} {' '.join(flags)}", "build_compiler": info["compiler"]}
+    return found | ({"build_without": without, "build_reason": info["reason"]} if without else {})
 
 
 def card(number: int = 0) -> dict[str, Any]:
@@ -205,14 +211,15 @@ def card(number: int = 0) -> dict[str, Any]:
 def fingerprint(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The `machine` section of every metrics file: `name` for people, `build`, and `hash` to compare by.
 
-    Two runs compare if the hashes are equal: processor, instruction sets, usable CPUs and memory (whole GiB),
-    runtime, and llama.cpp's build. Kernel and libraries are left out: they change without another machine.
+    Two runs compare if the hashes are equal: processor, instruction sets (a virtual machine may hide AMX), usable CPUs
+    and memory (whole GiB), runtime, and llama.cpp's build with what was left out of it. Kernel and libraries are left out: they change without another machine.
     """
     quota = cpu_quota(root)
     count = f"x{affinity()}" if quota is None or quota >= affinity() else f"x{affinity()} (quota {quota:g})"
     name = f"{cpu_model(root)} {count}, {round(usable_memory(root) / GIB)} GiB, {runtime(root, environ)}"
     made = build()
-    matters = [name, *instructions(root), *made.values()]
+    code = [made[key] for key in ("build", "build_compiler") if key in made]
+    matters = [name, *instructions(root), *code]
     found = {"name": name, "hash": hashlib.sha256("\n".join(matters).encode()).hexdigest()[:12]}
     return {**found, "build": made["build"]} if made else found
 

@@ -244,6 +244,39 @@ def test_fingerprint(tmp_path: Path) -> None:
     assert len(hashes) == 5
 
 
+def test_amx_is_another_machine(tmp_path: Path) -> None:
+    """The name of the processor and all else are the same: one virtual machine shows AMX, the other hides it."""
+    avx512 = "avx512f avx512_vnni avx512_bf16"
+    plain = toy(tmp_path / "plain", more=avx512)
+    amx = toy(tmp_path / "amx", more=f"{avx512} amx_tile amx_int8 amx_bf16")
+    assert machine.fingerprint(plain, {})["name"] == machine.fingerprint(amx, {})["name"]
+    assert machine.fingerprint(plain, {})["hash"] != machine.fingerprint(amx, {})["hash"]
+    assert "amx_int8" in machine.details(amx, {})["instructions"]
+
+
+def test_what_a_build_left_out_is_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = toy(tmp_path / "cpu", more="avx512f amx_tile amx_int8")
+    monkeypatch.setenv("CARTLM_LLAMA_CPP", str(tmp_path))
+    build = {"kind": "portable", "flags": ["GGML_NATIVE=OFF", "LLAMA_X=1"], "compiler": "c++ 12"}
+    found = {}
+    for name, more in {
+        "before": {},  # builds of an older script
+        "whole": {"without": [], "reason": "", "mended": "AMX tile configuration"},
+        "amx": {"without": ["amx"], "reason": "killed by SIGSEGV"},
+        "avx512": {"without": ["amx", "avx512"], "reason": "killed by SIGSEGV"},
+        "again": {"without": ["amx"], "reason": "killed by SIGILL"},
+    }.items():
+        tree(tmp_path, {"build.json": json.dumps(build | more)})
+        found[name] = machine.fingerprint(root, {}), machine.details(root, {})
+    assert found["before"][0] == found["whole"][0]
+    assert found["amx"][0] == found["again"][0]
+    assert len({fingerprint["hash"] for fingerprint, _ in found.values()}) == 3
+    assert found["amx"][0]["build"] == "portable without amx GGML_NATIVE=OFF"
+    assert found["amx"][1]["build_without"] == "amx"
+    assert found["amx"][1]["build_reason"] == "killed by SIGSEGV"
+    assert "build_without" not in found["whole"][1]
+
+
 def test_fingerprint_without_llama_cpp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A training image has none, and its stages record their machine too."""
     monkeypatch.setenv("CARTLM_LLAMA_CPP", str(tmp_path))
