@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cartlm import process
 from cartlm.errors import UserError
 from cartlm.report import locks
 
@@ -38,7 +39,7 @@ def fetch(path: str) -> str:
         if done.returncode != 0:
             said = (done.stderr or done.stdout).strip().splitlines()
             raise UserError(
-                f"{path} was paid for and cannot be fetched: {said[0] if said else done.returncode}",
+                f"{path} was paid for and cannot be fetched: {said[0] if said else process.ended(done.returncode)}",
                 f"dvc pull {path}",
             )
     return "" if here(path) else f"warning: {path} was paid for and is in no DVC remote of this repository"

@@ -27,6 +27,7 @@ import click
 import yaml
 
 from cartlm import params as _params
+from cartlm import process
 from cartlm.errors import FULL, UserError
 
 PARAMS = Path("params.yaml")
@@ -165,7 +166,16 @@ class Guard(click.Command):
 
 
 class Command(Guard):
-    """A stage script's command; a second one of the same words in the same folder is refused."""
+    """A stage script's command; a second one of the same words in the same folder is refused.
+
+    It runs in a child process, so that its death by a signal is told, whoever started it.
+    """
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        # accelerate launch has processes of its own, and a test calls the command in its own process
+        if getattr(self.callback, "__module__", "") == "__main__" and "LOCAL_RANK" not in os.environ:
+            process.watch(" ".join([Path(sys.argv[0]).stem, *sys.argv[1:]]))
+        return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         if (

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -291,10 +290,8 @@ def work(job: Record, timeout_s: float | None = None) -> Record:
         except subprocess.TimeoutExpired:
             raise UserError(f"measuring {job['model']} took more than {timeout_s:.0f} s", "") from None
     if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
         raise UserError(
-            f"measuring {job['model']} was killed by {name}",
-            "close other programs (out of memory?), run it again",
+            f"measuring {job['model']}: {process.ended(done.returncode)}", process.advice(done.returncode)
         )
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]

@@ -46,5 +46,7 @@ def llama_bench(model: Path, prompt_tokens: int, new_tokens: int, threads: int) 
             "decode_tokens_per_s": float(np.median(samples[True])),
         }
     except (ValueError, KeyError, TypeError):
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise UserError(f"llama-bench of {model}: {lines[-1][:200]}", f"rm {model}, then dvc repro") from None
+        lines = done.stderr.strip().splitlines() if done.returncode >= 0 else []
+        said = lines[-1][:200] if lines else process.ended(done.returncode)
+        hint = process.advice(done.returncode, f"rm {model}, then dvc repro")
+        raise UserError(f"llama-bench of {model}: {said}", hint) from None

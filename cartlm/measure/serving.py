@@ -37,7 +37,14 @@ def server(model: Path, slots: int, context_tokens: int, threads: int) -> Iterat
     )  # fmt: skip
     try:
         _wait(running, port, model)
-        yield port
+        try:
+            yield port
+        except (OSError, http.client.HTTPException):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                running.wait(2)  # it may be dying
+            if running.returncode is None:
+                raise
+            raise _dead(running, model) from None
     finally:
         running.terminate()
         try:
@@ -58,9 +65,7 @@ def _wait(running: subprocess.Popen[bytes], port: int, model: Path) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         if running.poll() is not None:
-            raise UserError(
-                f"llama-server of {model} ended with exit code {running.returncode}", "make setup"
-            )
+            raise _dead(running, model)
         with contextlib.suppress(OSError, http.client.HTTPException):
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
             connection.request("GET", "/health")
@@ -68,6 +73,13 @@ def _wait(running: subprocess.Popen[bytes], port: int, model: Path) -> None:
                 return
         time.sleep(0.05)
     raise UserError(f"llama-server of {model} did not answer within {START_S} s", "make setup")
+
+
+def _dead(running: subprocess.Popen[bytes], model: Path) -> UserError:
+    return UserError(
+        f"llama-server of {model}: {process.ended(running.returncode)}",
+        process.advice(running.returncode, "make doctor"),
+    )
 
 
 def ask(port: int, ids: list[int], max_new_tokens: int) -> tuple[float, str]:

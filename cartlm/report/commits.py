@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cartlm import yaml_files
+from cartlm import process, yaml_files
 from cartlm.errors import UserError
 from cartlm.report import locks, rules
 from cartlm.results import Outcome, parse_outcomes
@@ -152,7 +152,8 @@ def dvc_diff(root: Path, what: str, old: str, new: str | None, *options: str) ->
     except ValueError:
         said = (done.stderr or done.stdout).strip().splitlines()
         raise UserError(
-            f"dvc {what} diff failed: {said[0] if said else done.returncode}", f"dvc {what} diff {old[:8]}"
+            f"dvc {what} diff failed: {said[0] if said else process.ended(done.returncode)}",
+            f"dvc {what} diff {old[:8]}",
         ) from None
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cartlm import process
 from cartlm.errors import UserError
 from cartlm.report import locks
 from cartlm.report.commits import content, dvc, git
@@ -88,7 +89,8 @@ def _said(root: Path, *arguments: str) -> str:
         lines = (done.stderr or done.stdout).strip().splitlines()
         what = f"dvc {arguments[0]}"
         raise UserError(
-            f"{what} failed: {lines[0] if lines else done.returncode}", f"{what}, for all it says"
+            f"{what} failed: {lines[0] if lines else process.ended(done.returncode)}",
+            f"{what}, for all it says",
         )
     return done.stdout.strip()
 
