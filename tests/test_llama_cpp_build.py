@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cartlm import llama_cpp_paths
+from cartlm import llama_cpp_check, llama_cpp_paths
 from cartlm.engines import llama_cpp
+from tests.fixtures import planted
 from tests.fixtures.toy import toy_rows
 
 ROOT = Path(__file__).parents[1]
@@ -66,6 +67,37 @@ def test_a_python_process_chooses_a_cpu_variant(
         native = engine.answer(engine.prompt_builder("\n").prompt_ids(prompt), 64).text
     assert llama_cpp_paths.cpu_variant() == "native"
     assert found["text"] == native == toy_rows()[0].completion
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_variant_for_amx_keeps_its_tile_configuration(portable: Path) -> None:
+    """Its columns (byte 16) and rows (byte 48) are stored before the CPU reads them, whichever compiler built it."""
+    library = portable / "lib/libggml-cpu-sapphirerapids.so"
+    if not library.exists():
+        pytest.skip("not a build for x86-64, or one that left it out")
+    assert {16, 48} <= planted.stored(library)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_variant_that_dies_is_left_out(
+    portable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CARTLM_CACHE", str(tmp_path / "cache"))
+    prefix = planted.copy(portable, tmp_path / "prefix")
+    best = llama_cpp_check.check(prefix).variant
+    name = next((name for name, those in llama_cpp_check.VARIANTS.items() if best in those), best)
+    if os.uname().machine != "x86_64" or best == "x64":
+        pytest.skip("there is no other variant to fall back on, or no x86-64 to plant in")
+    planted.plant(prefix / f"lib/libggml-cpu-{best}.so", "ggml_vec_dot_q3_K_q8_K", planted.LACKING)
+    assert llama_cpp_check.settle(prefix) == []
+    info = json.loads((prefix / "build.json").read_text())
+    assert info["without"] == [name]
+    assert best in info["left_out"]
+    assert "Q3_K_M" in info["reason"]
+    assert not (prefix / f"lib/libggml-cpu-{best}.so").exists()
+    assert llama_cpp_check.check(prefix).variant not in ("", best)
 
 
 def test_a_folder_with_other_files_is_never_replaced(tmp_path: Path) -> None:

@@ -261,28 +261,6 @@ def test_where_nothing_helps_it_is_one_line(native: Path, tmp_path: Path) -> Non
     assert shop.builds == []
 
 
-def disassembly(path: Path) -> list[str]:
-    done = subprocess.run(
-        ["objdump", "-d", "--no-show-raw-insn", path], capture_output=True, text=True, check=True
-    )
-    return [
-        line.partition("\t")[2].split("#")[0].strip() for line in done.stdout.splitlines() if "\t" in line
-    ]
-
-
-def stored(listing: list[str]) -> set[int]:
-    """Which offsets of the tile configuration are written before the only ldtilecfg."""
-    (at,) = (number for number, line in enumerate(listing) if line.startswith("ldtilecfg"))
-    base, _, register = listing[at].split()[1].partition("(")
-    found = set()
-    for line in listing[max(0, at - 40) : at]:
-        target = line.split(",")[-1] if line.startswith(("mov", "vmov")) else ""
-        offset, _, where = target.partition("(")
-        if where and where == register and 0 <= int(offset or "0", 16) - int(base or "0", 16) < 64:
-            found.add(int(offset or "0", 16) - int(base or "0", 16))
-    return found
-
-
 @pytest.mark.slow
 def test_the_tile_configuration_reaches_the_cpu(native: Path, tmp_path: Path) -> None:
     """Its columns (byte 16) and rows (byte 48) are stored with the mend, and with this compiler not without it."""
@@ -298,7 +276,7 @@ def test_the_tile_configuration_reaches_the_cpu(native: Path, tmp_path: Path) ->
             ["c++", "-O3", "-std=c++17", "-mavx512f", "-mamx-tile", "-mamx-int8", "-c", source, "-o", made],
             check=True,
         )
-        found[source] = stored(disassembly(made))
+        found[source] = planted.stored(made)
     assert {16, 48} <= found[mended]
     info = json.loads((shop.builds[0] / "build.json").read_text())
     if info["mended"]:
