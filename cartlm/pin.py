@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cartlm import yaml_files
+from cartlm import process, yaml_files
 from cartlm.errors import UserError
 from cartlm.params import Params
 from cartlm.results import write_text
@@ -126,7 +126,7 @@ def ask_registry(image: str) -> str:
     try:
         pulled = subprocess.run(["docker", "pull", "--quiet", image], capture_output=True, text=True)
         if pulled.returncode:
-            said = (pulled.stderr.strip().splitlines() or ["no reason given"])[-1]
+            said = (pulled.stderr.strip().splitlines() or [process.ended(pulled.returncode)])[-1]
             raise UserError(f"no registry answers for {image}: {said}", hint)
         command = ["docker", "image", "inspect", "--format", "{{json .RepoDigests}}", image]
         shown = subprocess.run(command, capture_output=True, text=True)
