@@ -336,20 +336,6 @@ def _answer(client: Client, one: Request, budget: Budget, retries: int, stop: th
     raise AssertionError("unreachable")
 
 
-def help_to_read(texts: Sequence[str], total: int, otherwise: str) -> str:
-    """A line that shows one of the unreadable answers `texts` and names what helps; empty up to half of `total`."""
-    if 2 * len(texts) <= total:
-        return ""
-    shown = " ".join(texts[0].split())
-    thinks = "<think" in shown or "</think" in shown
-    hint = (
-        "turn the model's reasoning off, or start the server with its reasoning parser"
-        if thinks
-        else otherwise
-    )
-    return f"{len(texts)} of {total} answers are no JSON of the right form, such as {shown[:160]!r}; {hint}"
-
-
 def measured(
     replies: Sequence[Reply],
     input_price: float | None,

@@ -15,6 +15,7 @@ from cartlm.data import rows as row_files
 from cartlm.engines.openai import Server
 from cartlm.errors import UserError
 from cartlm.results import Outcome, answer_hash, write_metrics, write_outcomes
+from cartlm.text import help_to_read
 
 TEST, ANSWERS = Path("data/test.jsonl"), Path("data/answers")
 METRICS, OUTCOMES = Path("metrics/remote"), Path("metrics/outcomes")
@@ -49,11 +50,14 @@ def main(name: str) -> None:
     answers = [replies[one.key].answer() for one in asked]
     scores = [scoring.score(row, answer) for row, answer in zip(rows, answers, strict=True)]
     free = scoring.summarize(scores)
-    odd = [answer.text for answer, one in zip(answers, scores, strict=True) if one.outcome == "unparseable"]
+    unread = ("unparseable", "never_stopped")
+    odd = [answer for answer, one in zip(answers, scores, strict=True) if one.outcome in unread]
     hint = f"ask in remote.{name}.instruction for the JSON object alone, without a code fence"
     if given.api == "completions":
         hint = f"set remote.{name}.api to chat, unless the model is fine-tuned on our prompt"
-    if line := remote.help_to_read(odd, len(rows), hint):
+    if 2 * sum(answer.finish_reason == "length" for answer in odd) > len(odd):
+        hint = f"raise remote.{name}.max_new_tokens"
+    if line := help_to_read([answer.text for answer in odd], len(rows), hint):
         stage.progress(f"{name}: {line}")
     distinct = list(replies.values())
     prices = (given.input_price, given.output_price, given.price_source)

@@ -21,6 +21,7 @@ from cartlm.data import rows as row_files
 from cartlm.engines.openai import Reply, Server
 from cartlm.errors import UserError
 from cartlm.results import read_metrics, read_outcomes
+from cartlm.text import help_to_read
 from tests.fixtures.base_gguf import base_gguf
 from tests.fixtures.servers import Naughty, free_port, llama_server, no_surroundings
 from tests.fixtures.toy import toy_rows
@@ -128,12 +129,12 @@ def test_a_missing_finish_reason_is_noted(
     ],
 )
 def test_answers_that_cannot_be_read_are_shown(text: str, hint: str) -> None:
-    line = remote.help_to_read([text] * 6, 10, "the hint")
+    line = help_to_read([text] * 6, 10, "the hint")
     assert line.startswith("6 of 10 answers")
     assert text[:8].strip() in line
     assert "\n" not in line
     assert hint in line
-    assert remote.help_to_read([text] * 5, 10, "the hint") == ""
+    assert help_to_read([text] * 5, 10, "the hint") == ""
 
 
 def test_all_are_asked_once_and_never_again(naughty: Naughty, tmp_path: Path) -> None:
@@ -322,6 +323,13 @@ def test_the_stage_shows_an_answer_that_cannot_be_read(shop: Path, naughty: Naug
     lines = [line for line in done.stderr.splitlines() if "8 of 8 answers" in line]
     assert len(lines) == 1
     assert "<think>" in lines[0]
+
+
+def test_the_stage_says_that_most_answers_were_cut(shop: Path, naughty: Naughty) -> None:
+    naughty.finish_reason = "length"
+    done = stage(shop, SHOP_KEY=KEY)
+    assert done.returncode == 0, done.stderr
+    assert any("8 of 8 answers" in line and "max_new_tokens" in line for line in done.stderr.splitlines())
 
 
 def test_the_stage_sends_what_newer_models_want(shop: Path, naughty: Naughty) -> None:

@@ -108,17 +108,29 @@ def splits(parts: Mapping[str, Sequence[Row]], params: Data, name: str) -> Drawn
 def shortage(made: Pool, params: Data, name: str) -> UserError | None:
     """The error of too few rows, with sizes that fit all at once; none where those of `params` fit."""
     counts = made.counts
-    lost = f" ({made.leaked} more have a near-duplicate in the {' or '.join(sorted(made.given))})" if made.leaked else ""
+    lost = (
+        f" ({made.leaked} more have a near-duplicate in the {' or '.join(sorted(made.given))})"
+        if made.leaked
+        else ""
+    )
     told = f"{name} has {counts.rows} usable rows{lost} for training"
     fits = sizes.fitting(params, counts)
     if fits is not None:
         why = sizes.missing(params, counts)
         return UserError(f"{told}, {why}", f"set {fits.words()} in params.yaml") if why else None
     if counts.validation == 0:
-        return UserError(f"{name}: every row for validation has a near-duplicate in the test", "give other rows for validation")
+        return UserError(
+            f"{name}: every row for validation has a near-duplicate in the test",
+            "give other rows for validation",
+        )
     if counts.rows == 0 and made.given:
-        others = "that are not like those of validation and test" if made.leaked else "such as a file train.jsonl"
-        return UserError(f"{told}, and {' and '.join(sorted(made.given))} alone train nothing", f"add rows for training {others}")
+        others = (
+            "that are not like those of validation and test" if made.leaked else "such as a file train.jsonl"
+        )
+        return UserError(
+            f"{told}, and {' and '.join(sorted(made.given))} alone train nothing",
+            f"add rows for training {others}",
+        )
     if counts.rows < 2:
         return UserError(f"{told}; one to train on and one to validate on is the least", "add rows")
     return UserError(
@@ -132,8 +144,12 @@ def sample(rows: list[Row], count: int, params: Data, role: str) -> list[Row]:
     if len(rows) <= count:
         return rows
     rng = random.Random(f"{params.seed}/{role}/sample")
-    chosen = {row.id for row in balanced_subset(rows, count, rng, lambda row: f"{row.language} {row.intent.action}")}
-    tell(f"{role}: {count:,} of {len(rows):,} given rows, languages and actions in turn (data.{role} in params.yaml)")
+    chosen = {
+        row.id for row in balanced_subset(rows, count, rng, lambda row: f"{row.language} {row.intent.action}")
+    }
+    tell(
+        f"{role}: {count:,} of {len(rows):,} given rows, languages and actions in turn (data.{role} in params.yaml)"
+    )
     return [row for row in rows if row.id in chosen]
 
 

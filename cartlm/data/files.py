@@ -42,7 +42,9 @@ class Found:
     parts: dict[str, list[Row]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    repeats: list[str] = field(default_factory=list)  # rows of training or validation that are held out as well
+    repeats: list[str] = field(
+        default_factory=list
+    )  # rows of training or validation that are held out as well
 
 
 def splits(params: Data) -> drawing.Drawn:
@@ -127,7 +129,9 @@ def inspect(path: Path, languages: Sequence[str]) -> tuple[list[Row], list[Probl
     return _inspect(path, path.name, languages, [])
 
 
-def _inspect(path: Path, name: str, languages: Sequence[str], notes: list[str]) -> tuple[list[Row], list[Problem]]:
+def _inspect(
+    path: Path, name: str, languages: Sequence[str], notes: list[str]
+) -> tuple[list[Row], list[Problem]]:
     """As `inspect`, the ids from `name`; adds to `notes` how the file was read."""
     rows: list[Row] = []
     problems: list[Problem] = []

@@ -26,7 +26,8 @@ from cartlm.engines.openai import Reply
 from cartlm.errors import UserError
 from cartlm.intent import ACTIONS, Intent
 from cartlm.params import Data, Worded
-from cartlm.remote import Request, help_to_read, sampling
+from cartlm.remote import Request, sampling
+from cartlm.text import help_to_read
 
 Ask = Callable[[Sequence[Request], str], Mapping[str, Reply]]
 """The answers to requests, by key; the text names what they are for."""
@@ -47,16 +48,23 @@ class Report:
             "model": settings.model,
             "requests": len(replies),
             "messages": self.worded,
-            **{f"refused_{re.sub(r'[^a-z0-9]+', '_', why.lower())}": n for why, n in sorted(self.refused.items())},
+            **{
+                f"refused_{re.sub(r'[^a-z0-9]+', '_', why.lower())}": n
+                for why, n in sorted(self.refused.items())
+            },
         }
+        tokens = {}
         for name in ("prompt_tokens", "completion_tokens"):
             counts = [getattr(reply, name) for reply in replies.values()]
             if None not in counts:
-                found[name] = sum(counts)
-        if settings.input_price is not None and settings.output_price is not None and {"prompt_tokens", "completion_tokens"} <= found.keys():
-            cost = found["prompt_tokens"] * settings.input_price + found["completion_tokens"] * settings.output_price  # type: ignore[operator]
+                tokens[name] = sum(counts)
+        if settings.input_price is not None and settings.output_price is not None and len(tokens) == 2:
+            cost = (
+                tokens["prompt_tokens"] * settings.input_price
+                + tokens["completion_tokens"] * settings.output_price
+            )
             found |= {"cost_usd": cost / 1e6, "price_source": settings.price_source or "unknown"}
-        return found
+        return found | tokens
 
 
 @dataclass(frozen=True)
@@ -111,9 +119,12 @@ class Maker:
     def splits(self) -> dict[str, list[Row]]:
         """All splits, apart from each other as in the offline source. Raises UserError if labels stay refused."""
         params = self.params
-        if params.calibration > params.train:  # found out before anything is paid for, as are missing packages
+        if (
+            params.calibration > params.train
+        ):  # found out before anything is paid for, as are missing packages
             raise UserError(
-                f"data.calibration={params.calibration} is more than data.train={params.train}", "edit params.yaml"
+                f"data.calibration={params.calibration} is more than data.train={params.train}",
+                "edit params.yaml",
             )
         refusal.detector(tuple(sorted(params.languages)))
         prompts = self.prompts()
@@ -132,7 +143,9 @@ class Maker:
                 if novel and self.params.novel == 0:
                     continue
                 for chunk in range(-(-left // PROMPTS_AT_ONCE)):
-                    wanted.append((language, novel, chunk, min(PROMPTS_AT_ONCE, left - chunk * PROMPTS_AT_ONCE)))
+                    wanted.append(
+                        (language, novel, chunk, min(PROMPTS_AT_ONCE, left - chunk * PROMPTS_AT_ONCE))
+                    )
         made: dict[tuple[str, bool, int], list[str]] = {}
         for attempt in range(ATTEMPTS):
             asked = [
@@ -213,7 +226,9 @@ class Maker:
             for start in range(0, len(slots), self._given.examples):
                 part = slots[start : start + self._given.examples]
                 rng = self._rng(f"{name}/{attempt}/{part[0].index}")
-                prompt = choices[(attempt + start // self._given.examples) % len(choices)]  # each as often as the others
+                prompt = choices[
+                    (attempt + start // self._given.examples) % len(choices)
+                ]  # each as often as the others
                 wanted = [self.sample(slot, rng) for slot in part]
                 body = metaprompt.wording_body(self._settings, prompt, [one.label for one in wanted])
                 where = f"{name} {part[0].index}"
@@ -260,7 +275,9 @@ class Maker:
                 "twins": rules.names(one.line, one.catalog).twin,
                 "catalog_lines": len(one.catalog),
             }
-            made.append(make(f"{slot.index}", slot.language, list(label.catalog), message, label.intent, tags))
+            made.append(
+                make(f"{slot.index}", slot.language, list(label.catalog), message, label.intent, tags)
+            )
         return made
 
     def _keep(self, fresh: Sequence[Row], done: dict[int, Row], others: Sequence[Row]) -> None:
@@ -341,7 +358,9 @@ def estimate(params: Data, kept: Mapping[str, Reply]) -> Estimate:
         prompts, first = maker.prompts(), []
     except _Unasked as unasked:
         text, first = "x" * round(PROMPT_TOKENS * CHARS_A_TOKEN), unasked.requests
-        prompts = [GenerationPrompt("", name, novel, text) for name in params.languages for novel in (False, True)]
+        prompts = [
+            GenerationPrompt("", name, novel, text) for name in params.languages for novel in (False, True)
+        ]
     sizes = {"test": params.test, "validation": params.validation, "train": params.train}
     asked = [
         (len(wanted), request)

@@ -60,9 +60,13 @@ def held_out(params: Data) -> list[Row]:
     """All usable rows of `data.held_out`, an id or a folder; none where it is null. Raises UserError as `splits` does."""
     if params.held_out is None:
         return []
-    rows = read(params.held_out, load(params.held_out, params.held_out_revision, "held_out"), params.languages)
+    rows = read(
+        params.held_out, load(params.held_out, params.held_out_revision, "held_out"), params.languages
+    )
     if not rows:
-        raise UserError(f"data.held_out={params.held_out} has no usable row", "set data.held_out to null in params.yaml")
+        raise UserError(
+            f"data.held_out={params.held_out} has no usable row", "set data.held_out to null in params.yaml"
+        )
     rows = consistent({roles.TEST: rows}, params.held_out)[roles.TEST]
     return [replace(row, id=f"published-{row.id}") for row in rows]
 
@@ -81,7 +85,10 @@ def download(name: str, revision: str | None, key: str = "path") -> Path:
             hub.snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=list(FILES))
         )
     except errors.RevisionNotFoundError:
-        raise UserError(f"{name} has no revision {revision}", f"set data.{'revision' if key == 'path' else key + '_revision'} in params.yaml") from None
+        raise UserError(
+            f"{name} has no revision {revision}",
+            f"set data.{'revision' if key == 'path' else key + '_revision'} in params.yaml",
+        ) from None
     except errors.RepositoryNotFoundError:
         raise UserError(
             f"the hub has no dataset {name} (or it is private)", f"hf auth login, or set data.{key}"
@@ -106,12 +113,12 @@ def load(name: str, revision: str | None, key: str = "path") -> dict[str, list[d
     folder = Path(name) if Path(name).is_dir() else download(name, revision, key)
     files = by_role(folder)
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it tells the same failure again, in many lines
+    datasets.logging.set_verbosity(
+        datasets.logging.CRITICAL
+    )  # it tells the same failure again, in many lines
     with tempfile.TemporaryDirectory() as cache:
         try:
-            found = datasets.load_dataset(
-                str(folder), data_files=files, cache_dir=cache, keep_in_memory=True
-            )
+            found = datasets.load_dataset(str(folder), data_files=files, cache_dir=cache, keep_in_memory=True)
             return {str(split): part.to_list() for split, part in found.items()}
         except (DataFilesNotFoundError, datasets.data_files.EmptyDatasetError):
             raise UserError(f"{folder} holds no *.jsonl, *.parquet or *.csv", _HINT) from None
@@ -140,10 +147,16 @@ def by_role(folder: Path) -> dict[str, list[str]] | None:
     others = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not any(part.startswith(".") for part in name.parts):
+        if (
+            path.suffix.lower() in SUFFIXES
+            and path.is_file()
+            and not any(part.startswith(".") for part in name.parts)
+        ):
             named = set().union(*(roles.found(part) for part in name.with_suffix("").parts))
             if len(named) > 1:
-                raise UserError(f"{folder}: {roles.ambiguous(name.as_posix(), named)}", f"mv {path} to another name")
+                raise UserError(
+                    f"{folder}: {roles.ambiguous(name.as_posix(), named)}", f"mv {path} to another name"
+                )
             if named:
                 found.setdefault(named.pop(), []).append(glob.escape(name.as_posix()))
             else:

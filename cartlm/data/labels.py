@@ -32,12 +32,16 @@ def as_row(id: str, record: dict[str, Any], languages: Sequence[str], barred: Co
     published = is_published(record)
     columns = PUBLISHED if published else OURS
     if missing := [name for name in columns if record.get(name) is None or record[name] == ""]:
-        raise ValueError(f"nothing in {', '.join(missing)}; the row has {', '.join(map(str, record)) or 'nothing'}")
+        raise ValueError(
+            f"nothing in {', '.join(missing)}; the row has {', '.join(map(str, record)) or 'nothing'}"
+        )
     if published:
         catalog, message = prompts.split(_text(record, "prompt"))
         intent = read_intent(_text(record, "completion"))
         if record["completion"] != intent.canonical():
-            raise ValueError(f"completion {record['completion']!r:.80} is not written as {intent.canonical()!r:.80}")
+            raise ValueError(
+                f"completion {record['completion']!r:.80} is not written as {intent.canonical()!r:.80}"
+            )
     else:
         catalog, message = _catalog(record["catalog"], record["product"], barred), _text(record, "message")
         intent = Intent(_action(record["action"]), _text(record, "product"), _quantity(record["quantity"]))
@@ -83,7 +87,9 @@ def _signs(one: str, other: str) -> str:
     pairs = []
     for kind, a, b, c, d in difflib.SequenceMatcher(None, one, other, autojunk=False).get_opcodes():
         if kind != "equal" and not (one[a:b] + other[c:d]).isascii():
-            mine, theirs = (" ".join(f"U+{ord(sign):04X}" for sign in part) for part in (one[a:b], other[c:d]))
+            mine, theirs = (
+                " ".join(f"U+{ord(sign):04X}" for sign in part) for part in (one[a:b], other[c:d])
+            )
             pairs.append(f"{mine or 'nothing'} where that has {theirs or 'nothing'}")
     return f": the product has {', '.join(pairs[:3])}" if pairs else ""
 
@@ -92,7 +98,9 @@ def check_texts(catalog: Sequence[str], message: str, intent: Intent) -> None:
     """Raise ValueError for what would not come back out of a prompt, or could not be learned."""
     for line in catalog:
         if not line.strip() or line != line.strip() or "\n" in line or "\r" in line:
-            raise ValueError(f"catalog line {line!r:.60} is empty, or has blanks around it or a line break within")
+            raise ValueError(
+                f"catalog line {line!r:.60} is empty, or has blanks around it or a line break within"
+            )
     check_catalog(catalog)
     check_signs(catalog, message)
     line_of(intent.product, catalog)
@@ -119,7 +127,11 @@ def check_signs(catalog: Sequence[str], message: str) -> None:
     """Raise ValueError for a sign that no text has, such as a control sign or half of a surrogate pair."""
     for text in (message, *catalog):
         if sign := bad_sign(text.replace("\n", " ").replace("\t", " ")):
-            why = ": it was decoded wrongly before it came here" if sign == "\ufffd" else ", which no message has"
+            why = (
+                ": it was decoded wrongly before it came here"
+                if sign == "\ufffd"
+                else ", which no message has"
+            )
             raise ValueError(f"{text!r:.60} holds U+{ord(sign):04X}{why}")
 
 
@@ -167,7 +179,9 @@ def _parts(text: str, product: Any, barred: Collection[str]) -> list[str]:
     if named == plain(text):
         return [text]
     if any(plain(one) in plain(text) for one in barred):
-        raise ValueError("a product holds ' | ', so the catalog's lines have to stand one under the other, or in a list")
+        raise ValueError(
+            "a product holds ' | ', so the catalog's lines have to stand one under the other, or in a list"
+        )
     return parts
 
 

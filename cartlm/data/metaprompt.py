@@ -103,7 +103,11 @@ def _strict(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _body(
-    settings: Mapping[str, Any], messages: list[dict[str, str]], name: str, shape: dict[str, Any], keys: list[str]
+    settings: Mapping[str, Any],
+    messages: list[dict[str, str]],
+    name: str,
+    shape: dict[str, Any],
+    keys: list[str],
 ) -> dict[str, Any]:
     """`settings`: model, `sampling` (fields of the request), structured (OpenAI's structured outputs, else told in words)."""
     body = {"model": settings["model"], **settings["sampling"]}

@@ -50,7 +50,9 @@ class Index:
             for number, text in enumerate(texts):
                 self._lsh.insert(number, _sketch(text))
 
-    def best(self, texts: Sequence[str], without: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def best(
+        self, texts: Sequence[str], without: Sequence[int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """For each of `texts` the best similarity (0 to 1; 0 below the threshold) in the index, and its number there.
 
         `without`: for each a number that does not count, such as its own.

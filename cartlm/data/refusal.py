@@ -17,12 +17,21 @@ from cartlm.data.wording import grammar
 
 MOST_CHARS = 400
 LEAK = re.compile(r'\{\s*"|"(action|product|quantity)"\s*:')
-SIGNS = ("Cc", "Cs", "Co")  # control signs, halves of surrogate pairs, private ones: only their own font can tell
-SPECIAL = re.compile(r"</?s>|<(?:bos|eos|pad|unk|mask)>|<\|[^|<>]*\|>|</?(?:start|end)_of_turn>")  # as tokenizers name them
+SIGNS = (
+    "Cc",
+    "Cs",
+    "Co",
+)  # control signs, halves of surrogate pairs, private ones: only their own font can tell
+SPECIAL = re.compile(
+    r"</?s>|<(?:bos|eos|pad|unk|mask)>|<\|[^|<>]*\|>|</?(?:start|end)_of_turn>"
+)  # as tokenizers name them
 SURE = 0.8  # of another language, out of 1
 FEWEST_WORDS = 3  # without the product's: fewer tell no language
 LONG, ALIKE = 6, 85  # words of so many letters may differ so far from a known form (rapidfuzz ratio)
-SMALL_WORDS = set("a an and the of for with in on to can day de del la el los las para con sin y o i u na za od s sa bez".split())
+SMALL_WORDS = {
+    "a", "an", "and", "the", "of", "for", "with", "in", "on", "to", "can", "day", "de", "del", "la", "el", "los", "las", "para",
+    "con", "sin", "y", "o", "i", "u", "na", "za", "od", "s", "sa", "bez",
+}  # fmt: skip
 UNITS = {
     "l": r"(?:l|litres?|liters?|litra|litre|litara|litros?)",
     "ml": r"(?:ml|millilitres?|milliliters?|mililitr\w*)",
@@ -51,7 +60,12 @@ def bad_sign(text: str) -> str:
     A sign that Python's tables do not know yet, such as a new emoji, is sound; a noncharacter never becomes one.
     """
     return next(
-        (sign for sign in text if unicodedata.category(sign) in SIGNS or sign == "\ufffd" or is_noncharacter(sign)), ""
+        (
+            sign
+            for sign in text
+            if unicodedata.category(sign) in SIGNS or sign == "\ufffd" or is_noncharacter(sign)
+        ),
+        "",
     )
 
 
@@ -99,10 +113,14 @@ def _size(variant: str) -> re.Pattern[str] | None:
 
 
 def _has_size(line: Line, message: str) -> bool:
-    if len(line.variant) == 1 and line.variant.isalpha():  # "s" is a Croatian preposition: only S, or after "size"
+    if (
+        len(line.variant) == 1 and line.variant.isalpha()
+    ):  # "s" is a Croatian preposition: only S, or after "size"
         letter = re.escape(line.variant)
         capital = rf"(?<![\w.,'’]){letter.upper()}(?!\w)"
-        return bool(re.search(capital, message) or re.search(rf"{SIZED}\s*{letter.lower()}(?!\w)", fold(message)))
+        return bool(
+            re.search(capital, message) or re.search(rf"{SIZED}\s*{letter.lower()}(?!\w)", fold(message))
+        )
     pattern = _size(line.variant)
     return bool(pattern and pattern.search(fold(message)))
 
@@ -130,7 +148,10 @@ def _fit(line: Line, tokens: Sequence[str], message: str) -> tuple[float, float]
         if any(token in forms for token in tokens):
             hits.append(1.0)
         elif any(
-            len(token) >= LONG and fuzz.ratio(token, form) >= ALIKE for token in tokens for form in forms if len(form) >= LONG
+            len(token) >= LONG and fuzz.ratio(token, form) >= ALIKE
+            for token in tokens
+            for form in forms
+            if len(form) >= LONG
         ):
             hits.append(0.5)
         else:

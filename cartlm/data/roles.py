@@ -16,7 +16,12 @@ WORDS = {
     VALIDATION: ("val", "valid", "validation", "dev", "devel", "development"),
     TEST: ("test", "tests", "testing", "eval", "evals", "evaluation", "heldout", "holdout"),
 }
-_ROLE = {word + end: role for role, words in WORDS.items() for word in words for end in ("", "set", "data", "split")}
+_ROLE = {
+    word + end: role
+    for role, words in WORDS.items()
+    for word in words
+    for end in ("", "set", "data", "split")
+}
 _ONE_WORD = re.compile(r"(?<![a-z])(held|hold)[\W_]*out(?![a-z])")
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")  # myTest, QATest
 
@@ -91,5 +96,7 @@ def of_split(name: str, where: str) -> str:
     """The role of a dataset's split; one that names none is for training. Raises UserError where it names two."""
     roles = found(name)
     if len(roles) > 1:
-        raise UserError(f"{where}: the split {ambiguous(name, roles)}", "set data.path to a copy with other names")
+        raise UserError(
+            f"{where}: the split {ambiguous(name, roles)}", "set data.path to a copy with other names"
+        )
     return next(iter(roles), TRAIN)

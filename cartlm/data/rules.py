@@ -150,9 +150,7 @@ def _name_form(line: Line, catalog: Sequence[Line], params: Data, rng: random.Ra
     return "inflected"
 
 
-def _quantity_form(
-    quantity: int, product: Product, corrected: bool, params: Data, rng: random.Random
-) -> str:
+def _quantity_form(quantity: int, product: Product, corrected: bool, params: Data, rng: random.Random) -> str:
     """How the quantity is said; a `corrected` one is a digit or a word: "two, no, make it three"."""
     wording = params.wording
     if quantity == 1 and rng.random() < wording.quantity_none and not corrected:
@@ -213,7 +211,6 @@ def word(
 
     `novel` picks the held-out frames; `frames` are used instead of the grammar's own (for pretraining).
     """
-    wording = params.wording
     style = _style(params, rng)
     quantity = sample_quantity(rng)
     foreign = line.product.language != language

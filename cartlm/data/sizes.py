@@ -44,7 +44,12 @@ def fitting(data: Data, pool: Pool) -> Sizes | None:
     train = min(data.train, pool.rows - (validation if drawn else 0))
     if train < 1 or validation < 1:
         return None
-    return Sizes(train, validation, min(data.calibration, train), validation if pool.test is None else min(data.test, pool.test))
+    return Sizes(
+        train,
+        validation,
+        min(data.calibration, train),
+        validation if pool.test is None else min(data.test, pool.test),
+    )
 
 
 def missing(data: Data, pool: Pool) -> str:

@@ -7,38 +7,23 @@ the request's header and written nowhere. A server on this machine is asked dire
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import random
-import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from cartlm.engines.answer import Answer
+from cartlm.engines.connection import http_client, refused_field, retry_after_s, words
 from cartlm.errors import UserError
 
 DEFAULT_URL = "https://api.openai.com/v1"
 """The client's own default; said here, since the client would take another one from its environment."""
 UNKNOWN = "unknown"
 """The finish reason of an answer whose server names none; it is taken as complete."""
-REFUSED = re.compile(
-    r"(?i)unsupported|not support|unknown|unrecogni[sz]ed|not permitted|not allowed|unexpected|extra"
-)
-HINTS = (
-    ("Use 'max_completion_tokens'", "set token_limit to max_completion_tokens in params.yaml"),
-    ("max_completion_tokens", "set token_limit to max_tokens in params.yaml"),
-    ("max_tokens", "set token_limit to max_completion_tokens in params.yaml"),
-    ("temperature", "set temperature to null in params.yaml"),
-    ("response_format", "set data.openai.structured to false in params.yaml"),
-    ("json_schema", "set data.openai.structured to false in params.yaml"),
-)
-"""What a server's words mention that refuse a field of the request, and what helps; the first that fits."""
 RETRY_S = 0.5  # before the first retry, at most; twice as long before each next one
 
 
@@ -152,18 +137,7 @@ class Client:
         import openai
 
         self._openai, self._server, self._key = openai, server, key
-        url = urlsplit(server.base_url or DEFAULT_URL)
-        self._proxy = _proxy(url.scheme, url.hostname or "")
-        try:
-            http = openai.DefaultHttpxClient(trust_env=bool(self._proxy))
-        except ImportError:
-            raise UserError(
-                f"{self._proxy} is a SOCKS proxy, which needs a package", "pip install socksio"
-            ) from None
-        except Exception as error:  # httpx.InvalidURL is no ValueError
-            raise UserError(
-                f"{self._proxy} is no usable proxy: {error}", f"unset {self._proxy.partition('=')[0]}"
-            ) from None
+        self._proxy, http = http_client(server.base_url or DEFAULT_URL)
         self._client = openai.OpenAI(
             api_key=key or "none", base_url=server.base_url or DEFAULT_URL, timeout=server.timeout_s,
             max_retries=server.max_retries, http_client=http,
@@ -195,7 +169,7 @@ class Client:
         retries += raw.retries_taken
         try:
             value = json.loads(raw.content)
-            reply = self._reply(value, body, asked, raw.elapsed.total_seconds(), retries)
+            reply = self._reply(value, body, asked, raw.elapsed.totalretry_after_s(), retries)
         except (ValueError, TypeError, LookupError, AttributeError):
             raise _NoAnswer(
                 f"no answer in the form of the OpenAI API: {self._said(raw.content)}", retries
@@ -207,10 +181,10 @@ class Client:
     def _said(self, content: bytes) -> str:
         """What a body without an answer says: its error's words where it has some."""
         try:
-            words = _words(json.loads(content))
+            error = words(json.loads(content))
         except ValueError:
-            words = ""
-        return repr(self._clean(words or content.decode("utf-8", "replace"))[:120])
+            error = ""
+        return repr(self._clean(error or content.decode("utf-8", "replace"))[:120])
 
     def _empty(self, value: Any, reply: Reply) -> Failed:
         """An answer without text: what else was in it, and the setting that helps."""
@@ -345,18 +319,16 @@ class Client:
                 f"the key in {self._server.key_env}" if self._server.key_env else "a request without a key"
             )
             return Failed(f"{status}, the server refuses {source}", "set api_key_env or the key")
-        words = self._clean(_words(error.body) or error.message)
-        hint = ""
-        if 400 <= status < 500 and status != 429:
-            fitting = [help for name, help in HINTS if name in words] if REFUSED.search(words) else []
-            hint = fitting[0] if fitting else "check base_url, model and api in params.yaml"
+        said = self._clean(words(error.body) or error.message)
+        refused = 400 <= status < 500 and status != 429
+        hint = (refused_field(said) or "check base_url, model and api in params.yaml") if refused else ""
         again = status in (408, 409, 429) or status >= 500
         tries = f", {self._tries()}" if again else ""
-        after_s = _seconds(error.response.headers.get("retry-after"))
+        after_s = retry_after_s(error.response.headers.get("retry-after"))
         free = status in (429, 503) or (
             400 <= status < 500 and status != 408
         )  # a gateway's 502 comes after the work
-        return Failed(f"{status} {words}{tries}", hint, again, after_s, free)
+        return Failed(f"{status} {said}{tries}", hint, again, after_s, free)
 
     def _tries(self) -> str:
         most = 1 + self._server.max_retries
@@ -387,29 +359,6 @@ class _NoAnswer(Failed):
         self.retries = retries
 
 
-def _proxy(scheme: str, host: str) -> str:
-    """`VARIABLE=address` of the environment's proxy for a host, without a password; empty for none, as on this machine."""
-    if _is_loopback(host) or proxy_bypass(host):
-        return ""
-    for kind in (scheme, "all"):
-        if given := getproxies().get(kind):
-            where, at, rest = given.rpartition("@")
-            return (
-                f"{kind.upper()}_PROXY={where.partition('//')[0]}//{rest}"
-                if at
-                else f"{kind.upper()}_PROXY={given}"
-            )
-    return ""
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-    return address.is_loopback or address.is_unspecified
-
-
 def _text(content: Any) -> str:
     """The text of a message's content: a string, a list of text parts, or null. Raises TypeError for anything else."""
     if isinstance(content, list):
@@ -419,26 +368,6 @@ def _text(content: Any) -> str:
     if not isinstance(content, str | None):
         raise TypeError
     return content or ""
-
-
-def _words(value: Any) -> str:
-    """What the body of an error says, in the forms that servers use; empty for none."""
-    for name in ("error", "message", "detail"):
-        if isinstance(value, dict) and value.get(name):
-            value = value[name]
-    return value if isinstance(value, str) else ""
-
-
-def _seconds(text: str | None) -> float:
-    """The seconds to wait by a Retry-After header, a number or a date, at most two minutes; 0 for none."""
-    try:
-        seconds = float(text or 0)
-    except ValueError:
-        try:
-            seconds = (parsedate_to_datetime(str(text)) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError):  # TypeError: a date without a zone
-            return 0.0
-    return min(120.0, max(0.0, seconds))
 
 
 def _count(usage: Any, name: str) -> int | None:

@@ -123,13 +123,17 @@ def csv_files(draw: st.DrawFn, rows: list[Row]) -> tuple[str, str]:
     case = draw(st.sampled_from([str, str, str.upper, str.title]))
     if draw(st.integers(0, 3)) == 0:
         text.write(f"sep={delimiter}{end}")
-    empty = st.sampled_from(["", end, delimiter * (len(columns) + len(extra) - 1) + end, delimiter + end, f'""{end}'])
+    empty = st.sampled_from(
+        ["", end, delimiter * (len(columns) + len(extra) - 1) + end, delimiter + end, f'""{end}']
+    )
     text.write(draw(empty))
     writer.writerow([pad + case(name) + pad if name else "" for name in [*columns, *extra]])
     for cells in texts:
         values = [*(cells[name] for name in columns), *("x" if name else "" for name in extra)]
         if quoting == -1 and '"' not in "".join(values):  # by hand: few quotes, and not around a line end
-            text.write(delimiter.join(f'"{value}"' if delimiter in value else value for value in values) + end)
+            text.write(
+                delimiter.join(f'"{value}"' if delimiter in value else value for value in values) + end
+            )
         else:
             writer.writerow(values)
         text.write(draw(empty))
@@ -141,7 +145,11 @@ def csv_files(draw: st.DrawFn, rows: list[Row]) -> tuple[str, str]:
 def json_files(draw: st.DrawFn, rows: list[Row]) -> tuple[str, str]:
     end = draw(st.sampled_from(["\n", "\r\n", "\r"]))
     plain = draw(st.booleans())
-    form = draw(st.sampled_from([dict, published, lambda row: as_text(row, "\n"), lambda row: {**row, "tags": {"a": [1]}}]))
+    form = draw(
+        st.sampled_from(
+            [dict, published, lambda row: as_text(row, "\n"), lambda row: {**row, "tags": {"a": [1]}}]
+        )
+    )
     objects = [form(row) for row in rows]
     indent = draw(st.sampled_from([None, None, 0, 2]))
     if draw(st.booleans()):
@@ -168,7 +176,17 @@ def written_files(draw: st.DrawFn, rows: list[Row]) -> Written:
     name, text = draw(st.one_of(csv_files(rows), csv_files(rows), json_files(rows)))
     if draw(st.integers(0, 5)) == 0:
         text = unicodedata.normalize(draw(st.sampled_from(["NFC", "NFD"])), text)
-    one_byte = ["cp1250", "cp1252", "iso8859_2", "latin-1", "iso8859_15", "cp852", "cp850", "cp437", "mac_roman"]
+    one_byte = [
+        "cp1250",
+        "cp1252",
+        "iso8859_2",
+        "latin-1",
+        "iso8859_15",
+        "cp852",
+        "cp850",
+        "cp437",
+        "mac_roman",
+    ]
     others = ["mac_latin2", "cp1254", "cp1251", "cp1257", "shift_jis", "gbk"]
     wide = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"]
     fitting = [codec for codec in [*one_byte, *others] if fits(text, codec)]
@@ -194,7 +212,9 @@ def outcome(folder: Path, name: str, data: bytes) -> tuple[list[tuple[str, ...]]
     except UserError as error:
         return [], [error.message]
     assert all("\n" not in problem.what for problem in problems)
-    return [(row.language, row.prompt, row.completion) for row in rows], [problem.what for problem in problems]
+    return [(row.language, row.prompt, row.completion) for row in rows], [
+        problem.what for problem in problems
+    ]
 
 
 def plain_file(rows: list[Row]) -> bytes:
@@ -225,7 +245,9 @@ def test_a_damaged_file_loses_no_row_in_silence(data: st.DataObject) -> None:
     broken = bytearray(written.data)
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(broken)))
-        byte = data.draw(st.sampled_from([*b',;"\n\r\t\\{[]}\0', 0x80, 0xC3, 0xE9, 0xFF, data.draw(st.integers(0, 255))]))
+        byte = data.draw(
+            st.sampled_from([*b',;"\n\r\t\\{[]}\0', 0x80, 0xC3, 0xE9, 0xFF, data.draw(st.integers(0, 255))])
+        )
         broken[at : at + data.draw(st.integers(0, 2))] = bytes([byte] * data.draw(st.integers(0, 2)))
     with tempfile.TemporaryDirectory() as folder:
         found, problems = outcome(Path(folder), written.name, bytes(broken))

@@ -36,7 +36,11 @@ def published(number: int = 0, **changes: Any) -> dict[str, Any]:
 
 def write(path: Path, lines: Sequence[dict[str, Any] | bytes | str]) -> Path:
     encoded = [
-        line if isinstance(line, bytes) else line.encode() if isinstance(line, str) else json.dumps(line).encode()
+        line
+        if isinstance(line, bytes)
+        else line.encode()
+        if isinstance(line, str)
+        else json.dumps(line).encode()
         for line in lines
     ]
     path.write_bytes(b"\n".join(encoded) + b"\n")
@@ -104,7 +108,9 @@ def test_cartlm_data_check(tmp_path: Path) -> None:
     assert done.stderr.startswith(f"cartlm: error: {path} has {len(PLANTED)} problems; ")
     assert done.stderr.count("\n") == 1
     said = done.stdout.split("\n")
-    assert [line.split(": ")[0] for line in said[: len(PLANTED)]] == [f"{path}:{i}" for i in range(1, len(PLANTED) + 1)]
+    assert [line.split(": ")[0] for line in said[: len(PLANTED)]] == [
+        f"{path}:{i}" for i in range(1, len(PLANTED) + 1)
+    ]
     assert said[len(PLANTED)] == f"{path}: 0 sound rows"
     done = check(write(tmp_path / "rows.jsonl", [record(i) for i in range(6)]))
     assert done.returncode == 0, done.stderr
@@ -150,18 +156,18 @@ def test_faults_of_a_csv_have_the_line_where_the_row_begins(tmp_path: Path) -> N
 
 def test_splits_of_a_file_and_of_a_folder(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", [record(i) for i in range(60)])
-    made = splits.make(settings(path)).splits
+    made = splits.make(settings(path))
     assert {name: len(rows) for name, rows in made.items()} == {
         "train": 40, "validation": 8, "test": 8, "calibration": 9
     }  # fmt: skip
-    assert made == splits.make(settings(path)).splits
+    assert made == splits.make(settings(path))
     assert made["test"] == made["validation"]
     assert gates.check(made, settings(path))["train"]["n"] == 40
     folder = tmp_path / "rows"
     folder.mkdir()
     write(folder / "mine.jsonl", [record(i) for i in range(48)])
     write_csv(folder / "test.csv", [record(i) for i in range(48, 55)])
-    made = splits.make(settings(folder)).splits
+    made = splits.make(settings(folder))
     assert {row.id.split("-")[0] for row in made["test"]} == {"test.csv"}
     assert len(made["test"]) == 7
 
@@ -182,7 +188,7 @@ def test_what_cannot_be_used_is_one_line(tmp_path: Path, name: str, words: str) 
     write(tmp_path / "short.jsonl", [record(i) for i in range(5)])
     write(tmp_path / "broken.jsonl", [record(0), record(1, action="buy"), record(2, quantity=0)])
     with pytest.raises(UserError) as caught:
-        splits.make(settings(tmp_path / name)).splits
+        splits.make(settings(tmp_path / name))
     import re
 
     assert re.search(words, str(caught.value) + "; " + caught.value.hint)
@@ -198,15 +204,22 @@ def folder(path: Path, **files: Sequence[dict[str, Any] | bytes | str]) -> Path:
 
 def test_roles_by_name_are_told_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The issue's own folder: what is named for validation and test is neither trained on nor cut."""
-    path = folder(tmp_path / "rows", train=[record(i) for i in range(45)], val=[record(i) for i in range(45, 51)])
+    path = folder(
+        tmp_path / "rows", train=[record(i) for i in range(45)], val=[record(i) for i in range(45, 51)]
+    )
     write(path / "Test.jsonl", [record(i) for i in range(51, 55)])
     (path / "notes.txt").touch()
     (path / "._train.jsonl").write_bytes(b"\x00\x05")
-    made = splits.make(settings(path)).splits
+    made = splits.make(settings(path))
     assert {name: {row.id.split("-")[0] for row in rows} for name, rows in made.items()} == {
         "train": {"train.jsonl"}, "validation": {"val.jsonl"}, "test": {"Test.jsonl"}, "calibration": {"train.jsonl"}
     }  # fmt: skip
-    assert {name: len(rows) for name, rows in made.items()} == {"train": 40, "validation": 6, "test": 4, "calibration": 9}
+    assert {name: len(rows) for name, rows in made.items()} == {
+        "train": 40,
+        "validation": 6,
+        "test": 4,
+        "calibration": 9,
+    }
     gates.check(made, settings(path))
     told = capsys.readouterr().err.splitlines()
     assert told == ["Test.jsonl: test", "train.jsonl: train", "val.jsonl: validation", "left out: notes.txt"]
@@ -222,7 +235,11 @@ def nfd(text: str) -> str:
     return unicodedata.normalize("NFD", text)
 
 
-SAME = [record(27), record(27, message=nfd(record(27)["message"])), record(27, message=record(27)["message"].replace(" ", "\u00a0"))]
+SAME = [
+    record(27),
+    record(27, message=nfd(record(27)["message"])),
+    record(27, message=record(27)["message"].replace(" ", "\u00a0")),
+]
 
 
 @pytest.mark.parametrize("again", SAME)
@@ -230,20 +247,27 @@ SAME = [record(27), record(27, message=nfd(record(27)["message"])), record(27, m
 def test_a_row_that_repeats_within_a_role_is_named_with_both_places(
     tmp_path: Path, first: str, second: str, again: dict[str, Any]
 ) -> None:
-    path = folder(tmp_path / "rows", **{first: [record(2), record(27)], second: [record(1), record(5), again]})
+    path = folder(
+        tmp_path / "rows", **{first: [record(2), record(27)], second: [record(1), record(5), again]}
+    )
     one, other = sorted([f"{path}/{first}.jsonl:2", f"{path}/{second}.jsonl:3"])
     assert files.gather(path, LANGUAGES).problems == [f"{other}: the same catalog and message as {one}"]
 
 
 @pytest.mark.parametrize("change", [{"quantity": 47}, {"action": "remove"}, {"language": "spanish"}])
 @pytest.mark.parametrize("again", SAME)
-@pytest.mark.parametrize(("first", "second"), [("a", "b"), ("test", "train"), ("validation", "train"), ("test", "val"), ("test", "eval")])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("a", "b"), ("test", "train"), ("validation", "train"), ("test", "val"), ("test", "eval")],
+)
 def test_a_contradiction_across_files_is_named_with_both_places(
     tmp_path: Path, first: str, second: str, again: dict[str, Any], change: dict[str, Any]
 ) -> None:
     again = {**again, "action": "add", **change}
     start = {**record(27), "action": "add", "language": "english"}
-    path = folder(tmp_path / "rows", **{first: [start], second: [record(1), {"language": "english", **again}]})
+    path = folder(
+        tmp_path / "rows", **{first: [start], second: [record(1), {"language": "english", **again}]}
+    )
     (problem,) = files.gather(path, LANGUAGES).problems
     assert problem.endswith(", with another label")
     assert f"{path}/{first}.jsonl:1" in problem
@@ -257,7 +281,9 @@ def test_a_contradiction_across_files_is_named_with_both_places(
 def test_a_row_held_out_is_left_out_of_training_and_told(
     tmp_path: Path, held: str, again: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = folder(tmp_path / "rows", train=[*(record(i) for i in range(52) if i != 27), again], **{held: [record(27)]})
+    path = folder(
+        tmp_path / "rows", train=[*(record(i) for i in range(52) if i != 27), again], **{held: [record(27)]}
+    )
     found = files.gather(path, LANGUAGES)
     assert (len(found.problems), len(found.repeats)) == (0, 1)
     assert found.repeats[0].startswith(f"{path}/train.jsonl:52: ")
@@ -270,7 +296,11 @@ def test_a_row_held_out_is_left_out_of_training_and_told(
 
 @pytest.mark.parametrize(
     ("held", "words"),
-    [(["test"], "test alone train nothing"), (["dev"], "validation alone"), (["train_test"], "train_test.jsonl is named for")],
+    [
+        (["test"], "test alone train nothing"),
+        (["dev"], "validation alone"),
+        (["train_test"], "train_test.jsonl is named for"),
+    ],
 )
 def test_what_is_no_training_set_is_one_line(tmp_path: Path, held: list[str], words: str) -> None:
     path = folder(tmp_path / "rows", **{name: [record(i) for i in range(9)] for name in held})
@@ -280,11 +310,16 @@ def test_what_is_no_training_set_is_one_line(tmp_path: Path, held: list[str], wo
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
 def test_a_bar_in_a_product_shows_how_the_files_catalogs_are_cut(tmp_path: Path, suffix: str) -> None:
-    rows = [record(0, catalog=["Tea | Green"], product="Tea | Green"), record(1, catalog=["Tea | Green", "Milk"], product="Milk")]
+    rows = [
+        record(0, catalog=["Tea | Green"], product="Tea | Green"),
+        record(1, catalog=["Tea | Green", "Milk"], product="Milk"),
+    ]
     if suffix == "csv":
         path = write_csv(tmp_path / "rows.csv", rows, " | ")
     else:
-        path = write(tmp_path / "rows.jsonl", [{**row, "catalog": " | ".join(row["catalog"])} for row in rows])
+        path = write(
+            tmp_path / "rows.jsonl", [{**row, "catalog": " | ".join(row["catalog"])} for row in rows]
+        )
     made, problems = files.inspect(path, LANGUAGES)
     assert [row.catalog for row in made] == [["Tea | Green"]]
     assert len(problems) == 1
@@ -332,7 +367,9 @@ def test_the_command_that_an_error_names_works(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         splits.make(settings(path))
     _, *arguments = shlex.split(caught.value.hint)
-    done = subprocess.run([sys.executable, "-m", "cartlm.cli", *arguments], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "cartlm.cli", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 2
     assert done.stdout.startswith(f"{path}/train.jsonl:2: action is 'buy'")
 
@@ -341,7 +378,10 @@ def test_a_file_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
     path = folder(tmp_path / "rows", train=[record(0), record(1, action="buy")])
     (path / "gone.jsonl").symlink_to(tmp_path / "nowhere.jsonl")
     problems = files.gather(path, LANGUAGES).problems
-    assert [("gone.jsonl" in problem, "train.jsonl:2" in problem) for problem in problems] == [(True, False), (False, True)]
+    assert [("gone.jsonl" in problem, "train.jsonl:2" in problem) for problem in problems] == [
+        (True, False),
+        (False, True),
+    ]
 
 
 def test_source_file_needs_a_path() -> None:

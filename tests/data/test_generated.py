@@ -51,7 +51,9 @@ class Model:
             fault = self.spoil.get(len(self.asked), "")
             self.asked.append(request)
             text, _ = self.smith.content(request.body, fault, random.Random(request.key))
-            found[request.key] = Reply(text, "stop", 100, 50, 0.1, 0, 1, "m", "s", "c", "2026-01-01T00:00:00+00:00")
+            found[request.key] = Reply(
+                text, "stop", 100, 50, 0.1, 0, 1, "m", "s", "c", "2026-01-01T00:00:00+00:00"
+            )
         return found
 
 
@@ -113,7 +115,9 @@ def test_a_model_that_never_answers_soundly_is_one_line() -> None:
 def test_answers_that_are_mostly_unreadable_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     def thinking(requests: Sequence[Request], what: str) -> dict[str, Reply]:
         text = "<think>well</think> {}"
-        return {one.key: Reply(text, "stop", 1, 5, 0.1, 0, 1, "m", "s", "c", "2026-01-01") for one in requests}
+        return {
+            one.key: Reply(text, "stop", 1, 5, 0.1, 0, 1, "m", "s", "c", "2026-01-01") for one in requests
+        }
 
     with pytest.raises(UserError):
         generated.Maker(settings(), thinking).splits()
@@ -137,7 +141,9 @@ def test_noise_can_be_asked_of_the_model() -> None:
     kinds = Counter(row.tags["noise"] for row in made["train"])
     assert set(kinds) <= {"clean", *metaprompt.NOISE}
     assert len(kinds) > 3
-    assert any("one or two typing slips" in request.body["messages"][-1]["content"] for request in model.asked)
+    assert any(
+        "one or two typing slips" in request.body["messages"][-1]["content"] for request in model.asked
+    )
 
 
 def test_the_requests_of_both_levels() -> None:
@@ -168,7 +174,7 @@ def test_the_requests_of_both_levels() -> None:
 )
 def test_messages_of_an_answer(text: str, wanted: Any) -> None:
     if wanted is ValueError:
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"."):
             metaprompt.read_messages(text, 2)
     else:
         assert metaprompt.read_messages(text, 2) == wanted
@@ -206,7 +212,12 @@ def write_params(folder: Path, url: str, openai: Mapping[str, Any] | None = None
 
 def environment(key: str | None = KEY) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
-    return {**kept, "PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1", **({"CARTLM_TEST_KEY": key} if key else {})}
+    return {
+        **kept,
+        "PYTHONPATH": str(ROOT),
+        "NO_PROXY": "127.0.0.1",
+        **({"CARTLM_TEST_KEY": key} if key else {}),
+    }
 
 
 def stage(folder: Path, *arguments: str, key: str | None = KEY) -> subprocess.CompletedProcess[str]:
@@ -410,7 +421,9 @@ def test_a_dry_run_asks_nothing_and_says_what_it_would_cost(tmp_path: Path) -> N
         assert stage(tmp_path).returncode == 0
         assert planned <= answers(tmp_path) <= planned + 3  # some labels were refused or said before
         said = stage(tmp_path, "--dry-run").stdout
-        assert said.startswith("0 new requests of about 0 prompt and 0 completion tokens (about 0.00 US dollars)")
+        assert said.startswith(
+            "0 new requests of about 0 prompt and 0 completion tokens (about 0.00 US dollars)"
+        )
         tokens = [
             remote.stored(tmp_path / "data/responses.jsonl")[key].prompt_tokens or 0
             for key in remote.stored(tmp_path / "data/responses.jsonl")

@@ -45,7 +45,7 @@ def rewrite(folder: Path, found: list[dict[str, Any]]) -> None:
 
 
 def test_splits_are_seeded_disjoint_and_byte_for_byte(dataset: Path) -> None:
-    made = hub.splits(settings(dataset)).splits
+    made = hub.splits(settings(dataset))
     assert {name: len(rows) for name, rows in made.items()} == {
         "train": 40, "validation": 12, "test": 12, "calibration": 12
     }  # fmt: skip
@@ -53,7 +53,7 @@ def test_splits_are_seeded_disjoint_and_byte_for_byte(dataset: Path) -> None:
     assert {(row.prompt, row.completion, row.language) for row in made["train"]} <= published
     assert not {row.id for row in made["train"]} & {row.id for row in made["validation"]}
     assert made["test"] == made["validation"]
-    assert made == hub.splits(settings(dataset)).splits
+    assert made == hub.splits(settings(dataset))
     assert made["validation"] != hub.splits(settings(dataset, seed=8)).splits["validation"]
     languages = [row.language for row in made["calibration"]]
     assert {languages.count(language) for language in set(languages)} == {4}
@@ -92,7 +92,7 @@ def test_three_thousand_rows_in_the_published_form_load_and_split(tmp_path: Path
     """2,700 and 300 as in the paper, every text byte for byte."""
     made = write_three_thousand(tmp_path / "hub")
     paper = params.load(ROOT / "presets/paper.yaml").data.model_copy(update={"path": str(tmp_path / "hub")})
-    found = splits.make(paper).splits
+    found = splits.make(paper)
     assert {name: len(rows) for name, rows in found.items()} == {
         "train": 2700, "validation": 300, "test": 300, "calibration": 300
     }  # fmt: skip
@@ -148,7 +148,7 @@ def test_parquet_is_read_alike(dataset: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    wanted = hub.splits(settings(dataset)).splits
+    wanted = hub.splits(settings(dataset))
     (dataset / "data").mkdir()
     pyarrow.parquet.write_table(
         pyarrow.Table.from_pylist(records(dataset)), dataset / "data/training_data.parquet"
@@ -191,14 +191,14 @@ def test_near_duplicates_stay_in_training(dataset: Path) -> None:
     found = records(dataset)
     twins = [{**one, "prompt": one["prompt"] + "!"} for one in found[:20]]
     rewrite(dataset, found + twins)
-    made = hub.splits(settings(dataset, train=60)).splits
+    made = hub.splits(settings(dataset, train=60))
     drawn = {row.prompt for row in made["validation"]}
     assert not drawn & {one["prompt"] for one in found[:20] + twins}
     best, _ = gates.nearest(made["validation"], made["train"], 0.95)
     assert best.max() < 0.95
     rewrite(dataset, [*found[:20], *twins, *[{**one} for one in found[20:]] * 2])
-    with pytest.raises(UserError, match="120 usable rows.*each with a near-duplicate"):
-        hub.splits(settings(dataset, train=60)).splits
+    with pytest.raises(UserError, match=r"120 usable rows.*each with a near-duplicate"):
+        hub.splits(settings(dataset, train=60))
 
 
 def test_broken_rows_are_left_out_and_counted(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -208,23 +208,32 @@ def test_broken_rows_are_left_out_and_counted(dataset: Path, capsys: pytest.Capt
     found[5]["language"] = "german"
     found[6]["completion"] = "{"
     rewrite(dataset, found)
-    made = hub.splits(settings(dataset)).splits
+    made = hub.splits(settings(dataset))
     assert len(made["train"]) == 40
     said = capsys.readouterr().err
     assert "left out 4 broken rows" in said
     assert "dataset: train row 4: product 'Nothing' is not a catalog line" in said
     with pytest.raises(UserError, match=r"56 usable rows.*= 57; set data.train: 45, data.validation: 11"):
-        hub.splits(settings(dataset, train=45)).splits
+        hub.splits(settings(dataset, train=45))
 
 
 @pytest.mark.parametrize(
     ("names", "roles"),
     [
-        ({"train.jsonl": "train", "validation.jsonl": "validation", "test.jsonl": "test"}, "datasets' own names"),
+        (
+            {"train.jsonl": "train", "validation.jsonl": "validation", "test.jsonl": "test"},
+            "datasets' own names",
+        ),
         ({"train.jsonl": "train", "dev.jsonl": "validation", "eval.jsonl": "test"}, "other words"),
         ({"Train.jsonl": "train", "VAL.jsonl": "validation", "Test.jsonl": "test"}, "other cases"),
-        ({"train[1].jsonl": "train", "Dev (2).jsonl": "validation", "test é.jsonl": "test"}, "signs of patterns"),
-        ({"rows-train.jsonl": "train", "data/held_out.jsonl": "test", "data/devel.jsonl": "validation"}, "in data/"),
+        (
+            {"train[1].jsonl": "train", "Dev (2).jsonl": "validation", "test é.jsonl": "test"},
+            "signs of patterns",
+        ),
+        (
+            {"rows-train.jsonl": "train", "data/held_out.jsonl": "test", "data/devel.jsonl": "validation"},
+            "in data/",
+        ),
     ],
 )
 def test_splits_are_taken_by_their_names(
@@ -237,7 +246,7 @@ def test_splits_are_taken_by_their_names(
     for name, role in names.items():
         (dataset / name).write_text("".join(json.dumps(one) + "\n" for one in parts[role]), encoding="utf-8")
     (dataset / "extra.jsonl").write_text(json.dumps(found[0]) + "\n", encoding="utf-8")
-    made = hub.splits(settings(dataset)).splits
+    made = hub.splits(settings(dataset))
     for role in ("validation", "test"):
         assert [row.prompt for row in made[role]] == [one["prompt"] for one in parts[role]], roles
     assert {row.prompt for row in made["train"]} <= {one["prompt"] for one in parts["train"]}
@@ -252,7 +261,7 @@ def test_splits_that_a_readme_names_are_taken_by_those_names(dataset: Path) -> N
     (dataset / "b.jsonl").write_text("".join(json.dumps(one) + "\n" for one in found[50:]), encoding="utf-8")
     front = "configs: [{config_name: default, data_files: [{split: train, path: training_data.jsonl}, {split: eval, path: b.jsonl}]}]"
     (dataset / "README.md").write_text(f"---\n{front}\n---\n", encoding="utf-8")
-    made = hub.splits(settings(dataset, train=30)).splits
+    made = hub.splits(settings(dataset, train=30))
     assert [row.prompt for row in made["test"]] == [one["prompt"] for one in found[50:]]
 
 
@@ -264,7 +273,9 @@ def test_a_split_of_two_roles_is_one_line(dataset: Path, name: str) -> None:
         hub.splits(settings(dataset))
 
 
-def test_rows_that_contradict_each_other_are_left_out(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_that_contradict_each_other_are_left_out(
+    dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Both of a split; across splits the one of training, though its product makes it no near-duplicate."""
     found = records(dataset)
 
@@ -275,11 +286,15 @@ def test_rows_that_contradict_each_other_are_left_out(dataset: Path, capsys: pyt
         return {**one, "completion": json.dumps(label, ensure_ascii=False)}
 
     rewrite(dataset, [*found[:54], other(found[1]), other(found[55])])
-    (dataset / "test.jsonl").write_text("".join(json.dumps(one) + "\n" for one in found[54:]), encoding="utf-8")
+    (dataset / "test.jsonl").write_text(
+        "".join(json.dumps(one) + "\n" for one in found[54:]), encoding="utf-8"
+    )
     given = settings(dataset)
-    made = hub.splits(given).splits
+    made = hub.splits(given)
     assert [row.prompt for row in made["test"]] == [one["prompt"] for one in found[54:]]
-    assert not {found[1]["prompt"], found[55]["prompt"]} & {row.prompt for row in (*made["train"], *made["validation"])}
+    assert not {found[1]["prompt"], found[55]["prompt"]} & {
+        row.prompt for row in (*made["train"], *made["validation"])
+    }
     told = capsys.readouterr().err
     assert "left out 3 rows" in told
     assert "train-00055 has the catalog and message of train-00002" in told or "train-00056" in told
@@ -293,7 +308,7 @@ def test_a_product_in_another_normal_form_gets_its_catalogs_bytes(dataset: Path)
     changed = [{**one, "completion": unicodedata.normalize("NFD", one["completion"])} for one in found]
     assert changed != found
     rewrite(dataset, changed)
-    made = hub.splits(settings(dataset)).splits
+    made = hub.splits(settings(dataset))
     wanted = {(one["prompt"], one["completion"]) for one in found}
     assert {(row.prompt, row.completion) for row in (*made["train"], *made["validation"])} <= wanted
 
@@ -309,7 +324,7 @@ def test_other_columns_are_one_line(name: str, dataset: Path) -> None:
     change, said = WRONG[name]
     rewrite(dataset, [{**one, **change} for one in records(dataset)])
     with pytest.raises(UserError, match=said) as error:
-        hub.splits(settings(dataset)).splits
+        hub.splits(settings(dataset))
     assert "dataset: train row 1" in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -317,23 +332,23 @@ def test_other_columns_are_one_line(name: str, dataset: Path) -> None:
 def test_broken_files_are_one_line(dataset: Path) -> None:
     path = dataset / "training_data.jsonl"
     path.write_text('{"prompt": \n', encoding="utf-8")
-    with pytest.raises(UserError, match="does not load: .*JSON"):
-        hub.splits(settings(dataset)).splits
+    with pytest.raises(UserError, match=r"does not load: .*JSON"):
+        hub.splits(settings(dataset))
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="does not load: ArrowInvalid: "):
-        hub.splits(settings(dataset)).splits
+        hub.splits(settings(dataset))
     path.unlink()
     with pytest.raises(UserError, match="holds no"):
-        hub.splits(settings(dataset)).splits
+        hub.splits(settings(dataset))
     (dataset / "train.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match="does not load: ArrowInvalid: "):
-        hub.splits(settings(dataset)).splits
+        hub.splits(settings(dataset))
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "nowhere", "./a/b"])
 def test_what_is_neither_folder_nor_hub_id_is_named(path: str) -> None:
     with pytest.raises(UserError, match="neither a folder nor a hub id"):
-        hub.splits(settings(path)).splits
+        hub.splits(settings(path))
 
 
 def test_without_network_the_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,4 +356,4 @@ def test_without_network_the_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="cannot be fetched from the hub"):
-        hub.splits(settings("jtlicardo/ecommerce-intent-3k")).splits
+        hub.splits(settings("jtlicardo/ecommerce-intent-3k"))

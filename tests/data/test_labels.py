@@ -17,7 +17,13 @@ LANGUAGES = ["english", "croatian", "spanish"]
 
 
 def record(**changes: Any) -> dict[str, Any]:
-    given = {"catalog": ["Tea", "Café 1 l"], "message": "two teas", "action": "add", "product": "Tea", "quantity": 2}
+    given = {
+        "catalog": ["Tea", "Café 1 l"],
+        "message": "two teas",
+        "action": "add",
+        "product": "Tea",
+        "quantity": 2,
+    }
     return {**given, "language": "english", **changes}
 
 
@@ -71,7 +77,7 @@ def test_a_catalog_is_read(catalog: Any, lines: list[str]) -> None:
     ],
 )
 def test_what_is_no_catalog_is_named(catalog: Any, words: str) -> None:
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match=r".") as caught:
         row(catalog=catalog)
     assert words in str(caught.value)
 
@@ -86,7 +92,7 @@ def test_a_product_that_holds_a_bar() -> None:
     several = record(catalog="Tea | Green | Milk", product="Milk")
     barred = labels.bars([record(**one), several, "broken", record(product=7)])
     assert barred == {"Tea | Green"}
-    with pytest.raises(ValueError, match="holds ' | '"):
+    with pytest.raises(ValueError, match=r"holds ' \| '"):
         labels.as_row("x-1", several, LANGUAGES, barred)
     assert labels.as_row("x-1", record(**one), LANGUAGES, barred).intent.product == "Tea | Green"
     lined = record(catalog="Tea | Green\nMilk", product="Milk")
@@ -103,7 +109,9 @@ def test_the_label_has_the_catalogs_own_bytes(product: str, line: str) -> None:
     assert made.intent.product == line
     assert made.catalog == ["Tea", line]
     published = {"prompt": render(["Tea", line], "two"), "language": "english"}
-    published["completion"] = json.dumps({"action": "add", "product": product, "quantity": 2}, ensure_ascii=False)
+    published["completion"] = json.dumps(
+        {"action": "add", "product": product, "quantity": 2}, ensure_ascii=False
+    )
     assert labels.as_row("x-1", published, LANGUAGES).completion == made.completion
 
 
@@ -160,13 +168,29 @@ def test_line_ends_within_a_message_are_one(message: str) -> None:
     assert row(message=message).message == "two teas\nplease"
 
 
-@pytest.mark.parametrize("sign", ["\U0001fa77", "\U0001fae8", "\u200d", "\ufe0f", "\u2028", "\U0001f9d1\u200d\U0001f4bb", "\u0378"])
+@pytest.mark.parametrize(
+    "sign", ["\U0001fa77", "\U0001fae8", "\u200d", "\ufe0f", "\u2028", "\U0001f9d1\u200d\U0001f4bb", "\u0378"]
+)
 def test_signs_that_a_message_may_have(sign: str) -> None:
     assert row(message=f"two teas {sign}").message == f"two teas {sign}"
 
 
 @pytest.mark.parametrize(
-    "sign", ["\ufdd0", "\ufdef", "\ufffe", "\uffff", "\U0001fffe", "\U0010ffff", "\ud83d", "\x00", "\x7f", "\x85", "\ue000", "\uf8ff"]
+    "sign",
+    [
+        "\ufdd0",
+        "\ufdef",
+        "\ufffe",
+        "\uffff",
+        "\U0001fffe",
+        "\U0010ffff",
+        "\ud83d",
+        "\x00",
+        "\x7f",
+        "\x85",
+        "\ue000",
+        "\uf8ff",
+    ],
 )
 def test_signs_that_no_message_has(sign: str) -> None:
     with pytest.raises(ValueError, match=f"U\\+{ord(sign):04X}"):

@@ -65,7 +65,13 @@ SMALL, LARGE = Line(SHIRT, "S", ""), Line(SHIRT, "L", "")
         ("add the 2 litre whole milk please", BIG, [WHOLE], 2, "quantity"),
         ("add 2x500ml whole milk please", of("whole milk", "500ml"), [WHOLE], 2, ""),
         ("hi, can you add two please", of("can opener"), [], 2, "product"),
-        ("please put two of that 64GB thing in", of("flash drive", "64GB"), [of("flash drive", "32GB"), OAT], 2, ""),
+        (
+            "please put two of that 64GB thing in",
+            of("flash drive", "64GB"),
+            [of("flash drive", "32GB"), OAT],
+            2,
+            "",
+        ),
     ],
 )
 def test_why_messages_are_refused(
@@ -97,7 +103,13 @@ def test_a_one_letter_size_is_no_croatian_preposition() -> None:
 @pytest.mark.parametrize(
     ("message", "line", "others", "quantity", "why"),
     [
-        ("ponme 1 leche entera en el carrito", ENTERA, [of("leche entera", "1500ml", "spanish")], 1, "ambiguous"),
+        (
+            "ponme 1 leche entera en el carrito",
+            ENTERA,
+            [of("leche entera", "1500ml", "spanish")],
+            1,
+            "ambiguous",
+        ),
         ("añade 2 leches desnatadas al carrito por favor", DESNATADA, [SEMI], 2, ""),
         ("añade 2 leches semidesnatadas al carrito por favor", SEMI, [DESNATADA, ENTERA], 2, ""),
         ("añade una caja de leche entera al carrito", ENTERA, [], 12, "quantity"),  # not "una docena de"
@@ -119,7 +131,9 @@ def test_inflected_names_and_number_words_are_recognised() -> None:
         language = given.languages[number % 3]
         draft = rules.draft(language, "add", False, given, rng)
         line = next(one for one in draft.catalog if one.text == draft.intent.product)
-        why = refusal.reason(draft.clean, line, draft.catalog, draft.intent.quantity, language, given.languages)
+        why = refusal.reason(
+            draft.clean, line, draft.catalog, draft.intent.quantity, language, given.languages
+        )
         found[why] += 1
     assert found[""] > 240, found
     assert found["other language"] < 15, found  # some are code-switched

@@ -30,13 +30,31 @@ def followed(error: UserError, data: params.Data) -> params.Data:
     return params.Data(**{**data.model_dump(), **told})
 
 
-@given(COUNT, COUNT, COUNT, COUNT, st.integers(0, 5000), st.integers(0, 5000), st.none() | st.integers(0, 400), st.none() | COUNT)
+@given(
+    COUNT,
+    COUNT,
+    COUNT,
+    COUNT,
+    st.integers(0, 5000),
+    st.integers(0, 5000),
+    st.none() | st.integers(0, 400),
+    st.none() | COUNT,
+)
 @example(2700, 300, 300, 1000, 100, 100, None, None)
 @example(2700, 300, 300, 1000, 2, 1, None, None)
 def test_sizes_that_fit_lack_nothing(
-    train: int, validation: int, calibration: int, test: int, rows: int, free: int, held: int | None, tested: int | None
+    train: int,
+    validation: int,
+    calibration: int,
+    test: int,
+    rows: int,
+    free: int,
+    held: int | None,
+    tested: int | None,
 ) -> None:
-    wanted = DATA.model_copy(update={"train": train, "validation": validation, "calibration": calibration, "test": test})
+    wanted = DATA.model_copy(
+        update={"train": train, "validation": validation, "calibration": calibration, "test": test}
+    )
     pool = sizes.Pool(rows, min(rows, free), held, tested)
     fits = sizes.fitting(wanted, pool)
     if fits is None:
@@ -54,10 +72,24 @@ def rows(count: int, prefix: str = "row", twins: int = 1) -> list[Row]:
     """Rows unlike each other; each wording `twins` times, with another quantity at its end."""
     made = []
     for number in range(count):
-        word = "".join(f"{(number // twins) * 7919 % 10**6:06d}"[::-1].translate(str.maketrans("0123456789", "aeioubdfgk")) * 4)
+        word = "".join(
+            f"{(number // twins) * 7919 % 10**6:06d}"[::-1].translate(
+                str.maketrans("0123456789", "aeioubdfgk")
+            )
+            * 4
+        )
         said = f"{prefix} {word} {'!' * (number % twins)}"
         language, action = ("english", "croatian", "spanish")[number % 3], ("add", "remove")[number % 2]
-        made.append(make(f"{prefix}-{number:05d}", language, ["Tea", "Milk"], said, Intent(action, "Tea", 1 + number % 3), {}))
+        made.append(
+            make(
+                f"{prefix}-{number:05d}",
+                language,
+                ["Tea", "Milk"],
+                said,
+                Intent(action, "Tea", 1 + number % 3),
+                {},
+            )
+        )
     return made
 
 
@@ -79,10 +111,15 @@ def test_following_the_advice_works(count: int, held: dict[str, int]) -> None:
         assert data.train + data.validation == count
 
 
-@pytest.mark.parametrize(("count", "twins", "leaks"), [(100, 3, 0), (101, 2, 5), (40, 40, 0), (7, 3, 2), (3, 2, 0)])
+@pytest.mark.parametrize(
+    ("count", "twins", "leaks"), [(100, 3, 0), (101, 2, 5), (40, 40, 0), (7, 3, 2), (3, 2, 0)]
+)
 def test_following_the_advice_works_among_near_duplicates(count: int, twins: int, leaks: int) -> None:
     pool = rows(count, twins=twins)
-    test = [make(f"test-{i}", row.language, row.catalog, row.message + "?", row.intent, {}) for i, row in enumerate(pool[:leaks])]
+    test = [
+        make(f"test-{i}", row.language, row.catalog, row.message + "?", row.intent, {})
+        for i, row in enumerate(pool[:leaks])
+    ]
     parts = {"train": [*pool, *rows(2, "other")], "test": test}
     with pytest.raises(UserError) as caught:
         drawing.splits(parts, DATA, "rows")
@@ -101,7 +138,10 @@ def test_following_the_advice_works_among_near_duplicates(count: int, twins: int
         ({"test": rows(9)}, "test alone"),
         ({"test": rows(9), "validation": rows(3, "val")}, "test and validation alone"),
         ({"train": rows(9), "test": rows(9)}, "not like those"),
-        ({"train": rows(9), "test": rows(5, "held"), "validation": rows(5, "held")}, "other rows for validation"),
+        (
+            {"train": rows(9), "test": rows(5, "held"), "validation": rows(5, "held")},
+            "other rows for validation",
+        ),
     ],
 )
 def test_what_no_sizes_can_mend_says_so(parts: dict[str, list[Row]], words: str) -> None:
@@ -118,7 +158,9 @@ def by(found: list[Row]) -> dict[tuple[str, str], int]:
 
 
 @pytest.mark.parametrize("role", ["test", "validation"])
-def test_more_than_asked_for_is_sampled_over_languages_and_actions(role: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_more_than_asked_for_is_sampled_over_languages_and_actions(
+    role: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Sorted by language, as people keep them: today's first rows would be of one language."""
     held = sorted(rows(240, "held"), key=lambda row: (row.language, row.intent.action))
     data = params.Data(**{**DATA.model_dump(), "train": 50, "validation": 12, "calibration": 9, "test": 12})

@@ -87,7 +87,8 @@ def test_delimiters_and_line_ends(tmp_path: Path, name: str, delimiter: str, end
 
 
 @pytest.mark.parametrize(
-    ("line", "delimiter"), [("sep=;", ";"), ("SEP=,", ","), ('"sep=;"', ";"), ("sep=\t", "\t"), ("sep=^;;;", "^")]
+    ("line", "delimiter"),
+    [("sep=;", ";"), ("SEP=,", ","), ('"sep=;"', ";"), ("sep=\t", "\t"), ("sep=^;;;", "^")],
 )
 def test_the_line_that_names_the_delimiter(tmp_path: Path, line: str, delimiter: str) -> None:
     table = read(tmp_path, "rows.csv", "\ufeff" + line + "\r\n" + as_csv([ENGLISH, SPANISH], delimiter))
@@ -99,7 +100,9 @@ def test_of_two_delimiters_that_fit_the_one_with_fewer_columns_is_taken(tmp_path
     header = "\t" + "\t;\t".join(tables.OURS) + "\t"
     table = read(tmp_path, "rows.csv", header + "\nMilk;two;add;Milk;2;english\n")
     assert table.notes == ["cells apart by a semicolon"]
-    assert records(table)[0] == dict(zip(tables.OURS, ["Milk", "two", "add", "Milk", "2", "english"], strict=True))
+    assert records(table)[0] == dict(
+        zip(tables.OURS, ["Milk", "two", "add", "Milk", "2", "english"], strict=True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -146,7 +149,11 @@ def test_encodings_with_one_byte_a_sign(
     tmp_path: Path, codec: str, row: dict[str, str], name: str, suffix: str
 ) -> None:
     rows = [ENGLISH, row]
-    text = as_csv(rows, ";") if suffix == ".csv" else "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    text = (
+        as_csv(rows, ";")
+        if suffix == ".csv"
+        else "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    )
     table = read(tmp_path, "rows" + suffix, text.encode(codec))
     assert records(table) == rows
     assert table.notes[0] == f"read as {name}"
@@ -172,7 +179,9 @@ def test_encodings_with_one_byte_a_sign(
         ("shift_jis", "牛乳を二つ追加", "english", "UTF-8"),
     ],
 )
-def test_an_unclear_encoding_is_named(tmp_path: Path, codec: str, message: str, language: str, told: str) -> None:
+def test_an_unclear_encoding_is_named(
+    tmp_path: Path, codec: str, message: str, language: str, told: str
+) -> None:
     row = {**ENGLISH, "message": message, "language": language}
     table = read(tmp_path, "rows.csv", as_csv([row], ";").encode(codec))
     what = the_problem(table) if len(table.records) == 1 else str(table.records)
@@ -205,7 +214,10 @@ def test_broken_bytes_among_utf_8_are_named_by_line(tmp_path: Path) -> None:
     table = read(tmp_path, "rows.csv", b"\r\n".join(lines))
     assert table.records == [(2, CROATIAN), (4, NOT_UTF8), (6, CROATIAN)]
     lines = [json.dumps(row, ensure_ascii=False).encode() for row in (CROATIAN, SPANISH)]
-    assert records(read(tmp_path, "rows.jsonl", lines[0] + b"\n" + lines[1][:30] + b"\xff")) == [CROATIAN, NOT_UTF8]
+    assert records(read(tmp_path, "rows.jsonl", lines[0] + b"\n" + lines[1][:30] + b"\xff")) == [
+        CROATIAN,
+        NOT_UTF8,
+    ]
 
 
 def test_a_file_cut_within_a_sign_is_utf_8(tmp_path: Path) -> None:
@@ -219,7 +231,9 @@ def test_only_three_signs_end_a_line(tmp_path: Path, sign: str, suffix: str) -> 
     row = {**ENGLISH, "catalog": f"Mi{sign}lk\nTea", "message": f"one{sign}two"}
     raw = ord(sign) < 0x20  # JSON escapes these
     lines = [json.dumps(one, ensure_ascii=raw) for one in (row, ENGLISH)]
-    text = {".csv": as_csv([row, ENGLISH]), ".jsonl": "\r".join(lines), ".json": f"[{','.join(lines)}]"}[suffix]
+    text = {".csv": as_csv([row, ENGLISH]), ".jsonl": "\r".join(lines), ".json": f"[{','.join(lines)}]"}[
+        suffix
+    ]
     assert records(read(tmp_path, "rows" + suffix, text)) == [row, ENGLISH]
 
 
@@ -286,7 +300,10 @@ def test_a_header_that_will_do(tmp_path: Path, header: str) -> None:
 
 
 def test_blanks_before_quotes(tmp_path: Path) -> None:
-    text = ", ".join(f'"{name}"' for name in tables.OURS) + '\n"Milk", "one, two", "add", "Milk", "2", "english"\n'
+    text = (
+        ", ".join(f'"{name}"' for name in tables.OURS)
+        + '\n"Milk", "one, two", "add", "Milk", "2", "english"\n'
+    )
     [record] = records(read(tmp_path, "rows.csv", text))
     assert isinstance(record, dict)
     assert (record["message"], record["language"]) == ("one, two", "english")
@@ -332,7 +349,9 @@ def test_empty_rows_are_left_out_and_told(tmp_path: Path) -> None:
     assert "6 empty rows left out" in table.notes
 
 
-@pytest.mark.parametrize("data", [b"", b"\n\n", b"\xef\xbb\xbf", b"\xff\xfe", HEADER.encode(), b"[]", b" [ ]\n", b"sep=;\n"])
+@pytest.mark.parametrize(
+    "data", [b"", b"\n\n", b"\xef\xbb\xbf", b"\xff\xfe", HEADER.encode(), b"[]", b" [ ]\n", b"sep=;\n"]
+)
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json"])
 def test_a_file_without_rows_has_no_records(tmp_path: Path, data: bytes, suffix: str) -> None:
     table = read(tmp_path, "rows" + suffix, data)
@@ -404,7 +423,11 @@ def test_json_that_is_broken(tmp_path: Path, text: str, told: str) -> None:
 
 
 def test_numbers_of_json_stay_and_null_is_absent(tmp_path: Path) -> None:
-    table = read(tmp_path, "rows.jsonl", '{"a": 2.0, "b": null, "c": NaN, "d": [1, true], "Quantity": 2, "e": Infinity}')
+    table = read(
+        tmp_path,
+        "rows.jsonl",
+        '{"a": 2.0, "b": null, "c": NaN, "d": [1, true], "Quantity": 2, "e": Infinity}',
+    )
     [record] = records(table)
     assert record == {"a": 2.0, "d": [1, True], "quantity": 2, "e": float("inf")}
     assert isinstance(record, dict)
@@ -431,7 +454,9 @@ def test_objects_in_an_array_or_one_after_the_other(
     assert records(read(tmp_path, name, written(rows))) == rows
 
 
-@pytest.mark.parametrize("text", ["[{}", '[{"a": 1},', '[{"a": 1}] x', '[{"a": 1} {"b": 2}]', '[{"a": 1}, {"b"', "["])
+@pytest.mark.parametrize(
+    "text", ["[{}", '[{"a": 1},', '[{"a": 1}] x', '[{"a": 1} {"b": 2}]', '[{"a": 1}, {"b"', "["]
+)
 def test_a_broken_array_is_named(tmp_path: Path, text: str) -> None:
     table = read(tmp_path, "rows.json", text)
     assert isinstance(records(table)[-1], str)
@@ -442,7 +467,11 @@ def parquet(folder: Path, columns: Any, **how: Any) -> tables.Table:
     import pyarrow
     from pyarrow import parquet as files
 
-    files.write_table(columns if isinstance(columns, pyarrow.Table) else pyarrow.table(columns), folder / "rows.Parquet", **how)
+    files.write_table(
+        columns if isinstance(columns, pyarrow.Table) else pyarrow.table(columns),
+        folder / "rows.Parquet",
+        **how,
+    )
     return tables.read(folder / "rows.Parquet")
 
 
@@ -477,7 +506,14 @@ def test_parquet_that_is_broken(tmp_path: Path) -> None:
     good: dict[str, list[Any]] = {name: [value] for name, value in ENGLISH.items()}
     assert records(parquet(tmp_path, good)) == [ENGLISH]
     data = (tmp_path / "rows.Parquet").read_bytes()
-    for broken in (b"", b"PAR1", data[:-20], data[: len(data) // 2], b"x" * 50, data[:40] + b"\xff" * 40 + data[80:]):
+    for broken in (
+        b"",
+        b"PAR1",
+        data[:-20],
+        data[: len(data) // 2],
+        b"x" * 50,
+        data[:40] + b"\xff" * 40 + data[80:],
+    ):
         assert "not Parquet" in the_problem(read(tmp_path, "rows.parquet", broken))
     assert "'Message' occurs twice" in the_problem(parquet(tmp_path, {**good, "Message": ["x"]}))
     twice = pa.table([["x"], ["y"]], names=["note", "note"])
@@ -501,7 +537,10 @@ def test_importing_tables_imports_nothing_heavy() -> None:
 
 def test_memory_stays_near_the_size_of_the_file(tmp_path: Path) -> None:
     """The peak over 24 MB, with an emoji in each row; a Python text of it all would take four times as much."""
-    row = json.dumps({**ENGLISH, "catalog": [f"Milk number {i}" for i in range(30)], "message": "\U0001fa77"}, ensure_ascii=False)
+    row = json.dumps(
+        {**ENGLISH, "catalog": [f"Milk number {i}" for i in range(30)], "message": "\U0001fa77"},
+        ensure_ascii=False,
+    )
     (tmp_path / "rows.jsonl").write_text((row + "\n") * (24_000_000 // len(row)), encoding="utf-8")
     (tmp_path / "none.jsonl").touch()
     code = (

@@ -16,7 +16,8 @@ import pytest
 from cartlm import remote
 from cartlm.data import rows as row_files
 from cartlm.engines import llama_cpp
-from cartlm.engines.openai import Client, Failed, Reply, Server, _seconds
+from cartlm.engines.connection import is_loopback, retry_after_s
+from cartlm.engines.openai import Client, Failed, Reply, Server
 from cartlm.errors import UserError
 from cartlm.intent import Intent
 from cartlm.pretraining.formats import TARGET_HEADER
@@ -401,15 +402,27 @@ def test_a_proxy_that_cannot_be_used_is_one_line(
 
 
 @pytest.mark.parametrize(
+    ("host", "here"),
+    [
+        ("127.0.0.1", True), ("127.8.8.8", True), ("localhost", True), ("a.localhost", True), ("::1", True),
+        ("::ffff:127.0.0.1", True), ("0.0.0.0", True), ("10.0.0.1", False), ("shop.invalid", False),
+        ("localhost.invalid", False),
+    ],
+)  # fmt: skip
+def test_which_hosts_are_this_machine(host: str, here: bool) -> None:
+    assert is_loopback(host) == here
+
+
+@pytest.mark.parametrize(
     ("header", "seconds"),
     [(None, 0), ("2", 2), ("0.5", 0.5), ("-3", 0), ("1e9", 120), ("soon", 0), ("nan", 0)],
 )
-def test_retry_after_in_seconds(header: str | None, seconds: float) -> None:
-    assert _seconds(header) == seconds
+def test_retry_after_inretry_after_s(header: str | None, seconds: float) -> None:
+    assert retry_after_s(header) == seconds
 
 
 def test_retry_after_as_a_date() -> None:
     later = datetime.now(UTC) + timedelta(seconds=30)
-    assert 25 < _seconds(format_datetime(later, usegmt=True)) <= 30
-    assert _seconds(format_datetime(later - timedelta(hours=1), usegmt=True)) == 0
-    assert _seconds(format_datetime(later + timedelta(days=1), usegmt=True)) == 120
+    assert 25 < retry_after_s(format_datetime(later, usegmt=True)) <= 30
+    assert retry_after_s(format_datetime(later - timedelta(hours=1), usegmt=True)) == 0
+    assert retry_after_s(format_datetime(later + timedelta(days=1), usegmt=True)) == 120
