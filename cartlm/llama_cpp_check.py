@@ -115,7 +115,12 @@ def _run(command: Sequence[str], prefix: Path, who: str) -> tuple[str, Verdict]:
     except OSError as error:
         return "", Verdict(f"{who} does not start ({error.strerror})")
     if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
+        number = -done.returncode
+        name = (
+            signal.Signals(number).name
+            if number in signal.Signals.__members__.values()
+            else f"signal {number}"
+        )
         return done.stdout, Verdict(f"{who} was killed by {name}", -done.returncode in FAULTS)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

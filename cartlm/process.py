@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cartlm.errors import UserError
@@ -98,9 +98,17 @@ def watch(name: str) -> None:
 
     def pass_on(number: int, _: object) -> None:
         if number != signal.SIGINT or not _in_foreground():  # a terminal sends ^C to the child as well
-            os.kill(child, number)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(child, number)
 
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for each in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+        signal.SIGQUIT,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+    ):
         if signal.getsignal(each) is not signal.SIG_IGN:
             signal.signal(each, pass_on)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

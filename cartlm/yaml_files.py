@@ -31,7 +31,7 @@ def parse(given: bytes | str) -> Any:
     except MarkedYAMLError as error:
         said = ", ".join(" ".join(str(part).split()) for part in (error.context, error.problem) if part)
         raise NotYaml(f"{said}{_line(error)}") from None
-    except (YAMLError, ValueError) as error:  # a date such as 2026-13-01 is a ValueError
+    except (YAMLError, ValueError, LookupError) as error:  # a date such as 2026-13-01; `!!bool maybe`
         raise NotYaml(f"a value does not read: {' '.join(str(error).split())[:200]}") from None
 
 

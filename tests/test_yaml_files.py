@@ -127,3 +127,10 @@ def test_an_experiment_runs_with_a_value_that_dvc_writes_in_its_own_way(tmp_path
     assert "rate True" in done.stdout, done.stdout + done.stderr
     assert "learning_rate: 2e-05" in (tmp_path / "params.yaml").read_text(encoding="utf-8")
     assert params.load(tmp_path / "params.yaml").finetune.learning_rate == 0.00002
+
+
+@pytest.mark.parametrize("text", ['a: !!int ""', "a: !!bool maybe", "a: !!float x"])
+def test_a_tag_that_does_not_fit_its_value_is_one_line(text: str) -> None:
+    with pytest.raises(yaml_files.NotYaml) as caught:
+        yaml_files.parse(text)
+    assert "\n" not in str(caught.value)

@@ -73,7 +73,11 @@ def loosened(changes: Sequence[ParamChange], name: str) -> list[str]:
     said: dict[bool, list[str]] = {}
     for change in changes:
         for pattern, looser in LOOSER:
-            if change.file == "params.yaml" and re.fullmatch(pattern, change.key) and _went(change) == looser:
+            if (
+                change.file == "params.yaml"
+                and re.fullmatch(pattern, change.key)
+                and _is_looser(change, looser)
+            ):
                 tolerance = change.key.startswith("compare.")
                 said.setdefault(tolerance, []).append(f"{change.key} was {change.old!r}, is {change.new!r}")
     words = {
@@ -90,13 +94,14 @@ def own_code(root: Path, old: str, new: str | None, name: str) -> list[str]:
     return [f"in {name}, what compares or what calls it is changed: {few(changed, 4)}."] if changed else []
 
 
-def _went(change: ParamChange) -> str:
+def _is_looser(change: ParamChange, looser: str) -> bool:
+    """Whether a param went the `looser` way; what is gone, or no number any more, did."""
     old, new = change.old, change.new
     if not isinstance(old, int | float):  # null of threads and the like has no order
-        return ""
-    if not isinstance(new, int | float):  # gone
-        return "lower"
-    return "higher" if new > old else "lower"
+        return False
+    if not isinstance(new, int | float) or new != new:
+        return True
+    return new > old if looser == "higher" else new < old
 
 
 def lost(

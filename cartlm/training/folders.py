@@ -60,7 +60,7 @@ def weights(folder: Path) -> Weights:
             f"{folder} holds an adapter (adapter_config.json), which transformers loads in the model's place",
             "set base.path to the model without it; merge the adapter first if it is meant to count",
         )
-    every = sorted(path.name for path in folder.glob("*.safetensors"))
+    every = sorted(path.name for path in folder.glob("*.safetensors") if path.is_file())
     if (folder / INDEX).exists():
         placed = _index(folder)
         files = sorted(set(placed.values()))

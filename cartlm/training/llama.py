@@ -64,11 +64,12 @@ def check_config(folder: Path) -> dict[str, Any]:
 
 
 Fault = tuple[str, str] | None
+MOST = 2**31 - 1  # GGUF keeps sizes in 32 bits
 
 
 def _sizes(config: Mapping[str, Any]) -> Fault:
     def whole(key: str) -> bool:
-        return isinstance(config.get(key), int) and not isinstance(config[key], bool) and config[key] >= 1
+        return type(config.get(key)) is int and 1 <= config[key] <= MOST
 
     for key in SIZES:
         if not whole(key):
@@ -132,7 +133,7 @@ def _rope(config: Mapping[str, Any]) -> Fault:
     kind = rope.get("rope_type", rope.get("type", "default"))
     if rope.get("type", kind) != kind:
         return f"{name} has rope_type {kind!r} and type {rope['type']!r}", "keep the one that holds"
-    if kind not in ROPE:
+    if not isinstance(kind, str) or kind not in ROPE:
         return (
             f"{name}.rope_type is {kind!r}, not one of {', '.join(ROPE)}, which all engines compute alike",
             HINT,
@@ -149,6 +150,12 @@ def _rope(config: Mapping[str, Any]) -> Fault:
         )
         if not taken:
             return f"{name}.{key} is {value!r}, which llama.cpp does not compute with {kind}", HINT
+    theta = config.get("rope_theta", rope.get("rope_theta"))
+    if theta != rope.get("rope_theta", theta):
+        return f"rope_theta is {theta!r}, {name}.rope_theta {rope['rope_theta']!r}", "keep the one that holds"
+    original = rope.get("original_max_position_embeddings", 1)
+    if original is not None and not (type(original) is int and 1 <= original <= MOST):
+        return f"{name}.original_max_position_embeddings is {original!r}", HINT
     if kind == "llama3" and rope["high_freq_factor"] <= rope["low_freq_factor"]:
         return f"{name}.high_freq_factor {rope['high_freq_factor']} is not above low_freq_factor", HINT
     return None

@@ -94,7 +94,9 @@ CASES: dict[str, tuple[Spoil, list[str], list[str], int | None]] = {
     # name: what is spoilt, the stage's command, words of the line, limit of a file's size in bytes
     "params: unknown key": (text(PARAMS, "lora_rank:", "lora_ranks:"), ["data"], ["finetune.lora_rank", "params check"], None),
     "params: text for a number": (text(PARAMS, "test: 24", "test: many"), ["data"], ["data.test = 'many'"], None),
-    "params: 2e-4": (text(PARAMS, "weight_decay: 0.0", "weight_decay: 2e-4"), ["finetune"], ["finetune.weight_decay = '2e-4'"], None),
+    "params: a quoted number": (
+        text(PARAMS, "weight_decay: 0.0", "weight_decay: '2e-4'"), ["finetune"], ["finetune.weight_decay = '2e-4'"], None,
+    ),
     "params: out of range": (text(PARAMS, "typo: 0.5", "typo: 1.5"), ["data"], ["data.noise.typo = 1.5"], None),
     "params: missing": (gone(PARAMS), ["evaluate", "q8_0"], ["params.yaml is missing", "make preset"], None),
     "params: not YAML": (text(PARAMS, "base:", "base: ["), ["summarize"], ["params.yaml is not YAML"], None),
