@@ -169,7 +169,7 @@ class Client:
         retries += raw.retries_taken
         try:
             value = json.loads(raw.content)
-            reply = self._reply(value, body, asked, raw.elapsed.totalretry_after_s(), retries)
+            reply = self._reply(value, body, asked, raw.elapsed.total_seconds(), retries)
         except (ValueError, TypeError, LookupError, AttributeError):
             raise _NoAnswer(
                 f"no answer in the form of the OpenAI API: {self._said(raw.content)}", retries

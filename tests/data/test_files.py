@@ -156,18 +156,18 @@ def test_faults_of_a_csv_have_the_line_where_the_row_begins(tmp_path: Path) -> N
 
 def test_splits_of_a_file_and_of_a_folder(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", [record(i) for i in range(60)])
-    made = splits.make(settings(path))
+    made = splits.make(settings(path)).splits
     assert {name: len(rows) for name, rows in made.items()} == {
         "train": 40, "validation": 8, "test": 8, "calibration": 9
     }  # fmt: skip
-    assert made == splits.make(settings(path))
+    assert made == splits.make(settings(path)).splits
     assert made["test"] == made["validation"]
     assert gates.check(made, settings(path))["train"]["n"] == 40
     folder = tmp_path / "rows"
     folder.mkdir()
     write(folder / "mine.jsonl", [record(i) for i in range(48)])
     write_csv(folder / "test.csv", [record(i) for i in range(48, 55)])
-    made = splits.make(settings(folder))
+    made = splits.make(settings(folder)).splits
     assert {row.id.split("-")[0] for row in made["test"]} == {"test.csv"}
     assert len(made["test"]) == 7
 
@@ -210,7 +210,7 @@ def test_roles_by_name_are_told_and_kept(tmp_path: Path, capsys: pytest.CaptureF
     write(path / "Test.jsonl", [record(i) for i in range(51, 55)])
     (path / "notes.txt").touch()
     (path / "._train.jsonl").write_bytes(b"\x00\x05")
-    made = splits.make(settings(path))
+    made = splits.make(settings(path)).splits
     assert {name: {row.id.split("-")[0] for row in rows} for name, rows in made.items()} == {
         "train": {"train.jsonl"}, "validation": {"val.jsonl"}, "test": {"Test.jsonl"}, "calibration": {"train.jsonl"}
     }  # fmt: skip

@@ -45,7 +45,7 @@ def rewrite(folder: Path, found: list[dict[str, Any]]) -> None:
 
 
 def test_splits_are_seeded_disjoint_and_byte_for_byte(dataset: Path) -> None:
-    made = hub.splits(settings(dataset))
+    made = hub.splits(settings(dataset)).splits
     assert {name: len(rows) for name, rows in made.items()} == {
         "train": 40, "validation": 12, "test": 12, "calibration": 12
     }  # fmt: skip
@@ -53,7 +53,7 @@ def test_splits_are_seeded_disjoint_and_byte_for_byte(dataset: Path) -> None:
     assert {(row.prompt, row.completion, row.language) for row in made["train"]} <= published
     assert not {row.id for row in made["train"]} & {row.id for row in made["validation"]}
     assert made["test"] == made["validation"]
-    assert made == hub.splits(settings(dataset))
+    assert made == hub.splits(settings(dataset)).splits
     assert made["validation"] != hub.splits(settings(dataset, seed=8)).splits["validation"]
     languages = [row.language for row in made["calibration"]]
     assert {languages.count(language) for language in set(languages)} == {4}
@@ -92,7 +92,7 @@ def test_three_thousand_rows_in_the_published_form_load_and_split(tmp_path: Path
     """2,700 and 300 as in the paper, every text byte for byte."""
     made = write_three_thousand(tmp_path / "hub")
     paper = params.load(ROOT / "presets/paper.yaml").data.model_copy(update={"path": str(tmp_path / "hub")})
-    found = splits.make(paper)
+    found = splits.make(paper).splits
     assert {name: len(rows) for name, rows in found.items()} == {
         "train": 2700, "validation": 300, "test": 300, "calibration": 300
     }  # fmt: skip
@@ -148,7 +148,7 @@ def test_parquet_is_read_alike(dataset: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    wanted = hub.splits(settings(dataset))
+    wanted = hub.splits(settings(dataset)).splits
     (dataset / "data").mkdir()
     pyarrow.parquet.write_table(
         pyarrow.Table.from_pylist(records(dataset)), dataset / "data/training_data.parquet"
@@ -191,7 +191,7 @@ def test_near_duplicates_stay_in_training(dataset: Path) -> None:
     found = records(dataset)
     twins = [{**one, "prompt": one["prompt"] + "!"} for one in found[:20]]
     rewrite(dataset, found + twins)
-    made = hub.splits(settings(dataset, train=60))
+    made = hub.splits(settings(dataset, train=60)).splits
     drawn = {row.prompt for row in made["validation"]}
     assert not drawn & {one["prompt"] for one in found[:20] + twins}
     best, _ = gates.nearest(made["validation"], made["train"], 0.95)
@@ -208,7 +208,7 @@ def test_broken_rows_are_left_out_and_counted(dataset: Path, capsys: pytest.Capt
     found[5]["language"] = "german"
     found[6]["completion"] = "{"
     rewrite(dataset, found)
-    made = hub.splits(settings(dataset))
+    made = hub.splits(settings(dataset)).splits
     assert len(made["train"]) == 40
     said = capsys.readouterr().err
     assert "left out 4 broken rows" in said
@@ -246,7 +246,7 @@ def test_splits_are_taken_by_their_names(
     for name, role in names.items():
         (dataset / name).write_text("".join(json.dumps(one) + "\n" for one in parts[role]), encoding="utf-8")
     (dataset / "extra.jsonl").write_text(json.dumps(found[0]) + "\n", encoding="utf-8")
-    made = hub.splits(settings(dataset))
+    made = hub.splits(settings(dataset)).splits
     for role in ("validation", "test"):
         assert [row.prompt for row in made[role]] == [one["prompt"] for one in parts[role]], roles
     assert {row.prompt for row in made["train"]} <= {one["prompt"] for one in parts["train"]}
@@ -261,7 +261,7 @@ def test_splits_that_a_readme_names_are_taken_by_those_names(dataset: Path) -> N
     (dataset / "b.jsonl").write_text("".join(json.dumps(one) + "\n" for one in found[50:]), encoding="utf-8")
     front = "configs: [{config_name: default, data_files: [{split: train, path: training_data.jsonl}, {split: eval, path: b.jsonl}]}]"
     (dataset / "README.md").write_text(f"---\n{front}\n---\n", encoding="utf-8")
-    made = hub.splits(settings(dataset, train=30))
+    made = hub.splits(settings(dataset, train=30)).splits
     assert [row.prompt for row in made["test"]] == [one["prompt"] for one in found[50:]]
 
 
@@ -290,7 +290,7 @@ def test_rows_that_contradict_each_other_are_left_out(
         "".join(json.dumps(one) + "\n" for one in found[54:]), encoding="utf-8"
     )
     given = settings(dataset)
-    made = hub.splits(given)
+    made = hub.splits(given).splits
     assert [row.prompt for row in made["test"]] == [one["prompt"] for one in found[54:]]
     assert not {found[1]["prompt"], found[55]["prompt"]} & {
         row.prompt for row in (*made["train"], *made["validation"])
@@ -308,7 +308,7 @@ def test_a_product_in_another_normal_form_gets_its_catalogs_bytes(dataset: Path)
     changed = [{**one, "completion": unicodedata.normalize("NFD", one["completion"])} for one in found]
     assert changed != found
     rewrite(dataset, changed)
-    made = hub.splits(settings(dataset))
+    made = hub.splits(settings(dataset)).splits
     wanted = {(one["prompt"], one["completion"]) for one in found}
     assert {(row.prompt, row.completion) for row in (*made["train"], *made["validation"])} <= wanted
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -41,7 +42,9 @@ class Repo:
 
     def compare(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "cartlm.cli", "compare", *arguments]
-        return subprocess.run(command, cwd=cwd or self.path, capture_output=True, text=True)
+        # a folder cartlm/ in the repository must not stand in for ours
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+        return subprocess.run(command, cwd=cwd or self.path, capture_output=True, text=True, env=environment)
 
     def write(self, exact: int = 90, speed: float = 100.0, rows: str = "r1", **machine: str) -> None:
         """Metrics, outcomes and a dvc.lock as the graph leaves them, of one variant."""
