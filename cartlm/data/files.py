@@ -8,7 +8,7 @@ other, or apart by " | ".
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,12 +85,16 @@ def gather(path: Path, languages: Sequence[str]) -> Found:
         if roles.found(path.stem) - {roles.TRAIN}:
             found.notes.append(f"{path.name}: all splits are drawn from it, as it was named by itself")
     places: dict[str, str] = {}
+    read = {}
     for file in files:
         try:
-            rows, problems = _inspect(file.path, file.name, languages, found.notes)
+            read[file] = tables.read(file.path)
         except UserError as error:  # the file as a whole: the others are still looked at
             found.problems.append(str(error))
-            continue
+    barred = labels.bars(record for table in read.values() for _, record in table.records)
+    for file, table in read.items():
+        found.notes.extend(f"{file.name}: {note}" for note in table.notes)
+        rows, problems = _rows(table, file.name, languages, barred)
         found.files[file.path] = rows
         found.parts.setdefault(file.role, []).extend(rows)
         found.problems.extend(f"{file.path}:{problem.line}: {problem.what}" for problem in problems)
@@ -126,19 +130,17 @@ def _stop(problems: Sequence[str], path: Path) -> None:
 
 def inspect(path: Path, languages: Sequence[str]) -> tuple[list[Row], list[Problem]]:
     """The sound rows of a file, ids from its name and lines, and all problems in line order; one a row at most."""
-    return _inspect(path, path.name, languages, [])
+    table = tables.read(path)
+    return _rows(table, path.name, languages, labels.bars(record for _, record in table.records))
 
 
-def _inspect(
-    path: Path, name: str, languages: Sequence[str], notes: list[str]
+def _rows(
+    table: tables.Table, name: str, languages: Sequence[str], barred: Collection[str]
 ) -> tuple[list[Row], list[Problem]]:
-    """As `inspect`, the ids from `name`; adds to `notes` how the file was read."""
+    """As `inspect`, the ids from `name`; `barred`: as `labels.bars` found them."""
     rows: list[Row] = []
     problems: list[Problem] = []
     seen: dict[pooled.Key, tuple[int, Row]] = {}
-    table = tables.read(path)
-    notes.extend(f"{name}: {note}" for note in table.notes)
-    barred = labels.bars(record for _, record in table.records)
     for line, record in table.records:
         try:
             if isinstance(record, str):

@@ -22,7 +22,7 @@ from cartlm.data.lexicon import Line
 from cartlm.data.metaprompt import GenerationPrompt, Label
 from cartlm.data.rows import Row, make
 from cartlm.data.splits import balanced_subset
-from cartlm.engines.openai import Reply
+from cartlm.engines.openai import CUT, Reply
 from cartlm.errors import UserError
 from cartlm.intent import ACTIONS, Intent
 from cartlm.params import Data, Worded
@@ -89,7 +89,7 @@ class Wanted:
 
 def _whole(reply: Reply) -> str:
     """The text of an answer. Raises ValueError if it was cut."""
-    if reply.finish_reason == "length":
+    if reply.finish_reason.lower() in CUT:
         raise ValueError("cut at max_tokens")
     return reply.text
 

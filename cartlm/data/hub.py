@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import glob
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -112,6 +113,7 @@ def load(name: str, revision: str | None, key: str = "path") -> dict[str, list[d
 
     folder = Path(name) if Path(name).is_dir() else download(name, revision, key)
     files = by_role(folder)
+    no_column_twice(folder)
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(
         datasets.logging.CRITICAL
@@ -127,7 +129,17 @@ def load(name: str, revision: str | None, key: str = "path") -> dict[str, list[d
             if isinstance(cause, OSError) and cause.errno in FULL:
                 raise cause from None
             what = " ".join(str(cause).split())[:200]
-            raise UserError(f"{folder} does not load: {type(cause).__name__}: {what}", _HINT) from None
+            hint = f"{_HINT}; files that are not in hub layout are read with data.source: file"
+            raise UserError(f"{folder} does not load: {type(cause).__name__}: {what}", hint) from None
+
+
+def no_column_twice(folder: Path) -> None:
+    """Raise UserError for a CSV file whose header has a column twice: `datasets` takes the first without a word."""
+    for path in sorted(folder.rglob("*.csv")):
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+            header = [name.strip() for name in next(csv.reader(file), [])]
+        if twice := [name for name in header if name and header.count(name) > 1]:
+            raise UserError(f"{path}: the column {twice[0]!r} occurs twice", "keep one of them")
 
 
 def by_role(folder: Path) -> dict[str, list[str]] | None:

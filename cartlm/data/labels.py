@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import difflib
+import io
 import json
 import re
+import tokenize
 import unicodedata
 import warnings
 from collections.abc import Collection, Iterable, Sequence
@@ -58,9 +60,36 @@ def is_published(record: dict[str, Any]) -> bool:
 
 
 def bars(records: Iterable[Any]) -> set[str]:
-    """The products that hold " | ", in any record: a catalog of one line may not be cut there."""
-    products = (record.get("product") for record in records if isinstance(record, dict))
-    return {product for product in products if isinstance(product, str) and BAR in product.strip()}
+    """The products that hold " | ", in any record or catalog of several lines: a catalog of one line may not be cut there."""
+    held: set[str] = set()
+    for record in records:
+        if not isinstance(record, dict):
+            continue
+        catalog = record.get("catalog")
+        lines = (
+            _lines(catalog)
+            if isinstance(catalog, str)
+            else catalog
+            if isinstance(catalog, list | tuple)
+            else []
+        )
+        several = lines if len(lines) > 1 or not isinstance(catalog, str) else []
+        held.update(
+            text
+            for text in (record.get("product"), *several)
+            if isinstance(text, str) and BAR in text.strip()
+        )
+    return held
+
+
+def _lines(text: str) -> list[Any]:
+    """The lines of a catalog that is a text: of a list written as one, or one under the other."""
+    text = text.strip("\r\n")
+    try:
+        given = _literal(text)
+    except ValueError:  # told where the row is read
+        given = []
+    return list(given) if given is not None else re.split(r"\r\n|\n|\r", text)
 
 
 def plain(text: str) -> str:
@@ -162,6 +191,7 @@ def _literal(text: str) -> Any:
     """What a list written as JSON or Python holds; None for other text."""
     if not (text.strip()[:1] in ("[", "(") and text.strip()[-1:] in ("]", ")")):
         return None
+    _no_missing_comma(text.strip())
     for read in (json.loads, ast.literal_eval):
         try:
             with warnings.catch_warnings(action="ignore"):
@@ -170,6 +200,18 @@ def _literal(text: str) -> Any:
             continue
         return found if isinstance(found, list | tuple) else None
     return None
+
+
+def _no_missing_comma(text: str) -> None:
+    """Raise ValueError for two texts in a row, which Python would join: ['Milk' 'Bread']."""
+    last = 0
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type == last == tokenize.STRING:
+                raise ValueError(f"catalog {text!r:.60} lacks a comma before {token.string:.60}")
+            last = last if token.type == tokenize.NL else token.type
+    except (tokenize.TokenError, SyntaxError):
+        return  # no Python at all
 
 
 def _parts(text: str, product: Any, barred: Collection[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,22 +14,37 @@ from cartlm.text import few
 TRAIN, VALIDATION, TEST = ROLES = ("train", "validation", "test")
 WORDS = {
     TRAIN: ("train", "training"),
-    VALIDATION: ("val", "valid", "validation", "dev", "devel", "development"),
-    TEST: ("test", "tests", "testing", "eval", "evals", "evaluation", "heldout", "holdout"),
+    VALIDATION: ("val", "valid", "validate", "validation", "validations", "dev", "devel", "development"),
+    TEST: (
+        "test",
+        "tests",
+        "testing",
+        "tst",
+        "eval",
+        "evals",
+        "evaluate",
+        "evaluation",
+        "evaluations",
+        "heldout",
+        "holdout",
+        "unseen",
+    ),
 }
 _ROLE = {
     word + end: role
     for role, words in WORDS.items()
     for word in words
-    for end in ("", "set", "data", "split")
+    for end in ("", "set", "data", "split", "file", "rows")
 }
 _ONE_WORD = re.compile(r"(?<![a-z])(held|hold)[\W_]*out(?![a-z])")
+_LIKE = re.compile(r"(?i)(?<!la)(?<!con)(?<!fas)t[eé]st|valid|(?<![a-z])eval|held.?out|hold.?out|prueba")
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")  # myTest, QATest
 
 
 def found(name: str) -> set[str]:
     """The roles that a name gives as whole words in any case: `shop_val_2024` validation, `latest` none."""
     words = set()
+    name = unicodedata.normalize("NFKC", name)
     for text in (name, _HUMP.sub(" ", name)):
         words |= set(re.findall(r"[^\W\d_]+", _ONE_WORD.sub(r" \1out ", text.lower())))
     return {_ROLE[word] for word in words if word in _ROLE}
@@ -60,6 +76,11 @@ class Folder:
     def notes(self) -> list[str]:
         """A line on what each file became, and one on what was left out."""
         told = [f"{file.name}: {file.role}" + ("" if file.said else ", by default") for file in self.files]
+        doubtful = [file.name for file in self.files if not file.said and _LIKE.search(file.name)]
+        if doubtful:
+            told.append(
+                f"warning: {few(doubtful, 8)} is trained on; name it test or validation, as a word of its own, if that is wrong"
+            )
         return [*told, *([f"left out: {few(self.left_out, 8)}"] if self.left_out else [])]
 
 

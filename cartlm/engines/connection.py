@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+import socket
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -34,36 +36,56 @@ def http_client(url: str) -> tuple[str, Any]:
     import openai
 
     parts = urlsplit(url)
-    proxy = _proxy(parts.scheme, parts.hostname or "")
-    try:
-        return proxy, openai.DefaultHttpxClient(trust_env=bool(proxy))
-    except ImportError:
-        raise UserError(f"{proxy} is a SOCKS proxy, which needs a package", "pip install socksio") from None
+    host = parts.hostname or ""
+    if is_loopback(host):
+        return "", openai.DefaultHttpxClient(trust_env=False)
+    proxy = _proxy(parts.scheme, host)
+    try:  # the environment also names certificates of one's own
+        return proxy, openai.DefaultHttpxClient()
+    except ImportError:  # httpx makes a transport for each proxy, used or not
+        if not proxy:
+            return "", openai.DefaultHttpxClient(trust_env=False)
+        socks = next(
+            (_shown(kind) for kind, value in getproxies().items() if value.startswith("socks")), proxy
+        )
+        raise UserError(f"{socks} is a SOCKS proxy, which needs a package", "pip install socksio") from None
+    except OSError as error:
+        names = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]
+        named = ", ".join(f"{name}={os.environ[name]}" for name in names) or "the certificates"
+        raise UserError(
+            f"{named}: {error.strerror or error}", f"unset {' '.join(names)}" if names else ""
+        ) from None
     except Exception as error:  # httpx.InvalidURL is no ValueError
-        raise UserError(f"{proxy} is no usable proxy: {error}", f"unset {proxy.partition('=')[0]}") from None
+        wrong = proxy or next(map(_shown, getproxies()), "a proxy of the environment")
+        raise UserError(f"{wrong} is no usable proxy: {error}", f"unset {wrong.partition('=')[0]}") from None
 
 
 def _proxy(scheme: str, host: str) -> str:
     """`VARIABLE=address` of the environment's proxy for a host, without a password; empty for none, as on this machine."""
     if is_loopback(host) or proxy_bypass(host):
         return ""
-    for kind in (scheme, "all"):
-        if given := getproxies().get(kind):
-            where, at, rest = given.rpartition("@")
-            return (
-                f"{kind.upper()}_PROXY={where.partition('//')[0]}//{rest}"
-                if at
-                else f"{kind.upper()}_PROXY={given}"
-            )
-    return ""
+    return next((_shown(kind) for kind in (scheme, "all") if getproxies().get(kind)), "")
+
+
+def _shown(kind: str) -> str:
+    """`VARIABLE=address` of a kind of proxy, without user and password."""
+    head, _, address = getproxies()[kind].rpartition("@")
+    scheme = f"{head.partition('://')[0]}://" if "://" in head else ""
+    return f"{kind.upper()}_PROXY={scheme}{address}"
 
 
 def is_loopback(host: str) -> bool:
     """Whether a host name or address is this machine."""
+    host = host.rstrip(".").lower()
     try:
-        address = ipaddress.ip_address(host)
+        address: Any = ipaddress.ip_address(host)
     except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+        if not re.fullmatch(r"[\d.]+", host):
+            return host == "localhost" or host.endswith(".localhost")
+        try:
+            address = ipaddress.ip_address(socket.inet_aton(host))  # 127.1
+        except OSError:
+            return False
     address = getattr(address, "ipv4_mapped", None) or address
     return address.is_loopback or address.is_unspecified
 
@@ -79,6 +101,14 @@ def words(value: Any) -> str:
     for name in ("error", "message", "detail"):
         if isinstance(value, dict) and value.get(name):
             value = value[name]
+    if isinstance(
+        value, list
+    ):  # FastAPI: [{"loc": ["body", "max_tokens"], "msg": "extra fields not permitted"}]
+        each = [one for one in value if isinstance(one, dict)]
+        pairs = [
+            (*map(str, one.get("loc") or ()), words(one.get("msg") or one.get("message"))) for one in each
+        ]
+        value = "; ".join(" ".join(pair) for pair in pairs)
     return value if isinstance(value, str) else ""
 
 

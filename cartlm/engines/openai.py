@@ -22,6 +22,10 @@ from cartlm.errors import UserError
 
 DEFAULT_URL = "https://api.openai.com/v1"
 """The client's own default; said here, since the client would take another one from its environment."""
+CUT = ("length", "max_tokens", "max_output_tokens", "model_length")
+BROKEN = ("error", "abort", "aborted", "cancelled", "canceled", "failed")
+"""Finish reasons, in any case, of an answer that was cut at its limit, and of one that never was one."""
+INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
 UNKNOWN = "unknown"
 """The finish reason of an answer whose server names none; it is taken as complete."""
 RETRY_S = 0.5  # before the first retry, at most; twice as long before each next one
@@ -92,14 +96,14 @@ class Reply:
     def answer(self) -> Answer:
         """For `cartlm.scoring`: only text, finish reason and counts mean something, the rest is not known here."""
         reason, tokens = self.finish_reason, (self.prompt_tokens or 0, self.completion_tokens or 0)
-        return Answer(self.text, (), "length" if reason == "length" else "stop", *tokens, 0, 0.0, 0.0)
+        return Answer(self.text, (), "length" if reason.lower() in CUT else "stop", *tokens, 0, 0.0, 0.0)
 
     def is_empty(self, chat: bool) -> bool:
         """Whether it is no answer: no text and no refusal.
 
         Without `chat`, a model that ends at its first token has answered nothing, and that counts.
         """
-        if self.text.strip() or self.refusal or self.finish_reason == "content_filter":
+        if self.text.strip().strip(INVISIBLE) or self.refusal or self.finish_reason == "content_filter":
             return False
         ended_at_once = self.finish_reason == "stop" and self.completion_tokens in (0, 1)
         return chat or not ended_at_once
@@ -170,7 +174,7 @@ class Client:
         try:
             value = json.loads(raw.content)
             reply = self._reply(value, body, asked, raw.elapsed.total_seconds(), retries)
-        except (ValueError, TypeError, LookupError, AttributeError):
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             raise _NoAnswer(
                 f"no answer in the form of the OpenAI API: {self._said(raw.content)}", retries
             ) from None
@@ -182,7 +186,7 @@ class Client:
         """What a body without an answer says: its error's words where it has some."""
         try:
             error = words(json.loads(content))
-        except ValueError:
+        except (ValueError, RecursionError):
             error = ""
         return repr(self._clean(error or content.decode("utf-8", "replace"))[:120])
 
@@ -194,12 +198,9 @@ class Client:
         )
         what = f"an empty answer (finish_reason {reply.finish_reason}"
         if thought:
-            hint = "turn the model's reasoning off, or take the server's reasoning parser away"
-            hint = (
-                f"raise its token limit in params.yaml, or {hint}"
-                if reply.finish_reason == "length"
-                else hint
-            )
+            hint = "turn the model's reasoning off"
+            if reply.finish_reason.lower() in CUT:
+                hint = f"raise its token limit in params.yaml, or {hint}"
             return Failed(f"{what}, all of it in {thought})", hint)
         if message.get("tool_calls"):
             return Failed(f"{what}, a tool call instead)", "start the server without tools")
@@ -211,13 +212,16 @@ class Client:
         self, value: Any, body: Mapping[str, Any], asked: str, latency_s: float, retries: int
     ) -> Reply:
         """The reply in a decoded answer. Raises ValueError and its like for another form."""
+        if value.get("error"):
+            raise ValueError("an error beside the choices")
         choice, usage = value["choices"][0], value.get("usage") or {}
         message = choice["message"] if "messages" in body else {"content": choice["text"]}
         reason = choice.get("finish_reason")
-        if not isinstance(reason, str | None):
+        if not isinstance(reason, str | None) or (reason or "").lower() in BROKEN:
             raise TypeError
+        text, refused = _parts(message.get("content"))
         return Reply(
-            text=_text(message.get("content")),
+            text=text,
             finish_reason=reason or UNKNOWN,
             prompt_tokens=_count(usage, "prompt_tokens"),
             completion_tokens=_count(usage, "completion_tokens"),
@@ -228,7 +232,7 @@ class Client:
             server=self.address,
             client=f"openai {self._openai.__version__}",
             asked=asked,
-            refusal=str(message.get("refusal") or ""),
+            refusal=str(message.get("refusal") or refused),
         )
 
     def submit(self, bodies: Mapping[str, Mapping[str, Any]], mark: str) -> str:
@@ -359,15 +363,19 @@ class _NoAnswer(Failed):
         self.retries = retries
 
 
-def _text(content: Any) -> str:
-    """The text of a message's content: a string, a list of text parts, or null. Raises TypeError for anything else."""
+def _parts(content: Any) -> tuple[str, str]:
+    """Text and refusal of a message's content: a string, null, or a list of parts, of which thoughts do not count.
+
+    Raises TypeError for anything else.
+    """
     if isinstance(content, list):
-        if not all(part["type"] == "text" for part in content):
-            raise TypeError
-        content = "".join(part["text"] for part in content)
+        told: dict[str, list[str]] = {"text": [], "refusal": [], "thinking": [], "reasoning": []}
+        for part in content:
+            told[part["type"]].append(str(part.get(part["type"]) or ""))
+        return "".join(told["text"]), "".join(told["refusal"])
     if not isinstance(content, str | None):
         raise TypeError
-    return content or ""
+    return content or "", ""
 
 
 def _count(usage: Any, name: str) -> int | None:

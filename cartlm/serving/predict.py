@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from cartlm import prompt as prompts
+from cartlm.data import charset, labels
 from cartlm.data.refusal import bad_sign
 from cartlm.errors import UserError
 from cartlm.evaluation import engine_name, model_path
@@ -18,7 +19,6 @@ from cartlm.measure import cpus
 from cartlm.params import Params
 
 MODELS = Path("models")
-_LINE_END = re.compile(r"\r\n|\r|\n")  # str.splitlines would also split at U+2028 and others within a name
 
 
 class Unreadable(ValueError):
@@ -57,9 +57,10 @@ class Reader:
             intent = read_intent(answer.text)
         except ValueError as error:
             raise Unreadable(f"the answer is no intent: {error}", answer.text) from None
-        if intent.product not in catalog:
-            raise Unreadable(f"{intent.product!r} is not in the catalog", answer.text)
-        return intent
+        try:
+            return replace(intent, product=labels.line_of(intent.product, catalog))
+        except ValueError as error:
+            raise Unreadable(str(error), answer.text) from None
 
     def __enter__(self) -> Reader:
         return self
@@ -96,29 +97,23 @@ def load(params: Params, variant: str, models: Path = MODELS) -> Reader:
 def read_catalog(path: Path) -> list[str]:
     """The products of a text file, one a line; blank lines and blanks around a name are dropped.
 
-    Raises UserError for a file that cannot be read, is not UTF-8, holds no product, or one twice.
+    Raises UserError for a file that cannot be read or whose encoding is unclear, without a product, with one twice or
+    with a sign that no product has.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(
-            f"the catalog {path} is missing", "name a text file with one product a line"
-        ) from None
-    except IsADirectoryError:
-        raise UserError(
-            f"the catalog {path} is a folder", "name a text file with one product a line"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"the catalog {path} is not UTF-8 (byte {error.start})",
-            f"convert it: iconv -f WINDOWS-1250 -t UTF-8 {path} (or -f UTF-16)",
-        ) from None
-    lines = [line.strip() for line in _LINE_END.split(text) if line.strip()]
+        data = path.read_bytes()
+    except OSError as error:
+        hint = "name a text file with one product a line"
+        raise UserError(f"the catalog {path}: {error.strerror}", hint) from None
+    try:
+        with charset.detect(data, path).open(data) as file:
+            lines = [line.strip() for line in file if line.strip()]
+        labels.check_catalog(lines)
+        labels.check_signs(lines, "")
+    except ValueError as error:
+        raise UserError(f"the catalog {path}: {error}", "mend it: one product a line, in UTF-8") from None
     if not lines:
         raise UserError(f"the catalog {path} holds no product", "write one product a line")
-    if len(set(lines)) < len(lines):
-        twice = next(line for line in lines if lines.count(line) > 1)
-        raise UserError(f"the catalog {path} holds {twice!r} twice", "remove one of them")
     return lines
 
 

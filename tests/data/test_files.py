@@ -387,3 +387,21 @@ def test_a_file_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
 def test_source_file_needs_a_path() -> None:
     with pytest.raises(UserError, match=r"data.source=file needs data.path"):
         splits.make(settings(Path("x")).model_copy(update={"path": None}))
+
+
+def test_a_name_with_a_bar_in_one_file_holds_in_another(tmp_path: Path) -> None:
+    path = folder(
+        tmp_path / "rows", a=[record(0, catalog="Milk | 1L | Bread", product="Bread")],
+        b=[record(1, catalog=["Milk | 1L", "Bread"], product="Milk | 1L")],
+    )  # fmt: skip
+    found = files.gather(path, LANGUAGES)
+    assert len(found.problems) == 1
+    assert "a.jsonl:1" in found.problems[0]
+
+
+def test_a_name_that_looks_like_a_test_and_is_trained_on_is_warned_of(tmp_path: Path) -> None:
+    path = folder(tmp_path / "rows", mytest=[record(0)], latest_prices=[record(1)], train=[record(2)])
+    warning = [note for note in files.gather(path, LANGUAGES).notes if note.startswith("warning")]
+    assert len(warning) == 1
+    assert "mytest.jsonl" in warning[0]
+    assert "latest" not in warning[0]

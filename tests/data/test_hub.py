@@ -357,3 +357,9 @@ def test_without_network_the_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="cannot be fetched from the hub"):
         hub.splits(settings("jtlicardo/ecommerce-intent-3k"))
+
+
+def test_a_csv_column_that_occurs_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("prompt,completion,language,language\na,b,english,spanish\n")
+    with pytest.raises(UserError, match=r"train\.csv: the column 'language' occurs twice"):
+        hub.load(str(tmp_path), None)

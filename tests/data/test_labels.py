@@ -64,7 +64,7 @@ def test_a_catalog_is_read(catalog: Any, lines: list[str]) -> None:
         ("Tea, Milk", "one line"),
         ("[Tea, Milk]", "one line"),
         ("Tea|Milk", "one line"),
-        ("['Tea' 'Milk']", "'TeaMilk'"),
+        ("['Tea' 'Milk']", "lacks a comma"),
         ("[1, 2]", "not a list"),
         ('[{"name": "Tea"}]', "not a list"),
         ("[]", "not a catalog line"),
@@ -195,3 +195,17 @@ def test_signs_that_a_message_may_have(sign: str) -> None:
 def test_signs_that_no_message_has(sign: str) -> None:
     with pytest.raises(ValueError, match=f"U\\+{ord(sign):04X}"):
         row(message=f"two teas {sign}")
+
+
+@pytest.mark.parametrize("text", ["['Milk' 'Bread', 'Eggs']", "('Milk'\n'Bread')", "['Milk 1L' 'Bread']"])
+def test_a_list_that_lacks_a_comma_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="lacks a comma"):
+        row(catalog=text, product="Eggs")
+
+
+@pytest.mark.parametrize("catalog", ["Milk | 1L\nBread", ["Milk | 1L", "Bread"], "['Milk | 1L', 'Bread']"])
+def test_a_catalog_of_several_lines_shows_that_a_bar_is_part_of_a_name(catalog: Any) -> None:
+    barred = labels.bars([record(catalog=catalog, product="Bread")])
+    assert barred == {"Milk | 1L"}
+    with pytest.raises(ValueError, match="stand one under the other"):
+        labels.as_row("x", record(catalog="Milk | 1L | Bread", product="Bread"), LANGUAGES, barred)

@@ -22,6 +22,7 @@ SUFFIXES = (".jsonl", ".csv")
         ("myTestRows", "test"), ("test1", "test"), ("eval", "test"), ("tests", "test"), ("evals", "test"), ("Evaluation", "test"), ("eval_test", "test"),
         ("heldout", "test"), ("held_out", "test"), ("Held-Out", "test"), ("held out", "test"), ("holdout", "test"),
         ("hold_out_rows", "test"), ("heldOut", "test"),
+        ("validate", "validation"), ("evaluations", "test"), ("testfile", "test"), ("tst", "test"), ("ｔｅｓｔ", "test"),
         ("latest", ""), ("contest", ""), ("attestation", ""), ("pretrained", ""), ("interval", ""), ("devices", ""),
         ("upheld_outcome", ""), ("medieval", ""), ("rows", ""), ("2024", ""), ("", ""), ("trainé", ""),
     ],

@@ -219,6 +219,8 @@ EMPTY: list[dict[str, Any]] = [
     {"message": {"role": "assistant", "content": " \n"}},
     {"message": {"role": "assistant"}},
     {"message": {"role": "assistant", "content": []}},
+    {"message": {"role": "assistant", "content": "\u200b"}},
+    {"message": {"role": "assistant", "content": [{"type": "thinking", "thinking": "two"}]}},
     {"message": {"role": "assistant", "content": None, "reasoning_content": "2 of them, so"}},
     {"message": {"role": "assistant", "content": None, "reasoning": "hm"}, "finish_reason": "length"},
     {"message": {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}},
@@ -244,6 +246,7 @@ def test_an_empty_answer_without_a_refusal_is_a_failure(naughty: Naughty, choice
     [
         {"message": {"role": "assistant", "content": None, "refusal": "I can't"}},
         {"message": {"role": "assistant", "content": ""}, "finish_reason": "content_filter"},
+        {"message": {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}},
     ],
 )
 def test_a_refusal_is_an_answer(naughty: Naughty, choice: dict[str, Any]) -> None:
@@ -270,7 +273,11 @@ def test_an_answer_without_finish_reason_is_taken(naughty: Naughty, choice: Any)
 
 
 def test_content_in_parts_is_text(naughty: Naughty) -> None:
-    parts = [{"type": "text", "text": "y"}, {"type": "text", "text": "es"}]
+    parts = [
+        {"type": "thinking", "thinking": "hm"},
+        {"type": "text", "text": "y"},
+        {"type": "text", "text": "es"},
+    ]
     naughty.plan["q"] = [{"message": {"content": parts}}]
     with Client(replace(SERVER, base_url=naughty.url)) as client:
         assert client.ask(CHAT).text == "yes"
@@ -285,7 +292,20 @@ ERRORS_OF_200 = [
 ]
 
 
-@pytest.mark.parametrize("body", [*ERRORS_OF_200, b"", b"null", b"[]", b'{"choices": null}'])
+PARTIAL = [
+    {"choices": [{"message": {"content": "par"}, "finish_reason": reason}]} for reason in ("error", "abort")
+]
+BESIDE = {
+    "error": {"message": "CUDA OOM"},
+    "choices": [{"message": {"content": "par"}, "finish_reason": "stop"}],
+}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [*ERRORS_OF_200, b"", b"null", b"[]", b'{"choices": null}', b"[" * 100_000]
+    + [json.dumps(value).encode() for value in (*PARTIAL, BESIDE)],
+)
 def test_a_200_without_an_answer_is_tried_again(naughty: Naughty, body: bytes) -> None:
     naughty.plan["q"] = [body, body]
     with Client(replace(SERVER, base_url=naughty.url, max_retries=2)) as client:
@@ -325,6 +345,21 @@ def test_a_refused_field_quotes_the_server_and_names_the_param(
     assert hint in caught.value.hint
 
 
+def test_the_words_of_a_list_of_errors_are_quoted(naughty: Naughty) -> None:
+    detail = [{"loc": ["body", "max_tokens"], "msg": "extra fields not permitted"}]
+    naughty.plan["q"] = [(422, json.dumps({"detail": detail}).encode())]
+    with Client(replace(SERVER, base_url=naughty.url)) as client, pytest.raises(Failed) as caught:
+        client.ask(CHAT)
+    assert "max_tokens extra fields not permitted" in caught.value.what
+    assert "max_completion_tokens" in caught.value.hint
+
+
+@pytest.mark.parametrize("reason", ["length", "MAX_TOKENS", "max_output_tokens"])
+def test_an_answer_that_was_cut_never_stopped(reason: str) -> None:
+    reply = Reply("{", reason, None, None, 0.1, 0, 1, "m", "s", "openai 1", "2026-01-01")
+    assert reply.answer().finish_reason == "length"
+
+
 PROXIES = (
     "HTTP_PROXY",
     "http_proxy",
@@ -355,16 +390,18 @@ def test_a_server_on_this_machine_is_asked_directly(
         assert client.ask(CHAT).text == "yes"
 
 
-def test_a_proxy_that_fails_is_named_without_its_password(no_proxy: pytest.MonkeyPatch) -> None:
-    no_proxy.setenv("HTTP_PROXY", f"http://me:secret@127.0.0.1:{free_port()}")
+@pytest.mark.parametrize("scheme", ["http://", ""])
+def test_a_proxy_that_fails_is_named_without_its_password(no_proxy: pytest.MonkeyPatch, scheme: str) -> None:
+    no_proxy.setenv("HTTP_PROXY", f"{scheme}me:secret@127.0.0.1:{free_port()}")
     with (
         Client(replace(SERVER, base_url="http://shop.invalid/v1")) as client,
         pytest.raises(
-            Failed, match=r"shop.invalid does not answer through HTTP_PROXY=http://127.0.0.1:\d+"
+            Failed, match=r"shop.invalid does not answer through HTTP_PROXY=(http://)?127.0.0.1:\d+"
         ) as caught,
     ):
         client.ask(CHAT)
     assert "secret" not in f"{caught.value.what}{caught.value.hint}"
+    assert "me:" not in caught.value.what
     assert "NO_PROXY" in caught.value.hint
 
 
@@ -380,6 +417,21 @@ def test_a_proxy_is_used_for_another_machine(naughty: Naughty, no_proxy: pytest.
     ):
         client.ask(CHAT)
     assert caught.value.hint == "start the server"
+
+
+def test_the_proxy_without_its_package_is_the_one_named(no_proxy: pytest.MonkeyPatch) -> None:
+    no_proxy.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    no_proxy.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"^ALL_PROXY=.* SOCKS"):
+        Client(replace(SERVER, base_url="https://shop.invalid/v1"))
+
+
+def test_certificates_of_ones_own_are_loaded_without_a_proxy(
+    no_proxy: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    no_proxy.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    with pytest.raises(UserError, match=r"none\.pem"):
+        Client(replace(SERVER, base_url="https://shop.invalid/v1"))
 
 
 @pytest.mark.parametrize(
@@ -405,7 +457,7 @@ def test_a_proxy_that_cannot_be_used_is_one_line(
     ("host", "here"),
     [
         ("127.0.0.1", True), ("127.8.8.8", True), ("localhost", True), ("a.localhost", True), ("::1", True),
-        ("::ffff:127.0.0.1", True), ("0.0.0.0", True), ("10.0.0.1", False), ("shop.invalid", False),
+        ("::ffff:127.0.0.1", True), ("0.0.0.0", True), ("localhost.", True), ("127.1", True), ("1.2.3.4.5", False), ("10.0.0.1", False), ("shop.invalid", False),
         ("localhost.invalid", False),
     ],
 )  # fmt: skip
