@@ -22,7 +22,6 @@ ONE_BYTE = {
     "iso8859_15": "ISO-8859-15",
     "mac_roman": "MACINTOSH",
     "mac_latin2": "MAC-CENTRALEUROPE",
-    "mac_croatian": "MACCROATIAN",
     "cp852": "CP852",
     "cp850": "CP850",
     "cp437": "CP437",

@@ -43,11 +43,13 @@ def block(folder: Path) -> str:
     if not found:
         return ""
     machines = sorted({file["machine"]["name"] for file in found.values()})
+    others = {file["machine"]["hash"] for file in measured(folder.with_name("cpu"), "cpu").values()}
+    apart = bool(others) and not others & {file["machine"]["hash"] for file in found.values()}
     some = next(iter(found.values()))["cpu"]
     lengths = f"{number(some['prompt_tokens_per_query'])} prompt and {number(some['decoded_tokens_per_query'])} new tokens"
     parts = [
         f"{folder.name.removeprefix('cpu-')} with random weights, one query at a time of {lengths} on average: "
-        f"{' and '.join(machines)}.",
+        f"{' and '.join(machines)}{', another machine than that of the table above' if apart else ''}.",
         _table(found),
     ]
     if AGAINST in found:

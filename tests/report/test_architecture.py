@@ -54,3 +54,10 @@ def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     assert architecture.folders(tmp_path) == [folder]
     assert architecture.block(folder) == ""
+
+
+@pytest.mark.parametrize(("hash", "apart"), [("aa", False), ("bb", True)])
+def test_another_machine_than_the_main_tables_is_said(folder: Path, hash: str, apart: bool) -> None:
+    machine = {**MACHINE, "hash": hash}
+    write_metrics(folder.with_name("cpu") / "q8_0.json", {"machine": machine, "cpu": {"load_s": 1.0}})
+    assert ("another machine" in architecture.block(folder)) == apart
