@@ -13,14 +13,16 @@ from typing import Any
 
 import click
 
+from cartlm import command
 from cartlm import data as data_package
 from cartlm import pretraining as pretraining_package
-from cartlm import prompt, stage
+from cartlm.data.config import Data
+from cartlm.engines import model_dir
 from cartlm.errors import UserError
-from cartlm.measure import cpus, machine
-from cartlm.params import Data
 from cartlm.pretraining import card, corpus, probe, recipe, tokenizer, trainer
-from cartlm.training import checkpoints, folders
+from cartlm.system import cpu_limits, machine
+from cartlm.task import prompt
+from cartlm.training import checkpoints
 
 ROOT, RECIPE, ACCEPTED = Path("base/build"), Path("base/params.yaml"), Path("base/model")
 PACKAGES = (data_package, pretraining_package)
@@ -39,7 +41,7 @@ def make_tokenizer(wanted: recipe.Recipe, data: Data, folder: Path) -> Any:
 
     if not folder.exists():
         lines = (line for text in corpus.texts(data, 4000, wanted.seed) for line in text.split("\n"))
-        with folders.replacing(folder) as new:
+        with model_dir.replacing(folder) as new:
             tokenizer.train(lines, new, wanted.vocabulary, wanted.longest_piece)
     return LlamaTokenizer.from_pretrained(folder)
 
@@ -58,16 +60,16 @@ def accepted(after: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return {**weights, "lm_head.weight": weights["model.embed_tokens.weight"]}, log
 
 
-@stage.command
+@command.command
 @click.option("--after", type=click.IntRange(0), default=0, help="Take base/model for the first N phases.")
 def main(after: int) -> None:
     """Tokenizer, phases of training, then the accepted form: float16 safetensors beside the tokenizer."""
-    settings, phases = stage.params(), recipe.load(RECIPE)
+    settings, phases = command.params(), recipe.load(RECIPE)
     if after >= len(phases):
         raise UserError(f"--after {after}: {RECIPE} has {len(phases)} phases", f"add one to {RECIPE}")
     import torch  # seconds, which a wrong recipe need not wait for
 
-    data, separator, threads = settings.data, settings.prompt.separator, cpus.threads()
+    data, separator, threads = settings.data, settings.prompt.separator, cpu_limits.threads()
     torch.set_num_threads(threads)
     text = {name: data.model_dump()[name] for name in ("languages", "catalog", "wording", "noise")}
     files = [*code(), *([ACCEPTED / "model.safetensors"] if after else [])]
@@ -84,17 +86,17 @@ def main(after: int) -> None:
     model, start = None, None
     if after:
         start, log = accepted(after)
-        with folders.replacing(folder) as new:
-            folders.copy(ACCEPTED, new, folders.TOKENIZER)
+        with model_dir.replacing(folder) as new:
+            model_dir.copy(ACCEPTED, new, model_dir.TOKENIZER)
     loaded = make_tokenizer(phases[0], data, folder)
-    stage.imported()
+    command.imported()
     rows = probe.probe_rows(data, phases[0].probe_rows, phases[0].seed)
     for number, wanted in list(enumerate(phases))[after:]:
         made_from = {"before": made_from, "phase": wanted.model_dump()}
         work = ROOT / "work" / f"{number + 1}-{checkpoints.run_key(made_from, [])}"
         model = trainer.run(
             wanted, data, loaded, work, lambda trained: probe.measure(trained, loaded, rows, separator),
-            stage.progress, number, start, threads,
+            command.progress, number, start, threads,
         )  # fmt: skip
         log += [json.loads(line) for line in (work / "log.jsonl").read_text().splitlines()]
         start = model.state_dict()
@@ -102,7 +104,7 @@ def main(after: int) -> None:
     assert model is not None
     model.generation_config.update(do_sample=False, pad_token_id=loaded.pad_token_id)
     count = sum(parameter.numel() for parameter in model.parameters())
-    with folders.replacing(ROOT / "model") as new:
+    with model_dir.replacing(ROOT / "model") as new:
         model.to(torch.float16).save_pretrained(new, safe_serialization=True)
         loaded.save_pretrained(new)
         shutil.copy(folder / "tokenizer.model", new)
@@ -111,7 +113,7 @@ def main(after: int) -> None:
         (new / "README.md").write_text(text, encoding="utf-8")
     for made in used:
         shutil.rmtree(made)
-    stage.done({"parameters": count, **log[-1]})
+    command.done({"parameters": count, **log[-1]})
 
 
 if __name__ == "__main__":

@@ -13,13 +13,17 @@ from pathlib import Path
 
 import click
 
-from cartlm import paid, sharing, stage, variants
+from cartlm import command
 from cartlm import params as _params
+from cartlm.compare import comment, load
+from cartlm.compare import judge as comparing
+from cartlm.compare import text as compare_text
+from cartlm.compare import tolerances as judgement
 from cartlm.errors import UserError
-from cartlm.measure import machine
-from cartlm.report import comment, commits, compare_text, judgement, stale, summary
-from cartlm.report import compare as comparing
-from cartlm.results import write_metrics, write_text
+from cartlm.metrics import write_metrics, write_text
+from cartlm.pipeline import answer_cache, dvc_remote, repository, stale, variants
+from cartlm.report import summary
+from cartlm.system import machine
 from cartlm.text import few
 
 PRESETS, RESPONSES = Path("presets"), "data/responses.jsonl"
@@ -33,12 +37,12 @@ BASE_FILES = (
 BASE_MAX_MB = 16  # of 10^6 bytes: the weights stand in git
 
 
-@click.group(cls=stage.Group)
+@click.group(cls=command.Group)
 def main() -> None:
     """cartlm, for people. Run in the repository's root; the measured chain itself is `make repro`."""
 
 
-@main.group("params", cls=stage.Group)
+@main.group("params", cls=command.Group)
 def params_group() -> None:
     """Look at params.yaml."""
 
@@ -46,11 +50,11 @@ def params_group() -> None:
 @params_group.command("check")
 def params_check() -> None:
     """Stop with one line if params.yaml is wrong."""
-    found = stage.params()
+    found = command.params()
     print(f"params.yaml is sound: {len(variants.listed(found))} variants, data from {found.data.source}")
 
 
-@main.group("data", cls=stage.Group)
+@main.group("data", cls=command.Group)
 def data_group() -> None:
     """Look at rows: your own file, and the natural set."""
 
@@ -59,9 +63,9 @@ def data_group() -> None:
 @click.argument("path", type=click.Path(path_type=Path))
 def data_check(path: Path) -> None:
     """Name every problem of a file of rows, or a folder's, with file and line, and the sizes that fit; nothing is written."""
-    from cartlm import data_check as checking
+    from cartlm.data import check as checking
 
-    settings = stage.params()
+    settings = command.params()
     count = 0
     for line, wrong in checking.lines(path, settings):
         print(line)
@@ -72,13 +76,13 @@ def data_check(path: Path) -> None:
 
 @data_group.command("natural")
 def data_natural() -> None:
-    """Make the natural set anew from its turns, menu and readings (cartlm/natural.py)."""
-    from cartlm import natural
-    from cartlm.data import rows
+    """Make the natural set anew from its turns, menu and readings (cartlm/evaluation/multidogo.py)."""
+    from cartlm.evaluation import multidogo
+    from cartlm.task import rows
 
-    made, agreement = natural.rows()
-    rows.write(natural.ROWS, made)
-    write_metrics(natural.AGREEMENT, {"readings": agreement.metrics()})
+    made, agreement = multidogo.rows()
+    rows.write(multidogo.ROWS, made)
+    write_metrics(multidogo.AGREEMENT, {"readings": agreement.metrics()})
     print(json.dumps(agreement.metrics()))
 
 
@@ -91,19 +95,19 @@ def preset(name: str) -> None:
         known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml"))) or "none"
         raise UserError(f"there is no preset {name}; there are: {known}", "make preset NAME=offline")
     _params.load(path)
-    write_text(stage.PARAMS, path.read_text(encoding="utf-8"))
+    write_text(command.PARAMS, path.read_text(encoding="utf-8"))
     print(f"params.yaml is now {path}; see git diff params.yaml, then make repro")
 
 
 @main.command()
 def pin() -> None:
     """Ask the hub for the revisions of the model and datasets that params.yaml names, and write them there."""
-    from cartlm import pin as pins
+    from cartlm.pipeline import revisions as pins
 
-    wanted = pins.wanted(stage.params())
+    wanted = pins.wanted(command.params())
     revisions = {one: pins.ask(one) for one in wanted}
     if changed := {one: sha for one, sha in revisions.items() if sha != one.now}:
-        pins.write(stage.PARAMS, changed, datetime.date.today())
+        pins.write(command.PARAMS, changed, datetime.date.today())
     for one, sha in revisions.items():
         said = "as it was" if one not in changed else f"was {one.now or 'not pinned'}"
         print(f"{one.section}.{one.key} is {sha} of {one.kind} {one.name}; {said}")
@@ -114,7 +118,7 @@ def pin() -> None:
 @main.command("pin-images")
 def pin_images() -> None:
     """Ask the registry for the digest of each Dockerfile's base image, and write it there; none answers: it says so."""
-    from cartlm import pin as pins
+    from cartlm.pipeline import revisions as pins
 
     for file in map(Path, ("Dockerfile.cpu", "Dockerfile.gpu")):
         image = pins.base_image(file)
@@ -130,7 +134,7 @@ def pin_images() -> None:
 @main.command()
 def table() -> None:
     """Print the results table."""
-    rows = summary.collect(Path("metrics"), variants.listed(stage.params()))
+    rows = summary.collect(Path("metrics"), variants.listed(command.params()))
     print(summary.table(rows))
 
 
@@ -149,7 +153,7 @@ def predict(message: str, catalog: Path, variant: str | None) -> int:
     """
     from cartlm.serving import predict as predicting
 
-    settings = stage.params()
+    settings = command.params()
     products = predicting.read_catalog(catalog)
     stdin = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace", newline="\n")
     with predicting.load(settings, variant or predicting.default_variant(settings)) as reader:
@@ -176,14 +180,16 @@ def compare(old: str, new: str | None, as_json: bool, everything: bool, as_comme
     if as_comment and (as_json or everything):
         raise UserError("--comment goes with neither --json nor --all", "cartlm compare --help")
     root = Path(".")
-    commits.repository(root)
+    repository.repository(root)
     if new is None:
-        stage.params()  # of commits nothing can be mended, so whatever reads is taken
-    before, after, changed = commits.read(root, old, new)
-    was, now = (judgement.params(root, commits.resolve(root, each) if each else None) for each in (old, new))
+        command.params()  # of commits nothing can be mended, so whatever reads is taken
+    before, after, changed = load.read(root, old, new)
+    was, now = (
+        judgement.params(root, repository.resolve(root, each) if each else None) for each in (old, new)
+    )
     tolerances, said = judgement.tolerances(was, before.name)
     left = {*judgement.names(was, *judgement.LISTS)} - {*judgement.names(now, *judgement.LISTS)}
-    asked = stale.read(root) if commits.checked_out(root, new) else None
+    asked = stale.read(root) if repository.checked_out(root, new) else None
     found = comparing.compare(before, after, tolerances, changed, judgement.names(now), asked, left)
     found.notes[:0] = said + judgement.own_code(root, old, new, after.name)
     if as_json:
@@ -201,7 +207,7 @@ def stale_stages(as_json: bool) -> int:
 
     Asks `dvc status`, and needs nothing but what git has.
     """
-    commits.repository(Path("."))
+    repository.repository(Path("."))
     found = stale.read(Path("."))
     print(json.dumps(stale.as_json(found), indent=2) if as_json else stale.text(found))
     return 1 if found.stale else 0
@@ -210,8 +216,8 @@ def stale_stages(as_json: bool) -> int:
 @main.command()
 def pull() -> None:
     """Bring the main graph's models and data from the DVC remote; what it lacks is named, and no error."""
-    commits.repository(Path("."))
-    came = sharing.pull(Path("."))
+    repository.repository(Path("."))
+    came = dvc_remote.pull(Path("."))
     print(
         f"{came.files} files came from {came.remote}; {came.outs - len(came.missing) - len(came.kept)} of {came.outs} outputs are here"
     )
@@ -230,9 +236,9 @@ def pull() -> None:
 @main.command()
 def push() -> None:
     """Copy models, data and paid answers to the DVC remote; commit dvc.lock beside."""
-    commits.repository(Path("."))
+    repository.repository(Path("."))
     # In a container such a folder would be made there, and go with it.
-    went = sharing.push(Path("."), create=not os.environ.get(machine.IMAGE))
+    went = dvc_remote.push(Path("."), create=not os.environ.get(machine.IMAGE))
     print(f"{went.files} files went to {went.remote}; with dvc.lock in git, make pull brings them elsewhere")
     if went.missing:
         print(f"warning: not here, so not pushed: {few(went.missing, 8)}", file=sys.stderr)
@@ -242,7 +248,7 @@ def push() -> None:
 @click.argument("name", metavar="STAGE")
 def check_inputs(name: str) -> None:
     """Stop with one line if models or data that a stage reads are not those which dvc.lock says were made."""
-    if wrong := sharing.wrong_inputs(Path("."), name):
+    if wrong := dvc_remote.wrong_inputs(Path("."), name):
         raise UserError(
             f"{few(wrong, 4)} {'is' if len(wrong) == 1 else 'are'} not what dvc.lock says, so {name} would measure others",
             f"make pull (then dvc checkout --force {wrong[0]} ... for what it says it kept), or make repro",
@@ -252,7 +258,7 @@ def check_inputs(name: str) -> None:
 @main.command("check-models")
 def check_models() -> None:
     """Stop with one line if a model that params.yaml lists is missing or cut short."""
-    found = stage.params()
+    found = command.params()
     models = Path("models")
     for name in ["base", "adapter", "merged", *found.gptq]:
         check_weights(models / name)
@@ -267,7 +273,7 @@ def check_remote() -> None:
 
     Answers that were paid for and lie in a DVC remote are fetched: DVC itself does not, once their stage has changed.
     """
-    found = stage.params().remote
+    found = command.params().remote
     if not found:
         raise UserError(
             "params.yaml lists no server under remote",
@@ -286,7 +292,7 @@ def fetch_paid() -> None:
 def fetch(paths: Iterable[str]) -> None:
     """Bring what was paid for, with a warning for what no DVC remote has. Raises UserError if fetching fails."""
     for path in paths:
-        if warning := paid.fetch(path):
+        if warning := answer_cache.fetch(path):
             print(warning, file=sys.stderr)
 
 
@@ -318,16 +324,16 @@ def accept_base() -> None:
 @main.command("check-gpu")
 def check_gpu() -> None:
     """Whether torch can use a CUDA card here; what is missing, where it cannot."""
-    from cartlm.measure import driver
+    from cartlm.system import cuda_driver
 
-    print(driver.check(*driver.built_for(), image=os.environ.get(machine.IMAGE)))
+    print(cuda_driver.check(*cuda_driver.built_for(), image=os.environ.get(machine.IMAGE)))
 
 
 @main.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of lines.")
 def diagnose(as_json: bool) -> None:
     """What this machine can do, and what each missing thing costs; exit code 2 if a necessary one is missing."""
-    from cartlm import doctor
+    from cartlm.system import doctor
 
     found = doctor.examine(Path("."))
     print(json.dumps(doctor.as_json(found), indent=2) if as_json else doctor.text(found))
@@ -338,7 +344,7 @@ def diagnose(as_json: bool) -> None:
 @main.command()
 def prune() -> None:
     """Remove metrics, models and lock entries of what left params.yaml (`dvc repro` does it by itself)."""
-    found = variants.prune(Path("."), stage.params())
+    found = variants.prune(Path("."), command.params())
     print("\n".join(f"removed {name}" for name in found.gone) or "nothing to remove")
     for what in found.kept:
         print(f"warning: stays, {what}; remove it if you do not need it", file=sys.stderr)
@@ -348,7 +354,7 @@ def check_weights(folder: Path) -> None:
     """Raises UserError unless `folder` holds a model or adapter config and complete safetensors files."""
     from safetensors import SafetensorError, safe_open
 
-    maker = stage.made_by(str(folder)) or "make base"
+    maker = command.made_by(str(folder)) or "make base"
     if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise UserError(f"{folder} is missing or holds no model", maker)
     files = sorted(folder.glob("*.safetensors"))
@@ -366,7 +372,7 @@ def check_gguf(path: Path) -> None:
     """Raises UserError unless `path` is a complete GGUF file."""
     from cartlm.quantization import gguf
 
-    maker = stage.made_by(str(path.parent))
+    maker = command.made_by(str(path.parent))
     if not path.is_file():
         raise UserError(f"{path} is missing", maker)
     try:

@@ -16,7 +16,7 @@
 # ${CARTLM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cartlm}/llama.cpp; one that is there is not made again, one that
 # was interrupted is continued.
 #
-# A build is put in place when it works on this CPU (cartlm/llama_cpp_check.py). One that dies is made again without an
+# A build is put in place when it works on this CPU (cartlm/system/llama_cpp_check.py). One that dies is made again without an
 # instruction set, AMX first; build.json then says which, under "without", and the "reason".
 set -euo pipefail
 
@@ -55,7 +55,7 @@ if [ -n "$prefix" ]; then
         die "--prefix $prefix holds other files; name a folder that is new or empty"
 fi
 [ -z "$venv" ] || PATH="$venv/bin:$PATH"
-check="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/cartlm/llama_cpp_check.py"
+check="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/cartlm/system/llama_cpp_check.py"
 python="$(command -v python3)" || die "python3 is missing; install it: apt-get install python3 python3-venv"
 
 sha() { "$python" -c 'import hashlib,sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:12])'; }

@@ -21,9 +21,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cartlm import architecture
+from cartlm.bench import gpu, random_weights
+from cartlm.bench import plan as bench
 from cartlm.errors import UserError
-from cartlm.measure import bench, cpus, gpu, machine
+from cartlm.system import cpu_limits, machine
 
 BITS, GROUP_SIZE = 4, 128
 GPTQ = f"int{BITS}-g{GROUP_SIZE}"
@@ -32,7 +33,7 @@ GPTQ = f"int{BITS}-g{GROUP_SIZE}"
 def options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--name", default="llama-3.2-1b", choices=sorted(architecture.SHAPES))
+    parser.add_argument("--name", default="llama-3.2-1b", choices=sorted(random_weights.SHAPES))
     parser.add_argument("--out", type=Path, default=Path("metrics/bench"))
     parser.add_argument("--raw", type=Path, default=Path("runs/bench"), help="every repetition")
     parser.add_argument(
@@ -54,20 +55,20 @@ def measure(wanted: argparse.Namespace) -> dict[str, Any]:
     machine.require_target("gpu", "make architecture TARGET=gpu")
     card = None if wanted.device == "cpu" else gpu.require_cuda()
     target = f"{gpu.slug(card['gpu']) if card else 'try'}-{wanted.name}"
-    shape = architecture.SHAPES[wanted.name]
+    shape = random_weights.SHAPES[wanted.name]
     draw = random.Random(wanted.seed)
     plan = bench.Plan(
-        seed=wanted.seed, rounds=wanted.rounds, warmups=4, queries=wanted.queries, threads=cpus.threads(),
+        seed=wanted.seed, rounds=wanted.rounds, warmups=4, queries=wanted.queries, threads=cpu_limits.threads(),
         max_new_tokens=wanted.new, context_tokens=wanted.prompt + wanted.new, separator="\n",
         batches=tuple(int(size) for size in wanted.batches.split(",")),
     )  # fmt: skip
     prompts = [([draw.randrange(256) for _ in range(wanted.prompt)], None) for _ in range(64)]
     with tempfile.TemporaryDirectory(prefix="architecture-") as place:
         folder, checkpoint = Path(place) / wanted.name, Path(place) / GPTQ
-        architecture.write(folder, shape, wanted.seed)
-        architecture.write_gptq(checkpoint, shape, BITS, GROUP_SIZE, wanted.seed)
+        random_weights.write(folder, shape, wanted.seed)
+        random_weights.write_gptq(checkpoint, shape, BITS, GROUP_SIZE, wanted.seed)
         for one in (folder, checkpoint):
-            architecture.write_bytes_tokenizer(one)
+            random_weights.write_bytes_tokenizer(one)
         half = bench.Model(folder, "transformers", "float16", device=wanted.device, fixed=True)
         models, unsupported = gpu.models(
             {"float16": half, "bfloat16": replace(half, dtype="bfloat16")}, {GPTQ: checkpoint},

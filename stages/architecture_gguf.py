@@ -9,17 +9,17 @@ from pathlib import Path
 
 import click
 
-from cartlm import stage
+from cartlm import command
 from cartlm.errors import UserError
-from cartlm.measure import cpus
 from cartlm.quantization import gguf
+from cartlm.system import cpu_limits
 
 
-@stage.command
+@command.command
 @click.argument("variant")
 def main(variant: str) -> None:
     """Write models/architecture/NAME/VARIANT/model.gguf; what the tools say goes to runs/architecture/."""
-    settings = stage.params()
+    settings = command.params()
     wanted = settings.architecture
     if variant not in ("f16", *wanted.types):
         raise UserError(
@@ -31,8 +31,8 @@ def main(variant: str) -> None:
         made = gguf.convert(folder / "weights", target, log)
     else:
         source = folder / "f16/model.gguf"
-        made = gguf.quantize(source, target, variant.upper(), threads=cpus.threads(), log=log)
-    stage.done(
+        made = gguf.quantize(source, target, variant.upper(), threads=cpu_limits.threads(), log=log)
+    command.done(
         {"variant": variant, "size_mib": made.size_bytes / gguf.MIB, "bits_per_weight": made.bits_per_weight}
     )
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from cartlm import stage
+from cartlm import command
 from cartlm.training import base
 
 TARGET, LOG = Path("models/base"), Path("runs/base.log")
 
 
-@stage.command
+@command.command
 def main() -> None:
     """Write models/base: weights as they are, tokenizer and configs with one pad, bos and eos."""
-    settings = stage.params()
+    settings = command.params()
     given = settings.base
     later = base.Later(  # gguf and gptq are not tracked: a new variant must not start the graph anew
         separator=settings.prompt.separator,
@@ -30,14 +30,14 @@ def main() -> None:
     )
     made = base.make(given.source, given.path, given.revision, settings.prompt.pad_token, TARGET, later)
     if made.left_out:
-        stage.progress(
+        command.progress(
             f"{given.path}: left out {', '.join(made.left_out)}; the weights are {', '.join(made.files)}"
         )
     if not made.asked_llama_cpp:
-        stage.progress(
+        command.progress(
             "llama.cpp is not here: whether it takes the tokenizer shows at convert-gguf (make setup)"
         )
-    stage.done(asdict(made))
+    command.done(asdict(made))
 
 
 if __name__ == "__main__":

@@ -8,18 +8,20 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cartlm import stage
-from cartlm.data import rows
-from cartlm.measure import bench, cpus, machine, publish
+from cartlm import command
+from cartlm.bench import plan as bench
+from cartlm.bench import publish
+from cartlm.system import cpu_limits, machine
+from cartlm.task import rows
 
 MAKE = "make architecture"
 
 
-@stage.command
+@command.command
 def main() -> None:
     """Measure real prompts in interleaved rounds; every repetition is kept in runs/bench/cpu-NAME/."""
     machine.require_target("cpu", "make architecture TARGET=cpu")
-    settings = stage.params()
+    settings = command.params()
     wanted = settings.architecture
     target = f"cpu-{wanted.name}"
     folder, raw, models_dir = (
@@ -32,7 +34,7 @@ def main() -> None:
         rounds=wanted.rounds,
         warmups=wanted.warmups,
         queries=wanted.queries,
-        threads=cpus.threads(),
+        threads=cpu_limits.threads(),
         max_new_tokens=wanted.new_tokens,
         context_tokens=settings.prompt.max_tokens + wanted.new_tokens,
         separator=settings.prompt.separator,
@@ -55,9 +57,9 @@ def main() -> None:
     publish.run(
         folder, raw, models, prompts, plan,
         idle_w=given.idle_w, load_w=given.load_w, max_spread=wanted.max_spread,
-        strict=os.environ.get("CARTLM_BENCH_CHECK") == "1", say=stage.progress, command=MAKE,
+        strict=os.environ.get("CARTLM_BENCH_CHECK") == "1", say=command.progress, command=MAKE,
     )  # fmt: skip
-    stage.done({"architecture": wanted.name, "variants": len(models), "rounds": plan.rounds})
+    command.done({"architecture": wanted.name, "variants": len(models), "rounds": plan.rounds})
 
 
 if __name__ == "__main__":

@@ -8,23 +8,25 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cartlm import stage
-from cartlm.data import rows
-from cartlm.measure import bench, cpus, machine, publish
+from cartlm import command
+from cartlm.bench import plan as bench
+from cartlm.bench import publish
+from cartlm.system import cpu_limits, machine
+from cartlm.task import rows
 
 
-@stage.command
+@command.command
 def main() -> None:
     """Measure in interleaved rounds; every repetition is kept in runs/bench/cpu/."""
     machine.require_target("cpu")
-    settings, folder, raw = stage.params(), Path("metrics/bench/cpu"), Path("runs/bench/cpu")
+    settings, folder, raw = command.params(), Path("metrics/bench/cpu"), Path("runs/bench/cpu")
     wanted = settings.bench_cpu
     plan = bench.Plan(
         seed=wanted.seed,
         rounds=wanted.rounds,
         warmups=wanted.warmups,
         queries=wanted.queries,
-        threads=wanted.threads or cpus.threads(),
+        threads=wanted.threads or cpu_limits.threads(),
         max_new_tokens=settings.eval.max_new_tokens,
         context_tokens=settings.prompt.max_tokens + settings.eval.max_new_tokens,
         separator=settings.prompt.separator,
@@ -42,9 +44,9 @@ def main() -> None:
     measurements = publish.run(
         folder, raw, models, prompts, plan,
         idle_w=wanted.idle_w, load_w=wanted.load_w, max_spread=wanted.max_spread,
-        strict=os.environ.get("CARTLM_BENCH_CHECK") == "1", say=stage.progress,
+        strict=os.environ.get("CARTLM_BENCH_CHECK") == "1", say=command.progress,
     )  # fmt: skip
-    stage.done({"variants": len(models), "measurements": measurements, "rounds": plan.rounds})
+    command.done({"variants": len(models), "measurements": measurements, "rounds": plan.rounds})
 
 
 if __name__ == "__main__":

@@ -8,18 +8,20 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cartlm import stage
-from cartlm.data import rows
-from cartlm.measure import bench, cpus, gpu, machine
+from cartlm import command
+from cartlm.bench import gpu
+from cartlm.bench import plan as bench
+from cartlm.system import cpu_limits, machine
+from cartlm.task import rows
 
 AGAIN = "dvc repro gpu/dvc.yaml"
 
 
-@stage.command
+@command.command
 def main() -> None:
     """Measure merged in both 16-bit types and as NF4, and GPTQ in every kernel; repetitions go to runs/bench/CARD/."""
     machine.require_target("gpu")
-    settings = stage.params()
+    settings = command.params()
     wanted = settings.gpu
     card = gpu.require_cuda(wanted.card)
     folder, raw = Path("metrics/bench") / wanted.card, Path("runs/bench") / wanted.card
@@ -28,7 +30,7 @@ def main() -> None:
         rounds=wanted.rounds,
         warmups=wanted.warmups,
         queries=wanted.queries,
-        threads=cpus.threads(),
+        threads=cpu_limits.threads(),
         max_new_tokens=settings.eval.max_new_tokens,
         context_tokens=settings.prompt.max_tokens + settings.eval.max_new_tokens,
         separator=settings.prompt.separator,
@@ -44,14 +46,14 @@ def main() -> None:
     gguf = gpu.gguf({name: Path("models") / name / "model.gguf" for name in ("f16", *settings.gguf)})
     models |= gguf
     for name, why in unsupported.items():
-        stage.progress(f"{name} does not run on this card: {why}")
+        command.progress(f"{name} does not run on this card: {why}")
 
     measurements = gpu.run(
         folder, raw, models, unsupported, prompts, plan, card=card,
-        max_spread=wanted.max_spread, strict=os.environ.get("CARTLM_BENCH_CHECK") == "1", say=stage.progress,
+        max_spread=wanted.max_spread, strict=os.environ.get("CARTLM_BENCH_CHECK") == "1", say=command.progress,
         command=AGAIN, more={} if gguf else {"gguf_absent": "llama.cpp was built without CUDA"},
     )  # fmt: skip
-    stage.done({"card": wanted.card, "variants": len(models), "measurements": measurements})
+    command.done({"card": wanted.card, "variants": len(models), "measurements": measurements})
 
 
 if __name__ == "__main__":

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cartlm import stage
+from cartlm import command
 from cartlm.quantization import gguf
 
 
-@stage.command
+@command.command
 def main() -> None:
     """Write models/f16/model.gguf; what the converter says goes to runs/convert.log."""
     made = gguf.convert(Path("models/merged"), Path("models/f16/model.gguf"), Path("runs/convert.log"))
-    stage.done({"size_mib": made.size_bytes / gguf.MIB, "bits_per_weight": made.bits_per_weight})
+    command.done({"size_mib": made.size_bytes / gguf.MIB, "bits_per_weight": made.bits_per_weight})
 
 
 if __name__ == "__main__":

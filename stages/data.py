@@ -10,24 +10,27 @@ from pathlib import Path
 
 import click
 
-from cartlm import paid, remote, stage
-from cartlm.data import card, gates, generated, hub, rows, splits
+from cartlm import command
+from cartlm.data import card, gates, generated, hub, splits
+from cartlm.data.config import Worded
+from cartlm.engines import remote
 from cartlm.engines.openai import Server
 from cartlm.errors import UserError
-from cartlm.params import Worded
-from cartlm.results import write_metrics
+from cartlm.metrics import write_metrics
+from cartlm.pipeline import answer_cache
+from cartlm.task import rows
 
 RESPONSES, PUBLISHED = Path("data/responses.jsonl"), Path("data/published.jsonl")
 POLL_S = 30.0  # between two looks at a batch; CARTLM_BATCH_POLL_S is for tests
 
 
-@stage.command
+@command.command
 @click.option(
     "--dry-run", is_flag=True, help="With data.source openai: say what would be asked, and ask nothing."
 )
 def main(dry_run: bool) -> None:
     """Write data/*.jsonl and metrics/data.json; every answer of a model is kept in data/responses.jsonl."""
-    settings = stage.params()
+    settings = command.params()
     data = settings.data
     if dry_run:
         planned = data.source == "openai" and generated.estimate(data, remote.stored(RESPONSES))
@@ -35,7 +38,11 @@ def main(dry_run: bool) -> None:
         return
     published = hub.held_out(data)
     paid_for = RESPONSES.as_posix()
-    if paid.bought(paid_for) and not paid.here(paid_for) and not os.environ.get("CARTLM_FORGET_PAID"):
+    if (
+        answer_cache.bought(paid_for)
+        and not answer_cache.here(paid_for)
+        and not os.environ.get("CARTLM_FORGET_PAID")
+    ):
         raise UserError(
             f"{RESPONSES} was paid for and is not here",
             "make repro fetches it from a DVC remote; CARTLM_FORGET_PAID=1 make repro goes on without it",
@@ -58,7 +65,7 @@ def main(dry_run: bool) -> None:
         metrics["published"] = gates.apart(published, made["train"], data.gates.near_duplicate)
     card.write(Path("docs/data.md"), made, metrics, data)
     write_metrics(Path("metrics/data.json"), metrics)
-    stage.done({name: len(part) for name, part in made.items()})
+    command.done({name: len(part) for name, part in made.items()})
 
 
 def asking(given: Worded) -> generated.Ask:

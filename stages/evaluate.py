@@ -10,39 +10,40 @@ from typing import Any
 
 import click
 
-from cartlm import evaluation, scoring, stage
-from cartlm.data import rows as row_files
-from cartlm.data.rows import Row
+from cartlm import command
 from cartlm.engines.collect import Job, digest
-from cartlm.measure import cpus, machine
-from cartlm.results import write_metrics, write_outcomes
+from cartlm.evaluation import answers, scoring
+from cartlm.metrics import write_metrics, write_outcomes
+from cartlm.system import cpu_limits, machine
+from cartlm.task import rows as row_files
+from cartlm.task.rows import Row
 
 MODELS, TEST, RUNS = Path("models"), Path("data/test.jsonl"), Path("runs/eval")
-NATURAL, PUBLISHED = Path("cartlm/natural_messages/rows.jsonl"), Path("data/published.jsonl")
+NATURAL, PUBLISHED = Path("cartlm/evaluation/natural_messages/rows.jsonl"), Path("data/published.jsonl")
 METRICS, OUTCOMES = Path("metrics/eval"), Path("metrics/outcomes")
 
 
-@stage.command
+@command.command
 @click.argument("variant")
 def main(variant: str) -> None:
     """Write metrics/eval/VARIANT.json, metrics/outcomes/VARIANT.csv and runs/eval/VARIANT.jsonl."""
-    settings = stage.params()
+    settings = command.params()
     reference = {name: given.engine for name, given in settings.reference}
-    kind = evaluation.engine_name(variant, reference, list(settings.gguf), list(settings.gptq))
-    path = evaluation.model_path(MODELS, variant, kind)
+    kind = answers.engine_name(variant, reference, list(settings.gguf), list(settings.gptq))
+    path = answers.model_path(MODELS, variant, kind)
     rows = row_files.read(TEST)
     batch_size = settings.eval.batch_size if variant == "base" else 1
     model, limit = digest(path), settings.eval.max_new_tokens
 
     def ask(given: list[Row], header: str = "") -> Job:
         if kind == "transformers" and variant != "base":
-            return evaluation.guessed(model, given, builder, limit)
-        return Job(model, evaluation.prompts(given, builder, header), limit, batch_size)
+            return answers.guessed(model, given, builder, limit)
+        return Job(model, answers.prompts(given, builder, header), limit, batch_size)
 
-    with evaluation.open_engine(kind, path, cpus.threads()) as engine:
+    with answers.open_engine(kind, path, cpu_limits.threads()) as engine:
         builder = engine.prompt_builder(settings.prompt.separator)
         job = ask(rows)
-        free = evaluation.answer_rows(engine, rows, job, RUNS / f"{variant}.jsonl")
+        free = answers.answer_rows(engine, rows, job, RUNS / f"{variant}.jsonl")
         sections: dict[str, Any] = {
             "free": scoring.summarize(free.scores),
             "free_slices": scoring.summarize_slices(rows, free.scores),
@@ -50,7 +51,7 @@ def main(variant: str) -> None:
         if variant == "base" and settings.base.source == "embedded":
             from cartlm.pretraining.formats import TARGET_HEADER
 
-            headed = evaluation.answer_rows(
+            headed = answers.answer_rows(
                 engine, rows, ask(rows, TARGET_HEADER), RUNS / f"{variant}.header.jsonl"
             )
             sections["header"] = scoring.summarize(headed.scores)
@@ -58,18 +59,20 @@ def main(variant: str) -> None:
             ("natural", NATURAL, settings.eval.natural_rows),
             ("published", PUBLISHED, None),
         ):
-            if apart := evaluation.rows_apart(path, most):
-                scored = evaluation.answer_rows(engine, apart, ask(apart), RUNS / f"{variant}.{name}.jsonl")
-                sections[name] = {**scoring.summarize(scored.scores), "rows": evaluation.rows_hash(apart)}
+            if apart := answers.rows_apart(path, most):
+                scored = answers.answer_rows(engine, apart, ask(apart), RUNS / f"{variant}.{name}.jsonl")
+                sections[name] = {**scoring.summarize(scored.scores), "rows": answers.rows_hash(apart)}
         if batch_size > 1 and settings.eval.flip_rows > 0:
             part = RUNS / f"{variant}.flips.part.jsonl"
-            sections["batching"] = evaluation.flips(engine, job, free.answers, settings.eval.flip_rows, part)
+            sections["batching"] = answers.flips(engine, job, free.answers, settings.eval.flip_rows, part)
         sections |= {"machine": machine.fingerprint(), "engine": engine.describe()}
 
-    write_outcomes(OUTCOMES / f"{variant}.csv", evaluation.outcomes(rows, free))
+    write_outcomes(OUTCOMES / f"{variant}.csv", answers.outcomes(rows, free))
     write_metrics(METRICS / f"{variant}.json", sections)
-    evaluation.forget_parts(RUNS, variant)
-    stage.done({"variant": variant, "n": len(rows), "exact_match": round(sections["free"]["exact_match"], 4)})
+    answers.forget_parts(RUNS, variant)
+    command.done(
+        {"variant": variant, "n": len(rows), "exact_match": round(sections["free"]["exact_match"], 4)}
+    )
 
 
 if __name__ == "__main__":

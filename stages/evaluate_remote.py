@@ -10,22 +10,24 @@ from pathlib import Path
 
 import click
 
-from cartlm import remote, scoring, stage
-from cartlm.data import rows as row_files
+from cartlm import command
+from cartlm.engines import remote
 from cartlm.engines.openai import Server
 from cartlm.errors import UserError
-from cartlm.results import Outcome, answer_hash, write_metrics, write_outcomes
+from cartlm.evaluation import scoring
+from cartlm.metrics import Outcome, answer_hash, write_metrics, write_outcomes
+from cartlm.task import rows as row_files
 from cartlm.text import help_to_read
 
 TEST, ANSWERS = Path("data/test.jsonl"), Path("data/answers")
 METRICS, OUTCOMES = Path("metrics/remote"), Path("metrics/outcomes")
 
 
-@stage.command
+@command.command
 @click.argument("name")
 def main(name: str) -> None:
     """Write metrics/remote/NAME.json and metrics/outcomes/NAME.csv; answers stay in data/answers/NAME.jsonl."""
-    settings = stage.params()
+    settings = command.params()
     if name not in settings.remote:
         known = ", ".join(settings.remote) or "none"
         raise UserError(
@@ -58,7 +60,7 @@ def main(name: str) -> None:
     if 2 * sum(answer.finish_reason == "length" for answer in odd) > len(odd):
         hint = f"raise remote.{name}.max_new_tokens"
     if line := help_to_read([answer.text for answer in odd], len(rows), hint):
-        stage.progress(f"{name}: {line}")
+        command.progress(f"{name}: {line}")
     distinct = list(replies.values())
     prices = (given.input_price, given.output_price, given.price_source)
     sections = {
@@ -73,7 +75,7 @@ def main(name: str) -> None:
     ]
     write_outcomes(OUTCOMES / f"{name}.csv", outcomes)
     write_metrics(METRICS / f"{name}.json", sections)
-    stage.done({"remote": name, "n": len(rows), "exact_match": round(free["exact_match"], 4)})
+    command.done({"remote": name, "n": len(rows), "exact_match": round(free["exact_match"], 4)})
 
 
 if __name__ == "__main__":

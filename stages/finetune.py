@@ -9,9 +9,9 @@ import csv
 import io
 from pathlib import Path
 
-from cartlm import stage
-from cartlm.measure import cpus
-from cartlm.results import DIGITS, write_text
+from cartlm import command
+from cartlm.metrics import DIGITS, write_text
+from cartlm.system import cpu_limits
 
 BASE, ADAPTER, RUNS = Path("models/base"), Path("models/adapter"), Path("runs/finetune")
 TRAIN, VALIDATION, CURVE = (
@@ -35,24 +35,24 @@ def curve(history: list[dict[str, float]]) -> str:
     return text.getvalue()
 
 
-@stage.command
+@command.command
 def main() -> None:
     """Write models/adapter and metrics/finetune.csv."""
-    settings = stage.params()
+    settings = command.params()
     if not BASE.is_dir():
         raise FileNotFoundError(2, "No such file or directory", str(BASE))
     import torch
 
     from cartlm.training import qlora
 
-    stage.imported()
-    torch.set_num_threads(cpus.threads())
+    command.imported()
+    torch.set_num_threads(cpu_limits.threads())
     job = qlora.Job(BASE, BASE.as_posix(), TRAIN, VALIDATION, settings.finetune, settings.prompt, OTHERS)
     made = qlora.finetune(job, RUNS, ADAPTER)
     if made is None:
         return
     write_text(CURVE, curve(made.history))
-    stage.done(qlora.as_plain(made))
+    command.done(qlora.as_plain(made))
 
 
 if __name__ == "__main__":

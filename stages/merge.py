@@ -8,21 +8,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cartlm import stage
-from cartlm.data import rows as row_files
-from cartlm.measure import cpus, machine
-from cartlm.prompt import from_transformers
-from cartlm.results import write_metrics, write_text
-from cartlm.training.folders import load_tokenizer
+from cartlm import command
+from cartlm.engines.model_dir import load_tokenizer
+from cartlm.metrics import write_metrics, write_text
+from cartlm.system import cpu_limits, machine
+from cartlm.task import rows as row_files
+from cartlm.task.prompt import from_transformers
 
 BASE, ADAPTER, MERGED = Path("models/base"), Path("models/adapter"), Path("models/merged")
 VALIDATION, METRICS, RAW = Path("data/validation.jsonl"), Path("metrics/merge.json"), Path("runs/merge.json")
 
 
-@stage.command
+@command.command
 def main() -> None:
     """Write models/merged and metrics/merge.json; stop where the merged model is another one."""
-    settings = stage.params()
+    settings = command.params()
     for folder in (BASE, ADAPTER):
         if not folder.is_dir():
             raise FileNotFoundError(2, "No such file or directory", str(folder))
@@ -30,12 +30,12 @@ def main() -> None:
 
     from cartlm.training import merge
 
-    torch.set_num_threads(cpus.threads())
+    torch.set_num_threads(cpu_limits.threads())
     trained = merge.record(ADAPTER)
     rows = row_files.read(VALIDATION)[: settings.merge.check_rows]
     builder = from_transformers(load_tokenizer(BASE), settings.prompt.separator)
     made = merge.merge(BASE, ADAPTER, settings.merge.dtype, settings.merge.onto, MERGED)
-    stage.progress(f"merged; comparing the answers to {len(rows)} validation rows")
+    command.progress(f"merged; comparing the answers to {len(rows)} validation rows")
     alike = merge.compare(
         BASE, ADAPTER, MERGED, [builder.prompt_ids(row.prompt) for row in rows],
         quantization=settings.finetune.quantization, compute_dtype=settings.finetune.compute_dtype,
@@ -60,7 +60,7 @@ def main() -> None:
     merge.require_agreement(
         alike, settings.merge.min_agreement, settings.merge.onto, settings.finetune.quantization
     )
-    stage.done({"agreement": round(alike.share, 4), "n": alike.n, "size_mib": round(size_mib, 2)})
+    command.done({"agreement": round(alike.share, 4), "n": alike.n, "size_mib": round(size_mib, 2)})
 
 
 if __name__ == "__main__":

@@ -9,21 +9,24 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from cartlm import evaluation, parity, prompt, stage
-from cartlm.data import rows as row_files
+from cartlm import command
 from cartlm.engines.collect import Job, collect, digest
 from cartlm.errors import UserError
-from cartlm.measure import cpus, machine
-from cartlm.results import write_metrics, write_text
+from cartlm.evaluation import answers as evaluation
+from cartlm.evaluation import parity
+from cartlm.metrics import write_metrics, write_text
+from cartlm.system import cpu_limits, machine
+from cartlm.task import prompt
+from cartlm.task import rows as row_files
 
 MODELS, TEST, RUNS, SHOWN = Path("models"), Path("data/test.jsonl"), Path("runs"), 5
 
 
-@stage.command
+@command.command
 def main() -> None:
     """Write metrics/parity.json, or stop with the first divergences and leave it as it is."""
-    settings = stage.params()
-    limit, threads = settings.eval.max_new_tokens, cpus.threads()
+    settings = command.params()
+    limit, threads = settings.eval.max_new_tokens, cpu_limits.threads()
     merged_path = evaluation.model_path(MODELS, "merged", "transformers")
     f16_path = evaluation.model_path(MODELS, "f16", "llama.cpp")
     rows = row_files.read(TEST)
@@ -52,7 +55,7 @@ def main() -> None:
     raw = {**agreement.section(), "divergences": [asdict(one) for one in agreement.divergences]}
     write_text(RUNS / "parity.json", json.dumps(raw, indent=2, ensure_ascii=False) + "\n")
     for one in agreement.divergences[:SHOWN]:
-        stage.progress(f"row {one.id}\n  merged: {one.merged!r}\n  f16:    {one.f16!r}")
+        command.progress(f"row {one.id}\n  merged: {one.merged!r}\n  f16:    {one.f16!r}")
     least = settings.parity.min_agreement
     if agreement.share < least:
         raise UserError(
@@ -64,7 +67,7 @@ def main() -> None:
     )
     for part in parts.values():
         part.unlink(missing_ok=True)
-    stage.done({"agreement": round(agreement.share, 4), "n": agreement.n})
+    command.done({"agreement": round(agreement.share, 4), "n": agreement.n})
 
 
 if __name__ == "__main__":

@@ -9,27 +9,27 @@ from pathlib import Path
 
 import click
 
-from cartlm import stage
-from cartlm.data import rows
+from cartlm import command
 from cartlm.errors import UserError
-from cartlm.measure import cpus, machine
+from cartlm.metrics import read_metrics, write_metrics
 from cartlm.quantization import gguf, imatrix
-from cartlm.results import read_metrics, write_metrics
+from cartlm.system import cpu_limits, machine
+from cartlm.task import rows
 
 
-@stage.command
+@command.command
 @click.argument("variant")
 def main(variant: str) -> None:
     """Quantize one variant, after a passed parity check; what the tools say goes to runs/quantize/."""
-    settings = stage.params()
+    settings = command.params()
     if variant not in settings.gguf:
         raise UserError(f"params.yaml has no gguf.{variant}", f"one of: {', '.join(settings.gguf)}")
     wanted = settings.gguf[variant]
     gguf.require_parity(read_metrics(Path("metrics/parity.json")), settings.parity.min_agreement)
-    source, threads, matrix = Path("models/f16/model.gguf"), cpus.threads(), None
+    source, threads, matrix = Path("models/f16/model.gguf"), cpu_limits.threads(), None
     if wanted.imatrix:
         pairs = [(row.prompt, row.completion) for row in rows.read(Path("data/calibration.jsonl"))]
-        stage.progress(f"importance matrix of {len(pairs)} calibration rows")
+        command.progress(f"importance matrix of {len(pairs)} calibration rows")
         matrix = imatrix.build(source, pairs, settings.prompt.separator, Path("runs/imatrix"), threads)
     target = Path("models") / variant / "model.gguf"
     log = Path("runs/quantize") / f"{variant}.log"
@@ -45,8 +45,8 @@ def main(variant: str) -> None:
     )
     if found["quantize"]["fallback_tensors"]:
         names = ", ".join(made.fallback_tensors(wanted.type)[:3])
-        stage.progress(f"warning: row sizes that {wanted.type} cannot take, made of another type: {names}")
-    stage.done({"variant": variant, **found["quantize"]})
+        command.progress(f"warning: row sizes that {wanted.type} cannot take, made of another type: {names}")
+    command.done({"variant": variant, **found["quantize"]})
 
 
 if __name__ == "__main__":

@@ -9,23 +9,23 @@ from pathlib import Path
 
 import click
 
-from cartlm import stage
-from cartlm.data import rows as row_files
+from cartlm import command
+from cartlm.engines.model_dir import load_tokenizer
 from cartlm.errors import UserError
-from cartlm.measure import cpus, machine
-from cartlm.prompt import from_transformers
+from cartlm.metrics import write_metrics
 from cartlm.quantization import gptq
-from cartlm.results import write_metrics
-from cartlm.training.folders import load_tokenizer
+from cartlm.system import cpu_limits, machine
+from cartlm.task import rows as row_files
+from cartlm.task.prompt import from_transformers
 
 MERGED, CALIBRATION, RUNS = Path("models/merged"), Path("data/calibration.jsonl"), Path("runs/quantize")
 
 
-@stage.command
+@command.command
 @click.argument("variant")
 def main(variant: str) -> None:
     """Quantize one variant, on a CUDA card where there is one; what gptqmodel says goes to runs/quantize/VARIANT/log."""
-    settings = stage.params()
+    settings = command.params()
     if variant not in settings.gptq:
         raise UserError(f"params.yaml has no gptq.{variant}", f"one of: {', '.join(settings.gptq)}")
     how = gptq.Settings(**settings.gptq[variant].model_dump())
@@ -38,8 +38,8 @@ def main(variant: str) -> None:
     ]
     import torch
 
-    device, threads = "cuda" if torch.cuda.is_available() else "cpu", cpus.threads()
-    stage.progress(f"GPTQ on {device}, calibrated on {len(rows)} rows")
+    device, threads = "cuda" if torch.cuda.is_available() else "cpu", cpu_limits.threads()
+    command.progress(f"GPTQ on {device}, calibrated on {len(rows)} rows")
     target = Path("models") / variant
     found = gptq.quantize(MERGED, target, how, rows, device=device, threads=threads, runs=RUNS / variant)
     sections = gptq.sections(found, target, how, rows)
@@ -47,7 +47,7 @@ def main(variant: str) -> None:
     engine = {"name": "gptqmodel", "version": version, "device": device, "threads": threads}
     path = Path("metrics/gptq") / f"{variant}.json"
     write_metrics(path, {"machine": machine.fingerprint(), "engine": engine, **sections})
-    stage.done({"variant": variant, **sections["quantize"]})
+    command.done({"variant": variant, **sections["quantize"]})
 
 
 if __name__ == "__main__":

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cartlm import architecture, stage
-from cartlm.training import folders
+from cartlm import command
+from cartlm.bench import random_weights
+from cartlm.engines import model_dir
 
 
-@stage.command
+@command.command
 def main() -> None:
     """Write models/architecture/NAME/weights."""
-    settings = stage.params()
+    settings = command.params()
     wanted = settings.architecture
     target = Path("models/architecture") / wanted.name / "weights"
-    with folders.replacing(target) as new:
-        count = architecture.write(new, architecture.SHAPES[wanted.name], wanted.seed)
-        architecture.write_tokenizer(new)
-    stage.done({"architecture": wanted.name, "parameters": count})
+    with model_dir.replacing(target) as new:
+        count = random_weights.write(new, random_weights.SHAPES[wanted.name], wanted.seed)
+        random_weights.write_tokenizer(new)
+    command.done({"architecture": wanted.name, "parameters": count})
 
 
 if __name__ == "__main__":

@@ -7,26 +7,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cartlm import stage, variants
+from cartlm import command
+from cartlm.pipeline import variants
 from cartlm.report import paper, readme, summary
 
 
-@stage.command
+@command.command
 def main() -> None:
     """Write metrics/summary.csv, the results block of README.md and docs/paper.md."""
     metrics = Path("metrics")
-    settings = stage.params()
+    settings = command.params()
     listed = variants.listed(settings)
     gone = variants.prune(Path("."), settings).gone
     for name in gone:
-        stage.progress(f"removed {name}, no longer in params.yaml")
+        command.progress(f"removed {name}, no longer in params.yaml")
     rows = summary.collect(metrics, listed)
     summary.write(metrics / "summary.csv", rows)
     changed = readme.update(Path("README.md"), metrics, listed)
     measured = paper.Measured(settings.base.path, settings.data.path or paper.GENERATED)
     paper.write(Path("docs/paper.md"), metrics, measured)
     print(summary.table(rows))
-    stage.done({"variants": len(rows), "readme_changed": changed, "removed": len(gone)})
+    command.done({"variants": len(rows), "readme_changed": changed, "removed": len(gone)})
 
 
 if __name__ == "__main__":

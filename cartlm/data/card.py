@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from rapidfuzz import fuzz, process
 
+from cartlm.data.config import Data
 from cartlm.data.gates import Metrics
-from cartlm.data.rows import Row
-from cartlm.params import Data
-from cartlm.results import write_text
+from cartlm.metrics import write_text
+from cartlm.task.rows import Row
 
 SHOWN = 12  # rows a language
 SAMPLE = 500  # messages among which the nearest other one is looked for

@@ -12,12 +12,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cartlm.data import drawing, labels, pooled, roles, tables
+from cartlm.data import labels, pooled, roles, sampling, tables
+from cartlm.data.config import Data
 from cartlm.data.labels import OURS, PUBLISHED, as_row
-from cartlm.data.rows import Row
 from cartlm.data.tables import SUFFIXES
 from cartlm.errors import UserError
-from cartlm.params import Data
+from cartlm.task.rows import Row
 
 __all__ = ["OURS", "PUBLISHED", "Found", "Problem", "as_row", "gather", "inspect", "read", "splits"]
 _HINT = f"set data.path in params.yaml to a file ({', '.join(SUFFIXES)}), or a folder of such files"
@@ -47,7 +47,7 @@ class Found:
     )  # rows of training or validation that are held out as well
 
 
-def splits(params: Data) -> drawing.Drawn:
+def splits(params: Data) -> sampling.Drawn:
     """Train, validation, test and calibration rows of `data.path`, drawn with `data.seed`; notes go to stderr.
 
     In a folder each file's name says what it is for (cartlm/data/roles.py). Raises UserError naming file, line and problem of
@@ -57,9 +57,9 @@ def splits(params: Data) -> drawing.Drawn:
         raise UserError("data.source=file needs data.path", _HINT)
     found = gather(Path(params.path), params.languages)
     for note in found.notes:
-        drawing.tell(note)
+        sampling.tell(note)
     _stop(found.problems, Path(params.path))
-    return drawing.splits(found.parts, params, params.path)
+    return sampling.splits(found.parts, params, params.path)
 
 
 def gather(path: Path, languages: Sequence[str]) -> Found:

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from cartlm.data.config import Data
 from cartlm.data.near_duplicates import Index
-from cartlm.data.rows import Row
 from cartlm.errors import UserError
-from cartlm.intent import ACTIONS
-from cartlm.params import Data
+from cartlm.task.intent import ACTIONS
+from cartlm.task.rows import Row
 
 _HINT = "adjust data in params.yaml, then dvc repro data"
 Metrics = dict[str, dict[str, int | float | str]]

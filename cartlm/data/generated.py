@@ -1,7 +1,7 @@
 """Rows whose label is ours and whose words are a model's: `data.source: openai`.
 
 The label is sampled as in the offline source; a model behind the OpenAI API words it (cartlm/data/metaprompt.py); what it
-wrote is checked (cartlm/data/refusal.py), noise comes on top, and a refused label is sampled and asked for anew. All
+wrote is checked (cartlm/data/filters.py), noise comes on top, and a refused label is sampled and asked for anew. All
 that is asked depends on params and on answers that came before, so stored answers give the same bytes again.
 """
 
@@ -17,16 +17,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cartlm.data import gates, metaprompt, noise, refusal, rules
+from cartlm.data import filters, gates, metaprompt, noise, rules
+from cartlm.data.config import Data, Worded
 from cartlm.data.lexicon import Line
 from cartlm.data.metaprompt import GenerationPrompt, Label
-from cartlm.data.rows import Row, make
 from cartlm.data.splits import balanced_subset
 from cartlm.engines.openai import CUT, Reply
+from cartlm.engines.remote import Request, sampling
 from cartlm.errors import UserError
-from cartlm.intent import ACTIONS, Intent
-from cartlm.params import Data, Worded
-from cartlm.remote import Request, sampling
+from cartlm.task.intent import ACTIONS, Intent
+from cartlm.task.rows import Row, make
 from cartlm.text import help_to_read
 
 Ask = Callable[[Sequence[Request], str], Mapping[str, Reply]]
@@ -126,7 +126,7 @@ class Maker:
                 f"data.calibration={params.calibration} is more than data.train={params.train}",
                 "edit params.yaml",
             )
-        refusal.detector(tuple(sorted(params.languages)))
+        filters.detector(tuple(sorted(params.languages)))
         prompts = self.prompts()
         test = self.rows("test", params.test, round(params.test * params.novel), prompts, [])
         validation = self.rows("validation", params.validation, 0, prompts, test)
@@ -258,7 +258,7 @@ class Maker:
         made = []
         for one, message in zip(wanted, messages, strict=True):
             slot, label = one.slot, one.label
-            why = refusal.reason(
+            why = filters.reason(
                 message, one.line, one.catalog, label.intent.quantity, slot.language, self.params.languages
             )
             if why:

@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cartlm import prompt as prompts
-from cartlm.data import drawing, labels, pooled, roles
-from cartlm.data.rows import Row
+from cartlm.data import labels, pooled, roles, sampling
+from cartlm.data.config import Data
 from cartlm.errors import FULL, UserError
-from cartlm.params import Data
+from cartlm.task import prompt as prompts
+from cartlm.task.rows import Row
 from cartlm.text import few
 
 COLUMNS = ("prompt", "completion", "language")
@@ -24,7 +24,7 @@ FILES = ("README.md", *(f"{folder}*{suffix}" for folder in ("", "data/") for suf
 _HINT = "set data.path in params.yaml to a dataset with the columns prompt, completion and language"
 
 
-def splits(params: Data) -> drawing.Drawn:
+def splits(params: Data) -> sampling.Drawn:
     """Train, validation, test and calibration rows, drawn with `data.seed`; what became of each split is told on stderr.
 
     Splits are taken by their names (cartlm/data/roles.py); without a test, test is validation (the paper's own protocol:
@@ -39,9 +39,9 @@ def splits(params: Data) -> drawing.Drawn:
     for split, records in loaded.items():
         role = roles.of_split(split, params.path)
         named.setdefault(role, {})[split] = records
-        drawing.tell(f"{params.path}: the split {split} ({len(records):,} rows): {role}")
+        sampling.tell(f"{params.path}: the split {split} ({len(records):,} rows): {role}")
     parts = {role: read(params.path, given, params.languages) for role, given in named.items()}
-    return drawing.splits(consistent(parts, params.path), params, params.path)
+    return sampling.splits(consistent(parts, params.path), params, params.path)
 
 
 def consistent(parts: Mapping[str, list[Row]], name: str) -> dict[str, list[Row]]:
@@ -50,7 +50,7 @@ def consistent(parts: Mapping[str, list[Row]], name: str) -> dict[str, list[Row]
     wrong = pooled.contradicting(found)
     if wrong:
         first = next(pair for pair in found if not pair.alike)
-        drawing.tell(
+        sampling.tell(
             f"left out {len(wrong)} rows of {name} that have another label elsewhere; the first: {first.row.id} has the "
             f"catalog and message of {first.other.id}"
         )
@@ -174,7 +174,7 @@ def by_role(folder: Path) -> dict[str, list[str]] | None:
             else:
                 others.append(name.as_posix())
     if found and others:
-        drawing.tell(f"left out of {folder}, without a role in their names: {few(others, 8)}")
+        sampling.tell(f"left out of {folder}, without a role in their names: {few(others, 8)}")
     return found or None
 
 
@@ -194,7 +194,7 @@ def read(name: str, parts: Mapping[str, Sequence[dict[str, Any]]], languages: Se
             except ValueError as error:
                 broken.append(f"{place}: {error}")
     if broken:
-        drawing.tell(f"left out {len(broken)} broken rows; the first: {broken[0]:.300}")
+        sampling.tell(f"left out {len(broken)} broken rows; the first: {broken[0]:.300}")
     return rows
 
 

@@ -16,12 +16,12 @@ from decimal import Decimal
 from numbers import Real
 from typing import Any
 
-from cartlm import prompt as prompts
-from cartlm.data.refusal import bad_sign
-from cartlm.data.rows import Row, make
+from cartlm.data.filters import bad_sign
 from cartlm.data.tables import OURS, PUBLISHED
-from cartlm.intent import ACTIONS, Intent
-from cartlm.intent import read as read_intent
+from cartlm.task import prompt as prompts
+from cartlm.task.intent import ACTIONS, Intent
+from cartlm.task.intent import read as read_intent
+from cartlm.task.rows import Row, make
 
 LEAK = ('"action"', '"quantity"')
 MOST = 999_999  # of one product: more is a bar code in the wrong column

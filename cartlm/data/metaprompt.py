@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cartlm.data import refusal
-from cartlm.intent import Intent
+from cartlm.data import filters
+from cartlm.task.intent import Intent
 
 NAMES = {"english": "English", "croatian": "Croatian", "spanish": "Spanish"}
 FIELDS = ("persona", "situation", "register", "domain", "prompt")
@@ -144,7 +144,7 @@ def read_prompts(text: str, count: int) -> list[str]:
     for one in found[:count]:
         if not all(isinstance(one.get(name), str) and one[name].strip() for name in FIELDS):
             raise ValueError(f"a prompt without {', '.join(FIELDS)}")
-        if any(refusal.bad_sign(one[name].replace("\n", " ")) for name in FIELDS):
+        if any(filters.bad_sign(one[name].replace("\n", " ")) for name in FIELDS):
             raise ValueError("a prompt with a control sign")
         about = "; ".join(f"{name}: {one[name].strip()}" for name in FIELDS[:-1])
         made.append(f"{one['prompt'].strip()}\n({about})")

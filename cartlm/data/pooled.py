@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cartlm.data.labels import plain
 from cartlm.data.roles import TEST, TRAIN, VALIDATION
-from cartlm.data.rows import Row
+from cartlm.task.rows import Row
 
 Key = tuple[str, ...]
 

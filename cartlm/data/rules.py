@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from cartlm.data import noise
+from cartlm.data.config import Catalog, Data
 from cartlm.data.lexicon import LANGUAGES, Line, Product, is_novel, load
 from cartlm.data.messages import assemble, frame
-from cartlm.data.rows import Row, make
 from cartlm.data.wording import Phrase, grammar, noun_phrase, number
-from cartlm.intent import ACTIONS, Intent
-from cartlm.params import Catalog, Data
+from cartlm.task.intent import ACTIONS, Intent
+from cartlm.task.rows import Row, make
 
 # shoppers mostly want one or a few
 _QUANTITIES = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cartlm.params import Data
+from cartlm.data.config import Data
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cartlm.data import gates, rules
-from cartlm.data.drawing import Drawn, balanced_subset
+from cartlm.data.config import Data
 from cartlm.data.near_duplicates import Index
-from cartlm.data.rows import Row
+from cartlm.data.sampling import Drawn, balanced_subset
 from cartlm.errors import UserError
-from cartlm.params import Data
+from cartlm.task.rows import Row
 
 _ATTEMPTS = 20
 

@@ -12,11 +12,10 @@ from typing import Any
 import llama_cpp as c
 import numpy as np
 
-from cartlm import llama_cpp_paths
 from cartlm.engines.answer import Answer, FinishReason, Stopped, text, workers
 from cartlm.errors import UserError
-from cartlm.measure import cpus
-from cartlm.prompt import PromptBuilder
+from cartlm.system import cpu_limits, llama_cpp_build
+from cartlm.task.prompt import PromptBuilder
 
 MAGIC = b"GGUF"
 CONTEXT_STEP = 256  # llama.cpp rounds the context up to this many tokens
@@ -174,7 +173,7 @@ class LlamaCpp:
         return {
             "name": "llama.cpp",
             "version": f"llama-cpp-python {c.__version__}",
-            "kernel": llama_cpp_paths.cpu_variant() or "unknown",
+            "kernel": llama_cpp_build.cpu_variant() or "unknown",
             "instructions": system_info(),
             "threads": self.threads * len(self.crew),
             **workers(self),
@@ -235,7 +234,7 @@ def load(
     model = c.llama_model_load_from_file(os.fsencode(path), settings)
     if not model:
         raise UserError(f"{path} does not load: {_reason()}", _again(path))
-    threads = threads or cpus.threads()
+    threads = threads or cpu_limits.threads()
     engine = LlamaCpp(path, model, threads)
     engine._others = [LlamaCpp(path, model, threads) for _ in range(beside)]
     for one in engine.crew:

@@ -94,7 +94,7 @@ class Reply:
         return asdict(self)
 
     def answer(self) -> Answer:
-        """For `cartlm.scoring`: only text, finish reason and counts mean something, the rest is not known here."""
+        """For `cartlm.evaluation.scoring`: only text, finish reason and counts mean something, the rest is not known here."""
         reason, tokens = self.finish_reason, (self.prompt_tokens or 0, self.completion_tokens or 0)
         return Answer(self.text, (), "length" if reason.lower() in CUT else "stop", *tokens, 0, 0.0, 0.0)
 

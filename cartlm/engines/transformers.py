@@ -14,7 +14,7 @@ import transformers as hf
 from cartlm.engines import gptq, stepping
 from cartlm.engines.answer import Answer, FinishReason, Stopped, batches, text, workers
 from cartlm.errors import UserError
-from cartlm.prompt import PromptBuilder, from_transformers
+from cartlm.task.prompt import PromptBuilder, from_transformers
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 BYTE_FALLBACK = re.compile(r"<0x([0-9A-F]{2})>")
@@ -166,7 +166,7 @@ class Transformers:
         return bytes([int(byte[1], 16)]) if byte else piece.replace("▁", " ").encode()
 
     def prompt_builder(self, separator: str) -> PromptBuilder:
-        """The builder over the folder's tokenizer. Raises UserError as `cartlm.prompt.from_transformers` does."""
+        """The builder over the folder's tokenizer. Raises UserError as `cartlm.task.prompt.from_transformers` does."""
         return from_transformers(self.tokenizer, separator)
 
     def describe(self) -> dict[str, str | int]:

@@ -13,14 +13,14 @@ from importlib import resources
 import yaml
 from rapidfuzz import fuzz
 
-from cartlm import prompt as prompts
 from cartlm.data import noise, rules
+from cartlm.data.config import Data
 from cartlm.data.lexicon import LANGUAGES, Line
 from cartlm.data.wording import Phrase, noun_phrase
-from cartlm.intent import ACTIONS
-from cartlm.params import Data
 from cartlm.pretraining import formats
 from cartlm.pretraining.inventions import invented_product, respelled_product
+from cartlm.task import prompt as prompts
+from cartlm.task.intent import ACTIONS
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import json
 import random
 from dataclasses import dataclass
 
-from cartlm.intent import Intent
+from cartlm.task.intent import Intent
 
 _KEYS = {
     "action": [

@@ -6,9 +6,9 @@ import random
 from typing import Any
 
 from cartlm.data import rules
-from cartlm.data.rows import Row
-from cartlm.params import Data
+from cartlm.data.config import Data
 from cartlm.pretraining.formats import TARGET_HEADER
+from cartlm.task.rows import Row
 
 
 def probe_rows(data: Data, count: int, seed: int) -> list[Row]:
@@ -27,7 +27,7 @@ def measure(
     """
     import torch
 
-    from cartlm.prompt import from_transformers
+    from cartlm.task.prompt import from_transformers
 
     builder = from_transformers(tokenizer, separator)
     made = [(builder.prompt_ids(header + row.prompt), builder.completion_ids(row.completion)) for row in rows]

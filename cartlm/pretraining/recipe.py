@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 
 from cartlm import yaml_files
+from cartlm.config import Count, Positive, Section, Seed, Share, first_wrong
 from cartlm.errors import UserError
-from cartlm.params import Count, Positive, Section, Seed, Share, first_wrong
 
 Head = Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], Field(strict=False)]
 LONGEST = 1400  # tokens of a document; longer ones are left out

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cartlm.data.config import Data
 from cartlm.errors import UserError
-from cartlm.params import Data
 from cartlm.pretraining import corpus
 from cartlm.pretraining.encoding import Encoded, encode
 from cartlm.pretraining.guidance import Guide

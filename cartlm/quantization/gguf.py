@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from cartlm import llama_cpp_paths, process
 from cartlm.errors import UserError
+from cartlm.system import llama_cpp_build, processes
 
 MIB = 2**20
 GROUPS = ("token_embd", "attention", "ffn", "norm", "output", "other")
@@ -132,7 +132,7 @@ def convert(folder: Path, target: Path, log: Path) -> Contents:
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(2, "No such file", str(folder / "config.json"))
-    with process.replacing(target) as temporary:
+    with processes.replacing(target) as temporary:
         hint = f"check {folder}, then dvc repro merge convert-gguf"
         _run_converter(folder, temporary, "--outtype", "f16", writes=target, log=log, hint=hint)
         return _whole(temporary, folder, log)
@@ -151,8 +151,8 @@ def _run_converter(folder: Path, made: Path, *options: str, writes: Path, log: P
         name: value for name, value in os.environ.items() if name not in ("NO_LOCAL_GGUF", "PYTHONPATH")
     }
     environ |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    process.run(
-        [sys.executable, llama_cpp_paths.converter(), folder, "--outfile", made, *options],
+    processes.run(
+        [sys.executable, llama_cpp_build.converter(), folder, "--outfile", made, *options],
         log=log, writes=writes, environ=environ, reason=CONVERT_FAILURE, hint=hint,
     )  # fmt: skip
 
@@ -167,10 +167,10 @@ def quantize(
     """
     if not source.is_file():
         raise FileNotFoundError(2, "No such file", str(source))
-    tool = llama_cpp_paths.tool("llama-quantize")
+    tool = llama_cpp_build.tool("llama-quantize")
     options: list[str | Path] = ["--imatrix", imatrix] if imatrix is not None else []
-    with process.replacing(target) as temporary:
-        process.run(
+    with processes.replacing(target) as temporary:
+        processes.run(
             [tool, *options, source, temporary, quantization, str(threads)],
             log=log, writes=target, reason=QUANTIZE_FAILURE, hint=f"make the source again: rm {source}, then dvc repro",
         )  # fmt: skip
@@ -201,7 +201,7 @@ def sections(made: Contents, path: Path, quantization: str, imatrix: bool) -> di
 
 def tool(name: str, threads: int) -> dict[str, str | int]:
     """The `engine` section of what a llama.cpp tool made."""
-    build = llama_cpp_paths.build_info()
+    build = llama_cpp_build.build_info()
     return {"name": name, "version": f"{build['source']} {build['version']}", "threads": threads}
 
 

@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cartlm import process
+from cartlm.engines import model_dir
 from cartlm.errors import UserError
-from cartlm.training import folders
+from cartlm.system import processes
 
 MIB = 2**20
 PACKED = ("qweight", "qzeros", "scales", "g_idx")
@@ -83,7 +83,7 @@ def quantize(
     for other in runs.glob("*/"):
         if other != kept:  # of other settings, rows or weights
             shutil.rmtree(other, ignore_errors=True)
-    with folders.replacing(target) as new:
+    with model_dir.replacing(target) as new:
         made = kept / "made"
         shutil.rmtree(made, ignore_errors=True)
         kept.mkdir(exist_ok=True)
@@ -95,7 +95,7 @@ def quantize(
         }
         job |= {name: str(path.resolve()) for name, path in paths.items()}
         (kept / "job.json").write_text(json.dumps(job), encoding="utf-8")
-        process.run(
+        processes.run(
             [sys.executable, "-m", "cartlm.quantization.gptq_worker", kept / "job.json"],
             log=runs / "log", writes=target, environ=_environment(device, threads), reason=FAILURE,
             hint=f"see {runs / 'log'}, then dvc repro quantize-gptq@{target.name}",
@@ -152,7 +152,7 @@ def _tidy(source: Path, made: Path, new: Path) -> None:
     index = made / "model.safetensors.index.json"
     if index.exists():
         shutil.copyfile(index, new / index.name)
-    folders.copy(source, new, (*folders.TOKENIZER, "generation_config.json"))
+    model_dir.copy(source, new, (*model_dir.TOKENIZER, "generation_config.json"))
 
 
 def _losses(path: Path) -> dict[str, float]:

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cartlm import llama_cpp_paths, process
 from cartlm.errors import UserError
-from cartlm.prompt import PromptBuilder
+from cartlm.system import llama_cpp_build, processes
+from cartlm.task.prompt import PromptBuilder
 
 LEAST_TOKENS = 16  # llama-imatrix ignores shorter batches
 FAILURE = r"(?:error|failed|need at least)[^\n]*"
@@ -132,8 +132,8 @@ def build(source: Path, pairs: Sequence[tuple[str, str]], separator: str, folder
     Made once for the same source, rows and llama.cpp: the name holds their hash. Raises UserError for a missing
     tool or a row that the tool reads differently, OSError on a full disk.
     """
-    tool = llama_cpp_paths.tool("llama-imatrix")
-    version = llama_cpp_paths.build_info()["version"]
+    tool = llama_cpp_build.tool("llama-imatrix")
+    version = llama_cpp_build.build_info()["version"]
     digest = hashlib.sha256(repr((version, separator, list(pairs))).encode())
     with source.open("rb") as file:
         digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -143,11 +143,11 @@ def build(source: Path, pairs: Sequence[tuple[str, str]], separator: str, folder
     with vocabulary(source, separator) as vocab:
         groups = chunks(pairs, vocab)
     text = folder / "calibration.txt"
-    with process.replacing(target) as temporary:
+    with processes.replacing(target) as temporary:
         for group in groups:
             text.write_text(group.text, encoding="utf-8", newline="\n")
             before: list[str | Path] = ["--in-file", temporary] if temporary.exists() else []
-            process.run(
+            processes.run(
                 [tool, "-m", source, "-f", text, "-o", temporary, *before, "-c", str(group.tokens),
                  "--chunks", str(group.count), "-t", str(threads), "-ngl", "0", "--parse-special", "--no-ppl"],
                 log=folder / "log", writes=target, reason=FAILURE, hint=f"see {folder / 'log'}",

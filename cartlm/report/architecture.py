@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cartlm.metrics import read_metrics
 from cartlm.report.summary import number
-from cartlm.results import read_metrics
 
 COLUMNS = {
     "size_mib": "MiB",

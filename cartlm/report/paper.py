@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import yaml
 
-from cartlm.report.paired import REFERENCE, pair, signed
-from cartlm.results import read_metrics, read_outcomes, write_text
-from cartlm.statistics import newcombe
+from cartlm.evaluation.paired import REFERENCE, pair, signed
+from cartlm.evaluation.statistics import newcombe
+from cartlm.metrics import read_metrics, read_outcomes, write_text
 
 FIGURES = Path(__file__).with_name("paper.yaml")
 GENERATED = "generated rows"

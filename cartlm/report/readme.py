@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from cartlm.errors import UserError
-from cartlm.report import architecture, cards, paired
+from cartlm.evaluation import paired
+from cartlm.metrics import read_metrics, write_text
+from cartlm.report import architecture, cards
 from cartlm.report.summary import HEADINGS, Value, collect, shown
-from cartlm.results import read_metrics, write_text
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 

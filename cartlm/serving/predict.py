@@ -8,15 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from cartlm import prompt as prompts
 from cartlm.data import charset, labels
-from cartlm.data.refusal import bad_sign
+from cartlm.data.filters import bad_sign
 from cartlm.errors import UserError
-from cartlm.evaluation import engine_name, model_path
-from cartlm.intent import Intent
-from cartlm.intent import read as read_intent
-from cartlm.measure import cpus
+from cartlm.evaluation.answers import engine_name, model_path
 from cartlm.params import Params
+from cartlm.system import cpu_limits
+from cartlm.task import prompt as prompts
+from cartlm.task.intent import Intent
+from cartlm.task.intent import read as read_intent
 
 MODELS = Path("models")
 
@@ -86,11 +86,11 @@ def load(params: Params, variant: str, models: Path = MODELS) -> Reader:
     if kind == "transformers":
         from cartlm.engines import transformers
 
-        engine = transformers.load(path, threads=cpus.threads())
+        engine = transformers.load(path, threads=cpu_limits.threads())
     else:
         from cartlm.engines import llama_cpp
 
-        engine = llama_cpp.load(path, threads=cpus.threads())
+        engine = llama_cpp.load(path, threads=cpu_limits.threads())
     return Reader(engine, params.prompt.separator, params.eval.max_new_tokens)
 
 

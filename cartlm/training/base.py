@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from cartlm.engines import model_dir
+from cartlm.engines.model_dir import HINT, load_tokenizer
 from cartlm.errors import UserError
-from cartlm.training import folders, llama, reading, tokens
-from cartlm.training.folders import HINT, load_tokenizer
+from cartlm.quantization import tokenizer_check
+from cartlm.training import llama_config, special_tokens
 
 __all__ = ["BaseModel", "Later", "fetch", "load_tokenizer", "make"]
 
-DOWNLOADED = (*folders.CONFIGS, *folders.DOWNLOADED, *folders.TOKENIZER, "adapter_config.json")
+DOWNLOADED = (*model_dir.CONFIGS, *model_dir.DOWNLOADED, *model_dir.TOKENIZER, "adapter_config.json")
 
 
 @dataclass(frozen=True)
@@ -64,20 +66,22 @@ def make(
     that a later stage would refuse.
     """
     folder, commit = fetch(source, path, revision)
-    found = folders.weights(folder)
-    config = llama.check_config(folder)
-    llama.check_weights(folder, config, found.tensors)
+    found = model_dir.weights(folder)
+    config = llama_config.check_config(folder)
+    llama_config.check_weights(folder, config, found.tensors)
     _check_use(config, later, path)
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
         raise UserError(f"{path} has no tokenizer.json or tokenizer.model", HINT)
-    with folders.replacing(target) as temporary:
-        folders.copy(folder, temporary, (*folders.CONFIGS, *folders.TOKENIZER))
-        bos, eos, pad = tokens.set_tokens(temporary, config, pad_token, path)
+    with model_dir.replacing(target) as temporary:
+        model_dir.copy(folder, temporary, (*model_dir.CONFIGS, *model_dir.TOKENIZER))
+        bos, eos, pad = special_tokens.set_tokens(temporary, config, pad_token, path)
         for name in found.files:
             shutil.copyfile(folder / name, temporary / name)
-        if folders.INDEX in found.files:
-            _mend_index(temporary / folders.INDEX, found)
-        asked = reading.check(temporary, later.separator, later.languages, later.imatrix, later.log, path)
+        if model_dir.INDEX in found.files:
+            _mend_index(temporary / model_dir.INDEX, found)
+        asked = tokenizer_check.check(
+            temporary, later.separator, later.languages, later.imatrix, later.log, path
+        )
         check_values(temporary, found, config, later.merged, path)
     return BaseModel(
         path, commit, sum(math.prod(tensor.shape) for tensor in found.tensors.values()),
@@ -86,9 +90,9 @@ def make(
     )  # fmt: skip
 
 
-def _mend_index(path: Path, found: folders.Weights) -> None:
+def _mend_index(path: Path, found: model_dir.Weights) -> None:
     """transformers wants `metadata` in an index, which not every tool writes."""
-    index = folders.read_json(path)
+    index = model_dir.read_json(path)
     if not isinstance(index.get("metadata"), dict):
         index["metadata"] = {"total_size": sum(tensor.bytes for tensor in found.tensors.values())}
         path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -96,12 +100,12 @@ def _mend_index(path: Path, found: folders.Weights) -> None:
 
 def _check_use(config: dict[str, Any], later: Later, path: str) -> None:
     """The params against the model's sizes. Raises UserError."""
-    if (most := llama.positions(config)) < later.max_tokens:
+    if (most := llama_config.positions(config)) < later.max_tokens:
         raise UserError(
             f"prompt.max_tokens={later.max_tokens}, but {path} has max_position_embeddings {most}",
             f"set prompt.max_tokens to {most} if all rows are that short, or base.path to a model with more",
         )
-    sides = {size for shape in llama.shapes(config).values() if len(shape) == 2 for size in shape}
+    sides = {size for shape in llama_config.shapes(config).values() if len(shape) == 2 for size in shape}
     sides -= {config["vocab_size"]}
     for name, bits in later.gptq_bits.items():
         if bits == 3 and (odd := sorted(size for size in sides if size % 32)):
@@ -112,7 +116,7 @@ def _check_use(config: dict[str, Any], later: Later, path: str) -> None:
 
 
 def check_values(
-    folder: Path, found: folders.Weights, config: Mapping[str, Any], merged: str, path: str
+    folder: Path, found: model_dir.Weights, config: Mapping[str, Any], merged: str, path: str
 ) -> None:
     """Every weight is a number that `merged` can hold; a head beside a tied embedding repeats it. Raises UserError."""
     import torch

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from cartlm.data.rows import Row
 from cartlm.errors import UserError
-from cartlm.prompt import PromptBuilder, special_tokens
+from cartlm.task.prompt import PromptBuilder, special_tokens
+from cartlm.task.rows import Row
 
 IGNORED = -100
 """The label of a token that takes no part in the loss (torch.nn.CrossEntropyLoss's ignore_index)."""

@@ -12,12 +12,12 @@ from typing import Any, Literal
 import torch
 import transformers as hf
 
+from cartlm.engines import model_dir
 from cartlm.engines.answer import Answer
+from cartlm.engines.model_dir import Tensor, load_tokenizer
 from cartlm.engines.transformers import Transformers, load
 from cartlm.errors import UserError
-from cartlm.training import folders
-from cartlm.training.folders import Tensor, load_tokenizer
-from cartlm.training.llama import check_config, check_weights
+from cartlm.training.llama_config import check_config, check_weights
 from cartlm.training.qlora import RECORD, computed_in, load_base, pick_device
 
 MIB = 2**20
@@ -74,9 +74,9 @@ def merge(
             )
     tokenizer = load_tokenizer(base)
     _set_configs(model, tokenizer)
-    with folders.replacing(target) as temporary:
+    with model_dir.replacing(target) as temporary:
         model.save_pretrained(temporary)
-        folders.copy(base, temporary, folders.TOKENIZER)
+        model_dir.copy(base, temporary, model_dir.TOKENIZER)
         _plain_config(temporary / "config.json")
         found = check_saved(temporary, model, tokenizer, dtype)
     groups: Counter[str] = Counter()
@@ -131,7 +131,7 @@ def check_saved(folder: Path, model: Any, tokenizer: Any, dtype: str) -> dict[st
             )
 
     config = check_config(folder)
-    found = folders.weights(folder).tensors
+    found = model_dir.weights(folder).tensors
     check_weights(folder, config, found)
     tied = bool(config.get("tie_word_embeddings"))
     require(tied == bool(model.config.tie_word_embeddings), f"tie_word_embeddings became {tied}")

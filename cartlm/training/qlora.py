@@ -20,13 +20,16 @@ from accelerate import PartialState
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from cartlm import params, prompt
-from cartlm.data import rows as row_files
+from cartlm.engines import model_dir
+from cartlm.engines.model_dir import load_tokenizer
 from cartlm.errors import UserError
-from cartlm.training import checkpoints, folders
+from cartlm.task import prompt
+from cartlm.task import rows as row_files
+from cartlm.task.config import Prompt
+from cartlm.training import checkpoints
+from cartlm.training.config import Finetune
 from cartlm.training.examples import check, check_text, examples
-from cartlm.training.folders import load_tokenizer
-from cartlm.training.order import EpochOrder
+from cartlm.training.length_grouped_sampler import EpochOrder
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # advises a download of CPU kernels from the hub
 warnings.filterwarnings(
@@ -50,8 +53,8 @@ class Job:
     base_name: str
     train: Path
     validation: Path
-    settings: params.Finetune
-    prompt: params.Prompt
+    settings: Finetune
+    prompt: Prompt
     others: tuple[
         Path, ...
     ] = ()  # rows that later stages read: looked at where they are there, never learned
@@ -228,7 +231,10 @@ def run_key(job: Job, device: str) -> str:
     if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         plain["processes"] = processes  # each takes a batch of its own: other steps
     base = sorted(path for path in job.base.iterdir() if path.is_file())
-    code = [Path(__file__), *(Path(__file__).with_name(name) for name in ("examples.py", "order.py"))]
+    code = [
+        Path(__file__),
+        *(Path(__file__).with_name(name) for name in ("examples.py", "length_grouped_sampler.py")),
+    ]
     return checkpoints.run_key(plain, [job.train, job.validation, *base, *code, Path(prompt.__file__)])
 
 
@@ -377,7 +383,7 @@ def history(log: list[dict[str, Any]]) -> list[dict[str, float]]:
 
 def save_adapter(model: Any, job: Job, made: Finetuned, target: Path) -> None:
     """`target` in peft's layout, the same bytes for the same weights."""
-    with folders.replacing(target) as temporary:
+    with model_dir.replacing(target) as temporary:
         model.save_pretrained(temporary, safe_serialization=True, save_embedding_layers=False)
         (temporary / "README.md").unlink(missing_ok=True)
         path = temporary / "adapter_config.json"
@@ -385,7 +391,7 @@ def save_adapter(model: Any, job: Job, made: Finetuned, target: Path) -> None:
         config["base_model_name_or_path"] = job.base_name
         config["target_modules"] = sorted(config["target_modules"])  # a set: another order in each process
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        folders.copy(job.base, temporary, folders.TOKENIZER)
+        model_dir.copy(job.base, temporary, model_dir.TOKENIZER)
         record = {
             "device": made.device, "quantization": job.settings.quantization,
             "compute_dtype": job.settings.compute_dtype, "steps": made.steps, "trainable_parameters": made.trainable,

@@ -24,11 +24,13 @@ import click
 import numpy as np
 import yaml
 
-from cartlm import params, results, stage
+from cartlm import command as stage
+from cartlm import metrics as results
+from cartlm import params
 from cartlm.errors import UserError
-from cartlm.statistics import wilson
+from cartlm.evaluation.statistics import wilson
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 NEEDED = ("models", "data")  # made by the graph, not in git
 CHANGED = ("worse", "better")
 TRIES = 3

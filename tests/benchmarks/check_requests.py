@@ -14,18 +14,19 @@ from pathlib import Path
 
 import click
 
-from cartlm import params, remote, stage
+from cartlm import command, params
 from cartlm.data import metaprompt
 from cartlm.data.generated import Maker, Slot
+from cartlm.engines import remote
 from cartlm.engines.openai import Server
+from tests import ROOT
 from tests.fixtures import wordsmith
 
-ROOT = Path(__file__).resolve().parents[2]
 DELAY_S = 0.2
 AT_LEAST = 60.0  # requests a second
 
 
-@stage.command
+@command.command
 @click.option("--requests", default=960)
 @click.option("--in-flight", default=16)
 def main(requests: int, in_flight: int) -> int:

@@ -10,8 +10,8 @@ import random
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from cartlm import intent
-from cartlm.prompt import PromptBuilder, render
+from cartlm.task import intent
+from cartlm.task.prompt import PromptBuilder, render
 
 ANSWER = '{"action": "add", "product": "Coconut Water (330ml can)", "quantity": 2}'
 CATALOG = [f"Product number {i} (500 g)" for i in range(20)]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from cartlm.prompt import render
+from cartlm.task.prompt import render
 from tests.fixtures.base_gguf import write_base_gguf
 
 CATALOG = [f"Coconut Water ({size}ml can)" for size in range(200, 340, 10)]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cartlm.data import rows as row_files
+from cartlm.task import rows as row_files
 from tests.fixtures import wordsmith
 from tests.fixtures.servers import Naughty
 from tests.pipeline import toy_repo

@@ -16,9 +16,9 @@ from typing import Any
 
 import yaml
 
+from tests import ROOT
 from tests.fixtures.toy import make_toy_model
 
-ROOT = Path(__file__).resolve().parents[2]
 LEFT_OUT = {
     ".git", ".venv", ".dvc/cache", ".dvc/tmp", "data", "models", "runs", "metrics", "base/model", "base/build", "build",
     "dvc.lock", "tests", "docs",

@@ -1,0 +1,114 @@
+"""Queries per second with several requests in flight, through llama.cpp's own server: what a shop would run."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from cartlm.errors import UserError
+from cartlm.system import llama_cpp_build, processes
+
+START_S = 120  # a large model on a slow disk
+
+
+@contextlib.contextmanager
+def server(model: Path, slots: int, context_tokens: int, threads: int) -> Iterator[int]:
+    """llama-server with `model`, `slots` requests of `context_tokens` each at a time; yields its port.
+
+    No prompt is cached: each query is prefilled as a new shopper's would be. Raises UserError if it does not start.
+    """
+    port = _free_port()
+    command = [
+        llama_cpp_build.tool("llama-server"), "-m", model, "--host", "127.0.0.1", "--port", port, "-t", threads,
+        "-c", slots * context_tokens, "-np", slots, "-ngl", 0, "--no-kv-unified", "--no-cache-prompt",
+        "--cache-ram", 0, "--no-ui", "--log-disable", "--offline",
+    ]  # fmt: skip
+    running = subprocess.Popen(
+        [str(part) for part in command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, preexec_fn=processes.die_with_parent,
+    )  # fmt: skip
+    try:
+        _wait(running, port, model)
+        try:
+            yield port
+        except (OSError, http.client.HTTPException):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                running.wait(2)  # it may be dying
+            if running.returncode is None:
+                raise
+            raise _dead(running, model) from None
+    finally:
+        running.terminate()
+        try:
+            running.wait(10)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            running.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def _wait(running: subprocess.Popen[bytes], port: int, model: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        if running.poll() is not None:
+            raise _dead(running, model)
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            connection.request("GET", "/health")
+            if connection.getresponse().status == 200 and running.poll() is None:
+                return
+        time.sleep(0.05)
+    raise UserError(f"llama-server of {model} did not answer within {START_S} s", "make setup")
+
+
+def _dead(running: subprocess.Popen[bytes], model: Path) -> UserError:
+    return UserError(
+        f"llama-server of {model}: {processes.ended(running.returncode)}",
+        processes.advice(running.returncode, "make doctor"),
+    )
+
+
+def ask(port: int, ids: list[int], max_new_tokens: int) -> tuple[float, str]:
+    """(seconds, text) of one greedy completion of `ids`. Raises UserError for another status than 200.
+
+    Greedy by top_k 1: without samplers the server draws at random, whatever the temperature.
+    """
+    body = {
+        "prompt": ids, "n_predict": max_new_tokens, "samplers": ["top_k"], "top_k": 1, "cache_prompt": False,
+    }  # fmt: skip
+    started = time.perf_counter()
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+    try:
+        connection.request("POST", "/completion", json.dumps(body), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        said: dict[str, Any] = json.loads(response.read())
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise UserError(f"llama-server answered {response.status}: {str(said)[:200]}")
+    return time.perf_counter() - started, str(said["content"])
+
+
+def load(
+    port: int, prompts: Sequence[list[int]], in_flight: int, max_new_tokens: int
+) -> dict[str, list[float] | float]:
+    """Answer `prompts` with `in_flight` requests at a time: `queries_per_s`, and `latencies_s` of each."""
+    with ThreadPoolExecutor(in_flight) as clients:
+        started = time.perf_counter()
+        made = list(clients.map(lambda ids: ask(port, ids, max_new_tokens), prompts))
+        seconds = time.perf_counter() - started
+    return {"queries_per_s": len(prompts) / seconds, "latencies_s": [latency for latency, _ in made]}

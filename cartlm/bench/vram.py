@@ -1,0 +1,69 @@
+"""Memory of a CUDA card, in MiB, by three accounts that differ (optimum-benchmark issue 31).
+
+`allocated`: tensors, by torch. `reserved`: what torch took from the driver, its free blocks included. `used`: by how much the
+card's free memory fell since this process had its CUDA context, kernels' code and libraries included; the context
+itself, some hundred MiB a process, is not in it, and other programs would be. Peaks of torch begin anew with `forget_peak`.
+"""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+from cartlm.bench.energy import nvml
+from cartlm.errors import UserError
+
+MIB = 2**20
+
+
+def card_index() -> int:
+    """NVML's number of the card that CUDA calls 0: CUDA_VISIBLE_DEVICES changes the one and not the other.
+
+    Raises UserError where NVML is not there, or does not know the card (a part of one under MIG).
+    """
+    pynvml = nvml()
+    import torch
+
+    try:
+        ours = str(torch.cuda.get_device_properties(0).uuid)
+        for number in range(pynvml.nvmlDeviceGetCount()):
+            uuid = pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(number))
+            if ours in (uuid.decode() if isinstance(uuid, bytes) else uuid):
+                return number
+    except pynvml.NVMLError as error:
+        raise UserError(f"NVML does not answer: {error}") from None
+    raise UserError(f"NVML does not know the card {ours}")
+
+
+class Vram:
+    """The card's memory since before the load of a model; without a card everything is empty."""
+
+    def __init__(self, device: str) -> None:
+        self.cuda: Any = None
+        if device.startswith("cuda"):
+            import torch
+
+            self.cuda = torch.cuda
+            self.free_before = self.cuda.mem_get_info()[0]
+            self.forget_peak()
+
+    def forget_peak(self) -> None:
+        """Let torch's peaks begin at what is allocated now."""
+        if self.cuda:
+            self.cuda.synchronize()
+            self.cuda.reset_peak_memory_stats()
+
+    def now(self, when: str) -> dict[str, float]:
+        """vram_<when>_allocated_mib, _reserved_mib (peaks since `forget_peak`) and _used_mib."""
+        if not self.cuda:
+            return {}
+        self.cuda.synchronize()
+        peaks = {
+            f"vram_{when}_allocated_mib": self.cuda.max_memory_allocated() / MIB,
+            f"vram_{when}_reserved_mib": self.cuda.max_memory_reserved() / MIB,
+        }
+        if when == "load":  # what repacking and quantizing at load left free is no part of the run
+            gc.collect()
+            self.cuda.empty_cache()
+        used = max(0, self.free_before - self.cuda.mem_get_info()[0])
+        return {**peaks, f"vram_{when}_used_mib": used / MIB}

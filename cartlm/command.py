@@ -1,0 +1,215 @@
+"""What every stage script and the command line share: params, the last JSON line, errors as one line.
+
+@stage.command
+@click.argument("variant")
+def main(variant: str) -> None:
+    settings = stage.params()
+    ...
+    stage.done({"variant": variant})
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import json
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from cartlm import params as _params
+from cartlm.errors import FULL, UserError
+from cartlm.system import processes
+
+PARAMS = Path("params.yaml")
+DEBUG = "CARTLM_DEBUG"
+# torch and transformers make a million objects that live as long as the process. Python's defaults look through all of
+# them again and again while they are imported, which takes a seventh of a stage's start.
+_GARBAGE = gc.get_threshold()
+gc.set_threshold(20_000, 50, 100)
+# Rust and C++ libraries tell the system's error only in words.
+FULL_WORDS = re.compile(r"os error (27|28|122)\b|No space left on device|File too large|Disk quota exceeded")
+MEMORY_WORDS = re.compile(r"can't allocate memory|CUDA out of memory|Cannot allocate memory")
+for _name in ("torchao", "torch.utils._pytree"):
+    # transformers imports torchao where it is installed, and that tells of CUDA parts which no CPU can load
+    logging.getLogger(_name).setLevel(logging.ERROR)
+MADE_BY = {
+    "params.yaml": "make preset NAME=offline",
+    "base/model": "git checkout base/model",
+    "data": "dvc repro data",
+    "models/base": "dvc repro base",
+    "models/adapter": "dvc repro finetune",
+    "models/merged": "dvc repro merge",
+    "models/f16": "dvc repro convert-gguf",
+    "models": "dvc repro",
+    "metrics": "dvc repro",
+}
+"""Who makes what lies under a path, longest path first where one holds another."""
+
+
+def command(function: Callable[..., Any]) -> click.Command:
+    """A click command of `function`: an error is one line on stderr and exit code 2, without a traceback.
+
+    CARTLM_DEBUG=1 keeps the traceback of what is not a user's mistake.
+    """
+    return click.command(cls=Command, context_settings={"show_default": True})(function)
+
+
+def params() -> _params.Params:
+    """All of ./params.yaml, checked. Raises UserError."""
+    return _params.load(PARAMS)
+
+
+def imported() -> None:
+    """Heavy imports are done: collect garbage as usual. For what trains, where garbage may hold tensors."""
+    gc.set_threshold(*_GARBAGE)
+
+
+def progress(message: str) -> None:
+    """One line on stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def done(result: Mapping[str, Any]) -> None:
+    """The stage's result as one JSON line, the last on stdout."""
+    print(json.dumps(dict(result), ensure_ascii=False, allow_nan=False), flush=True)
+
+
+def made_by(path: str) -> str:
+    """The command that makes the file or folder at `path`; empty if no stage does."""
+    name = os.path.relpath(path)
+    for place, maker in MADE_BY.items():
+        if name == place or name.startswith(place + "/"):
+            return maker
+    return ""
+
+
+def explain(error: BaseException) -> UserError | None:
+    """What a failure means to the user; None for an exception that points at a fault of ours."""
+    text = " ".join(str(error).split())[:400]
+    file = getattr(error, "filename", None)
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        return UserError("interrupted", "what was finished is kept: run the same command again")
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):  # its message is the whole help text
+        return UserError("no command is given", f"{error.ctx.command_path if error.ctx else 'cartlm'} --help")
+    if isinstance(error, click.ClickException):
+        context = getattr(error, "ctx", None)
+        hint = f"{context.command_path} --help" if context else ""
+        return UserError(error.format_message().rstrip("."), hint)
+    if (isinstance(error, OSError) and error.errno in FULL) or FULL_WORDS.search(text):
+        where = f" writing {file}" if file else f": {text}"
+        return UserError(f"no space left{where}", "free some space, then dvc repro")
+    if isinstance(error, MemoryError) or MEMORY_WORDS.search(text):
+        return UserError("out of memory", "close other programs or lower the batch size in params.yaml")
+    if isinstance(error, ModuleNotFoundError):
+        return UserError(f"the package {error.name} is not installed", "make setup")
+    if isinstance(error, FileNotFoundError) and file is not None:
+        hint = made_by(str(file)) or ("make setup" if os.sep not in str(file) else "")
+        return UserError(f"{file} is missing", hint)
+    if isinstance(error, PermissionError) and file is not None:
+        return UserError(f"no permission for {file}", f"ls -ld {file}")
+    if isinstance(error, OSError):
+        return UserError(text, made_by(str(file)) if file else "")
+    if isinstance(error, json.JSONDecodeError):
+        return UserError(f"not JSON: {text}: {error.doc[:60]!r}", "")
+    if isinstance(error, yaml.YAMLError):
+        return UserError(f"not YAML: {text}", "")
+    if isinstance(error, UnicodeDecodeError):
+        return UserError(f"not UTF-8: {text}", "")
+    if type(error).__name__ == "SafetensorError":
+        return UserError(f"broken weights: {text}", "delete that file's folder, then dvc repro")
+    return None
+
+
+def fail(error: BaseException) -> None:
+    """Print `error` as one line on stderr and exit with 2."""
+    known = explain(error)
+    if os.environ.get(DEBUG) == "1" and not isinstance(error, UserError | click.ClickException | click.Abort):
+        traceback.print_exception(error)
+    if known is None:
+        first = " ".join(str(error).split())[:200]
+        name = f"{Path(sys.argv[0]).stem}: unexpected {type(error).__name__}"
+        known = UserError(f"{name}: {first}", f"run again with {DEBUG}=1 for the traceback")
+    print(f"cartlm: error: {known}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+class Guard(click.Command):
+    """A click command whose errors go through `fail`."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:  # else click prints an empty line first
+            raise click.Abort from error
+
+    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+        kwargs["standalone_mode"] = False  # click itself would print errors on several lines
+        if not standalone_mode:
+            return super().main(*args, **kwargs)
+        try:
+            result = super().main(*args, **kwargs)
+        except Exception as error:
+            fail(error)
+        sys.exit(result if isinstance(result, int) else 0)
+
+
+class Command(Guard):
+    """A stage script's command; a second one of the same words in the same folder is refused.
+
+    It runs in a child process, so that its death by a signal is told, whoever started it.
+    """
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        # accelerate launch has processes of its own, and a test calls the command in its own process
+        if getattr(self.callback, "__module__", "") == "__main__" and "LOCAL_RANK" not in os.environ:
+            processes.watch(" ".join([Path(sys.argv[0]).stem, *sys.argv[1:]]))
+        return super().main(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        if (
+            os.environ.get("LOCAL_RANK", "0") != "0"
+        ):  # accelerate launch: the first process holds the lock for all
+            return super().invoke(ctx)
+        with alone(" ".join([Path(sys.argv[0]).stem, *map(str, ctx.params.values())])):
+            return super().invoke(ctx)
+
+
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Hold the lock `name` of the working directory; raises UserError if another process holds it.
+
+    `kill -9` of dvc leaves its stage running: a `dvc repro` beside it would write the same files.
+    """
+    folder = Path("runs/locks")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / re.sub(r"\W+", "-", name)).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"{name} is already running here, as process {file.read().strip() or 'unknown'}",
+                "wait for it, or kill it, then dvc repro",
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+class Group(Guard, click.Group):
+    """The command line's group."""
+
+    command_class = Guard

@@ -1,0 +1,1 @@
+"""Two commits compared: loaded, judged, rendered."""

@@ -1,0 +1,135 @@
+"""Params of the rows."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from cartlm.config import Count, Positive, Price, Section, Seed, Share, Tokens
+from cartlm.engines.config import Temperature, TokenLimit, check_server
+from cartlm.task.config import Language
+
+
+class Catalog(Section):
+    min_lines: Count
+    max_lines: Count
+    twins: Share  # share of catalogs with near-twins of one product
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Catalog:
+        if self.max_lines < self.min_lines:
+            raise ValueError(f"max_lines {self.max_lines} is less than min_lines {self.min_lines}")
+        return self
+
+
+class Wording(Section):
+    """Rates of styles, quantity forms and name forms, each among the messages to which it applies.
+
+    The data card (docs/data.md) has the shares of all messages that follow.
+    """
+
+    polite: Share
+    rambling: Share
+    correcting: Share  # the remaining share is terse
+    quantity_word: Share  # a number word, where no other form is taken
+    quantity_pack: Share  # "a dozen", where the quantity (2, 6, 12, 24) has such a word and is not corrected
+    quantity_none: Share  # where the quantity is 1 and not corrected
+    name_full: Share
+    name_short: Share
+    name_part: Share  # of the rows whose catalog holds near-twins
+    switch_frame: Share  # the frame is in the row's language, catalog and product are in another
+    switch_number: Share  # a number word in another language, where frame and product share one
+
+    @model_validator(mode="after")
+    def _shares(self) -> Wording:
+        for names in (("polite", "rambling", "correcting"), ("name_full", "name_short")):
+            total = sum(getattr(self, name) for name in names)
+            if total > 1 + 1e-9:
+                raise ValueError(f"{' + '.join(names)} = {total:g} is more than 1")
+        return self
+
+
+class Noise(Section):
+    """Rates of the noise operators; see cartlm/data/noise.py for what each one does."""
+
+    clean: Share  # messages that no operator touches
+    typo: Share  # of the noisy messages: neighbouring key, dropped, doubled or swapped letters
+    max_typos: Count
+    slang: Share
+    lower_case: Share
+    joined_words: Share
+    diacritics_all: Share  # of the noisy Croatian and Spanish messages: all dropped
+    diacritics_mixed: Share
+
+
+class Gates(Section):
+    """Quality gates: a data set beyond one of them stops the stage."""
+
+    balance: Share  # largest relative distance of an action's or language's share from equal
+    template_share: Share
+    distinct_2: Share
+    near_duplicate: Share  # similarity of messages (0 to 1) at which two splits share a row
+    twins: Share  # least share of catalogs with near-twins
+
+
+class Worded(Section):
+    """`data.source: openai`: the model that words our labels (cartlm/data/generated.py)."""
+
+    base_url: str | None  # such as http://127.0.0.1:8080/v1; null: the client's default
+    model: Annotated[str, Field(min_length=1)]
+    api_key_env: str | None  # name of the environment variable with the key; null: a server without keys
+    prompts: Count  # generation prompts a language
+    examples: Count  # messages of one answer
+    noise: Literal[
+        "ours", "asked"
+    ]  # the operators of data.noise, or the model writes it (data.noise.clean tells how often not)
+    structured: bool  # OpenAI's structured outputs; false for servers without them
+    batch: bool  # the Batch API: cheaper, within 24 hours
+    temperature: Temperature | None  # null: not sent, for models that take none but their own
+    max_tokens: Tokens  # of one answer
+    token_limit: TokenLimit
+    max_requests: Count | None  # new requests of one run; null: no limit
+    max_total_tokens: Count | None  # their tokens, prompts and answers
+    concurrency: Count
+    max_retries: Annotated[int, Field(ge=0)]
+    timeout_s: Positive  # of each try
+    input_price: Price | None  # US dollars per million tokens; null: no cost is reported
+    output_price: Price | None
+    price_source: str | None
+
+    @model_validator(mode="after")
+    def _sound(self) -> Worded:
+        check_server(self)
+        return self
+
+
+class Data(Section):
+    source: Literal["rules", "openai", "hub", "file"]
+    path: (
+        str | None
+    )  # hub: dataset id or a local folder in hub layout; file: JSONL, CSV, ..., or a folder of them
+    revision: str | None
+    held_out: (
+        str | None
+    )  # another published dataset, such as jtlicardo/ecommerce-intent-eval: evaluated apart
+    held_out_revision: str | None
+    show_rows: bool  # rows of source hub and file in docs/data.md, which git tracks; ours are always shown
+    seed: Seed
+    train: Count
+    validation: Count
+    calibration: Count
+    test: Count
+    novel: Share  # share of test rows whose product and template never occur in training
+    languages: Annotated[list[Language], Field(min_length=1)]
+    catalog: Catalog
+    wording: Wording
+    noise: Noise
+    gates: Gates
+    openai: Worded
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Data:
+        if len(set(self.languages)) < len(self.languages):
+            raise ValueError(f"languages {self.languages} names one twice")
+        return self

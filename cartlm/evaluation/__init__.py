@@ -1,0 +1,1 @@
+"""Answers to the test rows, scored, with their statistics."""

@@ -1,0 +1,101 @@
+"""The outcome of each answer, and shares over all rows and over slices of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from cartlm.engines.answer import Answer
+from cartlm.evaluation.statistics import wilson
+from cartlm.task import intent
+from cartlm.task.rows import Row
+
+OutcomeName = Literal["exact", "parsed_equal", "wrong", "unparseable", "never_stopped"]
+OUTCOMES: tuple[OutcomeName, ...] = get_args(OutcomeName)
+"""Each row has exactly one: the completion byte for byte; other bytes that read as the same intent; another
+intent; no intent at all; no EOS within the cap, whatever stands before it."""
+FIELDS = ("action", "product", "quantity")
+CATALOG_SIZES = ((5, 8), (9, 14), (15, 20))  # lines
+VALUE_TAGS = ("style", "quantity_form", "name_form", "switch", "correction")
+FLAG_TAGS = ("novel", "twins")
+
+
+@dataclass(frozen=True)
+class Score:
+    """A row's outcome, and which fields are right: none is where the answer does not parse or stop."""
+
+    outcome: OutcomeName
+    action: bool = False
+    product: bool = False
+    quantity: bool = False
+
+
+def score(row: Row, answer: Answer) -> Score:
+    """Compare one answer with its row's completion."""
+    if answer.finish_reason != "stop":
+        return Score("never_stopped")
+    try:
+        said = intent.read(answer.text)
+    except ValueError:
+        return Score("unparseable")
+    wanted = row.intent
+    right = {field: getattr(said, field) == getattr(wanted, field) for field in FIELDS}
+    if answer.exact(row.completion):
+        return Score("exact", **right)
+    return Score("parsed_equal" if all(right.values()) else "wrong", **right)
+
+
+def summarize(scores: Sequence[Score]) -> dict[str, int | float]:
+    """The metrics of one decoding; all but `n` are shares of all rows.
+
+    `exact_match` with its Wilson 95 % interval; `parsed_equal` counts the exact rows too (the answer reads as
+    the right intent), unlike the outcome of that name; `wrong`, `unparseable` and `never_stopped` as in
+    OUTCOMES, so that parsed_equal + these three = 1; `action`, `product` and `quantity` are rows with that
+    field right. Raises ValueError without scores.
+    """
+    n = len(scores)
+    count = {name: sum(one.outcome == name for one in scores) for name in OUTCOMES}
+    low, high = wilson(count["exact"], n)
+    return {
+        "n": n,
+        "exact_match": count["exact"] / n,
+        "exact_match_low": low,
+        "exact_match_high": high,
+        "parsed_equal": (count["exact"] + count["parsed_equal"]) / n,
+        "wrong": count["wrong"] / n,
+        "unparseable": count["unparseable"] / n,
+        "never_stopped": count["never_stopped"] / n,
+        **{field: sum(getattr(one, field) for one in scores) / n for field in FIELDS},
+    }
+
+
+def slices(row: Row) -> list[str]:
+    """The slices that a row belongs to; those of tags it lacks (published rows have none) are absent.
+
+    `clean_full` holds the messages without noise that name the product by its whole catalog line.
+    """
+    tags = row.tags
+    found = [f"language_{row.language}", f"action_{row.intent.action}"]
+    found += [f"catalog_{low}_{high}" for low, high in CATALOG_SIZES if low <= len(row.catalog) <= high]
+    if "noise" in tags:
+        found.append("noise_clean" if tags["noise"] == "clean" else "noise_noisy")
+    found += [f"{tag}_{tags[tag]}" for tag in VALUE_TAGS if tag in tags]
+    found += [tag if tags[tag] else f"not_{tag}" for tag in FLAG_TAGS if tag in tags]
+    if tags.get("noise") == "clean" and tags.get("name_form") == "full":
+        found.append("clean_full")
+    return found
+
+
+def summarize_slices(rows: Sequence[Row], scores: Sequence[Score]) -> dict[str, int | float]:
+    """Exact match of every slice, and its number of rows under the name with `_n`."""
+    by_slice: dict[str, list[Score]] = defaultdict(list)
+    for row, one in zip(rows, scores, strict=True):
+        for name in slices(row):
+            by_slice[name].append(one)
+    section: dict[str, int | float] = {}
+    for name, members in sorted(by_slice.items()):
+        section[name] = sum(one.outcome == "exact" for one in members) / len(members)
+        section[f"{name}_n"] = len(members)
+    return section

@@ -1,0 +1,108 @@
+"""Files of results: metrics (flat JSON) and per-row outcomes (CSV), never half-written."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+from cartlm.errors import UserError
+
+DIGITS = 4  # significant digits of a float in a metrics file
+COLUMNS = ("id", "outcome", "answer_hash")
+
+
+def write_metrics(path: Path, mapping: Mapping[str, Any]) -> None:
+    """Write a metrics file: plain values, or sections (one level) of them; floats to 4 significant digits.
+
+    Raises ValueError naming the key of a list, None, NaN, infinity or a section in a section: DVC drops the
+    first two, and what was not measured is absent.
+    """
+    values = {
+        key: {inner: _plain(f"{key}.{inner}", given) for inner, given in value.items()}
+        if isinstance(value, Mapping)
+        else _plain(key, value)
+        for key, value in mapping.items()
+    }
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _plain(key: str, value: Any) -> str | bool | int | float:
+    if isinstance(value, str | bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        if not math.isfinite(value):
+            raise ValueError(f"{key} is {value}: leave out what was not measured")
+        return float(f"{float(value):.{DIGITS}g}")
+    raise ValueError(f"{key} is {value!r:.60}, not text, a number or a flat section")
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """The values of a metrics file. Raises FileNotFoundError, or UserError for one that is not a JSON object."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not JSON: {error}", f"git checkout {path}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is not a JSON object", f"git checkout {path}")
+    return values
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text under a temporary name, then rename; folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError as error:  # a failing write does not name its file
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One row's outcome (`cartlm.evaluation.scoring`), and the first 12 hex digits of its answer's SHA-256."""
+
+    id: str
+    outcome: str
+    answer_hash: str
+
+
+def answer_hash(text: str) -> str:
+    """The hash of an answer's text, to see which answers differ without keeping them in git."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
+
+
+def write_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:
+    """Write the outcomes as CSV with a header line, in the order given."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(astuple(outcome) for outcome in outcomes)
+    write_text(path, text.getvalue())
+
+
+def read_outcomes(path: Path) -> list[Outcome]:
+    """The outcomes of a CSV file. Raises FileNotFoundError, or UserError for other columns."""
+    return parse_outcomes(path.read_text(encoding="utf-8"), str(path))
+
+
+def parse_outcomes(text: str, name: str, next: str = "") -> list[Outcome]:
+    """The outcomes of the text of such a file. Raises UserError naming `name` and the `next` command for other columns."""
+    lines = list(csv.reader(io.StringIO(text)))
+    if not lines or tuple(lines[0]) != COLUMNS or any(len(line) != len(COLUMNS) for line in lines):
+        raise UserError(f"{name} has not the columns {', '.join(COLUMNS)}", next or f"git checkout {name}")
+    return [Outcome(*line) for line in lines[1:]]

@@ -1,0 +1,1 @@
+"""DVC: remotes, paid answers, stale stages, pruning, pinned revisions."""

@@ -1,0 +1,83 @@
+"""git and DVC of a repository, as programs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from cartlm.errors import UserError
+
+
+def repository(root: Path) -> None:
+    """Raises UserError unless `root` is the top of a git repository with a DVC pipeline."""
+    done = git(root, "rev-parse", "--show-toplevel")
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines()
+        raise UserError(
+            f"{root.resolve()} is no git repository: {said[0] if said else 'git failed'}", "cd into one"
+        )
+    top = Path(done.stdout.strip())
+    if top.resolve() != root.resolve() or not ((root / ".dvc").is_dir() and (root / "dvc.yaml").is_file()):
+        raise UserError(f"{root.resolve()} is not the top of a repository with a dvc.yaml", f"cd {top}")
+
+
+def checked_out(root: Path, revision: str | None) -> bool:
+    """Whether a side of the comparison is what lies in the workspace: the workspace itself, or HEAD without a change.
+
+    New files that git does not track are none: a workflow writes its report to one.
+    """
+    if revision is None:
+        return True
+    head = git(root, "rev-parse", "HEAD").stdout.strip() == resolve(root, revision)
+    return head and not git(root, "status", "--porcelain", "--untracked-files=no").stdout.strip()
+
+
+def resolve(root: Path, revision: str) -> str:
+    """The full hash of a commit. Raises UserError for one that is not there."""
+    done = git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    if done.returncode == 0 and revision:
+        return done.stdout.split()[-1]
+    if git(root, "rev-parse", "--is-shallow-repository").stdout.strip() == "true":
+        raise UserError(f"{revision!r} is not in this shallow clone", "git fetch --unshallow")
+    raise UserError(f"there is no commit {revision!r}", "git log --oneline")
+
+
+def git(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run git in `root`. Raises UserError where it is not installed."""
+    try:
+        return subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, encoding="utf-8", errors="replace"
+        )
+    except FileNotFoundError:
+        raise UserError("git is not installed", "install it, then run this again") from None
+
+
+def dvc(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run DVC in `root`."""
+    return subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "DVC_NO_ANALYTICS": "1"},
+    )
+
+
+def listed(root: Path, commit: str | None, folder: str) -> list[str]:
+    """Files below `folder` in a commit or, where it is None, in the workspace."""
+    if commit is None:
+        paths = (root / folder).rglob("*")
+        return sorted(path.relative_to(root).as_posix() for path in paths if path.is_file())
+    return git(
+        root, "-c", "core.quotePath=off", "ls-tree", "-r", "--name-only", commit, folder
+    ).stdout.splitlines()
+
+
+def content(root: Path, commit: str | None, path: str) -> bytes | None:
+    """A file of a commit or of the workspace; None where it is not there."""
+    if commit is None:
+        return (root / path).read_bytes() if (root / path).is_file() else None
+    done = subprocess.run(["git", "show", f"{commit}:{path}"], cwd=root, capture_output=True)
+    return done.stdout if done.returncode == 0 else None

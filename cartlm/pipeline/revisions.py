@@ -1,0 +1,159 @@
+"""Hub revisions for params.yaml, digests of base images for the Dockerfiles: asked of hub and registry, never guessed."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cartlm import yaml_files
+from cartlm.errors import UserError
+from cartlm.metrics import write_text
+from cartlm.params import Params
+from cartlm.system import processes
+
+COMMIT = re.compile("[0-9a-f]{40}")
+BASE_IMAGE = re.compile(
+    r"(?:# The registry's digest on .*\n)?ARG BASE_IMAGE=([^\s@]+)(@sha256:[0-9a-f]{64})?\n"
+)
+LINE = re.compile(r"(\s*\w+:)[^#\r]*(?:# the hub's [^\r;]*;?)?[ ]*(#?[^\r]*)(\r?)")
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A value of params.yaml, `section`.`key`, that names the revision of a hub model or dataset `name`."""
+
+    section: str
+    key: str
+    kind: Literal["model", "dataset"]
+    name: str
+    now: str | None
+
+    @property
+    def named(self) -> str | None:
+        """The tag or branch that stands there; None for a commit or nothing, which mean the default branch."""
+        return None if self.now is None or COMMIT.fullmatch(self.now) else self.now
+
+
+def wanted(settings: Params) -> list[Pin]:
+    """What can be pinned: every hub id of these params. A local folder has no revision."""
+    base, data = settings.base, settings.data
+    found = []
+    if base.source == "hub":
+        found.append(Pin("base", "revision", "model", base.path, base.revision))
+    if data.source == "hub" and data.path:
+        found.append(Pin("data", "revision", "dataset", data.path, data.revision))
+    if data.held_out:
+        found.append(Pin("data", "held_out_revision", "dataset", data.held_out, data.held_out_revision))
+    return [one for one in found if not Path(one.name).is_dir()]
+
+
+def ask(pin: Pin) -> str:
+    """The commit that the pin's tag or branch stands at now, of a pinned or open one the default branch. Raises UserError."""
+    import huggingface_hub as hub
+    from huggingface_hub import errors
+
+    where = f"{pin.section}.{'held_out' if pin.key == 'held_out_revision' else 'path'}"
+    try:
+        info = hub.HfApi().repo_info(pin.name, repo_type=pin.kind, revision=pin.named, timeout=30)
+    except errors.RevisionNotFoundError:
+        raise UserError(
+            f"{pin.name} has no revision {pin.named}", f"set {pin.section}.{pin.key} to null in params.yaml"
+        ) from None
+    except (errors.RepositoryNotFoundError, errors.HFValidationError):
+        raise UserError(
+            f"the hub has no {pin.kind} {pin.name} (or it is private)", f"hf auth login, or set {where}"
+        ) from None
+    except Exception as error:  # the network fails in the way of the library that meets it first
+        raise UserError(
+            f"the hub does not say the revision of {pin.name} ({type(error).__name__}); params.yaml is as it was",
+            "check the network, then make pin",
+        ) from None
+    if not info.sha:
+        raise UserError(f"the hub names no revision of {pin.name}", f"set {pin.section}.{pin.key} by hand")
+    return str(info.sha)
+
+
+def write(path: Path, revisions: Mapping[Pin, str], asked: datetime.date) -> None:
+    """Put the revisions into the params file, each with the day it was asked; all else stays as it is.
+
+    Raises UserError where a value does not stand on a line of its own, or others hang on it; nothing is written then.
+    """
+    text = path.read_bytes().decode("utf-8")
+    wanted, lines = yaml_files.parse(text), text.split("\n")
+    for pin, revision in revisions.items():
+        at = _line(lines, pin)
+        found = None if at is None else LINE.fullmatch(lines[at])
+        if at is None or not found:
+            raise UserError(
+                f"{path} has no line {pin.key}: under {pin.section}:",
+                f"set {pin.section}.{pin.key} to {revision}",
+            )
+        start, comment, end = found.groups()
+        said = f"the hub's {pin.named or 'default branch'} on {asked.isoformat()}"
+        more = f"; {comment.lstrip('# ')}" if comment else ""
+        lines[at] = f'{start} "{revision}" # {said}{more}{end}'
+        wanted[pin.section][pin.key] = revision
+    try:
+        sound = yaml_files.parse("\n".join(lines)) == wanted
+    except yaml_files.NotYaml:
+        sound = False
+    if not sound:
+        by_hand = ", ".join(f"{pin.section}.{pin.key} to {revision}" for pin, revision in revisions.items())
+        raise UserError(f"{path} cannot be written line by line", f"set {by_hand}")
+    write_text(path, "\n".join(lines))
+
+
+def _line(lines: list[str], pin: Pin) -> int | None:
+    """Where the value stands: by lines, so that comments and order of the file survive."""
+    inside = False
+    for at, line in enumerate(lines):
+        line = line.removeprefix("\ufeff")
+        if line and not line[0].isspace() and not line.startswith("#"):
+            inside = line.split(":")[0] == pin.section
+        elif inside and line.strip().startswith(f"{pin.key}:"):
+            return at
+    return None
+
+
+def ask_registry(image: str) -> str:
+    """The digest, `sha256:...`, of an image's tag, by docker, which fetches the image. Raises UserError."""
+    hint = f"check the network, then make pin (or by hand: docker pull {image})"
+    try:
+        pulled = subprocess.run(["docker", "pull", "--quiet", image], capture_output=True, text=True)
+        if pulled.returncode:
+            said = (pulled.stderr.strip().splitlines() or [processes.ended(pulled.returncode)])[-1]
+            raise UserError(f"no registry answers for {image}: {said}", hint)
+        command = ["docker", "image", "inspect", "--format", "{{json .RepoDigests}}", image]
+        shown = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise UserError(f"docker, which asks for {image}'s digest, is not installed", hint) from None
+    digests = {each.partition("@")[2] for each in json.loads(shown.stdout or "null") or []}
+    if len(digests) != 1:
+        raise UserError(f"docker tells {len(digests)} digests of {image}, not one", hint)
+    return digests.pop()
+
+
+def base_image(dockerfile: Path) -> str:
+    """The base image of a Dockerfile of ours, with its tag and without digest. Raises UserError where none stands."""
+    found = BASE_IMAGE.search(dockerfile.read_text(encoding="utf-8"))
+    if not found:
+        raise UserError(f"{dockerfile} has no line ARG BASE_IMAGE=NAME:TAG", f"git checkout {dockerfile}")
+    return found[1]
+
+
+def write_digest(dockerfile: Path, digest: str, asked: datetime.date) -> bool:
+    """Pin the base image there; False where it already stood at this digest, and nothing is written."""
+    text = dockerfile.read_text(encoding="utf-8")
+    found = BASE_IMAGE.search(text)
+    assert found
+    if found[2] == f"@{digest}":
+        return False
+    line = f"# The registry's digest on {asked.isoformat()}.\nARG BASE_IMAGE={found[1]}@{digest}\n"
+    write_text(dockerfile, text[: found.start()] + line + text[found.end() :])
+    return True

@@ -1,0 +1,214 @@
+"""Which results are older than the code, params and inputs beside them: `dvc status`, less what is merely not here.
+
+A checkout with git's content alone has no data, no models and no DVC cache. DVC calls those deleted or not in cache;
+what git ignores is meant to be missing there, so it says nothing about the numbers that git has.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cartlm.errors import UserError
+from cartlm.pipeline import dvc_lock
+from cartlm.pipeline.repository import content, dvc, git
+from cartlm.system import processes
+from cartlm.text import few
+
+NEVER_RUN = "never run"
+ELSEWHERE = "/dvc.yaml:"  # in the name of a stage of another pipeline file than the main graph's
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A stage that a bare `dvc repro` leaves alone: its hardware or its server may not be at hand, so it never fails."""
+
+    metrics: list[str] = field(default_factory=list)  # outputs that git has
+    commit: str | None = (
+        None  # the last to touch them; None: not run, without such outputs, or not committed yet
+    )
+    date: str | None = None  # of that commit, YYYY-MM-DD
+    at_least: bool = False  # a shallow clone ends there: measured at that commit or before
+    changed: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What DVC says of every stage of every pipeline file."""
+
+    stages: int  # of the main graph
+    stale: dict[str, list[str]]  # stage of the main graph -> what changed since it was run
+    elsewhere: dict[str, Elsewhere]
+    next: str  # the command that makes the main graph's numbers new
+
+
+def read(root: Path) -> Report:
+    """Ask DVC about the workspace. Raises UserError where it cannot tell."""
+    with ThreadPoolExecutor() as pool:  # two programs, each some seconds
+        names = pool.submit(_said, root, "stage", "list", "--all", "--name-only")
+        status = json.loads(_said(root, "status", "--json") or "{}")
+        listed = names.result().split()
+    run = dvc_lock.stages(lambda path: content(root, None, path), "workspace")
+    outs = [out for stage in run.values() for out in stage.outs]
+    hidden = ignored(root, [*deleted(status), *outs])
+    changed = {
+        name: [NEVER_RUN] if name not in run else reasons(status[name], hidden)
+        for name in listed
+        if name in status
+    }
+    # DVC compares with what lies here; where that is nothing, the locks still tell of models made after they were read.
+    for name, anew in dvc_lock.made_anew(run).items():
+        if name in listed:
+            said = changed.get(name, [])
+            told = " ".join(said)
+            changed[name] = said + [each for each in anew if each.partition(" (")[0] not in told]
+    main = [name for name in listed if ELSEWHERE not in name]
+    return Report(
+        len(main),
+        {name: changed[name] for name in main if changed.get(name)},
+        {
+            name: elsewhere(
+                root,
+                [out for out in run[name].outs if out not in hidden] if name in run else [],
+                changed.get(name, []),
+            )
+            for name in listed
+            if ELSEWHERE in name
+        },
+        next_command(root),
+    )
+
+
+def _said(root: Path, *arguments: str) -> str:
+    done = dvc(root, *arguments)
+    if done.returncode != 0:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        what = f"dvc {arguments[0]}"
+        raise UserError(
+            f"{what} failed: {lines[0] if lines else processes.ended(done.returncode)}",
+            f"{what}, for all it says",
+        )
+    return done.stdout.strip()
+
+
+def next_command(root: Path) -> str:
+    """`dvc repro`, or how to bring back a dvc.lock that the commit has and the workspace lacks."""
+    gone = not (root / "dvc.lock").exists() and content(root, "HEAD", "dvc.lock") is not None
+    return "git checkout HEAD -- dvc.lock" if gone else "dvc repro"
+
+
+def deleted(status: Mapping[str, Sequence[Any]]) -> list[str]:
+    """All paths that DVC misses."""
+    return [
+        path
+        for entries in status.values()
+        for entry in entries
+        if isinstance(entry, dict)
+        for paths in entry.values()
+        for path, state in paths.items()
+        if state == "deleted"
+    ]
+
+
+def ignored(root: Path, paths: Iterable[str]) -> set[str]:
+    """Those of `paths` that git ignores: data, models, and whatever else a checkout does not bring."""
+    names = sorted(set(paths))
+    found: set[str] = set()
+    for start in range(0, len(names), 500):  # the length of a command line has a limit
+        done = git(root, "-c", "core.quotePath=off", "check-ignore", "--", *names[start : start + 500])
+        found.update(done.stdout.splitlines())
+    return found
+
+
+def reasons(entries: Sequence[Any], hidden: set[str]) -> list[str]:
+    """What DVC says of one stage that was run, in words; nothing of what is missing and in `hidden`."""
+    found = []
+    for entry in entries:
+        if isinstance(entry, str):  # changed command, changed checksum, always changed
+            found.append("the command" if entry == "changed command" else entry)
+            continue
+        for kind, paths in entry.items():
+            for path, state in paths.items():
+                if isinstance(state, dict):
+                    place = "" if path == "params.yaml" else f"{path}: "
+                    found += [f"param {place}{key}{_how(how)}" for key, how in state.items()]
+                elif state == "not in cache" or (state == "deleted" and path in hidden):
+                    continue
+                elif kind == "changed outs" and state == "modified":
+                    found.append(f"{path} (is not what dvc.lock says)")
+                else:
+                    found.append(f"{path}{_how(state)}")
+    return found
+
+
+def _how(state: str) -> str:
+    return "" if state == "modified" else f" ({state})"
+
+
+def elsewhere(root: Path, metrics: list[str], changed: list[str]) -> Elsewhere:
+    """When a stage's metrics were last committed. Nothing where they are not, or not as they are now."""
+    if not metrics or git(root, "status", "--porcelain", "--", *metrics).stdout.strip():
+        return Elsewhere(metrics, changed=changed)
+    said = git(root, "log", "-1", "--date=short", "--format=%H %h %ad", "--", *metrics).stdout.split()
+    if len(said) != 3:
+        return Elsewhere(metrics, changed=changed)
+    boundary = git(root, "rev-parse", "--git-path", "shallow").stdout.strip()
+    cut = (content(root, None, boundary) or b"").decode().split()
+    return Elsewhere(metrics, said[1], said[2], said[0] in cut, changed)
+
+
+def as_json(found: Report) -> dict[str, Any]:
+    """The report as plain values."""
+    return {
+        "stages": found.stages,
+        "stale": found.stale,
+        "elsewhere": {name: vars(each) for name, each in found.elsewhere.items()},
+        "next": found.next if found.stale else None,
+    }
+
+
+def text(found: Report) -> str:
+    """The report for people: stages with the same reasons on one line."""
+    lines = [headline(found) + (", for what changed since the run:" if found.stale else "")]
+    lines += [f"  {', '.join(names)}: {few(why, 8)}" for names, why in grouped(found.stale)]
+    lines += [f"  next: {found.next}"] if found.stale else []
+    if told := elsewhere_lines(found):
+        lines += ["", "Other pipeline files, which only their own commands run:"]
+        lines += [f"  {line}" for line in told]
+    return "\n".join(lines)
+
+
+def headline(found: Report) -> str:
+    if not found.stale:
+        return f"No stage of dvc.yaml is stale ({found.stages} asked)."
+    n = len(found.stale)
+    return f"{n} of {found.stages} stages of dvc.yaml {'is' if n == 1 else 'are'} stale"
+
+
+def grouped(stale: Mapping[str, list[str]]) -> list[tuple[list[str], list[str]]]:
+    """Stages that share their reasons, together."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for name, why in stale.items():
+        found.setdefault(tuple(why), []).append(name)
+    return [(names, list(why)) for why, names in found.items()]
+
+
+def elsewhere_lines(found: Report) -> list[str]:
+    """A sentence on the stages of other pipeline files; none on one without metrics of which nothing changed."""
+    said: dict[str, list[str]] = {}
+    for name, each in found.elsewhere.items():
+        since = f"; changed since: {few(each.changed, 4)}" if each.changed else "; nothing changed since"
+        if each.changed == [NEVER_RUN]:
+            said.setdefault("not measured yet", []).append(name)
+        elif each.commit:
+            before = " or before (a shallow clone: git fetch --unshallow)" if each.at_least else ""
+            said.setdefault(f"measured at commit {each.commit} ({each.date}){before}{since}", []).append(name)
+        elif each.metrics:
+            said.setdefault(f"measured here, not committed{since}", []).append(name)
+        elif each.changed:
+            said.setdefault(f"run before{since}", []).append(name)
+    return [f"{', '.join(names)}: {what}" for what, names in said.items()]

@@ -1,0 +1,117 @@
+"""How a base model's tokenizer reads rows: what training, parity and the tools will ask of it, on probes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cartlm.engines.model_dir import HINT, load_tokenizer
+from cartlm.errors import UserError
+from cartlm.system import llama_cpp_build
+from cartlm.task import rows as row_files
+from cartlm.task.intent import Intent
+from cartlm.task.prompt import from_transformers, shared_ids, special_tokens
+
+LINES = {
+    "english": "Don't-Worry Tea & Co. 20 x 1.5 g (box)",
+    "croatian": "Čokoladni štrudl s đumbirom, žele i ćevapi 500 ml",
+    "spanish": "Jalapeño añejo, ¿pingüino? ¡Té rápido! (½ kg)",
+}
+
+
+def probes(languages: Sequence[str]) -> list[row_files.Row]:
+    """A row a language, with its letters, digits, signs and quotes in message and product."""
+    lines = [LINES[name] for name in languages]
+    return [
+        row_files.make(f"probe-{name}", name, lines, f"  add 12 {LINES[name]} please!\n", Intent("add", LINES[name], 12), {})
+        for name in languages
+    ]  # fmt: skip
+
+
+def check(
+    folder: Path, separator: str, languages: Sequence[str], imatrix: bool, log: Path | None, path: str
+) -> bool:
+    """Whether llama.cpp was there to be asked too. Raises UserError where rows would not be read as training needs.
+
+    `imatrix`: as llama-imatrix will read them, too. `log` gets what the converter says, `path` is how errors name the model.
+    """
+    tokenizer = load_tokenizer(folder)
+    builder = from_transformers(tokenizer, separator)
+    if found := special_tokens(tokenizer, separator):
+        raise UserError(
+            f"prompt.separator={separator!r} holds the special token {found[0]} of {path}",
+            'set prompt.separator in params.yaml to plain text such as "\\n"',
+        )
+    for kind in ("bos", "eos", "pad"):
+        name, number = getattr(tokenizer, f"{kind}_token"), getattr(tokenizer, f"{kind}_token_id")
+        if number in builder.tokenize(f"a {name} b") or number in builder.tokenize(name):
+            hint = "set prompt.pad_token in params.yaml to a special token" if kind == "pad" else HINT
+            raise UserError(f"{kind}_token {name!r} of {path} is plain text to its tokenizer", hint)
+    rows = probes(languages)
+    for row in rows:
+        for text, ids in (
+            (row.prompt + separator, builder.prompt_ids(row.prompt)[1:]),
+            (row.completion, builder.completion_ids(row.completion)[:-1]),
+        ):
+            told = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            if told != text:
+                at = next(
+                    (i for i, pair in enumerate(zip(told, text, strict=False)) if len(set(pair)) > 1), 0
+                )
+                raise UserError(
+                    f"the tokenizer of {path} gives {told[at:][:30]!r} back for {text[at:][:30]!r} ({row.language})",
+                    "set base.path to a model that can spell it, or data.languages to the others",
+                )
+    check_pieces(folder, tokenizer, path)
+    return check_gguf(folder, separator, rows, imatrix, log, path)
+
+
+def check_pieces(folder: Path, tokenizer: Any, path: str) -> None:
+    """tokenizer.model, which the converter reads first, lists the tokenizer's own tokens. Raises UserError."""
+    if not (folder / "tokenizer.model").exists():
+        return
+    from sentencepiece import SentencePieceProcessor
+
+    pieces = SentencePieceProcessor()
+    try:
+        pieces.LoadFromFile(str(folder / "tokenizer.model"))
+    except (RuntimeError, OSError) as error:
+        text = " ".join(str(error).split())[:100]
+        raise UserError(f"{path}: tokenizer.model is no SentencePiece model ({text})", HINT) from None
+    added = tokenizer.added_tokens_decoder
+    for number in range(pieces.vocab_size()):
+        token = tokenizer.convert_ids_to_tokens(number)
+        if number not in added and token != pieces.IdToPiece(number):
+            raise UserError(
+                f"{path}: {number} is {pieces.IdToPiece(number)!r} in tokenizer.model and {token!r} in tokenizer.json",
+                "take out the file that is not the model's; llama.cpp reads tokenizer.model, transformers tokenizer.json",
+            )
+
+
+def check_gguf(
+    folder: Path, separator: str, rows: Sequence[row_files.Row], imatrix: bool, log: Path | None, path: str
+) -> bool:
+    """Whether llama.cpp is here; if so its converter takes the vocabulary and the GGUF reads `rows` alike.
+
+    Raises UserError.
+    """
+    try:
+        llama_cpp_build.prefix()
+    except UserError:
+        return False
+    from cartlm.quantization import gguf
+    from cartlm.quantization import imatrix as matrix
+
+    with tempfile.TemporaryDirectory() as made:
+        file = gguf.convert_vocabulary(
+            folder, Path(made) / "vocabulary.gguf", log or Path(made) / "log", path
+        )
+        with matrix.vocabulary(file, separator) as vocabulary:
+            if min(vocabulary.builder.bos_id, vocabulary.builder.eos_id) < 0:
+                raise UserError(f"the GGUF of {path} has no bos or no eos token", HINT)
+            shared_ids(rows, from_transformers(load_tokenizer(folder), separator), vocabulary.builder)
+            if imatrix:
+                matrix.chunks([(row.prompt, row.completion) for row in rows], vocabulary)
+    return True

@@ -1,0 +1,1 @@
+"""The machine: its limits and identity, other processes, the build of llama.cpp."""

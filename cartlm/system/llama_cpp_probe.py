@@ -1,0 +1,171 @@
+"""What cartlm/system/llama_cpp_check.py starts: a small model of each type is made and asked through the Python binding.
+
+    python3 -I cartlm/system/llama_cpp_probe.py PREFIX FOLDER
+
+Says each step as a JSON line and leaves the models in FOLDER. Exit code 3: it answers, and wrongly. Any step may kill
+the process, which is what it is for. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import json
+import math
+import os
+import random
+import struct
+import sys
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+TYPES = {"F16": 1, "Q8_0": 7, "Q6_K": 18, "Q5_K_M": 17, "Q4_K_M": 15, "Q3_K_M": 12, "Q2_K": 10}
+"""What the pipeline makes, by llama.h's numbers of llama_ftype."""
+PROMPT, ANSWER = 45, 3  # tokens; the prompt is a whole and a part of what AMX computes at a time
+VOCABULARY, WIDTH, INNER = 256, 256, 512  # 256: the blocks of K-quants
+THREADS = min(2, os.cpu_count() or 1)  # a second one, as AMX is set up in each
+LEAST = 0.99  # cosine of the logits to those in float32; sound kernels give 0.999 and more, noise 0.0
+SOURCE = "source.gguf"
+WRONG = 3
+
+
+def ask(prefix: Path, folder: Path) -> None:
+    """Quantize to each type and compare its logits with those of the same weights in float32."""
+    write_model(folder / SOURCE)
+    c = _binding(prefix)
+    silent = c.llama_log_callback(lambda *_: None)  # kept: the library calls it
+    c.llama_log_set(silent, None)
+    if any((prefix / "lib").glob("libggml-cpu-*.so")):
+        # a portable build's variants: these, and not those of the place it was built for
+        ctypes.CDLL(str(prefix / "lib/libggml.so")).ggml_backend_load_all_from_path(
+            os.fsencode(prefix / "lib")
+        )
+    c.llama_backend_init()
+    _say(variant=_variant())
+    for name, number in TYPES.items():
+        quantized, plain = folder / f"{name}.gguf", folder / f"{name}-float32.gguf"
+        _say(doing=f"quantizing to {name}")
+        _quantize(c, folder / SOURCE, quantized, number)
+        _quantize(c, quantized, plain, 0)
+        _say(doing=f"asking a model in {name}")
+        ours, right = _logits(c, quantized), _logits(c, plain)
+        plain.unlink()
+        if not all(map(math.isfinite, ours)):
+            _say(wrong=f"the answers of a model in {name} are not numbers")
+            sys.exit(WRONG)
+        alike = _cosine(ours, right)
+        if not alike >= LEAST:
+            _say(wrong=f"a model in {name} answers something else than its weights say (cosine {alike:.3f})")
+            sys.exit(WRONG)
+
+
+def _cosine(first: Sequence[float], second: Sequence[float]) -> float:
+    """0 where one of them is all zero; NaN where one holds NaN."""
+    lengths = math.hypot(*first) * math.hypot(*second)
+    return sum(a * b for a, b in zip(first, second, strict=True)) / lengths if lengths else 0.0
+
+
+def _say(**step: str) -> None:
+    print(json.dumps(step), flush=True)
+
+
+def _binding(prefix: Path) -> Any:
+    """The low-level part of llama_cpp from `prefix`; its package wants numpy and more, which need not be there."""
+    package = types.ModuleType("llama_cpp")
+    package.__path__ = [str(prefix / "python/llama_cpp")]
+    sys.modules["llama_cpp"] = package
+    try:
+        import typing_extensions  # noqa: F401
+    except ImportError:
+        sys.modules["typing_extensions"] = typing
+    return importlib.import_module("llama_cpp.llama_cpp")
+
+
+def _variant() -> str:
+    """As cartlm.system.llama_cpp_build.cpu_variant."""
+    with contextlib.suppress(OSError):
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+        names = {line.rpartition("/libggml-cpu")[2] for line in maps.splitlines() if "/libggml-cpu" in line}
+        return "+".join(sorted(name.partition(".so")[0].lstrip("-") or "native" for name in names))
+    return ""
+
+
+def _quantize(c: Any, source: Path, target: Path, number: int) -> None:
+    settings = c.llama_model_quantize_default_params()
+    settings.nthread, settings.ftype, settings.allow_requantize = THREADS, number, True
+    if c.llama_model_quantize(os.fsencode(source), os.fsencode(target), settings):
+        sys.exit(f"{target.name} cannot be made")
+
+
+def _logits(c: Any, path: Path) -> list[float]:
+    """Of a prompt, at its last positions, and of a few tokens more, one at a time."""
+    settings = c.llama_model_default_params()
+    settings.n_gpu_layers = 0
+    model = c.llama_model_load_from_file(os.fsencode(path), settings)
+    if not model:
+        sys.exit(f"{path.name} does not load")
+    how = c.llama_context_default_params()
+    how.n_ctx, how.n_batch, how.n_threads, how.n_threads_batch = 128, 64, THREADS, THREADS
+    context = c.llama_init_from_model(model, how)
+    ids = random.Random(1).choices(range(VOCABULARY), k=PROMPT + ANSWER)
+    found: list[float] = []
+    for part in (ids[:PROMPT], *([token] for token in ids[PROMPT:])):
+        tokens = (c.llama_token * len(part))(*part)  # kept: the batch only points at them
+        if c.llama_decode(context, c.llama_batch_get_one(tokens, len(part))):
+            sys.exit(f"{path.name} gives no answer")
+        found += c.llama_get_logits_ith(context, -1)[:VOCABULARY]
+    c.llama_free(context)
+    c.llama_model_free(model)
+    return found
+
+
+def write_model(path: Path, seed: int = 0) -> None:
+    """A Llama of two layers, 256 wide, without a vocabulary, its random weights in float16 (GGUF version 3)."""
+    draw = random.Random(seed)
+    # 256 values of a normal distribution: one byte draws one
+    values = [struct.pack("<e", draw.gauss(0.0, 0.08)) for _ in range(256)]
+    shapes: dict[str, tuple[int, ...]] = {"token_embd": (WIDTH, VOCABULARY), "output_norm": (WIDTH,)}
+    for layer in ("blk.0", "blk.1"):
+        shapes |= {f"{layer}.attn_{name}": (WIDTH, WIDTH) for name in ("q", "output")}
+        shapes |= {f"{layer}.attn_{name}": (WIDTH, WIDTH // 2) for name in "kv"}
+        shapes |= {f"{layer}.ffn_{name}": (WIDTH, INNER) for name in ("gate", "up")}
+        shapes |= {f"{layer}.ffn_down": (INNER, WIDTH)}
+        shapes |= {f"{layer}.{name}_norm": (WIDTH,) for name in ("attn", "ffn")}
+    shapes["output"] = (WIDTH, VOCABULARY)
+    keys: dict[str, Any] = {
+        "general.architecture": "llama", "general.alignment": 32, "general.file_type": 1, "llama.block_count": 2,
+        "llama.context_length": 128, "llama.embedding_length": WIDTH, "llama.feed_forward_length": INNER,
+        "llama.attention.head_count": 4, "llama.attention.head_count_kv": 2, "llama.vocab_size": VOCABULARY,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5, "tokenizer.ggml.model": "no_vocab",
+    }  # fmt: skip
+
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(shapes), len(keys))
+    for key, value in keys.items():
+        head += text(key)
+        if isinstance(value, str):
+            head += struct.pack("<I", 8) + text(value)
+        else:
+            head += struct.pack("<If", 6, value) if isinstance(value, float) else struct.pack("<II", 4, value)
+    data = []
+    offset = 0
+    for name, shape in shapes.items():
+        if len(shape) == 1:
+            kind, tensor = 0, struct.pack("<f", 1.0) * shape[0]  # a norm, in float32
+        else:
+            kind, tensor = 1, b"".join(map(values.__getitem__, draw.randbytes(math.prod(shape))))
+        head += text(f"{name}.weight")
+        head += struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
+        data.append(tensor)  # each a multiple of 32 bytes
+        offset += len(tensor)
+    path.write_bytes(head + bytes(-len(head) % 32) + b"".join(data))
+
+
+if __name__ == "__main__":
+    ask(Path(sys.argv[1]), Path(sys.argv[2]))

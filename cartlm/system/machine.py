@@ -1,0 +1,253 @@
+"""The machine a number was measured on: what a process may use of it, and a fingerprint to compare two by.
+
+Everything is read below `root`, so that a tree of plain files stands in for /proc and /sys in tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from cartlm.errors import UserError
+from cartlm.system import llama_cpp_build
+from cartlm.system.cpu_limits import ROOT, affinity, cpu_quota, groups, read, threads
+
+GIB = 2**30
+IMAGE = "CARTLM_IMAGE"  # set by our Dockerfiles to the hardware target of the image
+CONTAINER_MARKS = (".dockerenv", "run/.containerenv", "run/systemd/container")
+# The instruction sets for which ggml-cpu has code of its own (ggml/src/ggml-cpu/CMakeLists.txt), by /proc/cpuinfo's
+# names on x86 and Arm.
+INSTRUCTIONS = (
+    "sse4_2", "avx", "f16c", "fma", "bmi2", "avx2", "avx_vnni", "avx512f", "avx512vbmi", "avx512_vnni",
+    "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme",
+)  # fmt: skip
+LIBRARIES = (
+    "llama-cpp-python", "gguf", "numpy", "scipy", "torch", "transformers", "gptqmodel", "bitsandbytes",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Throttling:
+    """Counters of cpu.stat since the cgroup began, summed over the groups above a process."""
+
+    periods: int  # scheduling periods in which the quota ran out
+    seconds: float  # time that threads were held back
+
+    def since(self, before: Throttling) -> Throttling:
+        return Throttling(self.periods - before.periods, self.seconds - before.seconds)
+
+
+def memory_limit(root: Path = ROOT) -> int | None:
+    """Bytes that the cgroups above this process allow it; None without a limit."""
+    found = []
+    for version, folder in groups(root, "memory"):
+        text = read(folder / ("memory.max" if version == 2 else "memory.limit_in_bytes")) or ""
+        if text.isdigit() and int(text) < 2**60:  # v1 says "no limit" by a number near 2**63
+            found.append(int(text))
+    return min(found, default=None)
+
+
+def throttling(root: Path = ROOT) -> Throttling | None:
+    """The counters now, to be subtracted from those of later; None where the kernel keeps none."""
+    periods, seconds, seen = 0, 0.0, False
+    for _, folder in groups(root, "cpu"):
+        values = dict(
+            line.split(" ", 1) for line in (read(folder / "cpu.stat") or "").splitlines() if " " in line
+        )
+        if "nr_throttled" in values:
+            seen = True
+            periods += int(values["nr_throttled"])
+            seconds += int(values.get("throttled_usec", 0)) / 1e6 + int(values.get("throttled_time", 0)) / 1e9
+    return Throttling(periods, seconds) if seen else None
+
+
+@dataclass(frozen=True)
+class Busy:
+    """CPU seconds since boot: of `all` programs with those a hypervisor took away, and the latter alone."""
+
+    all: float
+    stolen: float
+
+
+def busy_seconds(root: Path = ROOT, cpus: Collection[int] | None = None) -> Busy | None:
+    """Of all CPUs, or of those numbered in `cpus`, from /proc/stat, in steps of 0.01 s; None where it does not tell.
+
+    A container sees the /proc/stat of its host: what runs on CPUs outside its cpuset is in the sum of all.
+    """
+    wanted = {"cpu"} if cpus is None else {f"cpu{number}" for number in cpus}
+    lines = [line.split() for line in (read(root / "proc/stat") or "").splitlines()]
+    found = [list(map(int, values[:8])) for name, *values in filter(None, lines) if name in wanted]
+    if len(found) < len(wanted) or any(len(values) < 8 for values in found):
+        return None
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(sum, zip(*found, strict=True))
+    ticks = os.sysconf("SC_CLK_TCK")
+    return Busy((user + nice + system + irq + softirq + steal) / ticks, steal / ticks)
+
+
+def _cpuinfo(root: Path) -> list[dict[str, str]]:
+    blocks = (read(root / "proc/cpuinfo") or "").split("\n\n")
+    pairs = ([line.partition(":") for line in block.splitlines()] for block in blocks)
+    return [{key.strip(): value.strip() for key, _, value in block} for block in pairs if block]
+
+
+def cpu_model(root: Path = ROOT) -> str:
+    """The processor's name, or its Arm part number, or the architecture where the kernel tells neither."""
+    for info in _cpuinfo(root):
+        for key in ("model name", "Model", "CPU part"):
+            if info.get(key):
+                return f"CPU part {info[key]}" if key == "CPU part" else info[key]
+    return platform.processor() or platform.machine()
+
+
+def instructions(root: Path = ROOT) -> list[str]:
+    """Instruction sets of the processor for which llama.cpp has code, in the order of INSTRUCTIONS."""
+    for info in _cpuinfo(root):
+        flags = set((info.get("flags") or info.get("Features") or "").split())
+        if flags:
+            return [name for name in INSTRUCTIONS if name in flags]
+    return []
+
+
+def cores(root: Path = ROOT) -> tuple[int | None, int]:
+    """(physical, logical) cores of the machine; physical is None where the kernel does not tell."""
+    infos = [info for info in _cpuinfo(root) if "processor" in info]
+    pairs = {(info.get("physical id", "0"), info["core id"]) for info in infos if "core id" in info}
+    return len(pairs) or None, len(infos) or os.cpu_count() or 1
+
+
+def memory(root: Path = ROOT) -> int:
+    """Bytes of RAM of the machine. Raises UserError where /proc does not tell."""
+    for line in (read(root / "proc/meminfo") or "").splitlines():
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) * 1024
+    if hasattr(os, "sysconf") and root == ROOT:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    raise UserError(f"{root / 'proc/meminfo'} does not tell the size of the memory", "run on Linux")
+
+
+def usable_memory(root: Path = ROOT) -> int:
+    """Bytes that a process may use: the machine's RAM, or less by the limit of a cgroup above it."""
+    return min(memory(root), memory_limit(root) or sys.maxsize)
+
+
+def runtime(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> str:
+    """`image` in an image of ours, `container` in another one, else `native`.
+
+    A mark such as /.dockerenv alone does not make a container: a virtual machine made from an image has it
+    too, but its processes see the kernel's own (kthreadd is process 2).
+    """
+    if environ.get(IMAGE):
+        return "image"
+    marked = any((root / mark).exists() for mark in CONTAINER_MARKS)
+    return "container" if marked and read(root / "proc/2/comm") != "kthreadd" else "native"
+
+
+def require_target(target: str, hint: str = "", environ: Mapping[str, str] = os.environ) -> None:
+    """Raises UserError in an image of another hardware target: its numbers would stand under the wrong name.
+
+    `hint` is the command that measures there, `make bench TARGET=...` by default.
+    """
+    image = environ.get(IMAGE)
+    if image and image != target:
+        raise UserError(
+            f"this is the image for {image}, and a benchmark of {target} is not measured in it",
+            hint or f"make bench TARGET={target}",
+        )
+
+
+def build() -> dict[str, str]:
+    """How llama.cpp was built, `build` and `build_compiler`; empty where there is none (a training image).
+
+    `build_without` names the instruction sets whose code was left out because it died here, `build_reason` how.
+    """
+    try:
+        info = llama_cpp_build.build_info()
+    except UserError:
+        return {}
+    flags = [flag for flag in info["flags"] if flag.startswith("GGML_") and "CCACHE" not in flag]
+    without = ",".join(info.get("without", []))
+    kind = f"{info['kind']} without {without}" if without else info["kind"]
+    found = {"build": f"{kind} {' '.join(flags)}", "build_compiler": info["compiler"]}
+    return found | ({"build_without": without, "build_reason": info["reason"]} if without else {})
+
+
+def card(number: int = 0) -> dict[str, Any]:
+    """An NVIDIA card by NVML: `gpu`, `gpu_driver`, `gpu_memory_gib` and the `gpu_power_limit_w` set on it.
+
+    Empty without the package nvidia-ml-py, driver or card; a card that does not tell one of them lacks that key.
+    """
+    try:
+        import pynvml
+    except ImportError:
+        return {}
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(number)
+    except pynvml.NVMLError:
+        return {}
+    asked = {
+        "gpu": lambda: pynvml.nvmlDeviceGetName(handle),
+        "gpu_driver": pynvml.nvmlSystemGetDriverVersion,
+        "gpu_memory_gib": lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).total / GIB,
+        "gpu_power_limit_w": lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
+    }
+    found: dict[str, Any] = {}
+    for name, ask in asked.items():
+        try:
+            value = ask()
+        except pynvml.NVMLError:
+            continue
+        found[name] = value.decode() if isinstance(value, bytes) else value
+    return found
+
+
+def fingerprint(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The `machine` section of every metrics file: `name` for people, `build`, and `hash` to compare by.
+
+    Two runs compare if the hashes are equal: processor, instruction sets (a virtual machine may hide AMX), usable CPUs
+    and memory (whole GiB), runtime, and llama.cpp's build with what was left out of it. Kernel and libraries are left out: they change without another machine.
+    """
+    quota = cpu_quota(root)
+    count = f"x{affinity()}" if quota is None or quota >= affinity() else f"x{affinity()} (quota {quota:g})"
+    name = f"{cpu_model(root)} {count}, {round(usable_memory(root) / GIB)} GiB, {runtime(root, environ)}"
+    made = build()
+    code = [made[key] for key in ("build", "build_compiler") if key in made]
+    matters = [name, *instructions(root), *code]
+    found = {"name": name, "hash": hashlib.sha256("\n".join(matters).encode()).hexdigest()[:12]}
+    return {**found, "build": made["build"]} if made else found
+
+
+def details(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """Everything about the machine that a reader of a benchmark may ask for; what is unknown is absent."""
+    physical, logical = cores(root)
+    quota, limit = cpu_quota(root), memory_limit(root)
+    found: dict[str, Any] = {
+        "cpu": cpu_model(root),
+        "instructions": " ".join(instructions(root)),
+        "cores_physical": physical,
+        "cores_logical": logical,
+        "affinity_cpus": affinity(),
+        "quota_cpus": quota,
+        "threads": threads(root),
+        "ram_gib": memory(root) / GIB,
+        "memory_limit_gib": None if limit is None else limit / GIB,
+        "runtime": runtime(root, environ),
+        "image": environ.get(IMAGE) or None,
+        "kernel": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        **build(),
+        **card(),
+    }
+    for name in LIBRARIES:
+        try:
+            found[name.replace("-", "_")] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {key: value for key, value in found.items() if value is not None}

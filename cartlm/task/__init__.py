@@ -1,0 +1,1 @@
+"""The contract: rows, prompts and the intent that an answer states."""

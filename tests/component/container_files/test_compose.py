@@ -1,0 +1,185 @@
+"""docker/compose.yaml and docker/compose.sh, with a stand-in for docker: tests/container has the real one."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests import ROOT
+
+COMPOSE = yaml.safe_load((ROOT / "docker/compose.yaml").read_text(encoding="utf-8"))
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+DOCKER = """#!/bin/sh
+# Says what it was asked, and with which settings; NONE is an image that is not there.
+[ "$1" = info ] && { echo "$SECURITY"; exit "${DAEMON:-0}"; }
+[ "$1 $2" = "image inspect" ] && { [ "$3" != "$NONE" ]; exit; }
+[ "$1 $2" = "compose version" ] && exit 0
+echo "$@"
+env | grep ^CARTLM_ | sort
+exit "${CODE:-0}"
+"""
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service(name: str) -> None:
+    """The same place, nobody's rights, nothing beside what is measured."""
+    service = SERVICES[name]
+    assert "..:/repo" in service["volumes"]
+    assert any(volume.endswith(":/repo/.dvc/cache") for volume in service["volumes"])
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["user"] == "${CARTLM_UID:-1000}:${CARTLM_GID:-1000}"
+    assert service["healthcheck"] == {"disable": True}
+    assert {"cpuset", "cpus", "mem_limit", "network_mode"} <= service.keys()
+    assert ("deploy" in service) == name.endswith("-gpu")
+    target = name.partition("-")[2] or name
+    assert service["image"] == f"${{CARTLM_{target.upper()}_IMAGE:-cartlm:{target}}}"
+
+
+def test_services_are_those_promised() -> None:
+    assert SERVICES.keys() == {"repro-cpu", "bench-cpu", "repro-gpu", "bench-gpu", "test"}
+    rapl = yaml.safe_load((ROOT / "docker/compose.rapl.yaml").read_text(encoding="utf-8"))["services"]
+    assert rapl.keys() < SERVICES.keys()
+    assert all(volume.endswith(":ro") for service in rapl.values() for volume in service["volumes"])
+
+
+def test_their_commands_are_make_s_own() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for service in SERVICES.values():
+        command, target = service["command"]
+        assert command == "make"
+        assert f"\n{target}: setup" in makefile
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    for name in ("Makefile", "pyproject.toml", "docker"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/docker").write_text(DOCKER)
+    (tmp_path / "bin/docker").chmod(0o755)
+    return tmp_path
+
+
+def make(checkout: Path, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("CARTLM_", "MAKE"))}
+    path = f"{checkout / 'bin'}:{os.environ['PATH']}"
+    return subprocess.run(
+        ["make", *words], cwd=checkout, env={**kept, "PATH": path, **environ}, capture_output=True, text=True
+    )
+
+
+def test_a_run_gets_its_limits_and_its_owner(checkout: Path) -> None:
+    done = make(checkout, "bench", "TARGET=cpu", "CPUSET=0-1", "MEMORY=8g", "CHECK=1", "NETWORK=none")
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert said[0].startswith(f"compose -p cartlm-{os.getuid()} -f docker/compose.yaml ")
+    assert said[0].endswith("run --rm -T bench-cpu")
+    assert {
+        "CARTLM_CPUSET=0-1", "CARTLM_MEMORY=8g", "CARTLM_CPUS=0", "CARTLM_NETWORK=none", "CARTLM_BENCH_CHECK=1",
+        f"CARTLM_UID={os.getuid()}", f"CARTLM_GID={os.getgid()}",
+    } <= set(said)  # fmt: skip
+    assert (checkout / ".dvc/cache").is_dir()
+
+
+@pytest.mark.parametrize("name", ["pull", "push", "doctor", "stale", "remote"])
+def test_other_commands_run_in_the_image_too(checkout: Path, name: str) -> None:
+    said = make(checkout, name, "TARGET=gpu", "ARGS=--json").stdout.splitlines()[0]
+    assert said.endswith(f"run --rm -T repro-gpu make {name} ARGS=--json")
+
+
+def test_the_architecture_of_each_target(checkout: Path) -> None:
+    for target, command in (("cpu", "make architecture"), ("gpu", "python -m gpu.architecture")):
+        said = make(checkout, "architecture", f"TARGET={target}").stdout
+        assert said.splitlines()[0].endswith(f"run --rm -T repro-{target} {command}")
+
+
+def test_what_runs_in_no_image_says_so(checkout: Path) -> None:
+    makefile = (checkout / "Makefile").read_text(encoding="utf-8")
+    helped = set(re.findall(r"^([a-z-]+):.*## ", makefile, flags=re.MULTILINE)) - {"help", "clean", "image"}
+    inside = {"repro", "bench", "test", "pull", "push", "doctor", "stale", "remote", "architecture"}
+    for name in helped - inside:
+        done = make(checkout, name, "TARGET=cpu")
+        assert done.returncode == 2
+        assert f"make {name} runs outside of images" in done.stderr
+    assert "not cpu or gpu" in make(checkout, "repro", "TARGET=tpu").stderr
+    assert "make test TARGET=cpu" in make(checkout, "test", "TARGET=gpu").stderr
+
+
+def test_a_remote_that_is_a_folder_is_mounted(checkout: Path) -> None:
+    """Where DVC in the container looks for it; a bucket, a folder of the checkout and one that is not there are not."""
+    shared = checkout.parent / "shared"
+    for folder in (shared, checkout / "own"):
+        folder.mkdir()
+    link = checkout.parent / "link"
+    link.symlink_to(shared)
+    urls = [shared, "../../shared", "s3://bucket/x", "/nowhere/x", "../own", link]
+    lines = "".join(f"    url = {url}\n" for url in urls)
+    (checkout / ".dvc/config").write_text(f"['remote \"r\"']\n{lines}")
+    said = make(checkout, "push", "TARGET=cpu").stdout.splitlines()[0]
+    assert sorted(re.findall(r"-v (\S+)", said)) == sorted(
+        [f"{shared}:{shared}", f"{shared}:/shared", f"{shared}:{link}"]
+    )
+
+
+def test_a_rootless_engine_s_caller_is_its_root(checkout: Path) -> None:
+    done = make(checkout, "repro", "TARGET=cpu", SECURITY="[name=seccomp name=rootless]")
+    assert "CARTLM_UID=0\n" in done.stdout
+
+
+def test_its_exit_code_is_the_run_s(checkout: Path) -> None:
+    done = subprocess.run(
+        ["docker/compose.sh", "run", "repro-cpu"], cwd=checkout,
+        env={**os.environ, "PATH": f"{checkout / 'bin'}:{os.environ['PATH']}", "CODE": "137"},
+    )  # fmt: skip
+    assert done.returncode == 137
+
+
+def test_an_image_knows_its_commit(checkout: Path) -> None:
+    commit = ["git", "-c", "user.name=toy", "-c", "user.email=toy@example.invalid", "commit", "-qm", "toy"]
+    subprocess.run(["git", "add", "-A"], cwd=checkout, check=True)
+    subprocess.run(commit, cwd=checkout, check=True)
+    sha = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=checkout, capture_output=True, text=True
+    ).stdout.strip()
+    said = make(checkout, "image", "TARGET=gpu", "ARGS=--pull").stdout.splitlines()[0]
+    assert said == f"build -f Dockerfile.gpu -t cartlm:gpu --build-arg COMMIT={sha} --pull ."
+    (checkout / "more").touch()
+    assert f"COMMIT={sha}-changed " in make(checkout, "image").stdout
+
+
+MISTAKES = [
+    ("repro TARGET=gpu", {"NONE": "cartlm:gpu"}, "there is no image cartlm:gpu; make image TARGET=gpu"),
+    ("repro TARGET=cpu", {"NONE": "mine", "CARTLM_CPU_IMAGE": "mine"}, "there is no image mine; "),
+    ("repro TARGET=cpu", {"DAEMON": "1"}, "no docker daemon answers"),
+    ("repro TARGET=cpu MEMORY=lots", {}, "MEMORY is 'lots'; write MEMORY=16g"),
+    ("repro TARGET=cpu CPUS=two", {}, "CPUS is 'two'; write CPUS=2"),
+    ("repro TARGET=cpu CPUSET=all", {}, "CPUSET is 'all'; write CPUSET=2-5"),
+    ("repro TARGET=cpu CPUSET=0-9999", {}, "CPUSET is '0-9999', and this machine has CPUs 0 to "),
+]
+
+
+@pytest.mark.parametrize(("words", "environ", "said"), MISTAKES)
+def test_a_mistake_is_one_line(checkout: Path, words: str, environ: dict[str, str], said: str) -> None:
+    done = make(checkout, *words.split(), **environ)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0].startswith(f"compose.sh: {said}")
+
+
+def test_a_worktree_is_refused(checkout: Path) -> None:
+    """Its .git is a file that names a folder which the container does not see."""
+    shutil.rmtree(checkout / ".git")
+    (checkout / ".git").write_text("gitdir: /elsewhere\n")
+    done = make(checkout, "repro", "TARGET=cpu")
+    assert done.returncode == 2
+    assert ".git is no folder" in done.stderr

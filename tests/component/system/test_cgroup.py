@@ -1,0 +1,66 @@
+"""A cgroup for one process: on this machine's own where one can be made, else on a tree of plain files."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cartlm.system import cgroup
+
+MIB = 2**20
+
+
+def tree(root: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
+def test_reasons(tmp_path: Path) -> None:
+    assert cgroup.why_none(tmp_path) == "no memory cgroup is mounted"
+    tree(tmp_path, {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cgroup.controllers": "memory\n"})
+    assert "does not hand the memory controller" in cgroup.why_none(tmp_path)
+    tree(tmp_path, {"sys/fs/cgroup/cgroup.subtree_control": "cpu memory\n"})
+    assert cgroup.why_none(tmp_path) == ""
+    with cgroup.own(tmp_path / "none") as own:
+        assert own is None
+
+
+def test_a_group_comes_and_goes(tmp_path: Path) -> None:
+    tree(tmp_path, {"proc/self/cgroup": "4:memory:/\n", "sys/fs/cgroup/memory/cgroup.procs": ""})
+    with cgroup.own(tmp_path) as own:
+        assert own is not None
+        assert own.version == 1
+        assert own.folder.parent == tmp_path / "sys/fs/cgroup/memory"
+        assert own.peak_bytes() is None
+        for text, peak in (("0\n", None), ("4096\n", 4096)):  # 0 is of a group that nobody could join
+            (own.folder / cgroup.PEAK[own.version]).write_text(text)
+            assert own.peak_bytes() == peak
+        (own.folder / cgroup.PEAK[own.version]).unlink()
+        assert own.folder.is_dir()
+    assert not own.folder.exists()
+
+
+def test_the_peak_of_a_real_group() -> None:
+    if reason := cgroup.why_none():
+        pytest.skip(f"this machine lends no memory cgroup: {reason}")
+    code = (
+        "import sys; from pathlib import Path; from cartlm.system import cgroup as group\n"
+        "own = group.Group(int(sys.argv[1]), Path(sys.argv[2])); own.join()\n"
+        "block = bytearray(b'x') * (200 * 2**20); first = own.peak_bytes(); del block\n"
+        "print(first, own.forget_peak(), own.peak_bytes())"
+    )
+    with cgroup.own() as own:
+        assert own is not None
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(own.version), str(own.folder)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        first, forgot, second = done.stdout.split()
+        assert 200 * MIB < int(first) < 400 * MIB
+        if forgot == "True":
+            assert int(second) < 150 * MIB
+    assert not own.folder.exists()

@@ -1,0 +1,328 @@
+"""A build of llama.cpp proves itself on this CPU: planted instructions, what is left out then, what is remembered."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cartlm.quantization.config import GgufType
+from cartlm.system import doctor, llama_cpp_build, llama_cpp_check, llama_cpp_probe
+from tests import ROOT
+from tests.fixtures import planted
+from tests.fixtures.planted import native
+
+__all__ = ["native"]
+
+AVX2 = "sse4_2 avx f16c fma bmi2 avx2"
+AVX512 = f"{AVX2} avx512f avx512cd avx512vl avx512dq avx512bw avx512_vnni"
+AMX = f"{AVX512} avx512vbmi avx512_bf16 avx_vnni amx_tile amx_int8 amx_bf16"
+
+
+def cpuinfo(flags: str) -> str:
+    return f"processor\t: 0\nmodel name\t: Toy 9000\nflags\t\t: fpu {flags}\n\nprocessor\t: 1\n"
+
+
+def test_the_build_that_the_tests_run_with_is_sound() -> None:
+    verdict = llama_cpp_check.check(llama_cpp_build.prefix())
+    assert (verdict.reason, verdict.fault) == ("", False)
+    assert verdict.variant in ("native", *sum(llama_cpp_check.VARIANTS.values(), ()), "x64")
+
+
+def test_every_type_of_params_is_proven() -> None:
+    assert {"F16", *GgufType.__args__} == llama_cpp_probe.TYPES.keys()
+
+
+@pytest.mark.parametrize(
+    ("function", "code", "words", "fault"),
+    [
+        ("ggml_vec_dot_q3_K_q8_K", planted.LACKING, ["SIG", "asking a model in Q3_K_M"], True),
+        ("ggml_vec_dot_q3_K_q8_K", bytes.fromhex("0f0b"), ["SIGILL", "asking a model in Q3_K_M"], True),
+        ("ggml_vec_dot_q3_K_q8_K", bytes.fromhex("31c08b00"), ["SIGSEGV", "Q3_K_M"], True),
+        ("ggml_vec_dot_q3_K_q8_K", planted.NOTHING, ["a model in Q3_K_M"], True),
+        ("ggml_vec_dot_q3_K_q8_K", planted.HANGS_UP, ["SIGKILL", "Q3_K_M"], False),
+        ("ggml_vec_dot_f16", bytes.fromhex("0f0b"), ["SIGILL", "asking a model in F16"], True),
+    ],
+)
+def test_what_is_planted_is_found(
+    native: Path, tmp_path: Path, function: str, code: bytes, words: list[str], fault: bool
+) -> None:
+    prefix = planted.copy(native, tmp_path / "planted")
+    planted.plant(prefix / "lib/libggml-cpu.so", function, code)
+    verdict = llama_cpp_check.check(prefix)
+    assert all(word in verdict.reason for word in words), verdict
+    assert verdict.fault is fault
+    assert verdict.variant == "native"
+
+
+def test_a_library_that_is_not_there_is_no_fault_of_the_cpu(native: Path, tmp_path: Path) -> None:
+    prefix = planted.copy(native, tmp_path / "cut")
+    (prefix / "lib/libllama.so").resolve().unlink()
+    verdict = llama_cpp_check.check(prefix)
+    assert verdict.reason
+    assert not verdict.fault
+
+
+def test_llama_bench_is_run_too(native: Path, tmp_path: Path) -> None:
+    prefix = planted.copy(native, tmp_path / "planted")
+    (prefix / "bin").mkdir()
+    tool = prefix / "bin/llama-bench"
+    tool.write_text('#!/bin/sh\ncase "$2" in */Q5_K_M.gguf) kill -SEGV $$ ;; esac\n')
+    tool.chmod(0o755)
+    verdict = llama_cpp_check.check(prefix)
+    assert "llama-bench was killed by SIGSEGV" in verdict.reason
+    assert "Q5_K_M" in verdict.reason
+    assert verdict.fault
+
+
+@pytest.mark.parametrize(
+    ("flags", "order"),
+    [
+        (AMX, ["amx", "avx512", "avx2", "avx", "sse42", ""]),
+        (AVX512, ["avx512", "avx2", "avx", "sse42", ""]),
+        (AVX2, ["avx2", "avx", "sse42", ""]),
+        ("", [""]),
+    ],
+)
+def test_amx_is_left_out_first(flags: str, order: list[str]) -> None:
+    without: list[str] = []
+    for wanted in order:
+        assert llama_cpp_check.next_set(without, cpuinfo(flags)) == wanted
+        without.append(wanted)
+
+
+def test_a_cpu_without_a_table_loses_all_at_once() -> None:
+    arm = "processor\t: 0\nFeatures\t: fp asimd sve\n"
+    assert llama_cpp_check.next_set([], arm) == "native"
+    assert llama_cpp_check.next_set(["native"], arm) == ""
+    assert llama_cpp_check.native_flags(["native"], arm) == ["GGML_NATIVE=OFF"]
+
+
+def test_the_flags_are_those_of_this_cpu_but_for_what_is_left_out() -> None:
+    flags = dict(each.split("=") for each in llama_cpp_check.native_flags(["amx"], cpuinfo(AMX)))
+    assert flags["GGML_NATIVE"] == "OFF"
+    assert {name for name, on in flags.items() if on == "ON"} == {
+        "GGML_SSE42", "GGML_AVX", "GGML_F16C", "GGML_AVX2", "GGML_FMA", "GGML_BMI2", "GGML_AVX_VNNI",
+        "GGML_AVX512", "GGML_AVX512_VBMI", "GGML_AVX512_VNNI", "GGML_AVX512_BF16",
+    }  # fmt: skip
+    assert {flags[f"GGML_AMX_{name}"] for name in ("TILE", "INT8", "BF16")} == {"OFF"}
+    few = llama_cpp_check.native_flags(["avx512", "avx2"], cpuinfo(AVX512))
+    assert {each for each in few if each.endswith("=ON")} == {"GGML_SSE42=ON", "GGML_AVX=ON", "GGML_F16C=ON"}
+
+
+@pytest.mark.parametrize(
+    ("dies", "without", "left_out", "stays"),
+    [
+        (["sapphirerapids"], ["amx"], ["sapphirerapids"], "zen4"),
+        (
+            ["sapphirerapids", "zen4", "icelake", "skylakex"], ["amx", "avx512"],
+            ["icelake", "sapphirerapids", "skylakex", "zen4"], "haswell",
+        ),
+        (["armv8.6_2"], ["armv8.6_2"], ["armv8.6_2"], "x64"),
+    ],
+)  # fmt: skip
+def test_a_portable_build_loses_what_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies: list[str], without: list[str], left_out: list[str],
+    stays: str,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("CARTLM_CACHE", str(tmp_path / "cache"))
+    best = ["armv8.6_2"] if "armv8.6_2" in dies else ["sapphirerapids", "zen4", "icelake", "skylakex"]
+    best += ["haswell", "x64"] if "armv8.6_2" not in dies else ["x64"]
+    (tmp_path / "lib").mkdir()
+    for name in best:
+        (tmp_path / f"lib/libggml-cpu-{name}.so").touch()
+    (tmp_path / "build.json").write_text(json.dumps({"kind": "portable", "without": [], "reason": ""}))
+
+    def check(prefix: Path) -> llama_cpp_check.Verdict:
+        runs = next(name for name in best if (prefix / f"lib/libggml-cpu-{name}.so").exists())
+        return llama_cpp_check.Verdict(f"{runs} died" if runs in dies else "", runs in dies, runs)
+
+    monkeypatch.setattr(llama_cpp_check, "check", check)
+    assert llama_cpp_check.settle(tmp_path) == []
+    info = json.loads((tmp_path / "build.json").read_text())
+    assert info["without"] == without
+    assert info["left_out"] == left_out
+    assert info["reason"] == f"{dies[0]} died"
+    assert check(tmp_path).variant == stays
+    dies += best
+    with pytest.raises(SystemExit) as error:
+        llama_cpp_check.settle(tmp_path)
+    assert error.value.code == llama_cpp_check.HOPELESS
+    assert list((tmp_path / "lib").iterdir())
+
+
+def script(prefix: Path, *options: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-I", ROOT / "cartlm/system/llama_cpp_check.py", *options, prefix],
+        capture_output=True, text=True, env={**os.environ, **environ},
+    )  # fmt: skip
+
+
+def test_it_is_proven_once_and_forgotten_when_it_dies(native: Path, tmp_path: Path) -> None:
+    prefix = planted.copy(native, tmp_path / "prefix")
+    cache = {"CARTLM_CACHE": str(tmp_path / "cache")}
+    assert script(prefix, "--proven", **cache).returncode == 1
+    assert script(prefix, "--once", **cache).returncode == 0
+    assert script(prefix, "--proven", **cache).returncode == 0
+    planted.plant(prefix / "lib/libggml-cpu.so", "ggml_vec_dot_q3_K_q8_K", planted.LACKING)
+    assert script(prefix, "--once", **cache).returncode == 0, "not looked at again"
+    done = script(prefix, **cache)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "Q3_K_M" in done.stderr
+    assert done.stderr.endswith("; make doctor\n")
+    assert script(prefix, "--proven", **cache).returncode == 1
+
+
+def test_another_cpu_proves_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "build.json").write_text("{}")
+    marks = set()
+    for text in (cpuinfo(AMX), cpuinfo(AVX512), "processor: 0\nFeatures: asimd\n"):
+        monkeypatch.setattr(llama_cpp_check, "cpuinfo", lambda text=text: text)
+        marks.add(llama_cpp_check._mark(tmp_path))
+    assert len(marks) == 3
+
+
+def test_doctor_tells_of_a_build_that_dies(native: Path, tmp_path: Path) -> None:
+    prefix = planted.copy(native, tmp_path / "prefix")
+    planted.plant(prefix / "lib/libggml-cpu.so", "ggml_vec_dot_q3_K_q8_K", planted.LACKING)
+    environ = {
+        "CARTLM_LLAMA_CPP": str(prefix),
+        "CARTLM_CACHE": str(tmp_path / "cache"),
+        "PYTHONPATH": str(ROOT),
+    }
+    for image, command in (("", "make setup"), ("cpu", "make image TARGET=cpu ARGS=--no-cache")):
+        done = subprocess.run(
+            [sys.executable, "-m", "cartlm.cli", "doctor"],
+            cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environ, "CARTLM_IMAGE": image},
+        )  # fmt: skip
+        assert done.returncode == 2
+        assert done.stderr.startswith("cartlm: error: llama.cpp is broken: ")
+        assert "Q3_K_M" in done.stderr
+        assert f"; {command}" in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert "NO  llama.cpp        broken: " in done.stdout
+
+
+def test_doctor_says_what_was_left_out(native: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefix = planted.copy(native, tmp_path / "prefix")
+    info = json.loads((prefix / "build.json").read_text()) | {"without": ["amx"], "reason": "SIGILL"}
+    (prefix / "build.json").write_text(json.dumps(info))
+    monkeypatch.setenv("CARTLM_LLAMA_CPP", str(prefix))
+    monkeypatch.setenv("CARTLM_CACHE", str(tmp_path / "cache"))
+    found = doctor.llama_cpp("make setup")
+    assert "without amx" in found.found
+    assert "proven on this CPU" in found.found
+
+
+@pytest.mark.slow
+def test_a_build_that_dies_is_made_again_without_what_it_dies_of(native: Path, tmp_path: Path) -> None:
+    """The whole script; only the compiler is a stand-in, and plants what this CPU lacks in a native build."""
+    shop = planted.Workshop(tmp_path / "shop", flag="-DGGML_NATIVE=ON")
+    first = llama_cpp_check.next_set([])
+    done = shop.run("--quiet")
+    assert done.returncode == 0, done.stderr
+    assert f"building again without {first}" in done.stderr
+    (prefix,) = shop.builds
+    info = json.loads((prefix / "build.json").read_text())
+    assert info["without"] == [first]
+    assert "SIG" in info["reason"]
+    assert "Q3_K_M" in info["reason"]
+    assert "GGML_NATIVE=OFF" in info["flags"]
+    assert "GGML_NATIVE=ON" not in info["flags"]
+    wanted = llama_cpp_check.native_flags([first])
+    assert set(wanted) <= set(info["flags"])
+    calls = [json.loads(line) for line in shop.record.read_text().splitlines()]
+    assert ["-DGGML_NATIVE=ON" in call for call in calls] == [True, False]
+    again = shop.run("--quiet")
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+    assert len(shop.record.read_text().splitlines()) == 2
+    # one that dies later, as after a move to another kind of CPU, is made again too
+    planted.plant(prefix / "lib/libggml-cpu.so", "ggml_vec_dot_q3_K_q8_K", planted.LACKING)
+    for mark in shop.folder.glob("cache/llama.cpp/proven/*"):
+        mark.unlink()
+    done = shop.run("--quiet")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads((prefix / "build.json").read_text())["without"]) == 2
+
+
+@pytest.mark.slow
+def test_where_nothing_helps_it_is_one_line(native: Path, tmp_path: Path) -> None:
+    shop = planted.Workshop(tmp_path / "shop", flag="-DCMAKE_BUILD_TYPE=Release")
+    done = shop.run("--quiet")
+    assert done.returncode == 2
+    *fallbacks, last = done.stderr.splitlines()
+    assert all("building again without" in line for line in fallbacks)
+    assert last.startswith("llama.cpp does not work on this CPU even without ")
+    assert last.endswith("CC=clang CXX=clang++ docker/llama_cpp.sh")
+    assert shop.builds == []
+
+
+@pytest.mark.slow
+def test_the_tile_configuration_reaches_the_cpu(native: Path, tmp_path: Path) -> None:
+    """Its columns (byte 16) and rows (byte 48) are stored with the mend, and with this compiler not without it."""
+    shop = planted.Workshop(tmp_path / "shop")
+    assert shop.run("--libraries").returncode == 0
+    mended = Path(f"{shop.record}.mmq.cpp")
+    plain = tmp_path / "plain.cpp"
+    plain.write_text(planted.TILES)
+    found = {}
+    for source in (plain, mended):
+        made = source.with_suffix(".o")
+        subprocess.run(
+            ["c++", "-O3", "-std=c++17", "-mavx512f", "-mamx-tile", "-mamx-int8", "-c", source, "-o", made],
+            check=True,
+        )
+        found[source] = planted.stored(made)
+    assert {16, 48} <= found[mended]
+    info = json.loads((shop.builds[0] / "build.json").read_text())
+    if info["mended"]:
+        assert not {16, 48} & found[plain]
+    else:
+        assert mended.read_text() == planted.TILES
+        assert {16, 48} <= found[plain]
+
+
+GCC = """#!/bin/sh
+case "$*" in
+    *-E*) exec c++ {defines} "$@" ;;
+    *) exec c++ "$@" ;;
+esac
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("version", "mended"),
+    [((11, 4), True), ((12, 4), False), ((13, 2), True), ((14, 1), False), (None, False)],
+)
+def test_the_mend_is_chosen_by_the_compiler(
+    native: Path, tmp_path: Path, version: tuple[int, int] | None, mended: bool
+) -> None:
+    shop = planted.Workshop(tmp_path / "shop")
+    defines = "-D__clang__=1"
+    if version:
+        defines = f"-U__GNUC__ -U__GNUC_MINOR__ -D__GNUC__={version[0]} -D__GNUC_MINOR__={version[1]}"
+    compiler = shop.tool("some-gcc", GCC.format(defines=defines))
+    done = shop.run("--libraries", CXX=str(compiler))
+    assert done.returncode == 0, done.stderr
+    assert ('"memory"' in Path(f"{shop.record}.mmq.cpp").read_text()) is mended
+    assert bool(json.loads((shop.builds[0] / "build.json").read_text())["mended"]) is mended
+
+
+@pytest.mark.parametrize("tiles", ["", planted.TILES.replace("(&tc)", "(tc)"), 2 * planted.TILES])
+def test_a_source_without_the_place_of_the_mend_is_refused(tmp_path: Path, tiles: str) -> None:
+    shop = planted.Workshop(tmp_path / "shop", tiles=tiles)
+    compiler = shop.tool(
+        "some-gcc",
+        GCC.format(defines="-U__GNUC__ -U__clang__ -D__GNUC__=12 -U__GNUC_MINOR__ -D__GNUC_MINOR__=2"),
+    )
+    done = shop.run("--libraries", CXX=str(compiler))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "_tile_loadconfig(&tc)" in done.stderr
+    assert shop.builds == []

@@ -1,0 +1,94 @@
+"""A toy base model, toy rows on disk, and an adapter trained on them, once for all tests here."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from cartlm import params
+from cartlm.task import rows
+from cartlm.training import base, qlora
+from tests import ROOT
+from tests.fixtures.toy import toy_rows
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Sums in one order, and no fighting over cores that other tests use."""
+    torch.set_num_threads(1)
+
+
+def settings(**changes: Any) -> params.Finetune:
+    """Fine-tuning that moves the toy within some steps."""
+    found = params.load(ROOT / "params.yaml").finetune.model_dump()
+    small = {"batch_size": 4, "max_steps": 6, "save_steps": 2, "learning_rate": 0.01}
+    return params.Finetune(**{**found, **small, **changes})
+
+
+def job(folder: Path, toy_base: Path, max_tokens: int = 640, **changes: Any) -> qlora.Job:
+    """60 toy rows under `folder`/data, 48 of them for training."""
+    every = toy_rows(60)
+    rows.write(folder / "data/train.jsonl", every[:48])
+    rows.write(folder / "data/validation.jsonl", every[48:])
+    prompt = params.Prompt(separator="\n", max_tokens=max_tokens, pad_token=None)
+    return qlora.Job(
+        toy_base, "models/base", folder / "data/train.jsonl", folder / "data/validation.jsonl", settings(**changes), prompt
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def toy_base(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """models/base made from the toy model."""
+    target = tmp_path_factory.mktemp("base") / "models/base"
+    base.make("embedded", str(toy_model), None, None, target)
+    return target
+
+
+@pytest.fixture(scope="session")
+def trained(
+    toy_base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, qlora.Finetuned, qlora.Job]:
+    """(adapter, how it went, the job): NF4, bfloat16, 6 steps."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("trained")
+    given = job(folder, toy_base)
+    made = qlora.finetune(given, folder / "runs", folder / "models/adapter")
+    return folder / "models/adapter", made, given
+
+
+def stage_folder(folder: Path, toy_base: Path, **finetune: Any) -> Path:
+    """A working directory for the stage commands: params.yaml, data, models/base."""
+    given = job(folder, toy_base, **finetune)
+    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    values["finetune"] = given.settings.model_dump()
+    values["merge"]["check_rows"] = 8
+    values["eval"]["max_new_tokens"] = 40
+    (folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    (folder / "models").mkdir()
+    (folder / "models/base").symlink_to(toy_base)
+    return folder
+
+
+def start(folder: Path, name: str) -> subprocess.Popen[str]:
+    """A stage command in `folder`, on one core so that sums come in one order."""
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive"}
+    core = min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    pin = [] if not hasattr(os, "sched_getaffinity") else ["taskset", "-c", str(core)]
+    return subprocess.Popen(
+        [*pin, sys.executable, "-m", f"stages.{name}"], cwd=folder, env=environ, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def run(folder: Path, name: str) -> subprocess.CompletedProcess[str]:
+    """A stage command to its end."""
+    process = start(folder, name)
+    said, errors = process.communicate()
+    return subprocess.CompletedProcess([name], process.returncode, said, errors)
