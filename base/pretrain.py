@@ -19,6 +19,7 @@ from cartlm import pretraining as pretraining_package
 from cartlm.data.config import Data
 from cartlm.engines import model_dir
 from cartlm.errors import UserError
+from cartlm.files import replacing
 from cartlm.pretraining import card, corpus, probe, recipe, tokenizer, trainer
 from cartlm.system import cpu_limits, machine
 from cartlm.task import prompt
@@ -41,7 +42,7 @@ def make_tokenizer(wanted: recipe.Recipe, data: Data, folder: Path) -> Any:
 
     if not folder.exists():
         lines = (line for text in corpus.texts(data, 4000, wanted.seed) for line in text.split("\n"))
-        with model_dir.replacing(folder) as new:
+        with replacing(folder, folder=True) as new:
             tokenizer.train(lines, new, wanted.vocabulary, wanted.longest_piece)
     return LlamaTokenizer.from_pretrained(folder)
 
@@ -86,7 +87,7 @@ def main(after: int) -> None:
     model, start = None, None
     if after:
         start, log = accepted(after)
-        with model_dir.replacing(folder) as new:
+        with replacing(folder, folder=True) as new:
             model_dir.copy(ACCEPTED, new, model_dir.TOKENIZER)
     loaded = make_tokenizer(phases[0], data, folder)
     command.imported()
@@ -104,7 +105,7 @@ def main(after: int) -> None:
     assert model is not None
     model.generation_config.update(do_sample=False, pad_token_id=loaded.pad_token_id)
     count = sum(parameter.numel() for parameter in model.parameters())
-    with model_dir.replacing(ROOT / "model") as new:
+    with replacing(ROOT / "model", folder=True) as new:
         model.to(torch.float16).save_pretrained(new, safe_serialization=True)
         loaded.save_pretrained(new)
         shutil.copy(folder / "tokenizer.model", new)

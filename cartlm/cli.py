@@ -20,7 +20,8 @@ from cartlm.compare import judge as comparing
 from cartlm.compare import text as compare_text
 from cartlm.compare import tolerances as judgement
 from cartlm.errors import UserError
-from cartlm.metrics import write_metrics, write_text
+from cartlm.files import write_text
+from cartlm.metrics import write_metrics
 from cartlm.pipeline import answer_cache, dvc_remote, repository, stale, variants
 from cartlm.report import summary
 from cartlm.system import machine

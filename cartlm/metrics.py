@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
 from numbers import Integral, Real
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cartlm.errors import UserError
+from cartlm.files import write_text
 
 DIGITS = 4  # significant digits of a float in a metrics file
 COLUMNS = ("id", "outcome", "answer_hash")
@@ -56,20 +56,6 @@ def read_metrics(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path} is not a JSON object", f"git checkout {path}")
     return values
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text under a temporary name, then rename; folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except OSError as error:  # a failing write does not name its file
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

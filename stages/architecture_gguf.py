@@ -11,6 +11,7 @@ import click
 
 from cartlm import command
 from cartlm.errors import UserError
+from cartlm.files import MIB
 from cartlm.quantization import gguf
 from cartlm.system import cpu_limits
 
@@ -33,7 +34,7 @@ def main(variant: str) -> None:
         source = folder / "f16/model.gguf"
         made = gguf.quantize(source, target, variant.upper(), threads=cpu_limits.threads(), log=log)
     command.done(
-        {"variant": variant, "size_mib": made.size_bytes / gguf.MIB, "bits_per_weight": made.bits_per_weight}
+        {"variant": variant, "size_mib": made.size_bytes / MIB, "bits_per_weight": made.bits_per_weight}
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cartlm import command
+from cartlm.files import MIB
 from cartlm.quantization import gguf
 
 
@@ -15,7 +16,7 @@ from cartlm.quantization import gguf
 def main() -> None:
     """Write models/f16/model.gguf; what the converter says goes to runs/convert.log."""
     made = gguf.convert(Path("models/merged"), Path("models/f16/model.gguf"), Path("runs/convert.log"))
-    command.done({"size_mib": made.size_bytes / gguf.MIB, "bits_per_weight": made.bits_per_weight})
+    command.done({"size_mib": made.size_bytes / MIB, "bits_per_weight": made.bits_per_weight})
 
 
 if __name__ == "__main__":

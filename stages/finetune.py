@@ -10,7 +10,8 @@ import io
 from pathlib import Path
 
 from cartlm import command
-from cartlm.metrics import DIGITS, write_text
+from cartlm.files import write_text
+from cartlm.metrics import DIGITS
 from cartlm.system import cpu_limits
 
 BASE, ADAPTER, RUNS = Path("models/base"), Path("models/adapter"), Path("runs/finetune")

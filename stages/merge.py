@@ -10,7 +10,8 @@ from pathlib import Path
 
 from cartlm import command
 from cartlm.engines.model_dir import load_tokenizer
-from cartlm.metrics import write_metrics, write_text
+from cartlm.files import MIB, write_text
+from cartlm.metrics import write_metrics
 from cartlm.system import cpu_limits, machine
 from cartlm.task import rows as row_files
 from cartlm.task.prompt import from_transformers
@@ -41,7 +42,7 @@ def main() -> None:
         quantization=settings.finetune.quantization, compute_dtype=settings.finetune.compute_dtype,
         max_new_tokens=settings.eval.max_new_tokens, batch_size=settings.eval.batch_size,
     )  # fmt: skip
-    size_mib = made.size_bytes / merge.MIB
+    size_mib = made.size_bytes / MIB
     sections = {
         "agreement": alike.share,
         "n": alike.n,

@@ -14,7 +14,8 @@ from cartlm.engines.collect import Job, collect, digest
 from cartlm.errors import UserError
 from cartlm.evaluation import answers as evaluation
 from cartlm.evaluation import parity
-from cartlm.metrics import write_metrics, write_text
+from cartlm.files import write_text
+from cartlm.metrics import write_metrics
 from cartlm.system import cpu_limits, machine
 from cartlm.task import prompt
 from cartlm.task import rows as row_files

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cartlm import command
 from cartlm.bench import random_weights
-from cartlm.engines import model_dir
+from cartlm.files import replacing
 
 
 @command.command
@@ -18,7 +18,7 @@ def main() -> None:
     settings = command.params()
     wanted = settings.architecture
     target = Path("models/architecture") / wanted.name / "weights"
-    with model_dir.replacing(target) as new:
+    with replacing(target, folder=True) as new:
         count = random_weights.write(new, random_weights.SHAPES[wanted.name], wanted.seed)
         random_weights.write_tokenizer(new)
     command.done({"architecture": wanted.name, "parameters": count})

@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 from cartlm.bench import energy
+from cartlm.files import MIB
 
 RESAMPLES = 1000
 DISTURBED = 0.2  # CPUs
-MIB = 2**20
 Record = dict[str, Any]
 Section = dict[str, float]
 

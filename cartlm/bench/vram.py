@@ -12,8 +12,7 @@ from typing import Any
 
 from cartlm.bench.energy import nvml
 from cartlm.errors import UserError
-
-MIB = 2**20
+from cartlm.files import MIB
 
 
 def card_index() -> int:

@@ -19,9 +19,8 @@ from typing import Any
 
 from cartlm.bench import energy, latency, llama_server, memory, vram
 from cartlm.errors import UserError
+from cartlm.files import MIB
 from cartlm.system import cgroup, machine
-
-MIB = 2**20
 
 
 class Others:

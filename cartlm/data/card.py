@@ -11,7 +11,7 @@ from rapidfuzz import fuzz, process
 
 from cartlm.data.config import Data
 from cartlm.data.gates import Metrics
-from cartlm.metrics import write_text
+from cartlm.files import write_text
 from cartlm.task.rows import Row
 
 SHOWN = 12  # rows a language

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,24 +172,3 @@ def copy(source: Path, target: Path, patterns: tuple[str, ...]) -> list[str]:
     for name in names:
         shutil.copyfile(source / name, target / name)
     return names
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its place at the end, or is removed on an error.
-
-    What an earlier, killed run left behind is removed first.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in path.parent.glob(f".tmp-*-{path.name}"):
-        shutil.rmtree(stale, ignore_errors=True)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    temporary.mkdir()
-    try:
-        yield temporary
-        for file in temporary.iterdir():
-            file.chmod(0o644)  # safetensors writes 0600, which another user's container cannot read
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

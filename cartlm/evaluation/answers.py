@@ -13,7 +13,8 @@ from cartlm.engines.answer import Answer
 from cartlm.engines.collect import Job, collect
 from cartlm.errors import UserError
 from cartlm.evaluation.scoring import Score, score
-from cartlm.metrics import Outcome, answer_hash, write_text
+from cartlm.files import write_text
+from cartlm.metrics import Outcome, answer_hash
 from cartlm.task import rows as row_files
 from cartlm.task.prompt import PromptBuilder
 from cartlm.task.rows import Row

@@ -13,7 +13,7 @@ from typing import Literal
 
 from cartlm import yaml_files
 from cartlm.errors import UserError
-from cartlm.metrics import write_text
+from cartlm.files import write_text
 from cartlm.params import Params
 from cartlm.system import processes
 

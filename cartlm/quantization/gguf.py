@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from cartlm.errors import UserError
+from cartlm.files import MIB, replacing
 from cartlm.system import llama_cpp_build, processes
 
-MIB = 2**20
 GROUPS = ("token_embd", "attention", "ffn", "norm", "output", "other")
 # The types whose rows come in blocks of 256 weights; Q8_0 has blocks of 32 (ggml-common.h, QK_K and QK8_0).
 BLOCKS = {"Q8_0": 32, "Q6_K": 256, "Q5_K_M": 256, "Q4_K_M": 256, "Q3_K_M": 256, "Q2_K": 256}
@@ -132,7 +132,7 @@ def convert(folder: Path, target: Path, log: Path) -> Contents:
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(2, "No such file", str(folder / "config.json"))
-    with processes.replacing(target) as temporary:
+    with replacing(target) as temporary:
         hint = f"check {folder}, then dvc repro merge convert-gguf"
         _run_converter(folder, temporary, "--outtype", "f16", writes=target, log=log, hint=hint)
         return _whole(temporary, folder, log)
@@ -169,7 +169,7 @@ def quantize(
         raise FileNotFoundError(2, "No such file", str(source))
     tool = llama_cpp_build.tool("llama-quantize")
     options: list[str | Path] = ["--imatrix", imatrix] if imatrix is not None else []
-    with processes.replacing(target) as temporary:
+    with replacing(target) as temporary:
         processes.run(
             [tool, *options, source, temporary, quantization, str(threads)],
             log=log, writes=target, reason=QUANTIZE_FAILURE, hint=f"make the source again: rm {source}, then dvc repro",

@@ -22,9 +22,9 @@ from typing import Any
 
 from cartlm.engines import model_dir
 from cartlm.errors import UserError
+from cartlm.files import MIB, replacing
 from cartlm.system import processes
 
-MIB = 2**20
 PACKED = ("qweight", "qzeros", "scales", "g_idx")
 BATCH_TOKENS = 4096  # of calibration rows that are computed together
 FAILURE = r"(?m)^[\w.]*(?:Error|Exception|Interrupt): .+$"
@@ -83,7 +83,7 @@ def quantize(
     for other in runs.glob("*/"):
         if other != kept:  # of other settings, rows or weights
             shutil.rmtree(other, ignore_errors=True)
-    with model_dir.replacing(target) as new:
+    with replacing(target, folder=True) as new:
         made = kept / "made"
         shutil.rmtree(made, ignore_errors=True)
         kept.mkdir(exist_ok=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cartlm.errors import UserError
+from cartlm.files import replacing
 from cartlm.system import llama_cpp_build, processes
 from cartlm.task.prompt import PromptBuilder
 
@@ -143,7 +144,7 @@ def build(source: Path, pairs: Sequence[tuple[str, str]], separator: str, folder
     with vocabulary(source, separator) as vocab:
         groups = chunks(pairs, vocab)
     text = folder / "calibration.txt"
-    with processes.replacing(target) as temporary:
+    with replacing(target) as temporary:
         for group in groups:
             text.write_text(group.text, encoding="utf-8", newline="\n")
             before: list[str | Path] = ["--in-file", temporary] if temporary.exists() else []

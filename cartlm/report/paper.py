@@ -11,7 +11,8 @@ import yaml
 
 from cartlm.evaluation.paired import REFERENCE, pair, signed
 from cartlm.evaluation.statistics import newcombe
-from cartlm.metrics import read_metrics, read_outcomes, write_text
+from cartlm.files import write_text
+from cartlm.metrics import read_metrics, read_outcomes
 
 FIGURES = Path(__file__).with_name("paper.yaml")
 GENERATED = "generated rows"

@@ -8,7 +8,8 @@ from typing import Any
 
 from cartlm.errors import UserError
 from cartlm.evaluation import paired
-from cartlm.metrics import read_metrics, write_text
+from cartlm.files import write_text
+from cartlm.metrics import read_metrics
 from cartlm.report import architecture, cards
 from cartlm.report.summary import HEADINGS, Value, collect, shown
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cartlm.errors import UserError
-from cartlm.metrics import read_metrics, write_text
+from cartlm.files import write_text
+from cartlm.metrics import read_metrics
 
 Value = float | int | str | None
 """None is what was not measured: an empty cell, never 0."""

@@ -9,8 +9,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from cartlm.errors import UserError
@@ -168,22 +168,3 @@ def run(
     lines = [line.strip() for line in tail.splitlines() if line.strip()]
     line = found[-1].strip() if found else lines[-1] if lines else "it said nothing"
     raise UserError(f"{name} failed ({ended(code)}; all of it in {log}): {line[:300]}", advice(code, hint))
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, with its suffix: renamed to `path` at the end, removed on an error.
-
-    What an earlier, killed run left behind is removed first.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in path.parent.glob(f".tmp-*-{path.name}"):
-        stale.unlink(missing_ok=True)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

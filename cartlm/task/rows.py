@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from cartlm.errors import UserError
-from cartlm.metrics import write_text
+from cartlm.files import write_text
 from cartlm.task import prompt as prompts
 from cartlm.task.intent import Intent
 from cartlm.task.intent import read as read_intent

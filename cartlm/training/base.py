@@ -14,6 +14,7 @@ from typing import Any, Literal
 from cartlm.engines import model_dir
 from cartlm.engines.model_dir import HINT, load_tokenizer
 from cartlm.errors import UserError
+from cartlm.files import replacing
 from cartlm.quantization import tokenizer_check
 from cartlm.training import llama_config, special_tokens
 
@@ -72,7 +73,7 @@ def make(
     _check_use(config, later, path)
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
         raise UserError(f"{path} has no tokenizer.json or tokenizer.model", HINT)
-    with model_dir.replacing(target) as temporary:
+    with replacing(target, folder=True) as temporary:
         model_dir.copy(folder, temporary, (*model_dir.CONFIGS, *model_dir.TOKENIZER))
         bos, eos, pad = special_tokens.set_tokens(temporary, config, pad_token, path)
         for name in found.files:

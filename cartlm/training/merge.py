@@ -17,10 +17,10 @@ from cartlm.engines.answer import Answer
 from cartlm.engines.model_dir import Tensor, load_tokenizer
 from cartlm.engines.transformers import Transformers, load
 from cartlm.errors import UserError
+from cartlm.files import replacing
 from cartlm.training.llama_config import check_config, check_weights
 from cartlm.training.qlora import RECORD, computed_in, load_base, pick_device
 
-MIB = 2**20
 GROUPS = ("embedding", "attention", "mlp", "norm", "lm_head")
 
 
@@ -74,7 +74,7 @@ def merge(
             )
     tokenizer = load_tokenizer(base)
     _set_configs(model, tokenizer)
-    with model_dir.replacing(target) as temporary:
+    with replacing(target, folder=True) as temporary:
         model.save_pretrained(temporary)
         model_dir.copy(base, temporary, model_dir.TOKENIZER)
         _plain_config(temporary / "config.json")

@@ -23,6 +23,7 @@ from transformers.masking_utils import sdpa_mask
 from cartlm.engines import model_dir
 from cartlm.engines.model_dir import load_tokenizer
 from cartlm.errors import UserError
+from cartlm.files import replacing
 from cartlm.task import prompt
 from cartlm.task import rows as row_files
 from cartlm.task.config import Prompt
@@ -383,7 +384,7 @@ def history(log: list[dict[str, Any]]) -> list[dict[str, float]]:
 
 def save_adapter(model: Any, job: Job, made: Finetuned, target: Path) -> None:
     """`target` in peft's layout, the same bytes for the same weights."""
-    with model_dir.replacing(target) as temporary:
+    with replacing(target, folder=True) as temporary:
         model.save_pretrained(temporary, safe_serialization=True, save_embedding_layers=False)
         (temporary / "README.md").unlink(missing_ok=True)
         path = temporary / "adapter_config.json"

@@ -9,7 +9,8 @@ from typing import Any
 
 from cartlm.compare import comment, judge
 from cartlm.compare.load import WORKSPACE, ParamChange, Side
-from cartlm.metrics import Outcome, write_text
+from cartlm.files import write_text
+from cartlm.metrics import Outcome
 from cartlm.pipeline import stale
 from tests import ROOT
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from cartlm.files import MIB
 from cartlm.system import cgroup
-
-MIB = 2**20
 
 
 def tree(root: Path, files: dict[str, str]) -> None:

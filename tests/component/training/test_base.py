@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from cartlm.engines import model_dir
 from cartlm.errors import UserError
+from cartlm.files import replacing
 from cartlm.training import base
 
 
@@ -244,7 +244,7 @@ def test_replacing_keeps_the_old_folder_on_an_error(tmp_path: Path) -> None:
     (tmp_path / "m/old").write_text("old")
 
     def fail() -> None:
-        with model_dir.replacing(tmp_path / "m") as temporary:
+        with replacing(tmp_path / "m", folder=True) as temporary:
             (temporary / "new").write_text("new")
             raise OSError(28, "No space left on device")
 

@@ -1,0 +1,53 @@
+"""Files and folders that are whole or not there: written under a temporary name, then renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+MIB = 2**20
+
+
+@contextmanager
+def replacing(path: Path, folder: bool = False) -> Iterator[Path]:
+    """A temporary file name, or a new folder, beside `path` that takes its place at the end; removed on an error.
+
+    A file keeps its suffix. What an earlier, killed run left behind is removed first.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for stale in path.parent.glob(f".tmp-*-{path.name}"):
+        _remove(stale)
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    if folder:
+        temporary.mkdir()
+    try:
+        yield temporary
+        if folder:
+            for file in temporary.iterdir():
+                file.chmod(0o644)  # safetensors writes 0600, which another user's container cannot read
+            _remove(path)
+        else:
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+        os.replace(temporary, path)
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text with `replacing`; folders are made. An OSError names the file."""
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:  # a failing write does not name its file
+        raise OSError(error.errno, error.strerror, str(path)) from None
