@@ -37,7 +37,7 @@ def main() -> None:
     builder = from_transformers(load_tokenizer(BASE), settings.prompt.separator)
     made = merge.merge(BASE, ADAPTER, settings.merge.dtype, settings.merge.onto, MERGED)
     command.progress(f"merged; comparing the answers to {len(rows)} validation rows")
-    alike = merge.compare(
+    alike, engine = merge.compare(
         BASE, ADAPTER, MERGED, [builder.prompt_ids(row.prompt) for row in rows],
         quantization=settings.finetune.quantization, compute_dtype=settings.finetune.compute_dtype,
         max_new_tokens=settings.eval.max_new_tokens, batch_size=settings.eval.batch_size,
@@ -53,10 +53,12 @@ def main() -> None:
         "bytes": made.bytes_by_group,
         "finetune": trained,
         "machine": machine.fingerprint(),
-        "engine": alike.engine,
+        "engine": engine,
     }
     write_metrics(METRICS, sections)
-    differ = [{"id": rows[at].id, "adapter": one, "merged": other} for at, one, other in alike.divergences]
+    differ = [
+        {"id": rows[one.index].id, "adapter": one.first, "merged": one.second} for one in alike.divergences
+    ]
     write_text(RAW, json.dumps(differ, indent=2, ensure_ascii=False) + "\n")
     merge.require_agreement(
         alike, settings.merge.min_agreement, settings.merge.onto, settings.finetune.quantization

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from cartlm.engines.tensor_groups import bytes_by_group
 from cartlm.errors import UserError
 from cartlm.files import MIB, replacing
 from cartlm.system import llama_cpp_build, processes
 
-GROUPS = ("token_embd", "attention", "ffn", "norm", "output", "other")
 # The types whose rows come in blocks of 256 weights; Q8_0 has blocks of 32 (ggml-common.h, QK_K and QK8_0).
 BLOCKS = {"Q8_0": 32, "Q6_K": 256, "Q5_K_M": 256, "Q4_K_M": 256, "Q3_K_M": 256, "Q2_K": 256}
 QUANTIZE_FAILURE = r"failed to quantize: (.+)"
@@ -32,7 +32,7 @@ class Contents:
     header_bytes: int  # metadata with the vocabulary, and the list of tensors
     padding_bytes: int
     parameters: int
-    bytes_by_group: dict[str, int]  # groups of GROUPS that occur; output is absent where it is tied
+    bytes_by_group: dict[str, int]  # groups that occur; output is absent where it is tied
     tensors_by_type: dict[str, int]
     row_sizes: dict[str, int]  # weights a row, of every matrix
 
@@ -45,19 +45,6 @@ class Contents:
         """Matrices that cannot take the type's blocks, for which llama.cpp silently takes another type."""
         block = BLOCKS[quantization]
         return [name for name, row in self.row_sizes.items() if row % block]
-
-
-def group(name: str) -> str:
-    """The group of a tensor by its GGUF name, one of GROUPS."""
-    part = name.split(".")[-2] if "." in name else name
-    if part.endswith("_norm"):
-        return "norm"
-    if part in ("token_embd", "output"):
-        return part
-    for prefix, found in (("attn_", "attention"), ("ffn_", "ffn")):
-        if part.startswith(prefix):
-            return found
-    return "other"
 
 
 def reader(path: Path) -> Any:
@@ -89,16 +76,15 @@ def contents(path: Path) -> Contents:
     Raises UserError for a file that is truncated or no GGUF, FileNotFoundError for none.
     """
     found = reader(path)
-    groups: Counter[str] = Counter()
     types: Counter[str] = Counter()
     rows = {}
     end = found.data_offset
     for tensor in found.tensors:
-        groups[group(tensor.name)] += int(tensor.n_bytes)
         types[tensor.tensor_type.name.lower()] += 1
         if len(tensor.shape) > 1:
             rows[tensor.name] = int(tensor.shape[0])
         end = max(end, int(tensor.data_offset) + int(tensor.n_bytes))
+    groups = bytes_by_group((tensor.name, int(tensor.n_bytes)) for tensor in found.tensors)
     size = path.stat().st_size
     if not rows or end > size:
         raise UserError(
@@ -110,7 +96,7 @@ def contents(path: Path) -> Contents:
         header_bytes=int(found.data_offset),
         padding_bytes=size - int(found.data_offset) - sum(groups.values()),
         parameters=sum(math.prod(int(size) for size in tensor.shape) for tensor in found.tensors),
-        bytes_by_group={name: groups[name] for name in GROUPS if groups[name]},
+        bytes_by_group=groups,
         tensors_by_type=dict(sorted(types.items())),
         row_sizes=rows,
     )

@@ -14,13 +14,13 @@ import math
 import os
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cartlm.engines import model_dir
+from cartlm.engines.tensor_groups import bytes_by_group
 from cartlm.errors import UserError
 from cartlm.files import MIB, replacing
 from cartlm.system import processes
@@ -28,7 +28,6 @@ from cartlm.system import processes
 PACKED = ("qweight", "qzeros", "scales", "g_idx")
 BATCH_TOKENS = 4096  # of calibration rows that are computed together
 FAILURE = r"(?m)^[\w.]*(?:Error|Exception|Interrupt): .+$"
-GROUPS = {"embed_tokens": "token_embd", "self_attn": "attention", "mlp": "ffn", "lm_head": "output"}
 
 
 @dataclass(frozen=True)
@@ -167,20 +166,12 @@ def _losses(path: Path) -> dict[str, float]:
     return dict(sorted(found.items(), key=lambda item: (int(item[0].split("_")[1]), item[0])))
 
 
-def group(name: str) -> str:
-    """The group of a tensor by its name in the checkpoint, named as for GGUF files."""
-    parts = name.split(".")
-    if any("norm" in part for part in parts):
-        return "norm"
-    return next((GROUPS[part] for part in parts if part in GROUPS), "other")
-
-
 def contents(folder: Path, losses: Mapping[str, float] | None = None) -> Contents:
     """What the checkpoint in `folder` holds, headers read, tensors untouched. Raises UserError for a broken one."""
     from safetensors import SafetensorError, safe_open
 
     hint = f"rm -r {folder}, then dvc repro quantize-gptq@{folder.name}"
-    groups: Counter[str] = Counter()
+    sizes: dict[str, int] = {}
     shapes: dict[str, list[int]] = {}
     size = 0
     widths = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1}
@@ -193,7 +184,7 @@ def contents(folder: Path, losses: Mapping[str, float] | None = None) -> Content
                 for name in tensors.keys():  # noqa: SIM118 - not a mapping
                     part = tensors.get_slice(name)
                     shapes[name] = part.get_shape()
-                    groups[group(name)] += math.prod(shapes[name]) * widths[part.get_dtype()]
+                    sizes[name] = math.prod(shapes[name]) * widths[part.get_dtype()]
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise UserError(f"{folder} is not a whole GPTQ checkpoint ({error})", hint) from None
     quantized = [name for name in shapes if name.endswith(".qweight")]
@@ -204,9 +195,9 @@ def contents(folder: Path, losses: Mapping[str, float] | None = None) -> Content
     others = sum(math.prod(shape) for name, shape in shapes.items() if name.split(".")[-1] not in PACKED)
     return Contents(
         size_bytes=size,
-        header_bytes=size - sum(groups.values()),
+        header_bytes=size - sum(sizes.values()),
         parameters=weights + others,
-        bytes_by_group=dict(sorted(groups.items())),
+        bytes_by_group=bytes_by_group(sizes.items()),
         quantized=len(quantized),
         losses=dict(losses or {}),
     )

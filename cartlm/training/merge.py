@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,39 +12,33 @@ import torch
 import transformers as hf
 
 from cartlm.engines import model_dir
+from cartlm.engines.agreement import Agreement, Divergence
 from cartlm.engines.answer import Answer
 from cartlm.engines.model_dir import Tensor, load_tokenizer
+from cartlm.engines.tensor_groups import bytes_by_group
 from cartlm.engines.transformers import Transformers, load
 from cartlm.errors import UserError
 from cartlm.files import replacing
 from cartlm.training.llama_config import check_config, check_weights
 from cartlm.training.qlora import RECORD, computed_in, load_base, pick_device
 
-GROUPS = ("embedding", "attention", "mlp", "norm", "lm_head")
+GROUPS = {
+    "token_embd": "embedding",
+    "attention": "attention",
+    "ffn": "mlp",
+    "norm": "norm",
+    "output": "lm_head",
+}
+"""transformers' names of cartlm.engines.tensor_groups' groups, as metrics/merge.json has them."""
 
 
 @dataclass(frozen=True)
 class Merged:
-    """Sizes of what was written. `bytes_by_group`: groups of GROUPS that occur; lm_head is absent where it is tied."""
+    """Sizes of what was written. `bytes_by_group`: the groups that occur; lm_head is absent where it is tied."""
 
     size_bytes: int  # of all files in the folder
     parameters: int
     bytes_by_group: dict[str, int]
-
-
-def group(name: str) -> str:
-    """The group of a tensor by its name in transformers, one of GROUPS."""
-    for part, found in (
-        ("embed_tokens", "embedding"),
-        ("self_attn", "attention"),
-        (".mlp.", "mlp"),
-        ("lm_head", "lm_head"),
-    ):
-        if part in name:
-            return found
-    if "norm" in name:
-        return "norm"
-    raise ValueError(f"{name} is in no group")
 
 
 def merge(
@@ -79,13 +72,11 @@ def merge(
         model_dir.copy(base, temporary, model_dir.TOKENIZER)
         _plain_config(temporary / "config.json")
         found = check_saved(temporary, model, tokenizer, dtype)
-    groups: Counter[str] = Counter()
-    for name, tensor in found.items():
-        groups[group(name)] += tensor.bytes
+    groups = bytes_by_group((name, tensor.bytes) for name, tensor in found.items())
     return Merged(
         sum(path.stat().st_size for path in target.iterdir()),
         sum(weights.numel() for weights in model.parameters()),
-        {name: groups[name] for name in GROUPS if groups[name]},
+        {GROUPS[name]: size for name, size in groups.items()},
     )
 
 
@@ -162,23 +153,10 @@ def check_saved(folder: Path, model: Any, tokenizer: Any, dtype: str) -> dict[st
     return found
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """Answers of the adapter on its base, as trained, and of the merged model, over the same prompts."""
-
-    n: int
-    divergences: list[tuple[int, str, str]]  # place in the prompts, the adapter's answer, the merged model's
-    engine: dict[str, str | int]  # of the merged model
-
-    @property
-    def share(self) -> float:
-        return 1 - len(self.divergences) / self.n
-
-
 def compare(
     base: Path, adapter: Path, merged: Path, prompts: Sequence[list[int]], *,
     quantization: str, compute_dtype: str, max_new_tokens: int, batch_size: int,
-) -> Agreement:  # fmt: skip
+) -> tuple[Agreement, dict[str, str | int]]:  # fmt: skip
     """On how many of `prompts` (ids) both give the same tokens; the adapter in `compute_dtype`, as in training.
 
     The merged model's answers, made in batches, are drafts that the adapter verifies; where it disagrees, both count at
@@ -204,7 +182,8 @@ def compare(
         for index in differ:
             theirs[index] = engine.verified(prompts[index], max_new_tokens, ours[index].token_ids)
     differ = [index for index in differ if not _alike(ours[index], theirs[index])]
-    return Agreement(len(prompts), [(index, ours[index].text, theirs[index].text) for index in differ], about)
+    divergences = [Divergence(index, ours[index].text, theirs[index].text) for index in differ]
+    return Agreement(len(prompts), divergences), about
 
 
 def require_agreement(alike: Agreement, least: float, onto: str, quantization: str) -> None:

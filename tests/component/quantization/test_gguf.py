@@ -65,23 +65,6 @@ def test_narrow_rows_fall_back(toy_gguf: Path, tmp_path: Path) -> None:
     assert quantize(toy_gguf, tmp_path / "model.gguf", "Q8_0").fallback_tensors("Q8_0") == []
 
 
-@pytest.mark.parametrize(
-    ("name", "group"),
-    [
-        ("token_embd.weight", "token_embd"),
-        ("output.weight", "output"),
-        ("output_norm.weight", "norm"),
-        ("blk.3.attn_output.weight", "attention"),
-        ("blk.3.attn_norm.weight", "norm"),
-        ("blk.3.ffn_norm.weight", "norm"),
-        ("blk.3.ffn_down.weight", "ffn"),
-        ("rope_freqs.weight", "other"),
-    ],
-)
-def test_groups(name: str, group: str) -> None:
-    assert gguf.group(name) == group
-
-
 def test_cut_files_are_refused(toy256: Path, tmp_path: Path) -> None:
     data = (toy256 / "models/f16/model.gguf").read_bytes()
     path = tmp_path / "cut.gguf"

@@ -255,15 +255,3 @@ def test_a_checkpoint_that_lacks_something_is_refused(made: Path, tmp_path: Path
     with pytest.raises(UserError, match="not a whole GPTQ checkpoint") as caught:
         gptq.contents(folder)
     assert stage_module.explain(caught.value) is caught.value
-
-
-@pytest.mark.parametrize(
-    ("name", "group"),
-    [
-        ("model.embed_tokens.weight", "token_embd"), ("lm_head.weight", "output"), ("model.norm.weight", "norm"),
-        ("model.layers.3.self_attn.o_proj.qweight", "attention"), ("model.layers.3.input_layernorm.weight", "norm"),
-        ("model.layers.3.mlp.down_proj.g_idx", "ffn"), ("model.rotary", "other"),
-    ],
-)  # fmt: skip
-def test_groups(name: str, group: str) -> None:
-    assert gptq.group(name) == group
