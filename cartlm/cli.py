@@ -52,7 +52,7 @@ def params_group() -> None:
 def params_check() -> None:
     """Stop with one line if params.yaml is wrong."""
     found = command.params()
-    print(f"params.yaml is sound: {len(variants.listed(found))} variants, data from {found.data.source}")
+    print(f"params.yaml is sound: {len(found.variants.names)} variants, data from {found.data.source}")
 
 
 @main.group("data", cls=command.Group)
@@ -105,7 +105,8 @@ def pin() -> None:
     """Ask the hub for the revisions of the model and datasets that params.yaml names, and write them there."""
     from cartlm.pipeline import revisions as pins
 
-    wanted = pins.wanted(command.params())
+    settings = command.params()
+    wanted = pins.list_pins(settings.base, settings.data)
     revisions = {one: pins.ask(one) for one in wanted}
     if changed := {one: sha for one, sha in revisions.items() if sha != one.now}:
         pins.write(command.PARAMS, changed, datetime.date.today())
@@ -135,7 +136,7 @@ def pin_images() -> None:
 @main.command()
 def table() -> None:
     """Print the results table."""
-    rows = summary.collect(Path("metrics"), variants.listed(command.params()))
+    rows = summary.collect(Path("metrics"), command.params().variants.names)
     print(summary.table(rows))
 
 
@@ -181,16 +182,16 @@ def compare(old: str, new: str | None, as_json: bool, everything: bool, as_comme
     if as_comment and (as_json or everything):
         raise UserError("--comment goes with neither --json nor --all", "cartlm compare --help")
     root = Path(".")
-    repository.repository(root)
+    repository.check_repository(root)
     if new is None:
         command.params()  # of commits nothing can be mended, so whatever reads is taken
     before, after, changed = load.read(root, old, new)
     was, now = (
-        judgement.params(root, repository.resolve(root, each) if each else None) for each in (old, new)
+        judgement.params(root, repository.resolve_commit(root, each) if each else None) for each in (old, new)
     )
     tolerances, said = judgement.tolerances(was, before.name)
     left = {*judgement.names(was, *judgement.LISTS)} - {*judgement.names(now, *judgement.LISTS)}
-    asked = stale.read(root) if repository.checked_out(root, new) else None
+    asked = stale.find_stale(root) if repository.is_checked_out(root, new) else None
     found = comparing.compare(before, after, tolerances, changed, judgement.names(now), asked, left)
     found.notes[:0] = said + judgement.own_code(root, old, new, after.name)
     if as_json:
@@ -208,16 +209,16 @@ def stale_stages(as_json: bool) -> int:
 
     Asks `dvc status`, and needs nothing but what git has.
     """
-    repository.repository(Path("."))
-    found = stale.read(Path("."))
-    print(json.dumps(stale.as_json(found), indent=2) if as_json else stale.text(found))
+    repository.check_repository(Path("."))
+    found = stale.find_stale(Path("."))
+    print(json.dumps(stale.as_json(found), indent=2) if as_json else stale.format_report(found))
     return 1 if found.stale else 0
 
 
 @main.command()
 def pull() -> None:
     """Bring the main graph's models and data from the DVC remote; what it lacks is named, and no error."""
-    repository.repository(Path("."))
+    repository.check_repository(Path("."))
     came = dvc_remote.pull(Path("."))
     print(
         f"{came.files} files came from {came.remote}; {came.outs - len(came.missing) - len(came.kept)} of {came.outs} outputs are here"
@@ -237,7 +238,7 @@ def pull() -> None:
 @main.command()
 def push() -> None:
     """Copy models, data and paid answers to the DVC remote; commit dvc.lock beside."""
-    repository.repository(Path("."))
+    repository.check_repository(Path("."))
     # In a container such a folder would be made there, and go with it.
     went = dvc_remote.push(Path("."), create=not os.environ.get(machine.IMAGE))
     print(f"{went.files} files went to {went.remote}; with dvc.lock in git, make pull brings them elsewhere")
@@ -345,10 +346,10 @@ def diagnose(as_json: bool) -> None:
 @main.command()
 def prune() -> None:
     """Remove metrics, models and lock entries of what left params.yaml (`dvc repro` does it by itself)."""
-    found = variants.prune(Path("."), command.params())
-    print("\n".join(f"removed {name}" for name in found.gone) or "nothing to remove")
-    for what in found.kept:
-        print(f"warning: stays, {what}; remove it if you do not need it", file=sys.stderr)
+    removed, kept = variants.prune(Path("."), command.params().variants)
+    print("\n".join(f"removed {name}" for name in removed) or "nothing to remove")
+    for what in kept:
+        print(f"warning: kept {what}; remove it if you do not need it", file=sys.stderr)
 
 
 def check_weights(folder: Path) -> None:

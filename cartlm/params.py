@@ -15,6 +15,7 @@ from cartlm.data.config import Data
 from cartlm.engines.config import Remote
 from cartlm.errors import UserError
 from cartlm.evaluation.config import Eval, Parity, References
+from cartlm.pipeline.variants import Variants
 from cartlm.quantization.config import Gguf, Gptq
 from cartlm.task.config import Prompt
 from cartlm.training.config import Base, Finetune, Merge
@@ -57,6 +58,17 @@ class Params(Section):
                     raise ValueError(f"{section}.{name}: that name is taken, {taken[name].format(name)}")
             taken |= dict.fromkeys(names, f"{section}.{{0}} has it")
         return self
+
+    @property
+    def variants(self) -> Variants:
+        """The names of all variants and servers."""
+        return Variants(
+            reference=tuple(References.model_fields),
+            gguf=tuple(self.gguf),
+            gptq=tuple(self.gptq),
+            remote=tuple(self.remote),
+            architecture_types=tuple(self.architecture.types),
+        )
 
 
 def parse(values: Any, name: str) -> Params:

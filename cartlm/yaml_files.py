@@ -1,15 +1,20 @@
 """YAML as DVC reads and writes it (ruamel.yaml, YAML 1.2), for the files that both of us read.
 
-PyYAML follows YAML 1.1: the `2e-05` that DVC writes is text to it, and `on` is true.
+PyYAML follows YAML 1.1: it reads the `2e-05` that DVC writes as text, and `on` as true.
 """
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from cartlm.files import write_text
 
 
 class NotYaml(ValueError):
@@ -17,10 +22,56 @@ class NotYaml(ValueError):
 
 
 def parse(given: bytes | str) -> Any:
-    """The value of one document; None of an empty file. Raises NotYaml."""
+    """The value of one document; None for an empty file. Raises NotYaml."""
+    return _load(YAML(typ="safe"), given)  # as dvc.utils.serialize has it
+
+
+def parse_editable(given: bytes | str) -> Any:
+    """The same with comments, quotes and order, for `write`. Raises NotYaml."""
+    return _load(_editor(), given)
+
+
+def write(path: Path, document: Any, null: str = "null") -> None:
+    """Write an edited document of `parse_editable`, with the line ends that the file at `path` has.
+
+    null: how an empty value is written; DVC's own lock files have "".
+    """
+    text = io.StringIO()
+    editor = _editor()
+    editor.representer.add_representer(
+        type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", null)
+    )
+    editor.dump(document, text)
+    crlf = path.exists() and b"\r\n" in path.read_bytes()
+    write_text(path, text.getvalue().replace("\n", "\r\n") if crlf else text.getvalue())
+
+
+def overlay(document: CommentedMap, changes: CommentedMap, replaced: tuple[str, ...] = ()) -> None:
+    """Put `changes`, with the comments at the ends of their lines, into a document, section by section.
+
+    A section whose key is in `replaced` takes the place of the whole old one.
+    """
+    for key, value in changes.items():
+        old = document.get(key)
+        if key not in replaced and isinstance(value, CommentedMap) and isinstance(old, CommentedMap):
+            overlay(old, value)
+        else:
+            document[key] = value
+        if key in changes.ca.items:
+            document.ca.items[key] = changes.ca.items[key]
+
+
+def _editor() -> YAML:
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096  # no line is broken that was not
+    return yaml
+
+
+def _load(yaml: YAML, given: bytes | str) -> Any:
     try:
         text = given.decode("utf-8") if isinstance(given, bytes) else given
-        return YAML(typ="safe").load(text)  # as dvc.utils.serialize has it
+        return yaml.load(text)
     except UnicodeDecodeError as error:
         raise NotYaml(f"not UTF-8: byte {error.object[error.start]:#04x} at {error.start}") from None
     except RecursionError:
@@ -29,8 +80,8 @@ def parse(given: bytes | str) -> Any:
         key = str(error.problem).partition(" with value")[0].removeprefix("found ")
         raise NotYaml(f"{key}{_line(error)}") from None
     except MarkedYAMLError as error:
-        said = ", ".join(" ".join(str(part).split()) for part in (error.context, error.problem) if part)
-        raise NotYaml(f"{said}{_line(error)}") from None
+        problem = ", ".join(" ".join(str(part).split()) for part in (error.context, error.problem) if part)
+        raise NotYaml(f"{problem}{_line(error)}") from None
     except (YAMLError, ValueError, LookupError) as error:  # a date such as 2026-13-01; `!!bool maybe`
         raise NotYaml(f"a value does not read: {' '.join(str(error).split())[:200]}") from None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from cartlm import command
 from cartlm.bench import plan as bench
 from cartlm.bench import publish
+from cartlm.pipeline.variants import prune_metrics
 from cartlm.system import cpu_limits, machine
 from cartlm.task import rows
 
@@ -20,6 +21,7 @@ def main() -> None:
     """Measure in interleaved rounds; every repetition is kept in runs/bench/cpu/."""
     machine.require_target("cpu")
     settings, folder, raw = command.params(), Path("metrics/bench/cpu"), Path("runs/bench/cpu")
+    prune_metrics(Path("."), settings.variants)  # else metrics/quantize changes after this stage
     wanted = settings.bench_cpu
     plan = bench.Plan(
         seed=wanted.seed,

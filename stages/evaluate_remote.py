@@ -20,13 +20,13 @@ from cartlm.task import rows as row_files
 from cartlm.text import help_to_read
 
 TEST, ANSWERS = Path("data/test.jsonl"), Path("data/answers")
-METRICS, OUTCOMES = Path("metrics/remote"), Path("metrics/outcomes")
+METRICS, OUTCOMES = Path("metrics/remote"), Path("metrics/remote_outcomes")
 
 
 @command.command
 @click.argument("name")
 def main(name: str) -> None:
-    """Write metrics/remote/NAME.json and metrics/outcomes/NAME.csv; answers stay in data/answers/NAME.jsonl."""
+    """Write metrics/remote/NAME.json and metrics/remote_outcomes/NAME.csv; answers stay in data/answers/NAME.jsonl."""
     settings = command.params()
     if name not in settings.remote:
         known = ", ".join(settings.remote) or "none"

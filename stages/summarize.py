@@ -17,8 +17,8 @@ def main() -> None:
     """Write metrics/summary.csv, the results block of README.md and docs/paper.md."""
     metrics = Path("metrics")
     settings = command.params()
-    listed = variants.listed(settings)
-    gone = variants.prune(Path("."), settings).gone
+    listed = settings.variants.names
+    gone = variants.prune_metrics(metrics.parent, settings.variants)
     for name in gone:
         command.progress(f"removed {name}, no longer in params.yaml")
     rows = summary.collect(metrics, listed)

@@ -131,7 +131,7 @@ def stale_blocks(found: Comparison) -> list[Block]:
         text = f"Not asked: {found.new} is not what is checked out where this was made."
         return [Block(f"### Stale stages\n\n{text}")]
     blocks = [Block(f"### Stale stages\n\n{lines[0]}", ["", *lines[1 : ROWS + 1]] if lines[1:] else [])]
-    if found.stale and (told := stale.elsewhere_lines(found.stale)):
+    if found.stale and (told := stale.format_elsewhere(found.stale)):
         before, after = folded("Pipelines that need hardware or servers of their own", [])
         blocks.append(Block(before, [f"- {words(line)[:NOTE]}" for line in told[:ROWS]], after))
     return blocks

@@ -103,7 +103,7 @@ def compare(
         tolerances,
         unpaired,
         OTHER_ROWS if OTHER_ROWS in unpaired.values() else None,
-        {file: OTHER_DATA for file in new.metrics if dvc_lock.other_data(old.stages, new.stages, file)},
+        {file: OTHER_DATA for file in new.metrics if dvc_lock.reads_other_data(old.stages, new.stages, file)},
         {each.variant: each for each in differences(tested)},
         controls,
         significance.p_values(old, new, None),

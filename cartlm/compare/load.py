@@ -17,7 +17,14 @@ from cartlm.compare import rules
 from cartlm.errors import UserError
 from cartlm.metrics import Outcome, parse_outcomes
 from cartlm.pipeline import dvc_lock
-from cartlm.pipeline.repository import content, dvc, listed, repository, resolve
+from cartlm.pipeline.repository import (
+    check_repository,
+    dvc_md5,
+    list_files,
+    read_file,
+    resolve_commit,
+    run_dvc,
+)
 from cartlm.system import processes
 
 WORKSPACE = "workspace"
@@ -54,8 +61,8 @@ def read(root: Path, old: str, new: str | None) -> tuple[Side, Side, list[ParamC
     Raises UserError outside of a git and DVC repository, for a revision that is not there, for one without
     metrics and for a metrics file that is not JSON.
     """
-    repository(root)
-    olds, news = resolve(root, old), resolve(root, new) if new is not None else None
+    check_repository(root)
+    olds, news = resolve_commit(root, old), resolve_commit(root, new) if new is not None else None
     for commit, given in ((olds, olds[:8]), (news, news[:8] if news else WORKSPACE)):
         not_yaml(root, commit, given)
     with ThreadPoolExecutor() as pool:  # two programs, each some seconds
@@ -70,7 +77,7 @@ def read(root: Path, old: str, new: str | None) -> tuple[Side, Side, list[ParamC
         unsound(files, commit, name)
         if not files:
             asked = f"the {WORKSPACE}" if commit is None else f"{given} ({name})"
-            if any(path.endswith(".json") for path in listed(root, commit, "metrics")):
+            if any(path.endswith(".json") for path in list_files(root, commit, "metrics")):
                 raise UserError(f"DVC reads no metrics of {asked}: {said}", "dvc metrics show")
             raise UserError(
                 f"{asked} has no metrics", "make repro" if commit is None else "git log --oneline -- metrics"
@@ -89,7 +96,7 @@ def dvc_diff(root: Path, what: str, old: str, new: str | None, *options: str) ->
 
     It warns, and ends with 0, where it can read nothing.
     """
-    done = dvc(root, what, "diff", "--json", *options, old, *([new] if new else []))
+    done = run_dvc(root, what, "diff", "--json", *options, old, *([new] if new else []))
     try:
         if done.returncode != 0:
             raise ValueError
@@ -113,7 +120,7 @@ def one_side(diff: Files, which: str) -> Files:
 
 def text(root: Path, commit: str | None, path: str) -> str:
     """The same as text; empty where it is not there."""
-    return (content(root, commit, path) or b"").decode("utf-8", errors="replace")
+    return (read_file(root, commit, path) or b"").decode("utf-8", errors="replace")
 
 
 def locked(
@@ -122,10 +129,14 @@ def locked(
     """The hashes of the test rows, the stages as they were run, and those that are outdated."""
 
     def read(path: str) -> bytes | None:
-        return content(root, commit, path)
+        return read_file(root, commit, path)
 
-    stages = dvc_lock.stages(read, name)
-    return dvc_lock.row_hashes(stages), stages, dvc_lock.changed_since(stages, read)
+    stages = dvc_lock.read_stages(read, name)
+    return (
+        dvc_lock.row_hashes(stages),
+        stages,
+        dvc_lock.outdated_stages(stages, read, lambda path: dvc_md5(root, commit, path)),
+    )
 
 
 def told(path: str, commit: str | None, name: str) -> tuple[str, str]:
@@ -135,7 +146,7 @@ def told(path: str, commit: str | None, name: str) -> tuple[str, str]:
 
 def unreadable(root: Path, commit: str | None, name: str, known: set[str]) -> None:
     """Raises UserError for a metrics file that DVC left out as it is no JSON object: it does so in silence."""
-    for path in listed(root, commit, "metrics"):
+    for path in list_files(root, commit, "metrics"):
         if path.endswith(".json") and path not in known:
             what, next = told(path, commit, name)
             try:
@@ -159,7 +170,7 @@ def not_yaml(root: Path, commit: str | None, name: str) -> None:
     """Raises UserError for a file of the pipeline that is not YAML: DVC tells it in many lines, as a lack of metrics."""
     for path in ("params.yaml", "dvc.yaml", "dvc.lock"):
         try:
-            yaml_files.parse(content(root, commit, path) or b"")
+            yaml_files.parse(read_file(root, commit, path) or b"")
         except yaml_files.NotYaml as error:
             what, next = told(path, commit, name)
             raise UserError(f"{what} is not YAML: {error}", next) from None
@@ -169,6 +180,7 @@ def outcomes(root: Path, commit: str | None, name: str) -> dict[str, list[Outcom
     """Variant -> its per-row outcomes."""
     return {
         Path(path).stem: parse_outcomes(text(root, commit, path), *told(path, commit, name))
-        for path in listed(root, commit, OUTCOMES)
+        for folder in (OUTCOMES, dvc_lock.REMOTE_OUTCOMES)
+        for path in list_files(root, commit, folder)
         if path.endswith(".csv")
     }

@@ -84,7 +84,7 @@ def of_the_machine(changes: Sequence[Change], controls: Drift, tolerances: Mappi
 def of_the_code(old: Side, new: Side) -> list[str]:
     """Stages that measured with other code on the two sides, and those whose numbers are older than code or params."""
     said: dict[str, list[str]] = {}
-    for stage, paths in dvc_lock.other_code(old.stages, new.stages).items():
+    for stage, paths in dvc_lock.changed_code(old.stages, new.stages).items():
         said.setdefault(f"Measured by other code ({few(paths, 4)})", []).append(stage)
     for side in (old, new):
         for stage, changed in side.outdated.items():

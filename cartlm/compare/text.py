@@ -49,7 +49,9 @@ def stale_lines(found: stale.Report | None) -> list[str] | None:
         return None
     if not found.stale:
         return [stale.headline(found)]
-    lines = [f"- {words(few(names, 8))}: {words(few(why, 8))}" for names, why in stale.grouped(found.stale)]
+    lines = [
+        f"- {words(few(names, 8))}: {words(few(why, 8))}" for names, why in stale.group_by_reason(found.stale)
+    ]
     return [
         f"{stale.headline(found)}: numbers are older than what they stand beside. Next: `{found.next}`",
         *lines,

@@ -13,7 +13,7 @@ from cartlm import yaml_files
 from cartlm.compare.load import ParamChange
 from cartlm.compare.rules import OF_MACHINE, other_machine
 from cartlm.config import Share
-from cartlm.pipeline.repository import content, git
+from cartlm.pipeline.repository import read_file, run_git
 from cartlm.text import few
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ LISTS = ("reference", "gguf", "gptq", "remote")
 def params(root: Path, commit: str | None) -> Mapping[str, Any]:
     """The values of a side's params.yaml, sound or not; empty where it has none."""
     try:
-        values = yaml_files.parse(content(root, commit, "params.yaml") or b"")
+        values = yaml_files.parse(read_file(root, commit, "params.yaml") or b"")
     except yaml_files.NotYaml:
         values = None
     return values if isinstance(values, dict) else {}
@@ -91,7 +91,7 @@ def loosened(changes: Sequence[ParamChange], name: str) -> list[str]:
 def own_code(root: Path, old: str, new: str | None, name: str) -> list[str]:
     """A sentence where the code that compares differs: a workflow runs that of the judged side."""
     arguments = ("diff", "--name-only", old, *([new] if new else []), "--", *OWN_CODE)
-    changed = git(root, *arguments).stdout.splitlines()
+    changed = run_git(root, *arguments).stdout.splitlines()
     return [f"in {name}, what compares or what calls it is changed: {few(changed, 4)}."] if changed else []
 
 

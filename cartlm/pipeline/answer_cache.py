@@ -16,7 +16,7 @@ from cartlm.system import processes
 
 def bought(path: str) -> bool:
     """Whether a dvc.lock of the working directory lists `path` as an output that is not empty."""
-    stages = dvc_lock.stages(
+    stages = dvc_lock.read_stages(
         lambda file: Path(file).read_bytes() if Path(file).is_file() else None, "workspace"
     )
     return any(made.outs.get(path, 0) > 0 for made in stages.values())

@@ -1,6 +1,7 @@
-"""What dvc.lock tells of the numbers beside it: the rows, the code and the params with which each stage was run.
+"""What dvc.lock has of the numbers beside it: the rows, the code and the params with which each stage was run.
 
-From the files of a commit or of the workspace alone, without DVC: `read` gives a file's bytes, None for no file.
+From the files of a commit or of the workspace alone, without DVC: `read` gives a file's bytes, None for no file, and `md5`
+the hash of a file or folder.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ LOCKS = (
     "gpu/dvc.lock",
     "base/dvc.lock",
 )  # paths in all are from the root
-CODE = (".py", ".sh", ".txt", ".yaml")  # dependencies that git has; the others are data and models
+MADE = ("data/", "models/", "metrics/")  # dependencies that stages make; all others are code and packages
 MEASURED = ("metrics/bench/", "metrics/eval/", "metrics/remote")
 OUTCOMES = "metrics/outcomes"
+REMOTE_OUTCOMES = "metrics/remote_outcomes"  # of servers: another pipeline file makes them
 TEST_ROWS = "data/test.jsonl"
 Read = Callable[[str], bytes | None]
 
@@ -41,10 +43,10 @@ class Stage:
 
     @property
     def code(self) -> dict[str, str]:
-        return {path: md5 for path, md5 in self.hashes.items() if path.endswith(CODE)}
+        return {path: md5 for path, md5 in self.hashes.items() if not path.startswith(MADE)}
 
 
-def stages(read: Read, name: str) -> dict[str, Stage]:
+def read_stages(read: Read, name: str) -> dict[str, Stage]:
     """All stages by name, as DVC writes it. `name` is the commit's, for the UserError where a file is not YAML."""
     found = {}
     for path in LOCKS:
@@ -79,11 +81,11 @@ def row_hashes(stages: Mapping[str, Stage]) -> dict[str, str]:
         PurePosixPath(out).stem: stage.hashes[TEST_ROWS]
         for stage in stages.values()
         for out in stage.outs
-        if PurePosixPath(out).parent.as_posix() == OUTCOMES and TEST_ROWS in stage.hashes
+        if PurePosixPath(out).parent.as_posix() in (OUTCOMES, REMOTE_OUTCOMES) and TEST_ROWS in stage.hashes
     }
 
 
-def other_data(old: Mapping[str, Stage], new: Mapping[str, Stage], file: str) -> bool:
+def reads_other_data(old: Mapping[str, Stage], new: Mapping[str, Stage], file: str) -> bool:
     """Whether the stages that wrote a file read other rows on the two sides; False where a lock does not tell."""
     read = [
         {path: md5 for stage in side.values() if file in stage.outs for path, md5 in stage.hashes.items()}
@@ -98,10 +100,14 @@ def folder_hash(folder: str, files: Mapping[str, str]) -> str:
     """What DVC writes for a folder with these files, MD5 by path: the MD5 of their sorted list, and `.dir`."""
     below = sorted(path for path in files if path.startswith(f"{folder}/"))
     listed = json.dumps([{"md5": files[path], "relpath": path.removeprefix(f"{folder}/")} for path in below])
-    return f"{hashlib.md5(listed.encode(), usedforsecurity=False).hexdigest()}.dir"
+    return f"{md5(listed.encode())}.dir"
 
 
-def made_anew(stages: Mapping[str, Stage]) -> dict[str, list[str]]:
+def md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def remade_inputs(stages: Mapping[str, Stage]) -> dict[str, list[str]]:
     """Stage -> what it read that another stage has made differently since, by the hashes of the locks alone."""
     now = {path: (md5, name) for name, stage in stages.items() for path, md5 in stage.made.items()}
     found = {}
@@ -116,16 +122,16 @@ def made_anew(stages: Mapping[str, Stage]) -> dict[str, list[str]]:
     return found
 
 
-def changed_since(stages: Mapping[str, Stage], read: Read) -> dict[str, list[str]]:
-    """Stages whose outputs are older than what lies beside them, with the code and the params that are others now."""
-    md5: dict[str, str | None] = {}
+def outdated_stages(
+    stages: Mapping[str, Stage], read: Read, md5: Callable[[str], str | None]
+) -> dict[str, list[str]]:
+    """Stages that were run with other code or params than those beside the lock, and with which."""
+    now: dict[str, str | None] = {}
     params: dict[str, Any] = {}
     found = {}
     for name, stage in stages.items():
-        for path in stage.code.keys() - md5.keys():
-            data = read(path)
-            md5[path] = None if data is None else hashlib.md5(data, usedforsecurity=False).hexdigest()
-        changed = sorted(path for path, made_by in stage.code.items() if md5[path] != made_by)
+        now |= {path: md5(path) for path in stage.code.keys() - now.keys()}
+        changed = sorted(path for path, run_with in stage.code.items() if now[path] != run_with)
         for file, values in stage.params.items():
             if file not in params:
                 params[file] = _yaml(read(file))
@@ -149,7 +155,7 @@ def _at(values: Any, key: str) -> Any:
     return values
 
 
-def other_code(old: Mapping[str, Stage], new: Mapping[str, Stage]) -> dict[str, list[str]]:
+def changed_code(old: Mapping[str, Stage], new: Mapping[str, Stage]) -> dict[str, list[str]]:
     """Measuring stages of both sides that were run with other code or packages, and with which."""
     found = {}
     for name in old.keys() & new.keys():

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 from cartlm import yaml_files
+from cartlm.data.config import Data
 from cartlm.errors import UserError
 from cartlm.files import write_text
-from cartlm.params import Params
 from cartlm.system import processes
+from cartlm.training.config import Base
 
 COMMIT = re.compile("[0-9a-f]{40}")
 BASE_IMAGE = re.compile(
@@ -40,9 +41,8 @@ class Pin:
         return None if self.now is None or COMMIT.fullmatch(self.now) else self.now
 
 
-def wanted(settings: Params) -> list[Pin]:
+def list_pins(base: Base, data: Data) -> list[Pin]:
     """What can be pinned: every hub id of these params. A local folder has no revision."""
-    base, data = settings.base, settings.data
     found = []
     if base.source == "hub":
         found.append(Pin("base", "revision", "model", base.path, base.revision))

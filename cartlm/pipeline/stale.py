@@ -15,7 +15,7 @@ from typing import Any
 
 from cartlm.errors import UserError
 from cartlm.pipeline import dvc_lock
-from cartlm.pipeline.repository import content, dvc, git
+from cartlm.pipeline.repository import read_file, run_dvc, run_git
 from cartlm.system import processes
 from cartlm.text import few
 
@@ -46,13 +46,13 @@ class Report:
     next: str  # the command that makes the main graph's numbers new
 
 
-def read(root: Path) -> Report:
+def find_stale(root: Path) -> Report:
     """Ask DVC about the workspace. Raises UserError where it cannot tell."""
     with ThreadPoolExecutor() as pool:  # two programs, each some seconds
         names = pool.submit(_said, root, "stage", "list", "--all", "--name-only")
         status = json.loads(_said(root, "status", "--json") or "{}")
         listed = names.result().split()
-    run = dvc_lock.stages(lambda path: content(root, None, path), "workspace")
+    run = dvc_lock.read_stages(lambda path: read_file(root, None, path), "workspace")
     outs = [out for stage in run.values() for out in stage.outs]
     hidden = ignored(root, [*deleted(status), *outs])
     changed = {
@@ -61,7 +61,7 @@ def read(root: Path) -> Report:
         if name in status
     }
     # DVC compares with what lies here; where that is nothing, the locks still tell of models made after they were read.
-    for name, anew in dvc_lock.made_anew(run).items():
+    for name, anew in dvc_lock.remade_inputs(run).items():
         if name in listed:
             said = changed.get(name, [])
             told = " ".join(said)
@@ -84,7 +84,7 @@ def read(root: Path) -> Report:
 
 
 def _said(root: Path, *arguments: str) -> str:
-    done = dvc(root, *arguments)
+    done = run_dvc(root, *arguments)
     if done.returncode != 0:
         lines = (done.stderr or done.stdout).strip().splitlines()
         what = f"dvc {arguments[0]}"
@@ -97,7 +97,7 @@ def _said(root: Path, *arguments: str) -> str:
 
 def next_command(root: Path) -> str:
     """`dvc repro`, or how to bring back a dvc.lock that the commit has and the workspace lacks."""
-    gone = not (root / "dvc.lock").exists() and content(root, "HEAD", "dvc.lock") is not None
+    gone = not (root / "dvc.lock").exists() and read_file(root, "HEAD", "dvc.lock") is not None
     return "git checkout HEAD -- dvc.lock" if gone else "dvc repro"
 
 
@@ -119,7 +119,7 @@ def ignored(root: Path, paths: Iterable[str]) -> set[str]:
     names = sorted(set(paths))
     found: set[str] = set()
     for start in range(0, len(names), 500):  # the length of a command line has a limit
-        done = git(root, "-c", "core.quotePath=off", "check-ignore", "--", *names[start : start + 500])
+        done = run_git(root, "-c", "core.quotePath=off", "check-ignore", "--", *names[start : start + 500])
         found.update(done.stdout.splitlines())
     return found
 
@@ -151,13 +151,13 @@ def _how(state: str) -> str:
 
 def elsewhere(root: Path, metrics: list[str], changed: list[str]) -> Elsewhere:
     """When a stage's metrics were last committed. Nothing where they are not, or not as they are now."""
-    if not metrics or git(root, "status", "--porcelain", "--", *metrics).stdout.strip():
+    if not metrics or run_git(root, "status", "--porcelain", "--", *metrics).stdout.strip():
         return Elsewhere(metrics, changed=changed)
-    said = git(root, "log", "-1", "--date=short", "--format=%H %h %ad", "--", *metrics).stdout.split()
+    said = run_git(root, "log", "-1", "--date=short", "--format=%H %h %ad", "--", *metrics).stdout.split()
     if len(said) != 3:
         return Elsewhere(metrics, changed=changed)
-    boundary = git(root, "rev-parse", "--git-path", "shallow").stdout.strip()
-    cut = (content(root, None, boundary) or b"").decode().split()
+    boundary = run_git(root, "rev-parse", "--git-path", "shallow").stdout.strip()
+    cut = (read_file(root, None, boundary) or b"").decode().split()
     return Elsewhere(metrics, said[1], said[2], said[0] in cut, changed)
 
 
@@ -171,12 +171,12 @@ def as_json(found: Report) -> dict[str, Any]:
     }
 
 
-def text(found: Report) -> str:
+def format_report(found: Report) -> str:
     """The report for people: stages with the same reasons on one line."""
     lines = [headline(found) + (", for what changed since the run:" if found.stale else "")]
-    lines += [f"  {', '.join(names)}: {few(why, 8)}" for names, why in grouped(found.stale)]
+    lines += [f"  {', '.join(names)}: {few(why, 8)}" for names, why in group_by_reason(found.stale)]
     lines += [f"  next: {found.next}"] if found.stale else []
-    if told := elsewhere_lines(found):
+    if told := format_elsewhere(found):
         lines += ["", "Other pipeline files, which only their own commands run:"]
         lines += [f"  {line}" for line in told]
     return "\n".join(lines)
@@ -189,7 +189,7 @@ def headline(found: Report) -> str:
     return f"{n} of {found.stages} stages of dvc.yaml {'is' if n == 1 else 'are'} stale"
 
 
-def grouped(stale: Mapping[str, list[str]]) -> list[tuple[list[str], list[str]]]:
+def group_by_reason(stale: Mapping[str, list[str]]) -> list[tuple[list[str], list[str]]]:
     """Stages that share their reasons, together."""
     found: dict[tuple[str, ...], list[str]] = {}
     for name, why in stale.items():
@@ -197,7 +197,7 @@ def grouped(stale: Mapping[str, list[str]]) -> list[tuple[list[str], list[str]]]
     return [(names, list(why)) for why, names in found.items()]
 
 
-def elsewhere_lines(found: Report) -> list[str]:
+def format_elsewhere(found: Report) -> list[str]:
     """A sentence on the stages of other pipeline files; none on one without metrics of which nothing changed."""
     said: dict[str, list[str]] = {}
     for name, each in found.elsewhere.items():

@@ -20,7 +20,11 @@ from tests.pipeline.toy_repo import ROOT, Repo
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 KEY = "sk-test-9876543210-never-to-be-seen"
-ANSWERS, METRICS, OUTCOMES = "data/answers/gpt.jsonl", "metrics/remote/gpt.json", "metrics/outcomes/gpt.csv"
+ANSWERS, METRICS, OUTCOMES = (
+    "data/answers/gpt.jsonl",
+    "metrics/remote/gpt.json",
+    "metrics/remote_outcomes/gpt.csv",
+)
 
 
 @pytest.fixture

@@ -22,11 +22,12 @@ OTHER_CELLS = {
         "gguf",
         "gptq",
     },  # a new variant must not start the graph anew; it is looked at where base runs anyway
+    "bench-cpu": {"reference", "gptq", "remote"},  # removes files of those that left
     "eval": {"reference", "gptq", "base.source"},
     "eval-gptq": {"reference", "gguf", "base.source"},
     "eval-reference": {"gguf", "gptq"},
 }
-"""What stages/evaluate.py reads for the cells of the other stage that calls it, and base to refuse early."""
+"""What a script reads of params that do not change its outputs."""
 NOT_TRACKED = {"compare": "`cartlm compare` judges finished numbers with it; no stage's output depends on it"}
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
 
@@ -106,6 +107,9 @@ def read_keys(script: Path) -> set[str]:
             names.insert(0, inner.attr)
             inner = inner.value
         if names and isinstance(inner, ast.Name) and inner.id == "settings":
+            if names[0] == "variants":
+                found.update({"reference", "gguf", "gptq", "remote"})
+                return
             value: Any = values()
             key = []
             for name in names:
@@ -115,8 +119,6 @@ def read_keys(script: Path) -> set[str]:
                 value = value[name]
             found.add(".".join(key))
             return
-        if isinstance(node, ast.Attribute) and node.attr == "listed":
-            found.update({"reference", "gguf", "gptq"})
         for child in ast.iter_child_nodes(node):
             visit(child)
 

@@ -379,7 +379,7 @@ def test_a_git_clone_is_enough(repo: Repo, tmp_path: Path) -> None:
 @pytest.mark.parametrize("revision", ["nope", "HEAD~50", "", "--", "a b"])
 def test_an_unknown_revision(repo: Repo, revision: str) -> None:
     with pytest.raises(UserError, match=f"there is no commit '{revision}'; git log --oneline"):
-        repository.resolve(repo.path, revision)
+        repository.resolve_commit(repo.path, revision)
 
 
 def test_an_unknown_revision_is_one_line(repo: Repo) -> None:
@@ -409,7 +409,7 @@ def test_no_repository_or_not_its_top(repo: Repo, tmp_path: Path) -> None:
 def test_git_is_missing(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(repo.path))
     with pytest.raises(UserError, match="git is not installed"):
-        repository.repository(repo.path)
+        repository.check_repository(repo.path)
 
 
 def test_a_commit_or_workspace_without_metrics(repo: Repo) -> None:

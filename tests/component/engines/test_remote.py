@@ -304,7 +304,7 @@ def test_the_stage_scores_measures_and_counts(shop: Path, naughty: Naughty) -> N
     assert found["remote"]["cost_usd"] == pytest.approx(8 * (50 * 2 + 20 * 8) / 1e6)
     assert found["engine"]["served_model"] == "m-2026-01-01"
     assert found["engine"]["server"] in naughty.url
-    outcomes = read_outcomes(shop / "metrics/outcomes/gpt.csv")
+    outcomes = read_outcomes(shop / "metrics/remote_outcomes/gpt.csv")
     assert [one.outcome for one in outcomes[:4]] == ["exact", "unparseable", "parsed_equal", "exact"]
     assert {headers["authorization"] for _, headers in naughty.seen} == {f"Bearer {KEY}"}
     assert KEY.encode() not in everything(shop) + (done.stdout + done.stderr).encode()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from dvc.repo import Repo
 
 from cartlm.errors import UserError
 from cartlm.pipeline import dvc_lock
+from cartlm.pipeline.repository import dvc_md5, read_file
 from tests import ROOT
 
 
@@ -23,6 +26,9 @@ class Files(dict[str, str]):
 
     def read(self, path: str) -> bytes | None:
         return self[path].encode() if path in self else None
+
+    def md5(self, path: str) -> str | None:
+        return md5(self[path]) if path in self else None
 
 
 def toy(code: str = "print()", queries: int = 24, **entry: Any) -> Files:
@@ -48,7 +54,7 @@ def toy(code: str = "print()", queries: int = 24, **entry: Any) -> Files:
 
 
 def changed(files: Files) -> dict[str, list[str]]:
-    return dvc_lock.changed_since(dvc_lock.stages(files.read, "x"), files.read)
+    return dvc_lock.outdated_stages(dvc_lock.read_stages(files.read, "x"), files.read, files.md5)
 
 
 def test_numbers_as_old_as_what_made_them() -> None:
@@ -75,17 +81,17 @@ def test_data_and_models_are_not_looked_at() -> None:
 
 
 def test_measured_by_other_code() -> None:
-    old, new = (dvc_lock.stages(toy(code).read, "x") for code in ("print()", "print(1)"))
-    assert dvc_lock.other_code(old, old) == {}
-    assert dvc_lock.other_code(old, new) == {"bench-cpu": ["stages/bench_cpu.py"]}
+    old, new = (dvc_lock.read_stages(toy(code).read, "x") for code in ("print()", "print(1)"))
+    assert dvc_lock.changed_code(old, old) == {}
+    assert dvc_lock.changed_code(old, new) == {"bench-cpu": ["stages/bench_cpu.py"]}
     trained = [{"path": "models/f16", "md5": "2" * 32}]
-    old, new = (dvc_lock.stages(toy(code, outs=trained).read, "x") for code in ("print()", "print(1)"))
-    assert dvc_lock.other_code(old, new) == {}  # it measures nothing
+    old, new = (dvc_lock.read_stages(toy(code, outs=trained).read, "x") for code in ("print()", "print(1)"))
+    assert dvc_lock.changed_code(old, new) == {}  # it measures nothing
 
 
 def test_a_lock_that_is_none() -> None:
     with pytest.raises(UserError, match=r"dvc.lock of abc is not YAML"):
-        dvc_lock.stages(Files({"dvc.lock": "stages: ["}).read, "abc")
+        dvc_lock.read_stages(Files({"dvc.lock": "stages: ["}).read, "abc")
     for broken in (
         "- a list",
         "stages: []\n---\n",
@@ -94,24 +100,41 @@ def test_a_lock_that_is_none() -> None:
         "stages: [a]",
     ):
         with pytest.raises(UserError, match=r"dvc.lock of abc is (no lock file of DVC|not YAML)"):
-            dvc_lock.stages(Files({"dvc.lock": broken}).read, "abc")
+            dvc_lock.read_stages(Files({"dvc.lock": broken}).read, "abc")
     for empty in ("stages:", "stages: {a: {outs: , deps: , params: }}"):
         assert (
-            dvc_lock.changed_since(dvc_lock.stages(Files({"dvc.lock": empty}).read, "abc"), Files().read)
+            dvc_lock.outdated_stages(
+                dvc_lock.read_stages(Files({"dvc.lock": empty}).read, "abc"), Files().read, Files().md5
+            )
             == {}
         )
-    assert dvc_lock.stages(Files().read, "abc") == {}
+    assert dvc_lock.read_stages(Files().read, "abc") == {}
 
 
 def test_the_locks_of_this_repository() -> None:
-    """As git has them: hashes of code agree with how DVC makes them wherever a stage is up to date."""
-
-    def read(path: str) -> bytes | None:
-        done = subprocess.run(["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True)
-        return done.stdout if done.returncode == 0 else None
-
-    stages = dvc_lock.stages(read, "HEAD")
+    stages = dvc_lock.read_stages(lambda path: read_file(ROOT, "HEAD", path), "HEAD")
     assert {"bench-cpu", "eval@q4_k_m", "architecture/dvc.yaml:convert"} <= stages.keys()
     assert dvc_lock.row_hashes(stages)["q4_k_m"] == stages["bench-cpu"].hashes[dvc_lock.TEST_ROWS]
-    outdated = dvc_lock.changed_since(stages, read)
-    assert len(outdated) < len(stages) / 2, outdated
+
+
+def test_a_folder_has_the_hash_that_dvc_gives_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As DVC does, without what .dvcignore names; in a commit and in the workspace."""
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.invalid", "-C", str(tmp_path)]
+    subprocess.run([*git, "init", "-q"], check=True)
+    Repo.init(str(tmp_path)).close()
+    for name in ("a.py", "deep/b.py", "deep-c.py", "deep/__pycache__/b.pyc", ".gitkeep"):
+        (tmp_path / "code" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "code" / name).write_text(name, encoding="utf-8")
+    (tmp_path / ".dvcignore").write_text("__pycache__\n.gitkeep\n", encoding="utf-8")
+    (tmp_path / ".gitignore").write_text("__pycache__\n", encoding="utf-8")
+    stage = {"cmd": "true", "deps": ["code", "code/a.py"]}
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"s": stage}}), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with Repo() as repo:
+        repo.reproduce()
+    subprocess.run([*git, "add", "-A"], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "x"], check=True)
+    hashes = dvc_lock.read_stages(lambda path: read_file(tmp_path, None, path), "x")["s"].hashes
+    for path in ("code", "code/a.py"):
+        assert dvc_md5(tmp_path, "HEAD", path) == dvc_md5(tmp_path, None, path) == hashes[path]
+    assert dvc_md5(tmp_path, "HEAD", "none") is dvc_md5(tmp_path, None, "none") is None

@@ -180,7 +180,7 @@ CHANGES: dict[str, tuple[Change, dict[str, list[str]]]] = {
 def test_what_changed_is_named_and_nothing_else(clone: Repo, what: str) -> None:
     change, expected = CHANGES[what]
     change(clone)
-    found = stale.read(clone.path)
+    found = stale.find_stale(clone.path)
     assert found.stale == expected
     assert found.next == "dvc repro"
 
@@ -212,19 +212,19 @@ def test_a_changed_card_pipeline_is_told_and_never_fails(origin: Repo, clone: Re
 
 def test_a_card_that_was_not_measured_and_one_not_committed(clone: Repo) -> None:
     (clone.path / "gpu/dvc.lock").unlink()
-    assert "gpu/dvc.yaml:bench-gpu: not measured yet" in stale.text(stale.read(clone.path))
+    assert "gpu/dvc.yaml:bench-gpu: not measured yet" in stale.format_report(stale.find_stale(clone.path))
     clone.git("checkout", "-q", "gpu/dvc.lock")
     clone.edit("metrics/bench/t4", "1", "2")
-    said = stale.text(stale.read(clone.path))
+    said = stale.format_report(stale.find_stale(clone.path))
     assert "gpu/dvc.yaml:bench-gpu: measured here, not committed; changed since: metrics/bench/t4" in said
 
 
 def test_a_shallow_clone_does_not_date_what_it_cannot_see(origin: Repo, tmp_path: Path) -> None:
     origin.git("clone", "-q", "--depth", "1", f"file://{origin.path}", str(tmp_path / "shallow"))
-    found = stale.read(tmp_path / "shallow")
+    found = stale.find_stale(tmp_path / "shallow")
     assert found.stale == {}
     assert found.elsewhere["gpu/dvc.yaml:bench-gpu"].at_least
-    assert "or before (a shallow clone: git fetch --unshallow)" in stale.text(found)
+    assert "or before (a shallow clone: git fetch --unshallow)" in stale.format_report(found)
 
 
 def test_a_missing_lock_is_brought_back_rather_than_all_run_again(clone: Repo) -> None:
@@ -233,7 +233,7 @@ def test_a_missing_lock_is_brought_back_rather_than_all_run_again(clone: Repo) -
     assert done.returncode == 1, done.stderr
     assert "data, model, eval, summarize: never run\n  next: git checkout HEAD -- dvc.lock\n" in done.stdout
     clone.commit("without a lock")
-    assert stale.read(clone.path).next == "dvc repro"
+    assert stale.find_stale(clone.path).next == "dvc repro"
 
 
 def test_a_broken_lock_or_pipeline_is_one_line(clone: Repo) -> None:

@@ -56,7 +56,7 @@ def test_a_name_that_is_no_file_s_is_refused(name: str) -> None:
 def test_any_other_name_goes(name: str) -> None:
     given = values()
     given["gguf"][name] = block("gguf")
-    assert name in variants.listed(params.parse(given, "params.yaml"))
+    assert name in params.parse(given, "params.yaml").variants.names
 
 
 @pytest.mark.parametrize("card", ["cpu", "gpu", "accuracy", "models", "cpu-toy"])
@@ -101,8 +101,8 @@ def repro(root: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def prune(root: Path) -> variants.Pruned:
-    return variants.prune(root, params.load(root / "params.yaml"))
+def prune(root: Path) -> tuple[list[str], list[str]]:
+    return variants.prune(root, params.load(root / "params.yaml").variants)
 
 
 def models(root: Path) -> set[str]:
@@ -123,16 +123,16 @@ def test_a_renamed_variant_leaves_nothing(made: Path) -> None:
         path.write_text("")
     repro(made)
     assert models(made) >= {"kept", "renamed", "new-name"}
-    found = prune(made)
-    assert set(found.gone) == {"metrics/quantize/renamed.json", "models/renamed", "quantize-gguf@renamed"}
-    assert found.kept == []
+    removed, kept = prune(made)
+    assert set(removed) == {"metrics/quantize/renamed.json", "models/renamed", "quantize-gguf@renamed"}
+    assert kept == []
     assert models(made) == {"kept", "new-name", *variants.OTHER_MODELS}
     assert "renamed" not in (made / "dvc.lock").read_text(encoding="utf-8")
     runs = {
         path.relative_to(made / "runs").as_posix() for path in (made / "runs").rglob("*") if path.is_file()
     }
     assert runs == {"eval/kept.jsonl", "bench/renamed/x"}
-    assert prune(made) == variants.Pruned()
+    assert prune(made) == ([], [])
 
 
 @pytest.mark.parametrize("change", ["a file of one's own", "another content", "a link"])
@@ -145,16 +145,16 @@ def test_what_is_not_as_its_stage_made_it_stays(made: Path, tmp_path: Path, chan
         path = folder / ("notes.txt" if change == "a file of one's own" else "model.gguf")
         path.unlink(missing_ok=True)
         path.write_text("mine", encoding="utf-8")
-    found = prune(made)
+    removed, kept = prune(made)
     assert (folder / "model.gguf").exists()
-    assert [what.partition(":")[0] for what in found.kept] == ["models/renamed"]
-    assert "models/renamed" not in found.gone
+    assert [what.partition(":")[0] for what in kept] == ["models/renamed"]
+    assert "models/renamed" not in removed
 
 
 def test_what_no_stage_made_stays_and_is_named(made: Path) -> None:
     (made / "models/mine").mkdir()
     (made / "models/mine.txt").write_text("", encoding="utf-8")
-    assert [what.partition(":")[0] for what in prune(made).kept] == ["models/mine", "models/mine.txt"]
+    assert [what.partition(":")[0] for what in prune(made)[1]] == ["models/mine", "models/mine.txt"]
     assert (made / "models/mine").is_dir()
 
 
@@ -163,6 +163,6 @@ def test_a_variant_that_moved_to_the_other_section_leaves_its_old_cell(made: Pat
     del given["gguf"]["kept"]
     given["gptq"]["kept"] = block("gptq")
     (made / "params.yaml").write_text(yaml.safe_dump(given, sort_keys=False), encoding="utf-8")
-    gone = prune(made).gone
+    gone, _ = prune(made)
     assert {"quantize-gguf@kept", "metrics/quantize/kept.json"} <= set(gone)
     assert "models/kept" not in gone

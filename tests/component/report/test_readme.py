@@ -9,7 +9,6 @@ import click
 import pytest
 
 from cartlm import params
-from cartlm.pipeline import variants
 from cartlm.report import readme, summary
 from tests import ROOT
 
@@ -18,7 +17,7 @@ HEAD, BODY, TAIL = readme.parts(README)
 
 
 def test_the_results_block_is_what_metrics_say() -> None:
-    listed = variants.listed(params.load(ROOT / "params.yaml"))
+    listed = params.load(ROOT / "params.yaml").variants.names
     assert readme.block(ROOT / "metrics", listed) == BODY, "stale: dvc repro summarize"
 
 
@@ -26,7 +25,7 @@ def test_summary_csv_is_what_metrics_say() -> None:
     path = ROOT / "metrics" / "summary.csv"
     if not path.exists():
         pytest.skip("no repro yet")
-    listed = variants.listed(params.load(ROOT / "params.yaml"))
+    listed = params.load(ROOT / "params.yaml").variants.names
     rows = summary.collect(ROOT / "metrics", listed)
     assert path.read_text(encoding="utf-8") == summary.to_csv(rows), "stale: dvc repro summarize"
 

@@ -263,7 +263,7 @@ def test_two_makers_of_one_model_or_folder_are_no_control() -> None:
 
 def real(**changed_inputs: str) -> dict[str, Stage]:
     """The stages of the committed lock files."""
-    stages = dvc_lock.stages(
+    stages = dvc_lock.read_stages(
         lambda path: (ROOT / path).read_bytes() if (ROOT / path).exists() else None, "here"
     )
     for name, run in stages.items():
