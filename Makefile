@@ -9,13 +9,14 @@ export PATH := $(if $(CARTLM_IMAGE),,$(CURDIR)/.venv/bin:)$(PATH)
 PY := $(if $(CARTLM_IMAGE),python,.venv/bin/python)
 CARTLM := $(PY) -m cartlm.cli
 DVC := $(PY) -m dvc
+PYTEST := $(PY) -m pytest -q -n auto --dist loadgroup --no-loadscope-reorder
 # TARGET=cpu, TARGET=gpu: in that target's image instead of on this machine.
 IN := docker/compose.sh run
 export CARTLM_BENCH_CHECK ?= $(CHECK)
 # Named after what asked for it: another lock, or the checkout moved, is another stamp.
 STAMP := .venv/setup-$(shell (pwd; cat docker/dev.txt pyproject.toml) | cksum | tr ' ' -)
 
-.PHONY: help setup repro test lint bench bench-gpu doctor stale pull push architecture base remote preset pin image compare check-compare check-requests clean
+.PHONY: help setup repro check test test-nightly lint bench bench-gpu doctor stale pull push architecture base remote preset pin image compare check-compare check-requests clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
@@ -33,7 +34,7 @@ repro bench: ; @$(IN) $@-$(TARGET)
 doctor pull push remote stale: ; @$(IN) repro-$(TARGET) make $@ $(WORDS)
 architecture: ; @$(IN) repro-$(TARGET) $(if $(filter gpu,$(TARGET)),python -m gpu.architecture,make $@)
 test: ; @$(if $(filter gpu,$(TARGET)),$(error tests run in the image for cpu: make test TARGET=cpu),$(IN) test make test $(WORDS))
-setup lint bench-gpu base preset pin compare check-compare check-requests: ; $(error make $@ runs outside of images: leave TARGET out)
+setup check lint test-nightly bench-gpu base preset pin compare check-compare check-requests: ; $(error make $@ runs outside of images: leave TARGET out)
 else
 setup: $(if $(CARTLM_IMAGE),,$(STAMP)) ## the virtual environment and llama.cpp (done by the others as needed)
 	@$(if $(CARTLM_IMAGE),$(PY) -I cartlm/system/llama_cpp_check.py --once,docker/llama_cpp.sh --quiet --venv .venv)
@@ -48,9 +49,16 @@ repro: setup ## the whole chain: data, fine-tuning, quantizing, accuracy, speed;
 	@$(CARTLM) check-models
 	@$(CARTLM) table
 
-test: setup ## all tests (the first call also builds the portable llama.cpp)
+check: lint ## the minute before a commit: lint and the unit tests
+	@$(PYTEST) tests/unit $(ARGS)
+
+test: setup ## all tests but the nightly ones (the first call also builds the portable llama.cpp)
 	@docker/llama_cpp.sh --quiet --portable --libraries
-	@$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(PYTEST) $(ARGS)
+
+test-nightly: setup ## the tests that take minutes each: kills, two machines, the other graphs
+	@docker/llama_cpp.sh --quiet --portable --libraries
+	@$(PYTEST) -m nightly $(ARGS)
 
 bench: setup ## speed, memory, energy again (CHECK=1: on the committed machine only), and our own code's benchmarks
 	@$(CARTLM) check-inputs bench-cpu
@@ -82,10 +90,11 @@ pull: setup ## models and data that another machine made, from the DVC remote
 push: setup ## models, data and paid answers to the DVC remote
 	@$(CARTLM) push
 
-lint: setup ## ruff and mypy
+lint: setup ## ruff, mypy, and the direction of imports
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
+	@lint-imports
 
 bench-gpu: setup ## the same on this machine's CUDA card
 	@$(CARTLM) check-inputs gpu/dvc.yaml:bench-gpu

@@ -1,14 +1,14 @@
-"""Fixtures that more than one folder of tests uses (each in its own file under tests/fixtures/), and how tests share cores."""
+"""What all tests share: fixtures (each in its own file under tests/fixtures/), and which tests run on one worker."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import pytest
 from hypothesis import settings
 
-# Before anything loads OpenMP: threads that wait must not spin on the core that the other worker needs.
+# Before anything loads OpenMP: two workers on two cores, so one thread each, which sleeps while it waits.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from tests.fixtures.toy import toy_gguf, toy_model
@@ -20,25 +20,10 @@ settings.register_profile("cartlm", deadline=None)
 settings.load_profile("cartlm")
 
 
-# They share the toy repositories of tests/pipeline/conftest.py, which take minutes to run.
-TOGETHER = {
-    f"tests/pipeline/test_{name}.py" for name in ("broken_input", "graph_runs", "kill", "two_machines")
-}
-
-
-@pytest.hookimpl(optionalhook=True)  # the images measure without xdist
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """For --dist loadfile: a file's tests go to one worker, and so do the files of TOGETHER."""
-    from xdist.scheduler import LoadFileScheduling
-
-    class Scheduling(LoadFileScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file: str = super()._split_scope(nodeid)
-            return "together" if file in TOGETHER else file
-
-    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
-
-
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long is not left for the end."""
+    """The tests of a file share its fixtures, hence a worker; the slow ones start first."""
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)

@@ -1,4 +1,4 @@
-"""Images take long to build: their tests run only when asked for, `make test ARGS="-m container"`, where docker answers.
+"""Our images, built and run: `make test ARGS="-m container"`, where a docker daemon answers.
 
 CARTLM_BASE_IMAGE names the images' base; CARTLM_WHEELS a folder of wheels to prefer, such as a CPU build of torch.
 """
@@ -21,7 +21,6 @@ from tests.pipeline.toy_repo import Repo
 
 FOLDER = Path(__file__).parent
 ENVIRON = {**os.environ, "DOCKER_BUILDKIT": "1"}
-ASKED = "-m container"
 USER = "4321"  # nobody in the images
 ARCHITECTURE, KERNELS = "9.0", ("exllamav2", "pack_block_cpu")
 
@@ -39,31 +38,18 @@ def client() -> Path | None:
     return None
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip them with the reason: nobody asked, or what is missing."""
-    ours = [item for item in items if item.get_closest_marker("container")]
-    if not ours:
-        return
-    reason = ""
-    if "container" not in config.getoption("markexpr"):
-        reason = f'images are built only when asked for: make test ARGS="{ASKED}"'
-    elif (docker := client()) is None:
-        reason = "no docker that can build with BuildKit; install it: apt-get install docker.io"
-    elif run(docker, "info").returncode:
-        reason = "no docker daemon answers; start it: dockerd (DOCKER_HOST names another socket)"
-    for item in ours if reason else []:
-        item.add_marker(pytest.mark.skip(reason=reason))
-
-
 @pytest.fixture(scope="session")
 def docker() -> Path:
-    found = client()
-    assert found
-    return found
+    docker = client()
+    if docker is None:
+        pytest.skip("no docker that can build with BuildKit; install it: apt-get install docker.io")
+    if run(docker, "info").returncode:
+        pytest.skip("no docker daemon answers; start it: dockerd (DOCKER_HOST names another socket)")
+    return docker
 
 
 @pytest.fixture(scope="session")
-def base_image() -> str:
+def base_image(docker: Path) -> str:
     """CARTLM_BASE_IMAGE; else a stand-in for python:3.11-slim, made of this machine's packages (needs root)."""
     named = os.environ.get("CARTLM_BASE_IMAGE")
     if named:
