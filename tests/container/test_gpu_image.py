@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.component.container_files.test_docker import pins
 from tests.container.conftest import ARCHITECTURE, KERNELS, Inside
+from tests.unit.docker.test_locks import pins
 
 pytestmark = [pytest.mark.container, pytest.mark.slow, pytest.mark.timeout(3 * 3600)]
 

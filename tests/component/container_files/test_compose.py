@@ -17,7 +17,7 @@ from tests import ROOT
 COMPOSE = yaml.safe_load((ROOT / "docker/compose.yaml").read_text(encoding="utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKER = """#!/bin/sh
-# Says what it was asked, and with which settings; NONE is an image that is not there.
+# Prints its arguments and settings; NONE is an image that does not exist.
 [ "$1" = info ] && { echo "$SECURITY"; exit "${DAEMON:-0}"; }
 [ "$1 $2" = "image inspect" ] && { [ "$3" != "$NONE" ]; exit; }
 [ "$1 $2" = "compose version" ] && exit 0
@@ -29,7 +29,7 @@ exit "${CODE:-0}"
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_every_service(name: str) -> None:
-    """The same place, nobody's rights, nothing beside what is measured."""
+    """The checkout at one place, no privileges, limits on what it may use."""
     service = SERVICES[name]
     assert "..:/repo" in service["volumes"]
     assert any(volume.endswith(":/repo/.dvc/cache") for volume in service["volumes"])
@@ -82,26 +82,26 @@ def make(checkout: Path, *words: str, **environ: str) -> subprocess.CompletedPro
 def test_a_run_gets_its_limits_and_its_owner(checkout: Path) -> None:
     done = make(checkout, "bench", "TARGET=cpu", "CPUSET=0-1", "MEMORY=8g", "CHECK=1", "NETWORK=none")
     assert done.returncode == 0, done.stderr
-    said = done.stdout.splitlines()
-    assert said[0].startswith(f"compose -p cartlm-{os.getuid()} -f docker/compose.yaml ")
-    assert said[0].endswith("run --rm -T bench-cpu")
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"compose -p cartlm-{os.getuid()} -f docker/compose.yaml ")
+    assert lines[0].endswith("run --rm -T bench-cpu")
     assert {
         "CARTLM_CPUSET=0-1", "CARTLM_MEMORY=8g", "CARTLM_CPUS=0", "CARTLM_NETWORK=none", "CARTLM_BENCH_CHECK=1",
         f"CARTLM_UID={os.getuid()}", f"CARTLM_GID={os.getgid()}",
-    } <= set(said)  # fmt: skip
+    } <= set(lines)  # fmt: skip
     assert (checkout / ".dvc/cache").is_dir()
 
 
 @pytest.mark.parametrize("name", ["pull", "push", "doctor", "stale", "remote"])
 def test_other_commands_run_in_the_image_too(checkout: Path, name: str) -> None:
-    said = make(checkout, name, "TARGET=gpu", "ARGS=--json").stdout.splitlines()[0]
-    assert said.endswith(f"run --rm -T repro-gpu make {name} ARGS=--json")
+    output = make(checkout, name, "TARGET=gpu", "ARGS=--json").stdout.splitlines()[0]
+    assert output.endswith(f"run --rm -T repro-gpu make {name} ARGS=--json")
 
 
 def test_the_architecture_of_each_target(checkout: Path) -> None:
     for target, command in (("cpu", "make architecture"), ("gpu", "python -m gpu.architecture")):
-        said = make(checkout, "architecture", f"TARGET={target}").stdout
-        assert said.splitlines()[0].endswith(f"run --rm -T repro-{target} {command}")
+        output = make(checkout, "architecture", f"TARGET={target}").stdout
+        assert output.splitlines()[0].endswith(f"run --rm -T repro-{target} {command}")
 
 
 def test_what_runs_in_no_image_says_so(checkout: Path) -> None:
@@ -126,8 +126,8 @@ def test_a_remote_that_is_a_folder_is_mounted(checkout: Path) -> None:
     urls = [shared, "../../shared", "s3://bucket/x", "/nowhere/x", "../own", link]
     lines = "".join(f"    url = {url}\n" for url in urls)
     (checkout / ".dvc/config").write_text(f"['remote \"r\"']\n{lines}")
-    said = make(checkout, "push", "TARGET=cpu").stdout.splitlines()[0]
-    assert sorted(re.findall(r"-v (\S+)", said)) == sorted(
+    output = make(checkout, "push", "TARGET=cpu").stdout.splitlines()[0]
+    assert sorted(re.findall(r"-v (\S+)", output)) == sorted(
         [f"{shared}:{shared}", f"{shared}:/shared", f"{shared}:{link}"]
     )
 
@@ -152,8 +152,8 @@ def test_an_image_knows_its_commit(checkout: Path) -> None:
     sha = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=checkout, capture_output=True, text=True
     ).stdout.strip()
-    said = make(checkout, "image", "TARGET=gpu", "ARGS=--pull").stdout.splitlines()[0]
-    assert said == f"build -f Dockerfile.gpu -t cartlm:gpu --build-arg COMMIT={sha} --pull ."
+    output = make(checkout, "image", "TARGET=gpu", "ARGS=--pull").stdout.splitlines()[0]
+    assert output == f"build -f Dockerfile.gpu -t cartlm:gpu --build-arg COMMIT={sha} --pull ."
     (checkout / "more").touch()
     assert f"COMMIT={sha}-changed " in make(checkout, "image").stdout
 
@@ -169,11 +169,11 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("words", "environ", "said"), MISTAKES)
-def test_a_mistake_is_one_line(checkout: Path, words: str, environ: dict[str, str], said: str) -> None:
+@pytest.mark.parametrize(("words", "environ", "error"), MISTAKES)
+def test_a_mistake_is_one_line(checkout: Path, words: str, environ: dict[str, str], error: str) -> None:
     done = make(checkout, *words.split(), **environ)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[0].startswith(f"compose.sh: {said}")
+    assert done.stderr.splitlines()[0].startswith(f"compose.sh: {error}")
 
 
 def test_a_worktree_is_refused(checkout: Path) -> None:

@@ -1,9 +1,10 @@
-"""docker/entrypoint.py as real processes on a real DVC repository: what a killed container leaves, who holds it off."""
+"""docker/entrypoint.py as real processes on a real DVC repository: it clears the lock that a killed container left."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -18,24 +19,30 @@ from tests import ROOT
 ENTRYPOINT = ROOT / "docker/entrypoint.py"
 
 
-@pytest.fixture
-def repo(tmp_path: Path) -> Path:
-    """A repository whose one stage copies a file."""
-    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
-        subprocess.run(command, cwd=tmp_path, check=True)
-    (tmp_path / "dvc.yaml").write_text(
-        "stages:\n  copy:\n    cmd: cp in out\n    deps: [in]\n    outs: [out]\n"
-    )
-    (tmp_path / "in").write_text("text")
-    return tmp_path
-
-
 DVC = f"{sys.prefix}/bin/dvc repro"  # as DVC of an image writes it, where the image's environment is this one
 NATIVE = "/home/somebody/.venv/bin/dvc repro"
 
 
-def leave(repo: Path, command: str = DVC) -> Path:
-    """What dvc leaves when it is killed in a stage; the number is that of a process which runs: this one."""
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository whose one stage copies a file; not to be changed."""
+    folder = tmp_path_factory.mktemp("fresh")
+    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+        subprocess.run(command, cwd=folder, check=True)
+    (folder / "dvc.yaml").write_text(
+        "stages:\n  copy:\n    cmd: cp in out\n    deps: [in]\n    outs: [out]\n"
+    )
+    (folder / "in").write_text("text")
+    return folder
+
+
+@pytest.fixture
+def repo(fresh: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(fresh, tmp_path / "repo"))
+
+
+def leave_lock(repo: Path, command: str = DVC) -> Path:
+    """The lock of a dvc killed in a stage; its process id belongs to a process that runs: this one."""
     entry = {"pid": os.getpid(), "cmd": command}
     path = repo / ".dvc/tmp/rwlock"
     path.parent.mkdir(exist_ok=True)
@@ -55,7 +62,7 @@ def enter(repo: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 @contextmanager
 def container(repo: Path) -> Iterator[None]:
-    """Another one that runs meanwhile."""
+    """Another container, running meanwhile."""
     script = "import sys; print(flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, ENTRYPOINT, sys.executable, "-c", script],
@@ -68,11 +75,11 @@ def container(repo: Path) -> Iterator[None]:
         process.stdin.close()
 
 
-def test_what_a_killed_container_left_is_cleared(repo: Path) -> None:
-    leave(repo)
+def test_the_lock_of_a_killed_container_is_cleared(repo: Path) -> None:
+    leave_lock(repo)
     dvc = [sys.executable, "-m", "dvc", "repro"]
     alone = subprocess.run(dvc, cwd=repo, capture_output=True, text=True)
-    assert alone.returncode != 0, "DVC itself tells that process apart now: the entrypoint has nothing to do"
+    assert alone.returncode != 0, "DVC recognises such a lock itself now: the entrypoint is not needed"
     assert "is busy" in alone.stderr + alone.stdout
     done = enter(repo, *dvc)
     assert done.returncode == 0, done.stderr
@@ -81,7 +88,7 @@ def test_what_a_killed_container_left_is_cleared(repo: Path) -> None:
 
 
 def test_dvc_of_an_image_is_known_by_its_command(repo: Path) -> None:
-    """The prefix is what DVC really writes, in a stage that runs."""
+    """The prefix is what DVC writes while a stage runs."""
     (repo / "dvc.yaml").write_text(
         "stages:\n  copy:\n    cmd: cp .dvc/tmp/rwlock out\n    deps: [in]\n    outs: [out]\n"
     )
@@ -95,15 +102,15 @@ def test_dvc_of_an_image_is_known_by_its_command(repo: Path) -> None:
 
 def test_not_while_another_container_is_here(repo: Path) -> None:
     with container(repo):
-        left = leave(repo)
+        left = leave_lock(repo)
         assert enter(repo, "true").returncode == 0
         assert held(left)
     assert enter(repo, "true").returncode == 0
     assert not held(left)
 
 
-def test_what_runs_outside_of_containers_is_never_touched(repo: Path) -> None:
-    left = leave(repo, NATIVE)
+def test_a_lock_from_outside_of_containers_is_never_touched(repo: Path) -> None:
+    left = leave_lock(repo, NATIVE)
     before = left.read_text()
     assert enter(repo, "true").stderr == ""
     assert left.read_text() == before
@@ -124,21 +131,21 @@ def test_a_live_run_outside_goes_on(repo: Path) -> None:
             time.sleep(0.02)
         assert held(repo / ".dvc/tmp/rwlock")
         assert enter(repo, "true").returncode == 0
-        said = host.communicate()[0]
-    assert host.returncode == 0, said
+        output = host.communicate()[0]
+    assert host.returncode == 0, output
     assert (repo / "out").read_text() == "text"
 
 
 def test_a_file_of_another_user_is_no_hindrance(repo: Path) -> None:
     """Only for reading, as where another user's container made it."""
-    left = leave(repo)
+    left = leave_lock(repo)
     (repo / ".dvc/tmp/cartlm-containers").touch(0o444)
     assert "cannot be looked at" not in enter(repo, "true").stderr
     assert not held(left)
 
 
-def test_a_lock_that_dvc_emptied_says_nothing(repo: Path) -> None:
-    path = leave(repo)
+def test_a_lock_that_dvc_emptied_is_left_alone(repo: Path) -> None:
+    path = leave_lock(repo)
     path.write_text('{"read": {}, "write": {}}')
     assert enter(repo, "true").stderr == ""
     assert path.read_text() == '{"read": {}, "write": {}}'

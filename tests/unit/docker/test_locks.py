@@ -1,0 +1,90 @@
+"""The locks agree with each other and have hashes; the Dockerfiles install by them and promise what we promise."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests import ROOT
+
+DOCKERFILES = {
+    name: (ROOT / f"Dockerfile.{name}").read_text(encoding="utf-8").replace("\\\n", "")
+    for name in ("cpu", "gpu")
+}
+LOCKS = ("data", "train", "cpu", "dev", "gpu")
+
+
+def pins(name: str) -> dict[str, str]:
+    """The version of each package in docker/NAME.txt."""
+    lines = (ROOT / f"docker/{name}.txt").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+
+def test_locks_agree_and_the_one_for_cards_is_complete() -> None:
+    gpu = pins("gpu")
+    for name in LOCKS:
+        other = pins(name)
+        assert not [each for each in other.keys() & gpu.keys() if other[each] != gpu[each]], name
+        assert name == "dev" or other.keys() <= gpu.keys(), name
+
+
+def test_the_required_driver_is_that_of_the_locked_cuda() -> None:
+    required = re.search(r'NVIDIA_REQUIRE_CUDA="cuda>=([\d.]+)"', DOCKERFILES["gpu"])
+    assert required
+    assert pins("gpu")["cuda-toolkit"].startswith(required[1] + ".")
+
+
+def test_every_pinned_version_has_its_hashes() -> None:
+    """All but torch, whose CPU builds have an index of their own, and llama.cpp, which its script checks."""
+    text = (ROOT / "docker/hashes.txt").read_text(encoding="utf-8")
+    hashed = dict(re.findall(r"^(\S+)==(\S+) \\\n    --hash=sha256:[0-9a-f]{64}", text, flags=re.MULTILINE))
+    pinned = {name: version for lock in LOCKS for name, version in pins(lock).items() if name != "torch"}
+    assert hashed == pinned, "stale: python docker/lock.py --hashes"
+
+
+@pytest.mark.parametrize("target", DOCKERFILES)
+def test_images_install_with_the_hashes_and_the_locked_uv(target: str) -> None:
+    text = DOCKERFILES[target]
+    installs = [line for line in text.splitlines() if "uv pip install" in line and "$REMOTES" not in line]
+    assert installs
+    assert all("--verify-hashes" in line and "-c /build/docker/hashes.txt" in line for line in installs)
+    assert f"ARG UV_VERSION={pins('dev')['uv']}\n" in text
+
+
+@pytest.mark.parametrize("target", DOCKERFILES)
+def test_what_every_image_promises(target: str) -> None:
+    text = DOCKERFILES[target]
+    final = text.rpartition("\nFROM ")[2]
+    assert "\nUSER 1000:1000\n" in final
+    assert "org.opencontainers.image.revision" in final
+    assert 'ENTRYPOINT ["tini", "--", "python", "/opt/cartlm/entrypoint.py"]' in text
+    assert f"CARTLM_IMAGE={target}" in text
+    source = final.index("COPY . .")  # what changes often comes last
+    assert not re.search(r"apt-get|uv pip|COPY --from", final[source:])
+
+
+@pytest.mark.parametrize("target", DOCKERFILES)
+def test_llama_cpp_is_built_with_the_files_that_check_it(target: str) -> None:
+    """tests/component/system/test_llama_cpp_check.py runs the script with no more than these files."""
+    stage = DOCKERFILES[target].partition(" AS llama-cpp\n")[2].partition("\nFROM ")[0]
+    build = stage.index("RUN CARTLM_CACHE=/build/cache /build/docker/llama_cpp.sh --portable")
+    for copied in (
+        "COPY docker/llama_cpp.sh /build/docker/\n",
+        "COPY cartlm/system/llama_cpp_probe.py cartlm/system/llama_cpp_check.py /build/cartlm/\n",
+    ):
+        assert copied in stage[:build]
+
+
+@pytest.mark.parametrize("target", DOCKERFILES)
+def test_stages_come_from_arguments_or_earlier_stages(target: str) -> None:
+    """So that it builds where no registry is, and with older builders."""
+    stages: list[str] = []
+    for line in DOCKERFILES[target].splitlines():
+        if match := re.match(r"FROM (\S+) AS (\S+)", line):
+            assert match[1] in ("${BASE_IMAGE}", "${WHEELS_IMAGE}") or match[1] in stages
+            stages.append(match[2])
+        for source in re.findall(r"from=([\w-]+)", line):
+            assert source in stages, line
+    assert stages
+    assert not re.search(r"^# *syntax=|<<|--link|python3\.\d+/", DOCKERFILES[target], flags=re.MULTILINE)
