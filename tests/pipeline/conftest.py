@@ -1,9 +1,11 @@
-"""The real graph on toy params, run once for all tests here: first, changed, and rebuilt in a clone after kills."""
+"""The real graph on toy params, run once for all tests here; what takes minutes more is nightly."""
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -12,62 +14,60 @@ from tests.pipeline.toy_repo import Repo
 
 
 @dataclass(frozen=True)
-class Step:
-    """A state of a repository: what `dvc repro` said, the commit, and the accuracy then."""
+class Run:
+    """A finished `dvc repro`: its repository, what it printed, the commit made after it, the accuracy, dvc.lock."""
 
     repo: Repo
-    said: str
+    output: str
     commit: str
     accuracy: dict[str, object]
     lock: str
-    before: str = ""  # what a killed run before it had said
 
 
-def step(repo: Repo, message: str) -> Step:
-    """Run the graph, take stock, commit."""
-    said = repo.dvc("repro").stdout
-    accuracy, lock = repo.accuracy(), (repo.path / "dvc.lock").read_text(encoding="utf-8")
-    return Step(repo, said, repo.commit(message), accuracy, lock)
+def run_graph(repo: Repo, message: str) -> Run:
+    """Run the graph and commit what it changed."""
+    output = repo.dvc("repro").stdout
+    lock = (repo.path / "dvc.lock").read_text(encoding="utf-8")
+    return Run(repo, output, repo.commit(message), repo.accuracy(), lock)
 
 
 @pytest.fixture(scope="session")
-def first(tmp_path_factory: pytest.TempPathFactory) -> Step:
+def first(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The whole graph, from nothing. Not to be changed by a test."""
-    return step(toy_repo.make(tmp_path_factory.mktemp("graph") / "first"), "first run")
+    return run_graph(toy_repo.make(tmp_path_factory.mktemp("graph") / "first"), "first run")
 
 
 @pytest.fixture(scope="session")
-def changed(first: Step, tmp_path_factory: pytest.TempPathFactory) -> Step:
+def changed(first: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A copy of the first repository in which one GGUF variant left params.yaml."""
     repo = toy_repo.copy(first.repo, tmp_path_factory.mktemp("graph") / "changed")
     repo.set(lambda params: params["gguf"].pop("q4_k_m"))
-    return step(repo, "without q4_k_m")
+    return run_graph(repo, "without q4_k_m")
+
+
+def checkpoint(repo: Path) -> Callable[[], bool]:
+    """Whether fine-tuning has written its second checkpoint."""
+    return lambda: any(repo.glob("runs/finetune/*/checkpoint-2"))
 
 
 @pytest.fixture(scope="session")
-def rebuilt(first: Step, tmp_path_factory: pytest.TempPathFactory) -> Step:
+def rebuilt(first: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A clone with the committed dvc.lock, no remote and no models, whose run was killed three times."""
     path = tmp_path_factory.mktemp("graph") / "clone"
     first.repo.run("git", "clone", "-q", str(first.repo.path), str(path))
     repo = Repo(path)
     assert not (path / "models").exists()
 
-    def finetuning() -> bool:
-        return any(path.glob("runs/finetune/*/checkpoint-2"))
-
-    def quantizing() -> bool:
-        return (path / "runs/quantize/q8_0.log").exists()
-
     def evaluating() -> bool:
         part = path / "runs/eval/q4_k_m.part.jsonl"
         return part.exists() and part.stat().st_size > 0
 
-    repo.kill_when(finetuning)
-    resumed = repo.kill_when(quantizing)
+    repo.kill_when(checkpoint(path))
+    repo.kill_when((path / "runs/quantize/q8_0.log").exists)
     for folder in (
         "eval",
         "outcomes",
-    ):  # they came with git, and models of the same bytes are not evaluated again
+    ):  # they came with git: models of the same bytes are not evaluated again
         shutil.rmtree(path / "metrics" / folder)
     repo.kill_when(evaluating)
-    return replace(step(repo, "rebuilt"), before=resumed)
+    return run_graph(repo, "rebuilt")

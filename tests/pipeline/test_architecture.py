@@ -17,7 +17,7 @@ SMALL = {
     "harness_rounds": 1, "harness_prompt": 8, "harness_new": 3, "max_spread": 99.0,
 }  # fmt: skip
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +34,10 @@ def metrics(repo: Repo) -> dict[str, Any]:
 
 
 def test_it_measures_every_type_and_dtype(measured: Repo) -> None:
-    found = metrics(measured)
-    assert set(found) == {*VARIANTS, "machine"}
+    values = metrics(measured)
+    assert set(values) == {*VARIANTS, "machine"}
     for variant in VARIANTS:
-        speed = found[variant]["cpu"]
+        speed = values[variant]["cpu"]
         for name in (
             "prefill_tokens_per_s",
             "decode_tokens_per_s",
@@ -48,11 +48,11 @@ def test_it_measures_every_type_and_dtype(measured: Repo) -> None:
             assert speed[name] > 0, (variant, name)
         assert speed["decoded_tokens_per_query"] == 3
         assert speed["n"] == 2
-    assert found["f16"]["engine"]["name"] == "llama.cpp"
-    assert found["transformers-float16"]["engine"]["kernel"] == "float16 on cpu"
-    assert found["q8_0"]["harness"]["decode_ratio"] > 0
-    assert "harness" not in found["transformers-float32"]
-    assert found["q8_0"]["cpu"]["size_mib"] < found["f16"]["cpu"]["size_mib"] * 0.6
+    assert values["f16"]["engine"]["name"] == "llama.cpp"
+    assert values["transformers-float16"]["engine"]["kernel"] == "float16 on cpu"
+    assert values["q8_0"]["harness"]["decode_ratio"] > 0
+    assert "harness" not in values["transformers-float32"]
+    assert values["q8_0"]["cpu"]["size_mib"] < values["f16"]["cpu"]["size_mib"] * 0.6
 
 
 def test_only_the_test_rows_of_the_main_graph_are_made(measured: Repo) -> None:
@@ -60,24 +60,24 @@ def test_only_the_test_rows_of_the_main_graph_are_made(measured: Repo) -> None:
 
 
 def test_both_engines_read_the_same_prompt(measured: Repo) -> None:
-    found = metrics(measured)
-    lengths = {found[variant]["cpu"]["prompt_tokens_per_query"] for variant in VARIANTS}
+    values = metrics(measured)
+    lengths = {values[variant]["cpu"]["prompt_tokens_per_query"] for variant in VARIANTS}
     assert len(lengths) == 1
 
 
-def test_a_second_call_does_nothing_and_a_bare_repro_knows_nothing_of_it(measured: Repo) -> None:
-    said = measured.dvc("repro", "architecture/dvc.yaml").stdout
-    assert "Running stage" not in said
-    # the main graph has not run here, so that a dry run ends early; tests/test_graph.py walks all of it
+def test_a_second_call_does_nothing_and_a_bare_repro_leaves_it_out(measured: Repo) -> None:
+    output = measured.dvc("repro", "architecture/dvc.yaml").stdout
+    assert "Running stage" not in output
+    # the main graph has not run here, so that a dry run ends early; tests/component/pipeline/test_graph.py walks all of it
     assert "architecture" not in measured.dvc("repro", "--dry", check=False).stdout
 
 
 def test_a_type_more_makes_only_that_one(measured: Repo, tmp_path: Path) -> None:
     repo = toy_repo.copy(measured, tmp_path / "repo")
     repo.set(lambda params: params["architecture"].update(types=["q8_0", "q4_k_m"]))
-    said = repo.dvc("repro", "--dry", "architecture/dvc.yaml").stdout
-    ran = [line.split("'")[1] for line in said.splitlines() if "Running stage" in line]
-    assert [name.split(":")[-1] for name in ran] == ["quantize@q4_k_m", "bench"]
+    output = repo.dvc("repro", "--dry", "architecture/dvc.yaml").stdout
+    stages = [line.split("'")[1] for line in output.splitlines() if "Running stage" in line]
+    assert [name.split(":")[-1] for name in stages] == ["quantize@q4_k_m", "bench"]
 
 
 def test_an_unknown_name_is_one_line(measured: Repo, tmp_path: Path) -> None:

@@ -2,47 +2,55 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import os
+import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from tests import ROOT
 from tests.pipeline import toy_repo
-from tests.pipeline.conftest import Step
+from tests.pipeline.conftest import Run
 from tests.pipeline.toy_repo import Repo
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.xdist_group("graph")]
 Spoil = Callable[[Repo], object]
 KB = 1024
+
+
+def rewrite(path: Path, data: bytes) -> None:
+    """Write a file anew: models are hard links to those of the finished repository."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(data)
 
 
 def text(name: str, old: str, new: str) -> Spoil:
     """Replace the first `old` in a file."""
 
     def spoil(repo: Repo) -> None:
-        path = repo.path / name
-        before = path.read_text(encoding="utf-8")
+        before = (repo.path / name).read_text(encoding="utf-8")
         assert old in before, f"{name} lacks {old!r}"
-        path.write_text(before.replace(old, new, 1), encoding="utf-8")
+        rewrite(repo.path / name, before.replace(old, new, 1).encode())
 
     return spoil
 
 
 def content(name: str, data: bytes) -> Spoil:
-    return lambda repo: (repo.path / name).write_bytes(data)
+    return lambda repo: rewrite(repo.path / name, data)
 
 
 def cut(name: str, bytes_: int) -> Spoil:
     """Cut the last bytes of a file off."""
-    return lambda repo: os.truncate(repo.path / name, (repo.path / name).stat().st_size - bytes_)
+    return lambda repo: rewrite(repo.path / name, (repo.path / name).read_bytes()[:-bytes_])
 
 
-def gone(name: str) -> Spoil:
+def remove(name: str) -> Spoil:
     def spoil(repo: Repo) -> None:
         path = repo.path / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -74,13 +82,12 @@ def agreement(share: float) -> Spoil:
 
 
 def without_llama_cpp(part: str) -> Spoil:
-    """A copy of the llama.cpp folder in the repository without one part; `environment` points there."""
+    """A llama.cpp folder in the repository without one part; CARTLM_LLAMA_CPP points there."""
 
     def spoil(repo: Repo) -> None:
-        source, copy = Path(sys.prefix) / "llama.cpp", repo.path / "llama.cpp"
-        shutil.copytree(source.resolve(), copy, symlinks=True)
-        path = copy / part
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        source, copy = (Path(sys.prefix) / "llama.cpp").resolve(), repo.path / "llama.cpp"
+        shutil.copytree(source, copy, symlinks=True)
+        (copy / part).unlink()
 
     return spoil
 
@@ -98,7 +105,7 @@ CASES: dict[str, tuple[Spoil, list[str], list[str], int | None]] = {
         text(PARAMS, "weight_decay: 0.0", "weight_decay: '2e-4'"), ["finetune"], ["finetune.weight_decay = '2e-4'"], None,
     ),
     "params: out of range": (text(PARAMS, "typo: 0.5", "typo: 1.5"), ["data"], ["data.noise.typo = 1.5"], None),
-    "params: missing": (gone(PARAMS), ["evaluate", "q8_0"], ["params.yaml is missing", "make preset"], None),
+    "params: missing": (remove(PARAMS), ["evaluate", "q8_0"], ["params.yaml is missing", "make preset"], None),
     "params: not YAML": (text(PARAMS, "base:", "base: ["), ["summarize"], ["params.yaml is not YAML"], None),
     "data: more calibration than training rows": (
         text(PARAMS, "calibration: 12", "calibration: 99"), ["data"], ["data.calibration=99", "60 training rows"], None,
@@ -107,7 +114,7 @@ CASES: dict[str, tuple[Spoil, list[str], list[str], int | None]] = {
         text(PARAMS, "template_share: 1.0", "template_share: 0.0001"), ["data"], ["template", "of train"], None,
     ),
     "data: disk full": (nothing, ["data"], ["no space left", "data/", "free some space"], 8 * KB),
-    "rows: missing": (gone(TEST), ["evaluate", "q8_0"], ["data/test.jsonl is missing", "dvc repro data"], None),
+    "rows: missing": (remove(TEST), ["evaluate", "q8_0"], ["data/test.jsonl is missing", "dvc repro data"], None),
     "rows: empty": (content(TEST, b""), ["evaluate", "q8_0"], ["data/test.jsonl holds no rows"], None),
     "rows: not JSON": (content(TEST, b"{oops\n"), ["evaluate", "q8_0"], ["data/test.jsonl:1: not JSON"], None),
     "rows: not UTF-8": (content(TEST, b"\xff\xfe\n"), ["evaluate", "q8_0"], ["data/test.jsonl is not UTF-8"], None),
@@ -120,12 +127,12 @@ CASES: dict[str, tuple[Spoil, list[str], list[str], int | None]] = {
         row(completion='{"action": "buy"}'), ["bench_cpu"], ["data/test.jsonl:1: completion"], None,
     ),
     "rows: calibration missing": (
-        gone("data/calibration.jsonl"), ["quantize_gguf", "q4_k_m"], ["data/calibration.jsonl is missing"], None,
+        remove("data/calibration.jsonl"), ["quantize_gguf", "q4_k_m"], ["data/calibration.jsonl is missing"], None,
     ),
     "eval: unknown variant": (nothing, ["evaluate", "q9_0"], ["q9_0", "q8_0"], None),
     "eval: no variant": (nothing, ["evaluate"], ["Missing argument 'VARIANT'"], None),
     "eval: model missing": (
-        gone("models/q8_0"), ["evaluate", "q8_0"], ["models/q8_0/model.gguf is missing", "dvc repro"], None,
+        remove("models/q8_0"), ["evaluate", "q8_0"], ["models/q8_0/model.gguf is missing", "dvc repro"], None,
     ),
     "eval: model cut short": (
         cut("models/q8_0/model.gguf", 1000), ["evaluate", "q8_0"], ["models/q8_0/model.gguf", "dvc repro"], None,
@@ -133,19 +140,19 @@ CASES: dict[str, tuple[Spoil, list[str], list[str], int | None]] = {
     "eval: model is no GGUF": (
         content("models/q8_0/model.gguf", b"garbage"), ["evaluate", "q8_0"], ["is not a GGUF file"], None,
     ),
-    "base: model missing": (gone("base/model"), ["base"], ["base/model"], None),
+    "base: model missing": (remove("base/model"), ["base"], ["base/model"], None),
     "base: weights cut short": (cut("base/model/model.safetensors", 100), ["base"], ["model.safetensors"], None),
     "base: config is no JSON": (content("base/model/config.json", b"{"), ["base"], ["config.json is not JSON"], None),
-    "finetune: base missing": (gone("models/base"), ["finetune"], ["models/base is missing", "dvc repro base"], None),
+    "finetune: base missing": (remove("models/base"), ["finetune"], ["models/base is missing", "dvc repro base"], None),
     "finetune: a row is too long": (
         text(PARAMS, "max_tokens: 640", "max_tokens: 40"), ["finetune"], ["prompt.max_tokens=40"], None,
     ),
-    "merge: adapter missing": (gone("models/adapter"), ["merge"], ["models/adapter is missing", "dvc repro finetune"], None),
+    "merge: adapter missing": (remove("models/adapter"), ["merge"], ["models/adapter is missing", "dvc repro finetune"], None),
     "merge: disk full": (nothing, ["merge"], ["no space left", "free some space"], 500 * KB),
-    "convert: merged missing": (gone("models/merged"), ["convert_gguf"], ["models/merged", "dvc repro merge"], None),
+    "convert: merged missing": (remove("models/merged"), ["convert_gguf"], ["models/merged", "dvc repro merge"], None),
     "convert: disk full": (nothing, ["convert_gguf"], ["no space left", "models/f16/model.gguf"], 500 * KB),
     "quantize: parity missing": (
-        gone("metrics/parity.json"), ["quantize_gguf", "q8_0"], ["metrics/parity.json is missing", "dvc repro"], None,
+        remove("metrics/parity.json"), ["quantize_gguf", "q8_0"], ["metrics/parity.json is missing", "dvc repro"], None,
     ),
     "quantize: parity failed": (agreement(0.9), ["quantize_gguf", "q8_0"], ["0.9", "parity"], None),
     "quantize: llama-quantize missing": (
@@ -160,7 +167,7 @@ CASES: dict[str, tuple[Spoil, list[str], list[str], int | None]] = {
     "quantize: disk full": (
         nothing, ["quantize_gguf", "q8_0"], ["no space left", "models/q8_0/model.gguf"], 500 * KB,
     ),
-    "bench: a model missing": (gone("models/q4_k_m"), ["bench_cpu"], ["models/q4_k_m/model.gguf is missing"], None),
+    "bench: a model missing": (remove("models/q4_k_m"), ["bench_cpu"], ["models/q4_k_m/model.gguf is missing"], None),
     "bench: no threads": (text(PARAMS, "threads: null", "threads: 0"), ["bench_cpu"], ["bench_cpu.threads"], None),
     "summarize: a broken metrics file": (
         content("metrics/eval/q8_0.json", b"{"), ["summarize"], ["metrics/eval/q8_0.json is not JSON"], None,
@@ -169,47 +176,64 @@ CASES: dict[str, tuple[Spoil, list[str], list[str], int | None]] = {
 }  # fmt: skip
 
 
+# What stages read; the code is that of the checkout.
+COPIED = ("params.yaml", "README.md", "data", "models", "metrics", "base")
+LINKED = ("cartlm", "stages", "docker", "presets")
+
+
 @pytest.fixture
-def repo(first: Step, tmp_path: Path) -> Iterator[Repo]:
-    """A copy of the finished repository, without caches and raw files."""
-    found = toy_repo.copy(first.repo, tmp_path / "repo", ".git", ".dvc", "runs")
-    yield found
-    shutil.rmtree(found.path)
-
-
-def environment(repo: Repo) -> dict[str, str]:
-    copied = repo.path / "llama.cpp"
-    return toy_repo.environment() | ({"CARTLM_LLAMA_CPP": str(copied)} if copied.exists() else {})
+def repo(first: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repo:
+    """The finished repository without git, DVC and raw files; the working directory."""
+    for name in COPIED:
+        source = first.repo.path / name
+        if source.is_dir():
+            shutil.copytree(source, tmp_path / name, copy_function=toy_repo.link_large)
+        else:
+            shutil.copy2(source, tmp_path)
+    for name in LINKED:
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    return Repo(tmp_path)
 
 
 def sizes(repo: Repo) -> dict[str, int]:
     """Files of results and their sizes."""
-    found = (path for folder in ("models", "data", "metrics") for path in (repo.path / folder).rglob("*"))
-    return {path.relative_to(repo.path).as_posix(): path.stat().st_size for path in found if path.is_file()}
+    files = (path for folder in ("models", "data", "metrics") for path in (repo.path / folder).rglob("*"))
+    return {path.relative_to(repo.path).as_posix(): path.stat().st_size for path in files if path.is_file()}
+
+
+def run_limited(stage: str, arguments: list[str], limit: int) -> tuple[int, str]:
+    """Run a stage in a process that writes no file larger than `limit` bytes, as on a full disk."""
+
+    def lower() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    done = subprocess.run(
+        [sys.executable, "-m", f"stages.{stage}", *arguments],
+        env=toy_repo.environment(), capture_output=True, text=True, preexec_fn=lower,
+    )  # fmt: skip
+    return done.returncode, done.stderr
+
+
+def run_here(stage: str, arguments: list[str]) -> tuple[int, str]:
+    """Run a stage in this process."""
+    result = CliRunner().invoke(importlib.import_module(f"stages.{stage}").main, arguments)
+    return result.exit_code, result.stderr
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_one_clear_line_and_exit_code_2(repo: Repo, name: str) -> None:
+def test_one_clear_line_and_exit_code_2(repo: Repo, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil, (stage, *arguments), words, limit = CASES[name]
     spoil(repo)
+    if (repo.path / "llama.cpp").exists():
+        monkeypatch.setenv("CARTLM_LLAMA_CPP", str(repo.path / "llama.cpp"))
     before = sizes(repo)
-    command = [sys.executable, "-m", f"stages.{stage}", *arguments]
-    if limit is not None:
-        import resource
-
-        # The limit holds for children too, and Python ignores the signal: writing gives "File too large".
-        def lower() -> None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    else:
-        lower = None  # type: ignore[assignment]
-    done = subprocess.run(
-        command, cwd=repo.path, env=environment(repo), capture_output=True, text=True, preexec_fn=lower
-    )  # fmt: skip
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("cartlm: error: ")]
-    assert len(lines) == 1, done.stderr
-    assert done.stderr.splitlines()[-1] == lines[0], "the error is the last thing said"
+    code, stderr = run_limited(stage, arguments, limit) if limit else run_here(stage, arguments)
+    assert code == 2, stderr
+    assert "Traceback" not in stderr
+    lines = [line for line in stderr.splitlines() if line.startswith("cartlm: error: ")]
+    assert len(lines) == 1, stderr
+    assert stderr.splitlines()[-1] == lines[0], "the error is not the last line"
     assert "unexpected" not in lines[0]
     assert len(lines[0]) < 500
     for word in words:

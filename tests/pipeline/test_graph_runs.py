@@ -5,19 +5,31 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from cartlm import cli
 from tests.pipeline import toy_repo
-from tests.pipeline.conftest import Step
+from tests.pipeline.conftest import Run
 from tests.pipeline.toy_repo import Repo
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.xdist_group("graph")]
 VARIANTS = ["base", "merged", "f16", "q8_0", "q4_k_m", "int4-g32"]
 
 
-def test_a_bare_repro_runs_to_the_end(first: Step) -> None:
+def cartlm(repo: Repo, *arguments: str) -> str:
+    """The standard output of a command in the repository."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(repo.path)
+        result = CliRunner().invoke(cli.main, arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_a_bare_repro_runs_to_the_end(first: Run) -> None:
     metrics = first.repo.path / "metrics"
     assert {path.stem for path in (metrics / "eval").iterdir()} == set(VARIANTS)
     assert {path.stem for path in (metrics / "outcomes").iterdir()} == set(VARIANTS)
@@ -29,14 +41,13 @@ def test_a_bare_repro_runs_to_the_end(first: Step) -> None:
     assert first.repo.json("metrics/parity.json")["agreement"] >= 0.995
 
 
-def test_check_models_and_table_agree(first: Step) -> None:
-    done = first.repo.run(sys.executable, "-m", "cartlm.cli", "check-models")
-    assert "all 7 models" in done.stdout
-    table = first.repo.run(sys.executable, "-m", "cartlm.cli", "table").stdout
+def test_check_models_and_table_agree(first: Run) -> None:
+    assert "all 7 models" in cartlm(first.repo, "check-models")
+    table = cartlm(first.repo, "table")
     assert [line.split()[0] for line in table.splitlines()[1:]] == VARIANTS
 
 
-def test_the_summary_has_what_was_measured(first: Step) -> None:
+def test_the_summary_has_what_was_measured(first: Run) -> None:
     rows = {
         row["variant"]: row
         for row in csv.DictReader((first.repo.path / "metrics/summary.csv").read_text("utf-8").splitlines())
@@ -51,20 +62,20 @@ def test_the_summary_has_what_was_measured(first: Step) -> None:
             "size_mib", "prefill_tokens_per_s", "decode_tokens_per_s", "latency_ms_p50", "latency_ms_p95",
             "queries_per_s", "peak_rss_mib",
         ):  # fmt: skip
-            there = benched or (variant, column) == ("int4-g32", "size_mib")
-            assert (float(row[column]) > 0) if there else (row[column] == ""), f"{variant}: {column}"
+            measured = benched or (variant, column) == ("int4-g32", "size_mib")
+            assert (float(row[column]) > 0) if measured else (row[column] == ""), f"{variant}: {column}"
     assert (
         float(rows["q4_k_m"]["size_mib"]) < float(rows["q8_0"]["size_mib"]) < float(rows["f16"]["size_mib"])
     )
 
 
-def test_the_readme_has_the_table(first: Step) -> None:
+def test_the_readme_has_the_table(first: Run) -> None:
     text = (first.repo.path / "README.md").read_text(encoding="utf-8")
     for variant in VARIANTS:
         assert f"| {variant} |" in text
 
 
-def test_git_holds_numbers_and_no_models(first: Step) -> None:
+def test_git_holds_numbers_and_no_models(first: Run) -> None:
     files = first.repo.run("git", "ls-files").stdout.split()
     assert "dvc.lock" in files
     assert "metrics/bench/cpu/machine.json" in files
@@ -72,95 +83,90 @@ def test_git_holds_numbers_and_no_models(first: Step) -> None:
     assert first.repo.run("git", "status", "--porcelain").stdout == ""
 
 
-def test_a_second_repro_is_up_to_date(first: Step, changed: Step, rebuilt: Step) -> None:
-    for state in (first, changed, rebuilt):
-        said = state.repo.dvc("repro").stdout
-        assert "Running stage" not in said
-        assert "up to date" in said
-        assert state.repo.run("git", "status", "--porcelain").stdout == ""
+def up_to_date(run: Run) -> bool:
+    output = run.repo.dvc("repro").stdout
+    clean = run.repo.run("git", "status", "--porcelain").stdout == ""
+    return "Running stage" not in output and "up to date" in output and clean
 
 
-def test_metrics_show_covers_every_file_and_no_outcomes(first: Step) -> None:
+def test_a_second_repro_is_up_to_date(first: Run) -> None:
+    assert up_to_date(first)
+
+
+def test_metrics_show_covers_every_file_and_no_outcomes(first: Run) -> None:
     shown = json.loads(first.repo.dvc("metrics", "show", "--json").stdout)[""]["data"]
     metrics = first.repo.path / "metrics"
     assert set(shown) == {path.relative_to(first.repo.path).as_posix() for path in metrics.rglob("*.json")}
-    assert all("error" not in found for found in shown.values())
-
-
-def test_a_removed_cell_leaves_no_trace(first: Step, changed: Step) -> None:
-    assert "eval@q4_k_m:" in first.lock
-    assert "q4_k_m" not in changed.lock
-    cells = {name for name in yaml.safe_load(changed.lock)["stages"] if "@" in name}
-    assert cells == {
-        "eval-reference@base", "eval-reference@merged", "eval-reference@f16", "quantize-gguf@q8_0", "eval@q8_0",
-        "quantize-gptq@int4-g32", "eval-gptq@int4-g32",
-    }  # fmt: skip
-    for folder in ("metrics", "models", "runs"):
-        assert not list((changed.repo.path / folder).rglob("q4_k_m*"))
-    assert (
-        "q4_k_m"
-        not in (changed.repo.path / "README.md").read_text(encoding="utf-8").split("## Quick start")[0]
-    )
-
-
-def test_a_removed_cell_runs_nothing_but_benchmark_and_summary(changed: Step) -> None:
-    ran = {line.split("'")[1] for line in changed.said.splitlines() if line.startswith("Running stage")}
-    assert ran == {"bench-cpu", "summarize"}
-
-
-def test_an_added_cell_makes_only_its_own_stages_and_the_benchmark_stale(
-    changed: Step, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    repo = toy_repo.copy(changed.repo, tmp_path_factory.mktemp("graph") / "added")
-    repo.set(lambda params: params["gguf"].update(q6_k={"type": "Q6_K", "imatrix": False}))
-    stale = json.loads(repo.dvc("status", "--json").stdout)
-    # the stages of other pipeline files are made by `make base`, `make architecture` and `make remote` only
-    stale = {name: why for name, why in stale.items() if "/dvc.yaml:" not in name}
-    assert set(stale) == {"quantize-gguf@q6_k", "eval@q6_k", "bench-cpu", "summarize"}
-
-
-def test_dvc_tells_the_difference_of_two_commits(first: Step, changed: Step) -> None:
-    repo, commits = changed.repo, (first.commit, changed.commit)
-    metrics = json.loads(repo.dvc("metrics", "diff", *commits, "--json").stdout)
-    assert metrics["metrics/eval/q4_k_m.json"]["free.exact_match"]["new"] is None
-    assert "metrics/bench/cpu/q8_0.json" in metrics
-    params = json.loads(repo.dvc("params", "diff", *commits, "--json").stdout)
-    assert any("q4_k_m" in key for key in params["params.yaml"])
-    assert "params.yaml" in repo.dvc("params", "diff", *commits).stdout
-    repo.dvc("plots", "diff", *commits, "-o", "runs/plots")
-    html = (repo.path / "runs/plots/index.html").read_text(encoding="utf-8")
-    for title in ("accuracy-against-size", "accuracy-against-speed", "finetune_csv"):
-        assert title in html
-    assert "exact_match" in html
-
-
-def test_a_clone_without_models_rebuilds_them(first: Step, rebuilt: Step) -> None:
-    done = rebuilt.repo.run(sys.executable, "-m", "cartlm.cli", "check-models")
-    assert "all 7 models" in done.stdout
-    assert yaml.safe_load(rebuilt.lock)["stages"].keys() == yaml.safe_load(first.lock)["stages"].keys()
+    assert all("error" not in values for values in shown.values())
 
 
 def make_repro(repo: Repo) -> str:
-    """README's first command with the set-up taken as done; returns its stdout."""
+    """README's first command with the set-up taken as done; returns its standard output."""
     (repo.path / ".venv").symlink_to(sys.prefix)
     return repo.run("make", "-o", "setup", "repro").stdout
 
 
-def test_make_repro_ends_with_the_table(first: Step, tmp_path_factory: pytest.TempPathFactory) -> None:
-    said = make_repro(toy_repo.copy(first.repo, tmp_path_factory.mktemp("graph") / "again"))
-    assert "up to date" in said
-    assert [line.split()[0] for line in said.splitlines()[-len(VARIANTS) :]] == VARIANTS
+def test_make_repro_ends_with_the_table(first: Run, tmp_path: Path) -> None:
+    output = make_repro(toy_repo.copy(first.repo, tmp_path / "again"))
+    assert "up to date" in output
+    assert [line.split()[0] for line in output.splitlines()[-len(VARIANTS) :]] == VARIANTS
 
 
-def test_make_repro_fetches_what_a_remote_holds(
-    first: Step, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    folder = tmp_path_factory.mktemp("graph")
-    origin = toy_repo.copy(first.repo, folder / "origin")
-    origin.dvc("remote", "add", "-d", "shared", str(folder / "remote"))
-    origin.dvc("push")
-    origin.commit("with a remote")
-    first.repo.run("git", "clone", "-q", str(origin.path), str(folder / "clone"))
-    said = make_repro(Repo(folder / "clone"))
-    assert "Running stage" not in said
-    assert "all 7 models" in said
+@pytest.mark.nightly
+class TestChangedAndRebuilt:
+    def test_they_are_up_to_date_afterwards(self, changed: Run, rebuilt: Run) -> None:
+        assert up_to_date(changed)
+        assert up_to_date(rebuilt)
+
+    def test_a_removed_cell_leaves_no_trace(self, first: Run, changed: Run) -> None:
+        assert "eval@q4_k_m:" in first.lock
+        assert "q4_k_m" not in changed.lock
+        cells = {name for name in yaml.safe_load(changed.lock)["stages"] if "@" in name}
+        assert cells == {
+            "eval-reference@base", "eval-reference@merged", "eval-reference@f16", "quantize-gguf@q8_0", "eval@q8_0",
+            "quantize-gptq@int4-g32", "eval-gptq@int4-g32",
+        }  # fmt: skip
+        for folder in ("metrics", "models", "runs"):
+            assert not list((changed.repo.path / folder).rglob("q4_k_m*"))
+        assert "| q4_k_m |" not in (changed.repo.path / "README.md").read_text(encoding="utf-8")
+
+    def test_a_removed_cell_runs_nothing_but_benchmark_and_summary(self, changed: Run) -> None:
+        lines = changed.output.splitlines()
+        stages = {line.split("'")[1] for line in lines if line.startswith("Running stage")}
+        assert stages == {"bench-cpu", "summarize"}
+
+    def test_an_added_cell_makes_only_its_own_stages_and_the_benchmark_stale(
+        self, changed: Run, tmp_path: Path
+    ) -> None:
+        repo = toy_repo.copy(changed.repo, tmp_path / "added")
+        repo.set(lambda params: params["gguf"].update(q6_k={"type": "Q6_K", "imatrix": False}))
+        stale = json.loads(repo.dvc("status", "--json").stdout)
+        # the stages of other pipeline files are made by `make base`, `make architecture` and `make remote` only
+        main = {name for name in stale if "/dvc.yaml:" not in name}
+        assert main == {"quantize-gguf@q6_k", "eval@q6_k", "bench-cpu", "summarize"}
+
+    def test_dvc_shows_the_difference_of_two_commits(self, first: Run, changed: Run) -> None:
+        repo, commits = changed.repo, (first.commit, changed.commit)
+        metrics = json.loads(repo.dvc("metrics", "diff", *commits, "--json").stdout)
+        assert metrics["metrics/eval/q4_k_m.json"]["free.exact_match"]["new"] is None
+        assert "metrics/bench/cpu/q8_0.json" in metrics
+        params = json.loads(repo.dvc("params", "diff", *commits, "--json").stdout)
+        assert any("q4_k_m" in key for key in params["params.yaml"])
+        repo.dvc("plots", "diff", *commits, "-o", "runs/plots")
+        html = (repo.path / "runs/plots/index.html").read_text(encoding="utf-8")
+        for title in ("accuracy-against-size", "accuracy-against-speed", "finetune_csv", "exact_match"):
+            assert title in html
+
+    def test_a_clone_without_models_rebuilds_them(self, first: Run, rebuilt: Run) -> None:
+        assert "all 7 models" in cartlm(rebuilt.repo, "check-models")
+        assert yaml.safe_load(rebuilt.lock)["stages"].keys() == yaml.safe_load(first.lock)["stages"].keys()
+
+    def test_make_repro_fetches_what_a_remote_holds(self, first: Run, tmp_path: Path) -> None:
+        origin = toy_repo.copy(first.repo, tmp_path / "origin")
+        origin.dvc("remote", "add", "-d", "shared", str(tmp_path / "remote"))
+        origin.dvc("push")
+        origin.commit("with a remote")
+        first.repo.run("git", "clone", "-q", str(origin.path), str(tmp_path / "clone"))
+        output = make_repro(Repo(tmp_path / "clone"))
+        assert "Running stage" not in output
+        assert "all 7 models" in output

@@ -1,47 +1,48 @@
-"""`kill -9` during finetune, quantize and eval, then `dvc repro`: the accuracy of an undisturbed run."""
+"""`kill -9` in the middle, then `dvc repro`: the models and the accuracy of an undisturbed run."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.pipeline.conftest import Step
+from tests.pipeline import toy_repo
+from tests.pipeline.conftest import Run, checkpoint
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-
-
-def test_the_accuracy_is_that_of_an_undisturbed_run(first: Step, rebuilt: Step) -> None:
-    assert rebuilt.accuracy.keys() == first.accuracy.keys()
-    for name, found in first.accuracy.items():
-        assert rebuilt.accuracy[name] == found, name
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.xdist_group("graph")]
 
 
-def test_the_models_are_the_same_bytes(first: Step, rebuilt: Step) -> None:
-    """Fine-tuning went on from its checkpoint, in the same order of rows and with the same optimizer state."""
-
-    def outs(state: Step) -> dict[str, str]:
-        stages = yaml.safe_load(state.lock)["stages"].values()
-        found = {out["path"]: out["md5"] for stage in stages for out in stage["outs"]}
-        return {path: digest for path, digest in found.items() if path.startswith(("models/", "data/"))}
-
-    assert outs(rebuilt) == outs(first)
+def hashes(lock: str) -> dict[str, str]:
+    """The MD5 of every model and data file in a dvc.lock."""
+    stages = yaml.safe_load(lock)["stages"].values()
+    outs = {out["path"]: out["md5"] for stage in stages for out in stage["outs"]}
+    return {path: digest for path, digest in outs.items() if path.startswith(("models/", "data/"))}
 
 
-def test_nothing_half_written_is_left(rebuilt: Step) -> None:
-    left = [
-        path
-        for folder in ("models", "metrics", "data")
-        for path in (rebuilt.repo.path / folder).rglob("*tmp*")
-    ]
-    assert left == []
-
-
-def test_finetuning_went_on_from_its_checkpoint(rebuilt: Step) -> None:
-    """The loss curve is whole, though the second half was trained by another process that did not begin anew."""
-    said = re.findall(r'"resumed_at": (\d+)', rebuilt.before)
-    assert len(said) == 1
-    assert 1 <= int(said[0]) <= 4  # the second checkpoint may have been cut by the kill
-    lines = (rebuilt.repo.path / "metrics/finetune.csv").read_text(encoding="utf-8").splitlines()
+def test_killed_finetuning_resumes_and_makes_the_same_adapter(first: Run, tmp_path: Path) -> None:
+    """It resumes at a checkpoint, with the same order of rows and the same optimizer state."""
+    repo = toy_repo.copy(first.repo, tmp_path / "killed", "runs", ".dvc/cache", "models/adapter")
+    repo.kill_when(checkpoint(repo.path), "finetune")
+    output = repo.dvc("repro", "finetune").stdout
+    (resumed_at,) = re.findall(r'"resumed_at": (\d+)', output)
+    assert 1 <= int(resumed_at) <= 4  # the kill may have cut the second checkpoint
+    lines = (repo.path / "metrics/finetune.csv").read_text(encoding="utf-8").splitlines()
     assert [line.split(",")[0] for line in lines[1:]] == ["1", "2", "3", "4"]
+    assert hashes((repo.path / "dvc.lock").read_text(encoding="utf-8")) == hashes(first.lock)
+
+
+@pytest.mark.nightly
+class TestKilledInThreeStages:
+    def test_accuracy_equals_that_of_an_undisturbed_run(self, first: Run, rebuilt: Run) -> None:
+        assert rebuilt.accuracy.keys() == first.accuracy.keys()
+        for name, values in first.accuracy.items():
+            assert rebuilt.accuracy[name] == values, name
+
+    def test_models_are_the_same_bytes(self, first: Run, rebuilt: Run) -> None:
+        assert hashes(rebuilt.lock) == hashes(first.lock)
+
+    def test_nothing_half_written_remains(self, rebuilt: Run) -> None:
+        folders = [rebuilt.repo.path / name for name in ("models", "metrics", "data")]
+        assert [path for folder in folders for path in folder.rglob("*tmp*")] == []

@@ -34,13 +34,13 @@ def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repo:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     shutil.copytree(ROOT, tmp_path / "repo", ignore=toy_repo.ignored)
-    made = Repo(tmp_path / "repo")
+    result = Repo(tmp_path / "repo")
     params = yaml.safe_dump(toy_repo.toy_params(), sort_keys=False)
-    (made.path / "params.yaml").write_text(params, encoding="utf-8")
-    made.run("git", "init", "-q", "-b", "main")
-    made.dvc("remote", "add", "-q", "-d", "store", str(tmp_path / "store"))
-    made.commit("toy")
-    return made
+    (result.path / "params.yaml").write_text(params, encoding="utf-8")
+    result.run("git", "init", "-q", "-b", "main")
+    result.dvc("remote", "add", "-q", "-d", "store", str(tmp_path / "store"))
+    result.commit("toy")
+    return result
 
 
 @pytest.fixture
@@ -69,12 +69,13 @@ def lines(repo: Repo) -> list[str]:
     return (repo.path / ANSWERS).read_text(encoding="utf-8").splitlines()
 
 
+@pytest.mark.nightly
 def test_without_servers_everything_works(repo: Repo) -> None:
     assert repo.params()["remote"] == {}
     repo.dvc("repro", "data")
     for command in (("metrics", "diff", "--json"), ("metrics", "show"), ("status",)):
-        found = repo.dvc(*command)
-        assert "remote" not in found.stdout + found.stderr
+        done = repo.dvc(*command)
+        assert "remote" not in done.stdout + done.stderr
     assert not (repo.path / "remote/dvc.lock").exists()
     refused = repo.run(sys.executable, "-m", "cartlm.cli", "check-remote", check=False)
     assert refused.returncode == 2
@@ -82,6 +83,7 @@ def test_without_servers_everything_works(repo: Repo) -> None:
     assert refused.stderr.count("\n") == 1
 
 
+@pytest.mark.nightly
 def test_a_bare_repro_does_not_ask_a_server(repo: Repo, naughty: Naughty) -> None:
     list_server(repo, naughty.url)
     listed = repo.dvc("stage", "list", "--name-only").stdout.split()
@@ -136,6 +138,7 @@ def test_answers_and_numbers_outlive_failures_and_changes(repo: Repo, naughty: N
     assert len(naughty.seen) == len(lines(repo)) - len(partly) < len(prompts)
 
 
+@pytest.mark.nightly
 def test_another_clone_does_not_buy_what_the_dvc_remote_holds(
     repo: Repo, naughty: Naughty, tmp_path: Path
 ) -> None:
@@ -168,6 +171,7 @@ def test_another_clone_does_not_buy_what_the_dvc_remote_holds(
     assert refused.stderr.count("\n") == 1
 
 
+@pytest.mark.nightly
 def test_another_clone_does_not_buy_rows_that_a_model_worded_again(
     repo: Repo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +210,7 @@ def test_another_clone_does_not_buy_rows_that_a_model_worded_again(
         assert (folder / "docs/data.md").read_text(encoding="utf-8").startswith("# Data card")
 
 
+@pytest.mark.nightly
 def test_only_a_server_that_left_params_is_forgotten(repo: Repo, naughty: Naughty) -> None:
     repo.dvc("repro", "data")
     learn(repo, naughty)

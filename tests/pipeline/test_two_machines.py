@@ -10,10 +10,15 @@ from pathlib import Path
 import pytest
 
 from tests.pipeline import toy_repo
-from tests.pipeline.conftest import Step
+from tests.pipeline.conftest import Run
 from tests.pipeline.toy_repo import Repo
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.nightly,
+    pytest.mark.timeout(1800),
+    pytest.mark.xdist_group("graph"),
+]
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Machines:
 
 
 def make(repo: Repo, *targets: str) -> str:
-    """`make` with the set-up taken as done; what it says."""
+    """`make` with the set-up taken as done; its output."""
     if not (repo.path / ".venv").exists():
         (repo.path / ".venv").symlink_to(sys.prefix)
         (repo.path / ".git/info").mkdir(exist_ok=True)
@@ -37,7 +42,7 @@ def make(repo: Repo, *targets: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def machines(first: Step, tmp_path_factory: pytest.TempPathFactory) -> Machines:
+def machines(first: Run, tmp_path_factory: pytest.TempPathFactory) -> Machines:
     """The trainer ran the graph, configured a remote, and pushed; the other cloned what git has."""
     folder = tmp_path_factory.mktemp("machines")
     trainer = toy_repo.copy(first.repo, folder / "trainer")
@@ -51,8 +56,8 @@ def machines(first: Step, tmp_path_factory: pytest.TempPathFactory) -> Machines:
     return Machines(trainer, Repo(folder / "bench"), folder / "hub.git", folder / "remote")
 
 
-def ran(said: str) -> list[str]:
-    return [line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")]
+def stages(output: str) -> list[str]:
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
 
 
 def test_the_second_machine_benches_what_the_first_made_and_trains_nothing(machines: Machines) -> None:
@@ -66,15 +71,15 @@ def test_the_second_machine_benches_what_the_first_made_and_trains_nothing(machi
     before = measured.stat().st_mtime_ns
 
     recipe = [line for line in make(bench, "-n", "bench").splitlines() if " -m dvc " in line]
-    said = "".join(bench.run("bash", "-euc", line).stdout for line in recipe)
+    output = "".join(bench.run("bash", "-euc", line).stdout for line in recipe)
 
-    assert ran(said)[0] == "bench-cpu"
-    assert set(ran(said)) <= {"bench-cpu", "summarize"}
+    assert stages(output)[0] == "bench-cpu"
+    assert set(stages(output)) <= {"bench-cpu", "summarize"}
     assert measured.stat().st_mtime_ns > before
     for folder in ("finetune", "quantize", "gptq", "eval"):  # where those stages keep what they do
         assert not (bench.path / "runs" / folder).exists()
     again = bench.dvc("repro").stdout  # the whole graph: nothing of it is left to do
-    assert ran(again) == []
+    assert stages(again) == []
     assert bench.run(sys.executable, "-m", "cartlm.cli", "stale").returncode == 0
     changed = bench.run("git", "status", "--porcelain").stdout.split()[1::2]
     assert changed
