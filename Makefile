@@ -16,7 +16,7 @@ export CARTLM_BENCH_CHECK ?= $(CHECK)
 # Named after what asked for it: another lock, or the checkout moved, is another stamp.
 STAMP := .venv/setup-$(shell (pwd; cat docker/dev.txt pyproject.toml) | cksum | tr ' ' -)
 
-.PHONY: help setup repro check test test-nightly lint bench bench-gpu doctor stale pull push architecture base remote preset pin image compare check-compare check-requests clean
+.PHONY: help setup repro check test test-nightly lint docs bench bench-gpu doctor stale pull push architecture base remote preset pin image compare check-compare check-requests clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
@@ -34,7 +34,7 @@ repro bench: ; @$(IN) $@-$(TARGET)
 doctor pull push remote stale: ; @$(IN) repro-$(TARGET) make $@ $(WORDS)
 architecture: ; @$(IN) repro-$(TARGET) $(if $(filter gpu,$(TARGET)),python -m gpu.architecture,make $@)
 test: ; @$(if $(filter gpu,$(TARGET)),$(error tests run in the image for cpu: make test TARGET=cpu),$(IN) test make test $(WORDS))
-setup check lint test-nightly bench-gpu base preset pin compare check-compare check-requests: ; $(error make $@ runs outside of images: leave TARGET out)
+setup check lint docs test-nightly bench-gpu base preset pin compare check-compare check-requests: ; $(error make $@ runs outside of images: leave TARGET out)
 else
 setup: $(if $(CARTLM_IMAGE),,$(STAMP)) ## the virtual environment and llama.cpp (done by the others as needed)
 	@$(if $(CARTLM_IMAGE),$(PY) -I cartlm/system/llama_cpp_check.py --once,docker/llama_cpp.sh --quiet --venv .venv)
@@ -95,6 +95,10 @@ lint: setup ## ruff, mypy, and the direction of imports
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 	@lint-imports
+
+docs: $(if $(CARTLM_IMAGE),,$(STAMP)) ## the documentation, built strictly into build/site
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@echo "build/site is ready; to read and search it: python3 -m http.server --directory build/site"
 
 bench-gpu: setup ## the same on this machine's CUDA card
 	@$(CARTLM) check-inputs gpu/dvc.yaml:bench-gpu
