@@ -64,11 +64,11 @@ def data_group() -> None:
 @click.argument("path", type=click.Path(path_type=Path))
 def data_check(path: Path) -> None:
     """Name every problem of a file of rows, or a folder's, with file and line, and the sizes that fit; nothing is written."""
-    from cartlm.data import check as checking
+    from cartlm.data import files
 
     settings = command.params()
     count = 0
-    for line, wrong in checking.lines(path, settings):
+    for line, wrong in files.check_report(path, settings.data, Path(settings.base.path)):
         print(line)
         count += wrong
     if count:

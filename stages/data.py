@@ -16,6 +16,7 @@ from cartlm.data.config import Worded
 from cartlm.engines import remote
 from cartlm.engines.openai import Server
 from cartlm.errors import UserError
+from cartlm.files import write_text
 from cartlm.metrics import write_metrics
 from cartlm.pipeline import answer_cache
 from cartlm.task import rows
@@ -54,7 +55,7 @@ def main(dry_run: bool) -> None:
         made = maker.splits()
         about = {"wording": maker.report.metrics(maker.replies, data.openai)}
     else:
-        drawn = splits.make(data)
+        drawn = splits.make_splits(data)
         made, about = drawn.splits, {"near_duplicates": {"refused": drawn.leaked}}
     metrics = gates.check(made, data) | about
     metrics["train"]["self_similarity"] = card.self_similarity(made["train"], data.seed)
@@ -62,8 +63,8 @@ def main(dry_run: bool) -> None:
         rows.write(Path("data") / f"{name}.jsonl", part)
     rows.write(PUBLISHED, published)
     if published:
-        metrics["published"] = gates.apart(published, made["train"], data.gates.near_duplicate)
-    card.write(Path("docs/data.md"), made, metrics, data)
+        metrics["published"] = gates.held_out_figures(published, made["train"], data.gates.near_duplicate)
+    write_text(Path("docs/data.md"), card.render_card(made, metrics, data))
     write_metrics(Path("metrics/data.json"), metrics)
     command.done({name: len(part) for name, part in made.items()})
 

@@ -1,7 +1,7 @@
-"""Which encoding a text file has: told by its BOM, by its NULs, by being UTF-8, or by letters that one reading explains.
+"""The encoding of a text file: by its BOM, its NULs, by being UTF-8, or by letters that only one encoding explains.
 
-The last is our own: charset-normalizer 3.5 reads Spanish in Windows-1252 as Windows-1250 or Johab and Croatian in
-ISO-8859-2 as Windows-1252. Here a reading is taken only where every other one has letters that do not belong.
+The last is ours: charset-normalizer 3.5 reads Spanish in Windows-1252 as Windows-1250 or Johab, and Croatian in
+ISO-8859-2 as Windows-1252. Here an encoding is taken only if every other one gives letters that do not belong.
 """
 
 from __future__ import annotations
@@ -26,54 +26,55 @@ ONE_BYTE = {
     "cp850": "CP850",
     "cp437": "CP437",
 }
-"""Encodings with one byte a sign, as Python names them and as iconv does."""
-TAKEN = ("cp1252", "cp1250", "iso8859_2")
-"""Those that are read; the others are named, with the command that makes UTF-8 of them."""
+"""Encodings of one byte a character: Python's name and iconv's."""
+READ = ("cp1252", "cp1250", "iso8859_2")
+"""Those that are read; for the others an error names the command that converts to UTF-8."""
 LETTERS = {"english": "éäöü", "croatian": "čćđšžéäöü", "spanish": "áéíóúñüäö¿¡ºª"}
-"""Signs beyond ASCII that rows in a language may have; the few of well-known brands among them."""
-OF_BRANDS = "àâãåæçèêëìîïðòôõøùûœčćđšžęłśźőűřěůňťďĺăŕ"
+"""Characters beyond ASCII that rows of a language may have, a few of well-known brands included."""
+BRAND_LETTERS = "àâãåæçèêëìîïðòôõøùûœčćđšžęłśźőűřěůňťďĺăŕ"
 MARKS = "’‘“”„«»–—…•¿¡ºª\xa0"
 PARTNERS = dict(zip("“”„«»‘", ("”„", "“„", "“”", "»", "«", "’"), strict=True))
-"""Quotes, each with those of which one is somewhere in the file too."""
+"""Quotes, each with those of which one must occur too."""
 SIGNS = "©®™€£§×½¼¾²³"
-BRAND, FOREIGN, ODD, NO_LETTER = 3, 6, 9, 12  # what a sign costs that does not belong
-MOST, MARGIN = 6, 6  # what the best reading may cost, and how much more the next one has to
+BRAND, FOREIGN, ODD, NO_LETTER = 3, 6, 9, 12  # costs of characters that do not belong
+MOST, MARGIN = 6, 6  # highest cost of the best encoding, and how much more the next one must cost
 _UTF8 = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
+_WINDOW = re.compile(rb"(?s)(?=(.[\x80-\xff].))")
 
 
 @dataclass(frozen=True)
 class Charset:
-    """A codec, how it treats broken bytes, and its name for people, empty for plain UTF-8."""
+    """A codec, how it treats broken bytes, and its name for people (empty for plain UTF-8)."""
 
     codec: str
     errors: str = "strict"
     name: str = ""
 
     def open(self, data: bytes) -> io.TextIOWrapper:
-        """The text; its lines end with \\n, \\r\\n or \\r and nothing else, and each end is read as \\n."""
+        """The text; lines end with \\n, \\r\\n or \\r only, and each end is read as \\n."""
         return io.TextIOWrapper(io.BytesIO(data), encoding=self.codec, errors=self.errors, newline=None)
 
 
 def detect(data: bytes, path: Path) -> Charset:
-    """The encoding of a file's bytes. Bytes that UTF-8 does not have are read as U+DC80 to U+DCFF, where the rest is UTF-8.
+    """The encoding of a file's bytes; broken bytes within UTF-8 are read as U+DC80 to U+DCFF.
 
-    Raises ValueError naming the readings and the way out, where none is clearly right.
+    Raises ValueError naming the candidates and a way out where none is clearly right.
     """
-    codec = json.detect_encoding(data[:4])  # by the BOM, else by the NULs of a first ASCII sign
+    codec = json.detect_encoding(data[:4])  # by the BOM, else by the NULs of a first ASCII character
     if codec == "utf-8-sig":
         return Charset(codec, "surrogateescape", "UTF-8 with BOM")
     if codec != "utf-8":
         family, _, order = codec.removeprefix("utf-").partition("-")
-        bom = not order
+        bom = "without" if order else "with"
         order = order or ("le" if data[:2] == b"\xff\xfe" else "be")
-        return Charset(codec, "replace", f"UTF-{family} {order.upper()} {'with' if bom else 'without'} BOM")
+        return Charset(codec, "replace", f"UTF-{family} {order.upper()} {bom} BOM")
     if data.isascii() or _mostly_utf8(data):
         return Charset("utf-8", "surrogateescape")
     return _one_byte(data, path)
 
 
 def _mostly_utf8(data: bytes) -> bool:
-    """Whether data is UTF-8, or has UTF-8 beside other bytes, or is cut within a sign at its end."""
+    """Whether data is UTF-8, has some beside other bytes, or ends within a character."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
         for start in range(0, len(data), CHUNK):
@@ -86,58 +87,44 @@ def _mostly_utf8(data: bytes) -> bool:
 def _one_byte(data: bytes, path: Path) -> Charset:
     languages = [name for name in LETTERS if name.encode() in data] or list(LETTERS)
     expected = {letter for name in languages for letter in LETTERS[name] + LETTERS[name].upper()}
-    windows = sorted(_windows(data))
+    # every byte beyond ASCII between its neighbours; an escaped line end, as JSON has it, counts as blank
+    padded = b" " + re.sub(rb"\\[nrt]", b"  ", data) + b" "
+    windows = sorted({match[1] for match in _WINDOW.finditer(padded)})
     readings: dict[tuple[str, ...], str] = {}
     for codec in ONE_BYTE:
-        signs = [bytes([byte]).decode(codec, "replace") for byte in range(256)]
-        readings.setdefault(tuple("".join(signs[byte] for byte in window) for window in windows), codec)
-    ranked = sorted((_cost(reading, expected), at, reading) for at, reading in enumerate(readings))
+        table = [bytes([byte]).decode(codec, "replace") for byte in range(256)]
+        readings.setdefault(tuple("".join(table[byte] for byte in window) for window in windows), codec)
+    ranked = sorted((_cost(reading, expected), index, reading) for index, reading in enumerate(readings))
     (best, _, first), (next_best, _, second) = ranked[:2]
-    codec, other = readings[first], readings[second]
     if best > MOST:
-        raise ValueError(
-            "neither UTF-8 nor an encoding that is known here; save it as UTF-8 where it was made"
-        )
-    way_out = f"save it as UTF-8, such as: {_iconv(ONE_BYTE[codec], path)}"
-    at = next(i for i, (one, two) in enumerate(zip(first, second, strict=True)) if one != two)
-    one, two = (_word(data, windows[at]).decode(name, "replace") for name in (codec, other))
+        raise ValueError("neither UTF-8 nor an encoding known here; save it as UTF-8 where it was made")
+    codec, other = readings[first], readings[second]
+    name, old, new = ONE_BYTE[codec], shlex.quote(str(path)), shlex.quote(f"{path}.utf8")
+    way_out = f"save it as UTF-8, such as: iconv -f {name} -t UTF-8 {old} > {new} && mv {new} {old}"
+    differs = next(i for i, pair in enumerate(zip(first, second, strict=True)) if pair[0][1] != pair[1][1])
+    example = _first_word(data, windows[differs])
+    word, other_word = example.decode(codec, "replace"), example.decode(other, "replace")
     if next_best < best + MARGIN:
         raise ValueError(
-            f"not UTF-8, and {one!r} if it is {ONE_BYTE[codec]}, {two!r} if it is {ONE_BYTE[other]}; {way_out}"
+            f"not UTF-8, and {word!r} if it is {name}, {other_word!r} if it is {ONE_BYTE[other]}; {way_out}"
         )
-    if codec not in TAKEN:
-        raise ValueError(f"not UTF-8 but {ONE_BYTE[codec]}, as it seems by {one!r}; {way_out}")
-    return Charset(codec, name=ONE_BYTE[codec])
+    if codec not in READ:
+        raise ValueError(f"not UTF-8 but {name}, judging by {word!r}; {way_out}")
+    return Charset(codec, name=name)
 
 
-def _windows(data: bytes) -> set[bytes]:
-    """Every byte beyond ASCII, between the two beside it; an escaped line end, as JSON has it, counts as blank."""
-    beyond = re.compile(rb"(?s)(?=(.[\x80-\xff].))")
-    found: set[bytes] = set()
-    for start in range(0, len(data), CHUNK):
-        piece = (
-            (data[max(start - 1, 0) : start] or b" ")
-            + data[start : start + CHUNK]
-            + (data[start + CHUNK : start + CHUNK + 1] or b" ")
-        )
-        found.update(match[1] for match in beyond.finditer(re.sub(rb"\\[nrt]", b"  ", piece)))
-    return found
-
-
-def _word(data: bytes, window: bytes) -> bytes:
-    """The first word that has such a window."""
-    at = data.find(window[1:])
-    at = at if at >= 0 else data.find(window[1:2])
-    head = re.search(rb"[a-zA-Z\x80-\xff]*$", data[max(0, at - 20) : at])
-    tail = re.match(rb".[a-zA-Z\x80-\xff]*", data[at : at + 20])
-    return (head[0] if head else b"") + (tail[0] if tail else b"")
+def _first_word(data: bytes, window: bytes) -> bytes:
+    """The first word that has the byte in the middle of a window."""
+    letters = rb"[a-zA-Z\x80-\xff]{0,20}"
+    match = re.search(letters + re.escape(window[1:2]) + letters, data)
+    return match[0] if match else b""
 
 
 def _cost(reading: tuple[str, ...], expected: set[str]) -> int:
-    """How little a reading looks like rows: 0 for the languages' own letters, summed over the distinct signs."""
+    """How little a reading looks like rows, summed over its characters: 0 for the languages' own letters."""
     costs: dict[str, int] = {}
-    for window in reading:
-        costs[window[1]] = max(costs.get(window[1], 0), _sign_cost(window[0], window[1], window[2], expected))
+    for before, sign, after in reading:
+        costs[sign] = max(costs.get(sign, 0), _sign_cost(before, sign, after, expected))
     alone = [sign for sign in costs if not costs.keys() & {*PARTNERS.get(sign, sign)}]
     return sum(costs.values()) + FOREIGN * len(alone)
 
@@ -156,9 +143,4 @@ def _sign_cost(before: str, sign: str, after: str, expected: set[str]) -> int:
     camel = (sign.isupper() and before.islower()) or (sign.islower() and before.isupper() and after.isupper())
     if camel or before.isdigit() or (within and not before.isascii() and not after.isascii()):
         return ODD
-    return 0 if sign in expected else BRAND if sign.lower() in OF_BRANDS else FOREIGN
-
-
-def _iconv(name: str, path: Path) -> str:
-    old, new = shlex.quote(str(path)), shlex.quote(f"{path}.utf8")
-    return f"iconv -f {name} -t UTF-8 {old} > {new} && mv {new} {old}"
+    return 0 if sign in expected else BRAND if sign.lower() in BRAND_LETTERS else FOREIGN

@@ -1,21 +1,18 @@
-"""Quality gates: what stops the data stage, and the figures of metrics/data.json."""
+"""Quality gates that stop the data stage, and the figures of metrics/data.json."""
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
-
 from cartlm.data.config import Data
-from cartlm.data.near_duplicates import Index
+from cartlm.data.near_duplicates import nearest
 from cartlm.errors import UserError
 from cartlm.task.intent import ACTIONS
 from cartlm.task.rows import Row
 
-_HINT = "adjust data in params.yaml, then dvc repro data"
-Metrics = dict[str, dict[str, int | float | str]]
+Section = dict[str, int | float | str]
+Metrics = dict[str, Section]
 
 
 def distinct_n(texts: Iterable[str], n: int) -> float:
@@ -27,107 +24,97 @@ def distinct_n(texts: Iterable[str], n: int) -> float:
     return len(grams) / max(1, grams.total())
 
 
-def worst_balance(values: Sequence[str], kinds: Sequence[str]) -> tuple[str, float]:
-    """The kind whose share is farthest from equal, and that relative distance (0.05 is 5 %)."""
-    counts = Counter(values)
-    equal = len(values) / len(kinds)
-    distances = {kind: abs(counts[kind] - equal) / equal for kind in kinds}
-    worst = max(distances, key=lambda kind: distances[kind])
-    return worst, distances[worst]
-
-
-def comparable(row: Row) -> str:
-    """What two rows must share to be near-duplicates: the wording together with the product it names."""
-    return unicodedata.normalize("NFC", f"{row.message.lower()} | {row.intent.product.lower()}")
-
-
-def nearest(rows: Sequence[Row], others: Sequence[Row], threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """For each row the similarity of its nearest one of `others` (0 to 1; 0 below `threshold`), and where that is."""
-    return Index([comparable(row) for row in others], threshold).best([comparable(row) for row in rows])
-
-
 def has_twins(row: Row) -> bool:
-    """Whether two catalog lines differ only in size: such twins have to be told apart by it."""
+    """Whether two catalog lines differ only in size."""
     names = [line.split(" (")[0].lower() for line in row.catalog]
     return len(set(names)) < len(names)
-
-
-def check_balance(rows: Sequence[Row], languages: Sequence[str], limit: float, name: str) -> None:
-    """Raise UserError naming the action or language whose share is beyond `limit` of equal."""
-    for values, kinds in (
-        ([row.intent.action for row in rows], ACTIONS),
-        ([row.language for row in rows], languages),
-    ):
-        kind, distance = worst_balance(values, kinds)
-        if distance > limit:
-            raise UserError(
-                f"{name}: {kind} is {distance:.1%} from an equal share, beyond {limit:.0%}", _HINT
-            )
 
 
 def check(splits: Mapping[str, Sequence[Row]], data: Data) -> Metrics:
     """All gates over train, validation and test; figures for metrics/data.json.
 
-    Raises UserError naming gate, offender and value. Gates on balance and wording (templates, distinct-2,
-    near-twins) hold for the offline source, whose params can change them; leaks are looked for everywhere.
+    Raises UserError naming gate, offender and value. Gates on balance and wording (templates, distinct-2, near-twins) hold
+    only for the offline source, whose params can change them; leaks are refused for every source.
     """
     train, validation, test = splits["train"], splits["validation"], splits["test"]
-    gates = data.gates
-    ours = data.source == "rules"
     for name, rows in splits.items():
-        if not rows:
-            raise UserError(f"{name} holds no usable row", _HINT)
-        ids = Counter(row.id for row in rows)
-        if ids.most_common(1)[0][1] > 1:
-            raise UserError(f"{name}: id {ids.most_common(1)[0][0]} occurs twice", _HINT)
-        for row in rows:
-            if row.intent.product not in row.catalog:
-                raise UserError(f"{name}: {row.id}: {row.intent.product!r} is not a catalog line", _HINT)
-            if len(set(row.catalog)) != len(row.catalog):
-                raise UserError(f"{name}: {row.id}: a catalog line occurs twice", _HINT)
-    for name in ("train", "test"):
-        if ours:
-            check_balance(splits[name], data.languages, gates.balance, name)
-
-    templates = Counter(str(row.tags["template"]) for row in train if "template" in row.tags)
+        _check_rows(name, rows)
     metrics: Metrics = {name: {"n": len(rows)} for name, rows in splits.items()}
-    if templates:
-        template, count = templates.most_common(1)[0]
-        share = count / len(train)
-        if ours and share > gates.template_share:
-            raise UserError(
-                f"template {template!r} has {share:.1%} of train, beyond {gates.template_share:.0%}", _HINT
-            )
-        metrics["train"]["template_share"] = share
-        metrics["train"]["templates"] = len(templates)
-    diversity = distinct_n((row.message for row in train), 2)
-    if ours and diversity < gates.distinct_2:
-        raise UserError(f"distinct-2 of train is {diversity:.3f}, below {gates.distinct_2}", _HINT)
-    twins = sum(map(has_twins, train)) / len(train)
-    if ours and twins < gates.twins:
-        raise UserError(f"near-twins stand in {twins:.1%} of the catalogs, below {gates.twins:.1%}", _HINT)
-    metrics["train"] |= {"distinct_2": diversity, "catalogs_with_twins": twins}
-
-    # a published dataset without a test of its own is evaluated on its validation rows, as the paper did
+    metrics["train"] |= _wording_figures(train)
+    if data.source == "rules":
+        for name in ("train", "test"):
+            _check_balance(name, splits[name], data)
+        _check_wording(metrics["train"], train, data)
+    # a published dataset without a test is evaluated on its validation rows, as in the paper
     tested = {row.id for row in test}
     apart = [row for row in validation if row.id not in tested]
     for name, rows, others in (("test", test, [*train, *apart]), ("validation", validation, train)):
-        best, where = nearest(rows, others, gates.near_duplicate)
-        if (best >= gates.near_duplicate).any():
+        best, where = nearest(rows, others, data.gates.near_duplicate)
+        if (best >= data.gates.near_duplicate).any():
             at = int(best.argmax())
-            raise UserError(
-                f"{name}: {rows[at].id} {rows[at].message!r} is a near-duplicate of {others[where[at]].id} "
-                f"{others[where[at]].message!r} ({best[at]:.2f})",
-                _HINT,
+            row, other = rows[at], others[where[at]]
+            raise _stop(
+                f"{name}: {row.id} {row.message!r} is a near-duplicate of {other.id} {other.message!r} ({best[at]:.2f})"
             )
-    metrics |= describe(test, "test_shares") | describe(train, "train_shares")
-    if any(row.tags.get("novel") for row in test):
-        check_novel([*train, *validation], test)
+    metrics |= {"test_shares": _shares(test), "train_shares": _shares(train)}
+    check_novel([*train, *validation], test)
     return metrics
 
 
-def apart(rows: Sequence[Row], train: Sequence[Row], threshold: float) -> dict[str, int | float | str]:
-    """Number of rows of a set that is evaluated apart, and of those with a near-duplicate in training."""
+def _stop(what: str) -> UserError:
+    return UserError(what, "adjust data in params.yaml, then dvc repro data")
+
+
+def _check_rows(name: str, rows: Sequence[Row]) -> None:
+    if not rows:
+        raise _stop(f"{name} holds no usable row")
+    (id, count), *_ = Counter(row.id for row in rows).most_common(1)
+    if count > 1:
+        raise _stop(f"{name}: id {id} occurs twice")
+    for row in rows:
+        if row.intent.product not in row.catalog:
+            raise _stop(f"{name}: {row.id}: {row.intent.product!r} is not a catalog line")
+        if len(set(row.catalog)) != len(row.catalog):
+            raise _stop(f"{name}: {row.id}: a catalog line occurs twice")
+
+
+def _check_balance(name: str, rows: Sequence[Row], data: Data) -> None:
+    """Raise UserError naming the action or language whose share is too far from equal (relatively)."""
+    actions, languages = [row.intent.action for row in rows], [row.language for row in rows]
+    for values, kinds in ((actions, ACTIONS), (languages, data.languages)):
+        counts, equal = Counter(values), len(rows) / len(kinds)
+        distance, kind = max((abs(counts[kind] - equal) / equal, kind) for kind in kinds)
+        if distance > data.gates.balance:
+            raise _stop(
+                f"{name}: {kind} is {distance:.1%} from an equal share, beyond {data.gates.balance:.0%}"
+            )
+
+
+def _wording_figures(train: Sequence[Row]) -> Section:
+    templates = Counter(row.tags["template"] for row in train if "template" in row.tags)
+    figures: Section = {}
+    if templates:
+        share = templates.most_common(1)[0][1] / len(train)
+        figures = {"template_share": share, "templates": len(templates)}
+    return figures | {
+        "distinct_2": distinct_n((row.message for row in train), 2),
+        "catalogs_with_twins": sum(map(has_twins, train)) / len(train),
+    }
+
+
+def _check_wording(figures: Section, train: Sequence[Row], data: Data) -> None:
+    gates, share, twins = data.gates, float(figures["template_share"]), float(figures["catalogs_with_twins"])
+    if share > gates.template_share:
+        template, _ = Counter(row.tags["template"] for row in train).most_common(1)[0]
+        raise _stop(f"template {template!r} has {share:.1%} of train, beyond {gates.template_share:.0%}")
+    if float(figures["distinct_2"]) < gates.distinct_2:
+        raise _stop(f"distinct-2 of train is {figures['distinct_2']:.3f}, below {gates.distinct_2}")
+    if twins < gates.twins:
+        raise _stop(f"{twins:.1%} of the catalogs have near-twins, below {gates.twins:.1%}")
+
+
+def held_out_figures(rows: Sequence[Row], train: Sequence[Row], threshold: float) -> Section:
+    """Size of a set that is evaluated apart, and how many of its rows have a near-duplicate in training."""
     best, _ = nearest(rows, train, threshold)
     return {"n": len(rows), "near_duplicates_in_train": int((best >= threshold).sum())}
 
@@ -137,32 +124,29 @@ def check_novel(seen: Sequence[Row], test: Sequence[Row]) -> None:
     lines = {line.split(" (")[0] for row in seen for line in row.catalog}
     templates = {row.tags.get("template") for row in seen}
     for row in test:
-        if row.tags.get("novel"):
-            if row.intent.product.split(" (")[0] in lines:
-                raise UserError(f"{row.id}: novel product {row.intent.product!r} occurs in training", _HINT)
-            if row.tags["template"] in templates:
-                raise UserError(
-                    f"{row.id}: novel template {row.tags['template']!r} occurs in training", _HINT
-                )
+        if not row.tags.get("novel"):
+            continue
+        if row.intent.product.split(" (")[0] in lines:
+            raise _stop(f"{row.id}: novel product {row.intent.product!r} occurs in training")
+        if row.tags["template"] in templates:
+            raise _stop(f"{row.id}: novel template {row.tags['template']!r} occurs in training")
 
 
-def describe(rows: Sequence[Row], name: str) -> Metrics:
+def _shares(rows: Sequence[Row]) -> Section:
     """Shares of languages, actions, and every tag with few values."""
-    shares: dict[str, int | float | str] = {}
-
-    def add(prefix: str, values: Sequence[str]) -> None:
-        for value, count in sorted(Counter(values).items()):
-            shares[f"{prefix}_{value}"] = count / len(rows)
-
-    add("language", [row.language for row in rows])
-    add("action", [row.intent.action for row in rows])
+    values = {"language": [row.language for row in rows], "action": [row.intent.action for row in rows]}
     for tag in ("style", "quantity_form", "name_form", "switch", "correction"):
         if all(tag in row.tags for row in rows):
-            add(tag, [str(row.tags[tag]) for row in rows])
+            values[tag] = [str(row.tags[tag]) for row in rows]
     if all("noise" in row.tags for row in rows):
-        add("noise", ["clean" if row.tags["noise"] == "clean" else "noisy" for row in rows])
-        operators = Counter(part for row in rows for part in str(row.tags["noise"]).split("+"))
-        shares |= {f"operator_{key}": n / len(rows) for key, n in sorted(operators.items()) if key != "clean"}
+        operators = [str(row.tags["noise"]).split("+") for row in rows]
+        values["noise"] = ["clean" if names == ["clean"] else "noisy" for names in operators]
+        values["operator"] = [name for names in operators for name in names if name != "clean"]
+    shares: Section = {
+        f"{prefix}_{value}": count / len(rows)
+        for prefix, column in values.items()
+        for value, count in sorted(Counter(column).items())
+    }
     shares["catalog_lines_mean"] = sum(len(row.catalog) for row in rows) / len(rows)
     shares["novel"] = sum(bool(row.tags.get("novel")) for row in rows) / len(rows)
-    return {name: shares}
+    return shares

@@ -17,11 +17,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cartlm.data import filters, gates, metaprompt, noise, rules
+from cartlm.data import filters, metaprompt, near_duplicates, noise, rules
 from cartlm.data.config import Data, Worded
 from cartlm.data.lexicon import Line
 from cartlm.data.metaprompt import GenerationPrompt, Label
-from cartlm.data.splits import balanced_subset
+from cartlm.data.sampling import balanced_subset
 from cartlm.engines.openai import CUT, Reply
 from cartlm.engines.remote import Request, sampling
 from cartlm.errors import UserError
@@ -285,10 +285,10 @@ class Maker:
         limit = self.params.gates.near_duplicate
         scores = [0.0] * len(fresh)
         if fresh and others:
-            scores = gates.nearest(fresh, others, limit)[0].tolist()
-        said = {gates.comparable(row) for row in done.values()}
+            scores = near_duplicates.nearest(fresh, others, limit)[0].tolist()
+        said = {near_duplicates.comparable(row) for row in done.values()}
         for row, score in zip(fresh, scores, strict=True):
-            text = gates.comparable(row)
+            text = near_duplicates.comparable(row)
             if score >= limit:
                 self.report.refused["near-duplicate"] += 1
             elif text in said:

@@ -10,131 +10,123 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cartlm.data import labels, pooled, roles, sampling
+from cartlm.data import records, roles, sampling
 from cartlm.data.config import Data
+from cartlm.data.repeats import contradicting_ids, repeats
+from cartlm.data.tables import PUBLISHED
 from cartlm.errors import FULL, UserError
 from cartlm.task import prompt as prompts
 from cartlm.task.rows import Row
 from cartlm.text import few
 
-COLUMNS = ("prompt", "completion", "language")
 SUFFIXES = (".csv", ".json", ".jsonl", ".parquet")
 FILES = ("README.md", *(f"{folder}*{suffix}" for folder in ("", "data/") for suffix in SUFFIXES))
-"""What is fetched of a dataset; README.md names its splits' files where their names do not."""
+"""What is downloaded of a dataset; README.md assigns files to splits where their names do not."""
 _HINT = "set data.path in params.yaml to a dataset with the columns prompt, completion and language"
+_Records = Sequence[dict[str, Any]]
 
 
 def splits(params: Data) -> sampling.Drawn:
-    """Train, validation, test and calibration rows, drawn with `data.seed`; what became of each split is told on stderr.
+    """Splits of the dataset in `data.path`, drawn with `data.seed`; notes on each split go to stderr.
 
-    Splits are taken by their names (cartlm/data/roles.py); without a test, test is validation (the paper's own protocol:
-    2,700 and 300 rows), with the same ids. Near-duplicates as `drawing.splits` says. Rows that break the contract, or
-    contradict another one, are left out and counted on stderr. Raises UserError for a dataset that is not there, has other
-    columns, or too few rows.
+    A split's name decides its role (cartlm/data/roles.py). Without a test, test is validation (the paper's protocol: 2,700
+    and 300 rows). Broken and contradicting rows are left out and counted on stderr. Raises UserError for a dataset
+    that is missing, has other columns, or too few rows.
     """
     if params.path is None:
         raise UserError("data.source=hub needs data.path", _HINT)
-    loaded = load(params.path, params.revision)
-    named: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for split, records in loaded.items():
-        role = roles.of_split(split, params.path)
-        named.setdefault(role, {})[split] = records
-        sampling.tell(f"{params.path}: the split {split} ({len(records):,} rows): {role}")
-    parts = {role: read(params.path, given, params.languages) for role, given in named.items()}
-    return sampling.splits(consistent(parts, params.path), params, params.path)
+    by_role: dict[str, dict[str, _Records]] = {}
+    for split, rows in load_dataset(params.path, params.revision).items():
+        role = roles.role_of_split(split, params.path)
+        by_role.setdefault(role, {})[split] = rows
+        sampling.note(f"{params.path}: the split {split} ({len(rows):,} rows): {role}")
+    parts = {role: read_rows(params.path, given, params.languages) for role, given in by_role.items()}
+    return sampling.draw_splits(without_contradictions(parts, params.path), params, params.path)
 
 
-def consistent(parts: Mapping[str, list[Row]], name: str) -> dict[str, list[Row]]:
-    """The rows of each role without those that contradict another one; they are counted on stderr, the first one named."""
-    found = pooled.pairs(parts)
-    wrong = pooled.contradicting(found)
+def held_out(params: Data) -> list[Row]:
+    """All usable rows of `data.held_out`; none where it is null. Raises UserError as `splits` does."""
+    if params.held_out is None:
+        return []
+    dataset = load_dataset(params.held_out, params.held_out_revision, "held_out")
+    rows = read_rows(params.held_out, dataset, params.languages)
+    if not rows:
+        what = f"data.held_out={params.held_out} has no usable row"
+        raise UserError(what, "set data.held_out to null in params.yaml")
+    rows = without_contradictions({roles.TEST: rows}, params.held_out)[roles.TEST]
+    return [replace(row, id=f"published-{row.id}") for row in rows]
+
+
+def without_contradictions(parts: Mapping[str, list[Row]], name: str) -> dict[str, list[Row]]:
+    """The rows of each role without those that contradict another one; stderr counts them and names the first."""
+    found = repeats(parts)
+    wrong = contradicting_ids(found)
     if wrong:
-        first = next(pair for pair in found if not pair.alike)
-        sampling.tell(
+        first = next(repeat for repeat in found if not repeat.same_label)
+        sampling.note(
             f"left out {len(wrong)} rows of {name} that have another label elsewhere; the first: {first.row.id} has the "
-            f"catalog and message of {first.other.id}"
+            f"catalog and message of {first.first.id}"
         )
     return {role: [row for row in rows if row.id not in wrong] for role, rows in parts.items()}
 
 
-def held_out(params: Data) -> list[Row]:
-    """All usable rows of `data.held_out`, an id or a folder; none where it is null. Raises UserError as `splits` does."""
-    if params.held_out is None:
-        return []
-    rows = read(
-        params.held_out, load(params.held_out, params.held_out_revision, "held_out"), params.languages
-    )
-    if not rows:
-        raise UserError(
-            f"data.held_out={params.held_out} has no usable row", "set data.held_out to null in params.yaml"
-        )
-    rows = consistent({roles.TEST: rows}, params.held_out)[roles.TEST]
-    return [replace(row, id=f"published-{row.id}") for row in rows]
-
-
 def download(name: str, revision: str | None, key: str = "path") -> Path:
-    """The data files of a hub dataset, in the hub's own cache. Raises UserError; `data.{key}` is what named it."""
+    """The data files of a hub dataset, in the hub's cache. Raises UserError; `data.{key}` names it."""
     import huggingface_hub as hub
     from huggingface_hub import errors
 
     if name.startswith(("/", ".", "~")) or name.count("/") != 1:
-        raise UserError(
-            f"data.{key}={name} is neither a folder nor a hub id such as jtlicardo/ecommerce-intent-3k", _HINT
-        )
+        example = "jtlicardo/ecommerce-intent-3k"
+        raise UserError(f"data.{key}={name} is neither a folder nor a hub id such as {example}", _HINT)
     try:
         return Path(
             hub.snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=list(FILES))
         )
     except errors.RevisionNotFoundError:
-        raise UserError(
-            f"{name} has no revision {revision}",
-            f"set data.{'revision' if key == 'path' else key + '_revision'} in params.yaml",
-        ) from None
+        key = "revision" if key == "path" else f"{key}_revision"
+        raise UserError(f"{name} has no revision {revision}", f"set data.{key} in params.yaml") from None
     except errors.RepositoryNotFoundError:
-        raise UserError(
-            f"the hub has no dataset {name} (or it is private)", f"hf auth login, or set data.{key}"
-        ) from None
-    except Exception as error:  # the network fails in the way of the library that meets it first
+        hint = f"hf auth login, or set data.{key}"
+        raise UserError(f"the hub has no dataset {name} (or it is private)", hint) from None
+    except Exception as error:  # each network library raises its own
         if isinstance(error, OSError) and error.errno in FULL:
             raise
         raise UserError(
-            f"the dataset {name} cannot be fetched from the hub ({type(error).__name__})",
+            f"the dataset {name} cannot be downloaded from the hub ({type(error).__name__})",
             f"check the network, or set data.{key} to a local folder, or make preset NAME=offline",
         ) from None
 
 
-def load(name: str, revision: str | None, key: str = "path") -> dict[str, list[dict[str, Any]]]:
-    """Split -> its records, of a hub id or a folder in hub layout, as `datasets` reads it. Raises UserError.
+def load_dataset(name: str, revision: str | None, key: str = "path") -> dict[str, list[dict[str, Any]]]:
+    """Split -> its records, of a hub id or a folder in hub layout. Raises UserError; `data.{key}` names it.
 
-    `data.{key}` is what named it. Nothing is kept in the library's cache: it would hide a file that was changed in place.
+    Nothing stays in the cache of `datasets`: it would hide a file that was changed in place.
     """
     import datasets
     from datasets.exceptions import DataFilesNotFoundError
 
     folder = Path(name) if Path(name).is_dir() else download(name, revision, key)
-    files = by_role(folder)
-    no_column_twice(folder)
+    files = files_by_role(folder)
+    refuse_repeated_columns(folder)
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(
-        datasets.logging.CRITICAL
-    )  # it tells the same failure again, in many lines
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it logs each failure again, in many lines
     with tempfile.TemporaryDirectory() as cache:
         try:
             found = datasets.load_dataset(str(folder), data_files=files, cache_dir=cache, keep_in_memory=True)
             return {str(split): part.to_list() for split, part in found.items()}
         except (DataFilesNotFoundError, datasets.data_files.EmptyDatasetError):
             raise UserError(f"{folder} holds no *.jsonl, *.parquet or *.csv", _HINT) from None
-        except Exception as error:  # each format fails in its own library's way
+        except Exception as error:  # each format's library raises its own
             cause = error.__cause__ or error
             if isinstance(cause, OSError) and cause.errno in FULL:
                 raise cause from None
             what = " ".join(str(cause).split())[:200]
-            hint = f"{_HINT}; files that are not in hub layout are read with data.source: file"
+            hint = f"{_HINT}; data.source: file reads files that are not in hub layout"
             raise UserError(f"{folder} does not load: {type(cause).__name__}: {what}", hint) from None
 
 
-def no_column_twice(folder: Path) -> None:
-    """Raise UserError for a CSV file whose header has a column twice: `datasets` takes the first without a word."""
+def refuse_repeated_columns(folder: Path) -> None:
+    """Raise UserError for a CSV header with a column twice: `datasets` takes the first without a word."""
     for path in sorted(folder.rglob("*.csv")):
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
             header = [name.strip() for name in next(csv.reader(file), [])]
@@ -142,10 +134,10 @@ def no_column_twice(folder: Path) -> None:
             raise UserError(f"{path}: the column {twice[0]!r} occurs twice", "keep one of them")
 
 
-def by_role(folder: Path) -> dict[str, list[str]] | None:
-    """Role -> files named for it in any case, of a dataset whose README.md names no files; None where no name has a role.
+def files_by_role(folder: Path) -> dict[str, list[str]] | None:
+    """Role -> files named for it in any case; None where README.md assigns files to splits, or no name has a role.
 
-    `datasets` knows only lower case, and takes all files for training where it knows none. Raises UserError for a name of two.
+    `datasets` knows lower case only, and trains on all files where it knows none. Raises UserError for a name of two roles.
     """
     import huggingface_hub as hub
 
@@ -153,62 +145,54 @@ def by_role(folder: Path) -> dict[str, list[str]] | None:
     try:
         if card.is_file() and "configs" in (hub.metadata_load(card) or {}):
             return None
-    except Exception:  # `datasets` reads it too, and says what is wrong
+    except Exception:  # `datasets` reads it too, and raises what is wrong
         return None
-    found: dict[str, list[str]] = {}
+    by_role: dict[str, list[str]] = {}
     others = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
-        if (
-            path.suffix.lower() in SUFFIXES
-            and path.is_file()
-            and not any(part.startswith(".") for part in name.parts)
-        ):
-            named = set().union(*(roles.found(part) for part in name.with_suffix("").parts))
-            if len(named) > 1:
-                raise UserError(
-                    f"{folder}: {roles.ambiguous(name.as_posix(), named)}", f"mv {path} to another name"
-                )
-            if named:
-                found.setdefault(named.pop(), []).append(glob.escape(name.as_posix()))
-            else:
-                others.append(name.as_posix())
-    if found and others:
-        sampling.tell(f"left out of {folder}, without a role in their names: {few(others, 8)}")
-    return found or None
+        hidden = any(part.startswith(".") for part in name.parts)
+        if hidden or path.suffix.lower() not in SUFFIXES or not path.is_file():
+            continue
+        found = set().union(*(roles.roles_in_name(part) for part in name.with_suffix("").parts))
+        if len(found) > 1:
+            raise UserError(
+                f"{folder}: {roles.two_roles(name.as_posix(), found)}", f"mv {path} to another name"
+            )
+        if found:
+            by_role.setdefault(found.pop(), []).append(glob.escape(name.as_posix()))
+        else:
+            others.append(name.as_posix())
+    if by_role and others:
+        sampling.note(f"left out of {folder}, without a role in their names: {few(others, 8)}")
+    return by_role or None
 
 
-def read(name: str, parts: Mapping[str, Sequence[dict[str, Any]]], languages: Sequence[str]) -> list[Row]:
-    """All usable rows of `parts`, texts byte for byte; ids name split and row. Raises UserError on other columns."""
+def read_rows(name: str, parts: Mapping[str, _Records], languages: Sequence[str]) -> list[Row]:
+    """All usable rows, texts byte for byte; ids name split and row. Raises UserError for other columns."""
     rows, broken = [], []
-    for split, records in parts.items():
-        for number, record in enumerate(records, 1):
+    for split, part in parts.items():
+        for number, record in enumerate(part, 1):
             place = f"{name}: {split} row {number}"
-            missing = [column for column in COLUMNS if not isinstance(record.get(column), str)]
-            if missing:
-                raise UserError(
-                    f"{place}: no text in column {', '.join(missing)}; it has {sorted(record)}", _HINT
-                )
+            if missing := [column for column in PUBLISHED if not isinstance(record.get(column), str)]:
+                what = f"no text in column {', '.join(missing)}; it has {sorted(record)}"
+                raise UserError(f"{place}: {what}", _HINT)
             try:
-                rows.append(as_row(f"{split}-{number:05d}", record, languages))
+                rows.append(_as_row(f"{split}-{number:05d}", record, languages))
             except ValueError as error:
                 broken.append(f"{place}: {error}")
     if broken:
-        sampling.tell(f"left out {len(broken)} broken rows; the first: {broken[0]:.300}")
+        sampling.note(f"left out {len(broken)} broken rows; the first: {broken[0]:.300}")
     return rows
 
 
-def as_row(identity: str, record: dict[str, Any], languages: Sequence[str]) -> Row:
-    """A row of the contract, without tags; of the texts only a product is changed, to its catalog line's own bytes.
-
-    Raises ValueError saying what is broken.
-    """
+def _as_row(id: str, record: dict[str, Any], languages: Sequence[str]) -> Row:
+    """A row without tags; only a product is changed, to its catalog line's own bytes. Raises ValueError."""
     catalog, message = prompts.split(record["prompt"])
-    row = Row(identity, record["language"], catalog, message, record["prompt"], record["completion"], {})
-    if row.language not in languages:
-        raise ValueError(f"language is {row.language!r:.60}, not one of {', '.join(languages)}")
-    labels.check_catalog(catalog)
-    labels.check_signs(catalog, message.replace("\r\n", "\n"))
-    if (line := labels.line_of(row.intent.product, catalog)) != row.intent.product:
+    row = Row(id, record["language"], catalog, message, record["prompt"], record["completion"], {})
+    records.check_language(row.language, languages)
+    records.check_catalog(catalog)
+    records.check_signs(catalog, message.replace("\r\n", "\n"))
+    if (line := records.catalog_line(row.intent.product, catalog)) != row.intent.product:
         row = replace(row, completion=replace(row.intent, product=line).canonical())
     return row

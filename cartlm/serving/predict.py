@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from cartlm.data import charset, labels
+from cartlm.data import charset, records
 from cartlm.data.filters import bad_sign
 from cartlm.errors import UserError
 from cartlm.evaluation.answers import engine_name, model_path
@@ -58,7 +58,7 @@ class Reader:
         except ValueError as error:
             raise Unreadable(f"the answer is no intent: {error}", answer.text) from None
         try:
-            return replace(intent, product=labels.line_of(intent.product, catalog))
+            return replace(intent, product=records.catalog_line(intent.product, catalog))
         except ValueError as error:
             raise Unreadable(str(error), answer.text) from None
 
@@ -108,8 +108,8 @@ def read_catalog(path: Path) -> list[str]:
     try:
         with charset.detect(data, path).open(data) as file:
             lines = [line.strip() for line in file if line.strip()]
-        labels.check_catalog(lines)
-        labels.check_signs(lines, "")
+        records.check_catalog(lines)
+        records.check_signs(lines, "")
     except ValueError as error:
         raise UserError(f"the catalog {path}: {error}", "mend it: one product a line, in UTF-8") from None
     if not lines:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from cartlm import params
-from cartlm.data import gates, hub, rules, splits
+from cartlm.data import gates, hub, near_duplicates, rules, splits
 from cartlm.errors import UserError
 from cartlm.task.rows import Row
 from tests import ROOT
@@ -91,7 +91,7 @@ def test_three_thousand_rows_in_the_published_form_load_and_split(tmp_path: Path
     """2,700 and 300 as in the paper, every text byte for byte."""
     made = write_three_thousand(tmp_path / "hub")
     paper = params.load(ROOT / "presets/paper.yaml").data.model_copy(update={"path": str(tmp_path / "hub")})
-    found = splits.make(paper).splits
+    found = splits.make_splits(paper).splits
     assert {name: len(rows) for name, rows in found.items()} == {
         "train": 2700, "validation": 300, "test": 300, "calibration": 300
     }  # fmt: skip
@@ -108,7 +108,7 @@ def test_a_dataset_held_out_is_read_apart(dataset: Path, tmp_path: Path) -> None
     found = hub.held_out(given.model_copy(update={"held_out": str(other)}))
     assert [row.id for row in found] == [f"published-train-{i:05d}" for i in range(1, 10)]
     train = hub.splits(given).splits["train"]
-    counted = gates.apart(found, train, 0.95)
+    counted = gates.held_out_figures(found, train, 0.95)
     assert counted["n"] == 9
     same = {(row.prompt, row.completion) for row in found} & {(row.prompt, row.completion) for row in train}
     assert counted["near_duplicates_in_train"] == len(same) > 0
@@ -193,7 +193,7 @@ def test_near_duplicates_stay_in_training(dataset: Path) -> None:
     made = hub.splits(settings(dataset, train=60)).splits
     drawn = {row.prompt for row in made["validation"]}
     assert not drawn & {one["prompt"] for one in found[:20] + twins}
-    best, _ = gates.nearest(made["validation"], made["train"], 0.95)
+    best, _ = near_duplicates.nearest(made["validation"], made["train"], 0.95)
     assert best.max() < 0.95
     rewrite(dataset, [*found[:20], *twins, *[{**one} for one in found[20:]] * 2])
     with pytest.raises(UserError, match=r"120 usable rows.*each with a near-duplicate"):
@@ -354,11 +354,11 @@ def test_without_network_the_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="cannot be fetched from the hub"):
+    with pytest.raises(UserError, match="cannot be downloaded from the hub"):
         hub.splits(settings("jtlicardo/ecommerce-intent-3k"))
 
 
 def test_a_csv_column_that_occurs_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("prompt,completion,language,language\na,b,english,spanish\n")
     with pytest.raises(UserError, match=r"train\.csv: the column 'language' occurs twice"):
-        hub.load(str(tmp_path), None)
+        hub.load_dataset(str(tmp_path), None)

@@ -23,7 +23,7 @@ def test_the_card_has_figures_and_twelve_rows_a_language() -> None:
     rows = toy_rows(50)
     rows = [replace(row, message=f"a | b\nc {i}") for i, row in enumerate(rows)]
     data = params.load(ROOT / "params.yaml").data
-    text = card.text({"train": rows, "test": rows[:5]}, METRICS, data)
+    text = card.render_card({"train": rows, "test": rows[:5]}, METRICS, data)
     assert "| train | 50 |" in text
     assert "| self_similarity | 0.5123 |" in text
     assert "| templates | 1,200 |" in text
@@ -33,7 +33,7 @@ def test_the_card_has_figures_and_twelve_rows_a_language() -> None:
         section = text.split(f"## {language}, 12 rows at random\n\n")[1].split("\n\n")[0]
         assert len(section.splitlines()) == 14
         assert all(line.count("|") - line.count("\\|") == 4 for line in section.splitlines())
-    assert text == card.text({"train": rows, "test": rows[:5]}, METRICS, data)
+    assert text == card.render_card({"train": rows, "test": rows[:5]}, METRICS, data)
 
 
 def test_self_similarity() -> None:
@@ -51,15 +51,19 @@ def test_rows_of_somebody_else_are_shown_only_where_a_param_asks(source: str) ->
     data = params.load(ROOT / "params.yaml").data
     assert data.show_rows is False
     mine = data.model_copy(update={"source": source, "path": "/home/alice/shop/rows.jsonl"})
-    hidden = card.text({"train": rows, "test": rows[:5]}, METRICS, mine)
+    hidden = card.render_card({"train": rows, "test": rows[:5]}, METRICS, mine)
     assert not [row.id for row in rows if row.message in hidden or row.intent.product in hidden]
     assert "alice" not in hidden
     assert "rows.jsonl" in hidden
     assert "| train | 50 |" in hidden
-    shown = card.text({"train": rows, "test": rows[:5]}, METRICS, mine.model_copy(update={"show_rows": True}))
+    shown = card.render_card(
+        {"train": rows, "test": rows[:5]}, METRICS, mine.model_copy(update={"show_rows": True})
+    )
     assert "12 rows at random" in shown
 
 
 def test_a_hub_id_stands_in_the_card() -> None:
     data = params.load(ROOT / "presets/paper.yaml").data
-    assert "jtlicardo/ecommerce-intent-3k" in card.text({"train": toy_rows(3), "test": []}, METRICS, data)
+    assert "jtlicardo/ecommerce-intent-3k" in card.render_card(
+        {"train": toy_rows(3), "test": []}, METRICS, data
+    )

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
-import shlex
-import subprocess
-import sys
+import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,70 +11,19 @@ from typing import Any
 
 import pytest
 
-from cartlm import params
 from cartlm.data import files, gates, splits
+from cartlm.data.tables import OURS
 from cartlm.errors import UserError
-from tests import ROOT
+from cartlm.task.rows import Row
 from tests.fixtures.toy import toy_rows
-
-LANGUAGES = ["english", "croatian", "spanish"]
-
-
-def record(number: int = 0, **changes: Any) -> dict[str, Any]:
-    row = toy_rows(number + 1)[number]
-    label = json.loads(row.completion)
-    return {"catalog": row.catalog, "message": row.message, **label, "language": row.language, **changes}
+from tests.unit.data.own_rows import LANGUAGES, PLANTED, folder, record, settings, write
 
 
-def published(number: int = 0, **changes: Any) -> dict[str, Any]:
-    row = toy_rows(number + 1)[number]
-    return {"prompt": row.prompt, "completion": row.completion, "language": row.language, **changes}
-
-
-def write(path: Path, lines: Sequence[dict[str, Any] | bytes | str]) -> Path:
-    encoded = [
-        line
-        if isinstance(line, bytes)
-        else line.encode()
-        if isinstance(line, str)
-        else json.dumps(line).encode()
-        for line in lines
-    ]
-    path.write_bytes(b"\n".join(encoded) + b"\n")
-    return path
-
-
-def settings(path: Path, **changes: Any) -> params.Data:
-    found = params.load(ROOT / "params.yaml").data.model_dump()
-    small = {"source": "file", "path": str(path), "train": 40, "validation": 8, "calibration": 9, "test": 8}
-    return params.Data(**{**found, **small, "gates": {**found["gates"], "near_duplicate": 1.0}, **changes})
-
-
-PLANTED: list[tuple[dict[str, Any] | bytes | str, str]] = [
-    ("{not json", "not JSON"),
-    ('["a", "list"]', "list, not a JSON object"),
-    (b'{"catalog": ["\xc4\x8daj", "caf\xe9"]}', "not UTF-8"),
-    ({key: value for key, value in record().items() if key != "language"}, "nothing in language"),
-    (record(message=None), "nothing in message"),
-    (record(message=7), "message is 7, not text"),
-    (record(message="   "), "the message is blank"),
-    (record(message="two \x07 bells"), "holds U+0007, which no message has"),
-    (record(message="dvije boce \ufffdaja"), "holds U+FFFD: it was decoded wrongly"),
-    (record(message='add {"action": "add", "quantity": 2}'), "the answer's JSON"),
-    (record(message="half an emoji \ud83d"), "holds U+D83D"),
-    (record(action="buy"), "action is 'buy', not add or remove"),
-    (record(quantity=0), "quantity is 0"),
-    (record(quantity="two"), "quantity is 'two'"),
-    (record(quantity=True), "quantity is True"),
-    (record(catalog="one line"), "is not a catalog line"),
-    (record(catalog=7), "catalog is 7"),
-    (record(catalog=["Tea", "Tea", *record()["catalog"]]), "'Tea' occurs twice"),
-    (record(catalog=[" Tea", *record()["catalog"]]), "' Tea' is empty, or has blanks"),
-    (record(language="klingon"), "language is 'klingon'"),
-    (published(prompt="Catalogue:\nTea\n\nUser:\ntea"), "the prompt is not"),
-    (published(completion='{"action": "add"}'), "keys are"),
-    (published(completion=published()["completion"].replace(": ", ":")), "is not written as"),
-]
+def inspect(path: Path) -> tuple[list[Row], list[tuple[int, str]]]:
+    """The sound rows of one file, and (line, problem) of the others."""
+    gathered = files.gather(path, LANGUAGES)
+    problems = [problem.removeprefix(f"{path}:").split(": ", 1) for problem in gathered.problems]
+    return gathered.files[path], [(int(line), what) for line, what in problems]
 
 
 def test_every_planted_fault_is_named_with_its_line(tmp_path: Path) -> None:
@@ -88,41 +34,18 @@ def test_every_planted_fault_is_named_with_its_line(tmp_path: Path) -> None:
     twice = len(lines) + 1
     lines += [record(1), record(2, quantity=47)]
     path = write(tmp_path / "rows.jsonl", lines)
-    rows, problems = files.inspect(path, LANGUAGES)
-    assert len(rows) == len(PLANTED)
-    assert [problem.line for problem in problems] == [*range(2, 2 * len(PLANTED) + 1, 2), twice, twice + 1]
-    for problem, (_, words) in zip(problems, PLANTED, strict=False):
-        assert words in problem.what
-    assert problems[-2].what == "the same catalog and message as line 1"
-    assert problems[-1].what == "the same catalog and message as line 3, with another label"
-
-
-def test_cartlm_data_check(tmp_path: Path) -> None:
-    def check(path: Path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "cartlm.cli", "data", "check", str(path)]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-
-    path = write(tmp_path / "rows.jsonl", [fault for fault, _ in PLANTED])
-    done = check(path)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"cartlm: error: {path} has {len(PLANTED)} problems; ")
-    assert done.stderr.count("\n") == 1
-    said = done.stdout.split("\n")
-    assert [line.split(": ")[0] for line in said[: len(PLANTED)]] == [
-        f"{path}:{i}" for i in range(1, len(PLANTED) + 1)
-    ]
-    assert said[len(PLANTED)] == f"{path}: 0 sound rows"
-    done = check(write(tmp_path / "rows.jsonl", [record(i) for i in range(6)]))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{path}: 6 sound rows, ")
-    done = check(tmp_path / "none.jsonl")
-    assert done.returncode == 2
-    assert "none.jsonl is not there" in done.stderr
+    rows, problems = inspect(path)
+    assert len(rows) == len(PLANTED) + 2
+    assert [line for line, _ in problems] == [*range(2, 2 * len(PLANTED) + 1, 2), twice, twice + 1]
+    for (_, problem), (_, words) in zip(problems, PLANTED, strict=False):
+        assert words in problem
+    assert problems[-2][1] == f"the same catalog and message as {path}:1"
+    assert problems[-1][1] == f"the same catalog and message as {path}:3, with another label"
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]], join: str = "\n") -> Path:
     with path.open("w", encoding="utf-8-sig", newline="") as file:  # as spreadsheets write it
-        writer = csv.DictWriter(file, [*files.OURS, "note"], restval="")
+        writer = csv.DictWriter(file, [*OURS, "note"], restval="")
         writer.writeheader()
         writer.writerows({**row, "catalog": join.join(row["catalog"])} for row in rows)
     return path
@@ -131,43 +54,42 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]], join: str = "\n") -> P
 @pytest.mark.parametrize("join", ["\n", " | "])
 def test_csv_gives_the_same_rows_as_jsonl(tmp_path: Path, join: str) -> None:
     given = [record(i) for i in range(12)]
-    rows, problems = files.inspect(write_csv(tmp_path / "rows.csv", given, join), LANGUAGES)
+    rows, problems = inspect(write_csv(tmp_path / "rows.csv", given, join))
     assert problems == []
     assert [(row.prompt, row.completion) for row in rows] == [
         (row.prompt, row.completion) for row in toy_rows(12)
     ]
     assert [(r.prompt, r.completion, r.language) for r in rows] == [
-        (r.prompt, r.completion, r.language)
-        for r in files.read(write(tmp_path / "rows.jsonl", given), LANGUAGES)
+        (r.prompt, r.completion, r.language) for r in inspect(write(tmp_path / "rows.jsonl", given))[0]
     ]
 
 
 def test_faults_of_a_csv_have_the_line_where_the_row_begins(tmp_path: Path) -> None:
     lines = len(record()["catalog"])
     path = write_csv(tmp_path / "rows.csv", [record(0), record(1, quantity="x"), record(2)])
-    _, problems = files.inspect(path, LANGUAGES)
-    assert [(problem.line, problem.what[:15]) for problem in problems] == [(2 + lines, "quantity is 'x'")]
+    _, problems = inspect(path)
+    assert [(line, what[:15]) for line, what in problems] == [(2 + lines, "quantity is 'x'")]
     text = path.read_text(encoding="utf-8-sig") + "one,two\r\n" + 'a,"open'
     path.write_text(text, encoding="utf-8")
-    _, problems = files.inspect(path, LANGUAGES)
-    assert "2 cells, where the header has 7" in problems[-2].what
-    assert "not CSV" in problems[-1].what
+    _, problems = inspect(path)
+    assert "2 cells, where the header has 7" in problems[-2][1]
+    assert "not CSV" in problems[-1][1]
 
 
 def test_splits_of_a_file_and_of_a_folder(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", [record(i) for i in range(60)])
-    made = splits.make(settings(path)).splits
+    made = splits.make_splits(settings(path)).splits
     assert {name: len(rows) for name, rows in made.items()} == {
         "train": 40, "validation": 8, "test": 8, "calibration": 9
     }  # fmt: skip
-    assert made == splits.make(settings(path)).splits
+    assert made == splits.make_splits(settings(path)).splits
     assert made["test"] == made["validation"]
     assert gates.check(made, settings(path))["train"]["n"] == 40
     folder = tmp_path / "rows"
     folder.mkdir()
     write(folder / "mine.jsonl", [record(i) for i in range(48)])
     write_csv(folder / "test.csv", [record(i) for i in range(48, 55)])
-    made = splits.make(settings(folder)).splits
+    made = splits.make_splits(settings(folder)).splits
     assert {row.id.split("-")[0] for row in made["test"]} == {"test.csv"}
     assert len(made["test"]) == 7
 
@@ -175,7 +97,7 @@ def test_splits_of_a_file_and_of_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("none.jsonl", "is not there"),
+        ("none.jsonl", "does not exist"),
         ("rows.txt", "is neither .jsonl nor "),
         ("empty", "holds no .jsonl or "),
         ("short.jsonl", "has 5 usable rows for training, fewer than data.train . data.validation = 48"),
@@ -188,18 +110,8 @@ def test_what_cannot_be_used_is_one_line(tmp_path: Path, name: str, words: str) 
     write(tmp_path / "short.jsonl", [record(i) for i in range(5)])
     write(tmp_path / "broken.jsonl", [record(0), record(1, action="buy"), record(2, quantity=0)])
     with pytest.raises(UserError) as caught:
-        splits.make(settings(tmp_path / name))
-    import re
-
+        splits.make_splits(settings(tmp_path / name))
     assert re.search(words, str(caught.value) + "; " + caught.value.hint)
-
-
-def folder(path: Path, **files: Sequence[dict[str, Any] | bytes | str]) -> Path:
-    """A folder of JSONL files."""
-    path.mkdir(exist_ok=True)
-    for name, lines in files.items():
-        write(path / f"{name}.jsonl", lines)
-    return path
 
 
 def test_roles_by_name_are_told_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -210,7 +122,7 @@ def test_roles_by_name_are_told_and_kept(tmp_path: Path, capsys: pytest.CaptureF
     write(path / "Test.jsonl", [record(i) for i in range(51, 55)])
     (path / "notes.txt").touch()
     (path / "._train.jsonl").write_bytes(b"\x00\x05")
-    made = splits.make(settings(path)).splits
+    made = splits.make_splits(settings(path)).splits
     assert {name: {row.id.split("-")[0] for row in rows} for name, rows in made.items()} == {
         "train": {"train.jsonl"}, "validation": {"val.jsonl"}, "test": {"Test.jsonl"}, "calibration": {"train.jsonl"}
     }  # fmt: skip
@@ -227,7 +139,7 @@ def test_roles_by_name_are_told_and_kept(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_a_file_named_by_itself_has_no_role(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "my-test.jsonl", [record(i) for i in range(50)])
-    assert len(splits.make(settings(path)).splits["train"]) == 40
+    assert len(splits.make_splits(settings(path)).splits["train"]) == 40
     assert "my-test.jsonl: all splits" in capsys.readouterr().err
 
 
@@ -273,7 +185,7 @@ def test_a_contradiction_across_files_is_named_with_both_places(
     assert f"{path}/{first}.jsonl:1" in problem
     assert f"{path}/{second}.jsonl:2" in problem
     with pytest.raises(UserError, match="with another label"):
-        splits.make(settings(path))
+        splits.make_splits(settings(path))
 
 
 @pytest.mark.parametrize("again", SAME)
@@ -285,10 +197,10 @@ def test_a_row_held_out_is_left_out_of_training_and_told(
         tmp_path / "rows", train=[*(record(i) for i in range(52) if i != 27), again], **{held: [record(27)]}
     )
     found = files.gather(path, LANGUAGES)
-    assert (len(found.problems), len(found.repeats)) == (0, 1)
-    assert found.repeats[0].startswith(f"{path}/train.jsonl:52: ")
-    assert f"{path}/{held}.jsonl:1" in found.repeats[0]
-    drawn = splits.make(settings(path))
+    assert (len(found.problems), len(found.held_out)) == (0, 1)
+    assert found.held_out[0].startswith(f"{path}/train.jsonl:52: ")
+    assert f"{path}/{held}.jsonl:1" in found.held_out[0]
+    drawn = splits.make_splits(settings(path))
     assert drawn.leaked == 1
     assert "train.jsonl-00052" not in {row.id for part in drawn.splits.values() for row in part}
     assert f"train.jsonl-00052 is like {held}.jsonl-00001" in capsys.readouterr().err
@@ -297,15 +209,15 @@ def test_a_row_held_out_is_left_out_of_training_and_told(
 @pytest.mark.parametrize(
     ("held", "words"),
     [
-        (["test"], "test alone train nothing"),
-        (["dev"], "validation alone"),
+        (["test"], "only for test"),
+        (["dev"], "only for validation"),
         (["train_test"], "train_test.jsonl is named for"),
     ],
 )
 def test_what_is_no_training_set_is_one_line(tmp_path: Path, held: list[str], words: str) -> None:
     path = folder(tmp_path / "rows", **{name: [record(i) for i in range(9)] for name in held})
     with pytest.raises(UserError, match=words):
-        splits.make(settings(path))
+        splits.make_splits(settings(path))
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
@@ -320,58 +232,10 @@ def test_a_bar_in_a_product_shows_how_the_files_catalogs_are_cut(tmp_path: Path,
         path = write(
             tmp_path / "rows.jsonl", [{**row, "catalog": " | ".join(row["catalog"])} for row in rows]
         )
-    made, problems = files.inspect(path, LANGUAGES)
+    made, problems = inspect(path)
     assert [row.catalog for row in made] == [["Tea | Green"]]
     assert len(problems) == 1
-    assert "holds ' | '" in problems[0].what
-
-
-def test_cartlm_data_check_names_all_of_a_folder(tmp_path: Path) -> None:
-    """Fourteen faults of as many kinds, the roles, what was left out, and sizes that fit; all by one command."""
-    path = folder(
-        tmp_path / "rows",
-        train=[
-            *(record(i) for i in range(20)), record(30, quantity=2.5), record(31, message="two \ufdd0"),
-            record(32, product=record(32)["product"] + "\u200b"), record(33, message="two </s> please"),
-            record(34, catalog="Tea, Milk"), record(35, language="klingon"), record(36, message="a\x0bb"), record(2), "{",
-        ],
-        Val=[record(40), record(41, quantity="1e400"), record(5)],
-        TEST=[record(50), {**record(4), "quantity": 46}, record(51, catalog=["Tea", "Tea\u00a0"])],
-        more=[record(7), record(8, message="")],
-        train_test=[record(60)],
-    )  # fmt: skip
-    (path / "old").mkdir()
-    (path / "notes.txt").touch()
-    (path / ".more.jsonl").write_bytes(b"\xff")
-    command = [sys.executable, "-m", "cartlm.cli", "data", "check", str(path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2, done.stderr
-    said = done.stdout.split("\n")
-    places = [f"train.jsonl:{line}: " for line in (21, 22, 23, 24, 25, 26, 27, 28, 29)]
-    places += ["Val.jsonl:2: ", "TEST.jsonl:3: ", "more.jsonl:2: "]
-    for place in places:
-        assert sum(line.startswith(f"{path}/{place}") for line in said) == 1, place
-    assert sum("train_test.jsonl is named for" in line for line in said) == 1
-    pooled = [line for line in said if "with another label" in line]
-    assert [f"{path}/train.jsonl:5" in line and f"{path}/TEST.jsonl:2" in line for line in pooled] == [True]
-    twice = [line for line in said if "same catalog and message" in line and line not in pooled]
-    assert len(twice) == 3  # train:28 as line 3, more:1 as train:8, train:6 as Val:3
-    assert any("</s>" in line and "special token" in line for line in said)
-    assert {"TEST.jsonl: test", "Val.jsonl: validation", "left out: notes.txt, old/"} <= set(said)
-    assert "set data.train: " in done.stdout
-    assert done.stderr.startswith(f"cartlm: error: {path} has {len(places) + 3} problems; ")
-
-
-def test_the_command_that_an_error_names_works(tmp_path: Path) -> None:
-    path = folder(tmp_path / "my rows", train=[record(0), record(1, action="buy")])
-    with pytest.raises(UserError) as caught:
-        splits.make(settings(path))
-    _, *arguments = shlex.split(caught.value.hint)
-    done = subprocess.run(
-        [sys.executable, "-m", "cartlm.cli", *arguments], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 2
-    assert done.stdout.startswith(f"{path}/train.jsonl:2: action is 'buy'")
+    assert "holds ' | '" in problems[0][1]
 
 
 def test_a_file_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
@@ -386,7 +250,7 @@ def test_a_file_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
 
 def test_source_file_needs_a_path() -> None:
     with pytest.raises(UserError, match=r"data.source=file needs data.path"):
-        splits.make(settings(Path("x")).model_copy(update={"path": None}))
+        splits.make_splits(settings(Path("x")).model_copy(update={"path": None}))
 
 
 def test_a_name_with_a_bar_in_one_file_holds_in_another(tmp_path: Path) -> None:

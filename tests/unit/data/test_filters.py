@@ -125,7 +125,7 @@ def test_why_spanish_messages_are_refused(
 def test_inflected_names_and_number_words_are_recognised() -> None:
     found: Counter[str] = Counter()
     rng, given = random.Random(3), params.load(ROOT / "params.yaml").data
-    for number in range(300):  # what the offline source words, before noise, mostly passes
+    for number in range(150):  # what the offline source words, before noise, mostly passes
         language = given.languages[number % 3]
         draft = rules.draft(language, "add", False, given, rng)
         line = next(one for one in draft.catalog if one.text == draft.intent.product)
@@ -133,5 +133,5 @@ def test_inflected_names_and_number_words_are_recognised() -> None:
             draft.clean, line, draft.catalog, draft.intent.quantity, language, given.languages
         )
         found[why] += 1
-    assert found[""] > 240, found
-    assert found["other language"] < 15, found  # some are code-switched
+    assert found[""] > 120, found
+    assert found["other language"] < 8, found  # some are code-switched

@@ -95,7 +95,7 @@ def test_a_spoiled_set_is_stopped(
 
 def test_catalogs_without_near_twins_are_stopped(data: Data) -> None:
     none = data.model_copy(update={"catalog": data.catalog.model_copy(update={"twins": 0.0})})
-    with pytest.raises(UserError, match="near-twins stand in"):
+    with pytest.raises(UserError, match="have near-twins"):
         gates.check(splits.from_rules(none).splits, none)
 
 

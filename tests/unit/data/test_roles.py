@@ -28,7 +28,7 @@ SUFFIXES = (".jsonl", ".csv")
     ],
 )  # fmt: skip
 def test_a_role_is_a_whole_word_in_any_case(name: str, role: str) -> None:
-    assert roles.found(name) == ({role} if role else set())
+    assert roles.roles_in_name(name) == ({role} if role else set())
 
 
 @pytest.mark.parametrize("name", ["train_test", "TrainVal", "dev-test", "held_out_train", "valid.training"])
@@ -40,7 +40,7 @@ def test_a_name_of_two_roles_is_a_problem(tmp_path: Path, name: str) -> None:
     assert len(found.problems) == 1
     assert f"{name}.csv" in found.problems[0]
     with pytest.raises(UserError, match=name):
-        roles.of_split(name, "a dataset")
+        roles.role_of_split(name, "a dataset")
 
 
 def test_a_folder_is_surveyed(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_a_folder_is_surveyed(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).touch()
     found = roles.survey(tmp_path, SUFFIXES)
-    assert {file.name: (file.role, file.said) for file in found.files} == {
+    assert {file.name: (file.role, file.named) for file in found.files} == {
         "B.CSV": ("train", False), "a.jsonl": ("train", False), "val.jsonl": ("validation", True),
         "Test.jsonl": ("test", True), "dev/one.csv": ("validation", True),
     }  # fmt: skip

@@ -20,7 +20,8 @@ from tests import ROOT
 
 @pytest.fixture(scope="module")
 def data() -> Data:
-    return params.load(ROOT / "params.yaml").data
+    sizes = {"train": 600, "validation": 60, "test": 150, "calibration": 90}
+    return params.load(ROOT / "params.yaml").data.model_copy(update=sizes)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,7 @@ def test_spanish_agrees_in_gender_and_number() -> None:
 
 def test_rows_hold_their_contract(made: dict[str, list[rows.Row]], data: Data) -> None:
     assert {name: len(part) for name, part in made.items()} == {
-        "train": 2700, "validation": 300, "test": 1000, "calibration": 300,
+        "train": 600, "validation": 60, "test": 150, "calibration": 90,
     }  # fmt: skip
     for part in made.values():
         for row in part:
@@ -124,7 +125,7 @@ def test_rows_hold_their_contract(made: dict[str, list[rows.Row]], data: Data) -
 
 def test_novel_rows_share_neither_product_nor_frame_with_training(made: dict[str, list[rows.Row]]) -> None:
     seen = [*made["train"], *made["validation"]]
-    assert sum(bool(row.tags["novel"]) for row in made["test"]) == 334
+    assert sum(bool(row.tags["novel"]) for row in made["test"]) == round(0.334 * 150)
     gates.check_novel(seen, made["test"])
     trained = {
         product.name.lower() for language in lexicon.LANGUAGES for product in rules.products(language, False)
@@ -150,11 +151,11 @@ def test_a_larger_train_leaves_the_test_as_it_is(data: Data) -> None:
 
 def test_calibration_is_a_balanced_part_of_train(made: dict[str, list[rows.Row]]) -> None:
     assert {row.id for row in made["calibration"]} <= {row.id for row in made["train"]}
-    assert set(Counter(row.language for row in made["calibration"]).values()) == {100}
+    assert set(Counter(row.language for row in made["calibration"]).values()) == {30}
 
 
 @given(seed=st.integers(0, 10_000))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_a_short_name_or_a_size_points_at_one_line(seed: int, data: Data) -> None:
     rng = random.Random(seed)
     line = rules.sample_line(rng.choice(rules.products(rng.choice(lexicon.LANGUAGES), False)), rng)
@@ -188,39 +189,3 @@ def test_what_was_done_is_tagged(made: dict[str, list[rows.Row]]) -> None:
     assert all(row.intent.quantity == 1 for row in train if row.tags["quantity_form"] == "none")
     assert {row.tags["name_form"] for row in train} == {"full", "inflected", "short", "part"}
     assert sum(map(gates.has_twins, train)) / len(train) >= 1 / 3
-
-
-@pytest.mark.parametrize("rate", [0.0, 0.2, 0.5, 1.0])
-@pytest.mark.parametrize(
-    "key", ["quantity_word", "quantity_pack", "quantity_none", "switch_number", "switch_frame"]
-)
-def test_wording_rates_are_met_among_the_messages_to_which_they_apply(
-    data: Data, key: str, rate: float
-) -> None:
-    wording = data.wording.model_copy(update={key: rate})
-    rng = random.Random(3)
-    made = [
-        rules.draft(language, "add", False, data.model_copy(update={"wording": wording}), rng)
-        for _ in range(1_000)
-        for language in data.languages
-    ]
-
-    def applies(draft: rules.Draft) -> bool:
-        quantity, line = (
-            draft.intent.quantity,
-            next(x for x in draft.catalog if x.text == draft.intent.product),
-        )
-        corrected, form = draft.tags["correction"] == "quantity", draft.tags["quantity_form"]
-        packed = quantity in (6, 12, 24) or (quantity == 2 and not line.product.plural_only)
-        return {
-            "quantity_word": form in ("digit", "word"),
-            "quantity_pack": packed and not corrected,
-            "quantity_none": quantity == 1 and not corrected,
-            "switch_number": form == "word" and draft.tags["switch"] != "frame",
-            "switch_frame": True,
-        }[key]
-
-    tag, value = key.split("_") if key.startswith("switch") else ("quantity_form", key.split("_")[1])
-    found = [draft.tags[tag] == value for draft in made if applies(draft)]
-    assert len(found) > 200
-    assert abs(sum(found) / len(found) - rate) < 4 * (0.25 / len(found)) ** 0.5 * (0 < rate < 1) + 1e-9

@@ -8,8 +8,6 @@ import gzip
 import io
 import json
 import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from cartlm.data import charset, tables
+from cartlm.data import tables
 from cartlm.errors import UserError
 
 CROATIAN = {
@@ -45,7 +43,7 @@ ENGLISH = {
     "language": "english",
 }
 HEADER = ",".join(tables.OURS)
-NOT_UTF8 = "not UTF-8; mend these bytes, or save the file as UTF-8"
+NOT_UTF8 = "not UTF-8; fix these bytes, or save the file as UTF-8"
 
 
 def as_csv(rows: Sequence[dict[str, str]], delimiter: str = ",", end: str = "\r\n", **how: Any) -> str:
@@ -61,7 +59,7 @@ def as_csv(rows: Sequence[dict[str, str]], delimiter: str = ",", end: str = "\r\
 def read(folder: Path, name: str, data: bytes | str) -> tables.Table:
     path = folder / name
     path.write_bytes(data if isinstance(data, bytes) else data.encode())
-    return tables.read(path)
+    return tables.read_table(path)
 
 
 def records(table: tables.Table) -> list[dict[str, Any] | str]:
@@ -83,7 +81,9 @@ def test_delimiters_and_line_ends(tmp_path: Path, name: str, delimiter: str, end
     table = read(tmp_path, name, as_csv(rows, delimiter, end))
     assert table.records == [(2, CROATIAN), (4, SPANISH), (6, ENGLISH)]
     usual = "\t" if name == "rows.tsv" else ","
-    assert table.notes == ([] if delimiter == usual else [f"cells apart by {tables.DELIMITERS[delimiter]}"])
+    assert table.notes == (
+        [] if delimiter == usual else [f"cells separated by {tables.DELIMITERS[delimiter]}"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_the_line_that_names_the_delimiter(tmp_path: Path, line: str, delimiter:
 def test_of_two_delimiters_that_fit_the_one_with_fewer_columns_is_taken(tmp_path: Path) -> None:
     header = "\t" + "\t;\t".join(tables.OURS) + "\t"
     table = read(tmp_path, "rows.csv", header + "\nMilk;two;add;Milk;2;english\n")
-    assert table.notes == ["cells apart by a semicolon"]
+    assert table.notes == ["cells separated by a semicolon"]
     assert records(table)[0] == dict(
         zip(tables.OURS, ["Milk", "two", "add", "Milk", "2", "english"], strict=True)
     )
@@ -129,7 +129,7 @@ def test_encodings_that_hold_every_sign(tmp_path: Path, codec: str, name: str, s
 def test_utf_16_be_with_bom(tmp_path: Path) -> None:
     table = read(tmp_path, "rows.csv", b"\xfe\xff" + as_csv([CROATIAN], "\t").encode("utf-16-be"))
     assert records(table) == [CROATIAN]
-    assert table.notes == ["read as UTF-16 BE with BOM", "cells apart by a tab"]
+    assert table.notes == ["read as UTF-16 BE with BOM", "cells separated by a tab"]
 
 
 @pytest.mark.parametrize(
@@ -187,25 +187,7 @@ def test_an_unclear_encoding_is_named(
     what = the_problem(table) if len(table.records) == 1 else str(table.records)
     assert told in what
     assert "save" in what
-    assert "a semicolon" in what or "not UTF-8; mend" in what
-
-
-@pytest.mark.skipif(not shutil.which("iconv"), reason="no iconv")
-@pytest.mark.parametrize("codec", ["cp852", "cp850", "mac_roman", "cp437"])
-def test_the_way_out_of_an_encoding_works(tmp_path: Path, codec: str) -> None:
-    row = SPANISH | {"message": "¿añades más piñas?"} if codec != "cp852" else CROATIAN
-    table = read(tmp_path, "my rows.csv", as_csv([row]).encode(codec))
-    command = the_problem(table).partition("such as: ")[2].partition("; cells")[0]
-    subprocess.run(command, shell=True, check=True)
-    assert records(tables.read(tmp_path / "my rows.csv")) == [row]
-
-
-def test_every_encoding_is_known_to_iconv() -> None:
-    if not shutil.which("iconv"):
-        pytest.skip("no iconv")
-    for codec, name in charset.ONE_BYTE.items():
-        done = subprocess.run(["iconv", "-f", name, "-t", "UTF-8"], input=b"\xe9", capture_output=True)
-        assert done.stdout.decode() == b"\xe9".decode(codec)
+    assert "a semicolon" in what or "not UTF-8; fix" in what
 
 
 def test_broken_bytes_among_utf_8_are_named_by_line(tmp_path: Path) -> None:
@@ -269,7 +251,7 @@ def test_lines_count_as_an_editor_counts_them(tmp_path: Path, end: str) -> None:
         (HEADER + ",note,note", "'note' occurs twice"),
         (HEADER + ",caf\u00e9,cafe\u0301", "occurs twice"),
         (HEADER.replace("message", "text"), "not message"),
-        ("prompt;completion", "a semicolon), and not language"),
+        ("prompt;completion", "separated by a semicolon), and not language"),
         ("a\tb", "and not catalog, message"),
         (HEADER + ',"open', "a quote is not closed"),
     ],
@@ -320,7 +302,7 @@ def test_blanks_before_quotes(tmp_path: Path) -> None:
         ('Milk,"two" of it,add,Milk,2,english', "not CSV"),
         ('Milk,"two,add,Milk,2,english\nMilk,12",add,Milk,2,english', "is a quote not closed?"),
         ('"Milk,two,add,Milk,2,english\n12",two,add,Milk,2,english', "is a quote not closed?"),
-        ("Milk," + "x" * (tables.MOST_CHARS + 1) + ",add,Milk,2,english", "field larger than"),
+        ("Milk," + "x" * (tables.MAX_CELL_CHARS + 1) + ",add,Milk,2,english", "field larger than"),
     ],
     ids=range(7),
 )
@@ -332,7 +314,7 @@ def test_a_row_that_is_broken(tmp_path: Path, row: str, told: str) -> None:
 
 def test_what_stands_under_no_name_is_named(tmp_path: Path) -> None:
     text = "catalog,action,product,quantity,language,message,\nMilk,add,Milk,2,english,two, please\n"
-    assert "' please' stands under no name" in the_problem(read(tmp_path, "rows.csv", text))
+    assert "' please' is in a column without a name" in the_problem(read(tmp_path, "rows.csv", text))
 
 
 def test_a_long_cell_is_read(tmp_path: Path) -> None:
@@ -385,7 +367,7 @@ def test_what_cannot_be_opened_is_one_line(tmp_path: Path, name: str) -> None:
     if name.startswith("folder"):
         (tmp_path / name).mkdir()
     with pytest.raises(UserError, match=name) as caught:
-        tables.read(tmp_path / name)
+        tables.read_table(tmp_path / name)
     assert ".parquet" in caught.value.hint
     assert "Errno" not in caught.value.message
 
@@ -472,7 +454,7 @@ def parquet(folder: Path, columns: Any, **how: Any) -> tables.Table:
         folder / "rows.Parquet",
         **how,
     )
-    return tables.read(folder / "rows.Parquet")
+    return tables.read_table(folder / "rows.Parquet")
 
 
 def test_parquet_gives_plain_values(tmp_path: Path) -> None:
@@ -526,30 +508,5 @@ def test_parquet_without_pyarrow_names_the_package(tmp_path: Path, monkeypatch: 
     (tmp_path / "rows.parquet").touch()
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UserError, match="pyarrow") as caught:
-        tables.read(tmp_path / "rows.parquet")
+        tables.read_table(tmp_path / "rows.parquet")
     assert caught.value.hint == "pip install pyarrow"
-
-
-def test_importing_tables_imports_nothing_heavy() -> None:
-    code = "import sys; from cartlm.data import tables; assert 'pyarrow' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(tables.__file__).parents[2])
-
-
-def test_memory_stays_near_the_size_of_the_file(tmp_path: Path) -> None:
-    """The peak over 24 MB, with an emoji in each row; a Python text of it all would take four times as much."""
-    row = json.dumps(
-        {**ENGLISH, "catalog": [f"Milk number {i}" for i in range(30)], "message": "\U0001fa77"},
-        ensure_ascii=False,
-    )
-    (tmp_path / "rows.jsonl").write_text((row + "\n") * (24_000_000 // len(row)), encoding="utf-8")
-    (tmp_path / "none.jsonl").touch()
-    code = (
-        "import resource, sys; from pathlib import Path; from cartlm.data import tables; tables.read(Path(sys.argv[1]));"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
-    )
-
-    def peak(name: str) -> int:
-        command = [sys.executable, "-c", code, str(tmp_path / name)]
-        return int(subprocess.check_output(command, cwd=Path(tables.__file__).parents[2]))
-
-    assert peak("rows.jsonl") - peak("none.jsonl") < 6 * 24_000_000

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cartlm import params
-from cartlm.data import gates, sampling, sizes
+from cartlm.data import gates, sampling
 from cartlm.errors import UserError
 from cartlm.task.intent import Intent
 from cartlm.task.rows import Row, make
@@ -54,17 +54,17 @@ def test_sizes_that_fit_lack_nothing(
     wanted = DATA.model_copy(
         update={"train": train, "validation": validation, "calibration": calibration, "test": test}
     )
-    pool = sizes.Pool(rows, min(rows, free), held, tested)
-    fits = sizes.fitting(wanted, pool)
+    pool = sampling.Counts(rows, min(rows, free), held, tested)
+    fits = sampling.fitting_sizes(wanted, pool)
     if fits is None:
         assert held == 0 or rows < 1 or (held is None and (rows < 2 or pool.free < 1))
         return
-    asked = wanted.model_copy(update=vars(fits))
-    assert sizes.missing(asked, pool) == ""
-    assert sizes.fitting(asked, pool) == fits
-    assert all(1 <= getattr(fits, name) <= max(getattr(wanted, name), fits.validation) for name in SIZES)
-    if not sizes.missing(wanted, pool):
-        assert [fits.train, fits.calibration] == [train, calibration]
+    asked = wanted.model_copy(update=fits)
+    assert sampling.unfit_reason(asked, pool) == ""
+    assert sampling.fitting_sizes(asked, pool) == fits
+    assert all(1 <= fits[name] <= max(getattr(wanted, name), fits["validation"]) for name in SIZES)
+    if not sampling.unfit_reason(wanted, pool):
+        assert [fits["train"], fits["calibration"]] == [train, calibration]
 
 
 def rows(count: int, prefix: str = "row", twins: int = 1) -> list[Row]:
@@ -92,15 +92,15 @@ def rows(count: int, prefix: str = "row", twins: int = 1) -> list[Row]:
     return made
 
 
-@pytest.mark.parametrize("count", [2, 3, 4, 5, 9, 10, 11, 50, 100, 299, 300, 301, 1000, 2999])
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 9, 10, 11, 50, 299, 300, 301])
 @pytest.mark.parametrize("held", [{}, {"test": 20}, {"validation": 7}, {"validation": 400, "test": 1}])
 def test_following_the_advice_works(count: int, held: dict[str, int]) -> None:
     parts = {"train": rows(count), **{role: rows(size, role) for role, size in held.items()}}
     wanted = DATA.model_copy(update={"train": 3000})
     with pytest.raises(UserError) as caught:
-        sampling.splits(parts, wanted, "rows")
+        sampling.draw_splits(parts, wanted, "rows")
     data = followed(caught.value, wanted)
-    made = sampling.splits(parts, data, "rows").splits
+    made = sampling.draw_splits(parts, data, "rows").splits
     assert {name: len(part) for name, part in made.items()} == {name: getattr(data, name) for name in SIZES}
     gates.check(made, data)
     if "validation" in held:
@@ -121,9 +121,9 @@ def test_following_the_advice_works_among_near_duplicates(count: int, twins: int
     ]
     parts = {"train": [*pool, *rows(2, "other")], "test": test}
     with pytest.raises(UserError) as caught:
-        sampling.splits(parts, DATA, "rows")
+        sampling.draw_splits(parts, DATA, "rows")
     data = followed(caught.value, DATA)
-    drawn = sampling.splits(parts, data, "rows")
+    drawn = sampling.draw_splits(parts, data, "rows")
     gates.check(drawn.splits, data)
     assert len(drawn.splits["train"]) == data.train
     assert drawn.leaked >= leaks
@@ -134,9 +134,9 @@ def test_following_the_advice_works_among_near_duplicates(count: int, twins: int
     [
         ({"train": rows(1)}, "add rows"),
         ({"train": rows(12, twins=12)}, "unlike each other"),
-        ({"test": rows(9)}, "test alone"),
-        ({"test": rows(9), "validation": rows(3, "val")}, "test and validation alone"),
-        ({"train": rows(9), "test": rows(9)}, "not like those"),
+        ({"test": rows(9)}, "only for test"),
+        ({"test": rows(9), "validation": rows(3, "val")}, "only for test and validation"),
+        ({"train": rows(9), "test": rows(9)}, "unlike those"),
         (
             {"train": rows(9), "test": rows(5, "held"), "validation": rows(5, "held")},
             "other rows for validation",
@@ -145,7 +145,7 @@ def test_following_the_advice_works_among_near_duplicates(count: int, twins: int
 )
 def test_what_no_sizes_can_mend_says_so(parts: dict[str, list[Row]], words: str) -> None:
     with pytest.raises(UserError, match=words) as caught:
-        sampling.splits(parts, DATA, "rows")
+        sampling.draw_splits(parts, DATA, "rows")
     assert "data.train" not in caught.value.hint
 
 
@@ -164,22 +164,22 @@ def test_more_than_asked_for_is_sampled_over_languages_and_actions(
     held = sorted(rows(240, "held"), key=lambda row: (row.language, row.intent.action))
     data = params.Data(**{**DATA.model_dump(), "train": 50, "validation": 12, "calibration": 9, "test": 12})
     parts = {"train": rows(90), role: held}
-    made = sampling.splits(parts, data, "rows").splits[role]
+    made = sampling.draw_splits(parts, data, "rows").splits[role]
     assert by(made) == {(language, action): 2 for language in data.languages for action in ("add", "remove")}
     assert f"{role}: 12 of 240" in capsys.readouterr().err
-    assert made == sampling.splits(parts, data, "rows").splits[role]
-    assert made != sampling.splits(parts, data.model_copy(update={"seed": 8}), "rows").splits[role]
+    assert made == sampling.draw_splits(parts, data, "rows").splits[role]
+    assert made != sampling.draw_splits(parts, data.model_copy(update={"seed": 8}), "rows").splits[role]
     assert [held.index(row) for row in made] == sorted(held.index(row) for row in made)
-    whole = sampling.splits(parts, data.model_copy(update={role: 240}), "rows").splits[role]
+    whole = sampling.draw_splits(parts, data.model_copy(update={role: 240}), "rows").splits[role]
     assert whole == held
     few: dict[str, Any] = {"train": rows(90), role: held[:5]}
-    assert sampling.splits(few, data, "rows").splits[role] == held[:5]
+    assert sampling.draw_splits(few, data, "rows").splits[role] == held[:5]
 
 
 def test_the_rows_of_a_small_language_are_all_taken() -> None:
     held = [row for row in rows(240, "held") if row.language != "spanish" or int(row.id[-3:]) < 9]
     data = params.Data(**{**DATA.model_dump(), "train": 50, "validation": 12, "calibration": 9, "test": 40})
-    made = sampling.splits({"train": rows(90), "test": held}, data, "rows").splits["test"]
+    made = sampling.draw_splits({"train": rows(90), "test": held}, data, "rows").splits["test"]
     spanish = [row for row in held if row.language == "spanish"]
     assert len(made) == 40
     assert [row for row in made if row.language == "spanish"] == spanish

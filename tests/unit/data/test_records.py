@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cartlm.data import labels
+from cartlm.data import records
 from cartlm.task.prompt import render
 
 LANGUAGES = ["english", "croatian", "spanish"]
@@ -28,7 +28,7 @@ def record(**changes: Any) -> dict[str, Any]:
 
 
 def row(**changes: Any) -> Any:
-    return labels.as_row("x-00001", record(**changes), LANGUAGES)
+    return records.as_row("x-00001", record(**changes), LANGUAGES)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,8 @@ def row(**changes: Any) -> Any:
         ("Tea\nMil\u2029k", ["Tea", "Mil\u2029k"]),
         ("['Tea', 'Milk']", ["Tea", "Milk"]),
         (" ('Tea', \"Milk's\") ", ["Tea", "Milk's"]),
+        ("['Tea', 'Milk | Oat']", ["Tea", "Milk | Oat"]),
+        ("Tea\n('Milk')", ["Tea", "('Milk')"]),
         ('["Tea", "Milk"]', ["Tea", "Milk"]),
         ("['Tea',\n 'Milk']", ["Tea", "Milk"]),
         ("Tea\n[sale] Milk [1]", ["Tea", "[sale] Milk [1]"]),
@@ -87,16 +89,19 @@ def test_a_product_that_holds_a_bar() -> None:
     one = {"catalog": "Tea | Green", "product": "Tea | Green"}
     assert row(**one).catalog == ["Tea | Green"]
     assert row(catalog="Tea | Green", product="Tea").catalog == ["Tea", "Green"]
+    assert row(catalog="['Tea | Green']", product="Tea | Green").catalog == ["Tea | Green"]
+    with pytest.raises(ValueError, match="not a catalog line"):
+        row(catalog="['Tea | Green']", product="Tea")
     with pytest.raises(ValueError, match="not a catalog line"):
         row(catalog="Tea | Green | Milk", product="Tea | Green")
     several = record(catalog="Tea | Green | Milk", product="Milk")
-    barred = labels.bars([record(**one), several, "broken", record(product=7)])
+    barred = records.products_with_bars([record(**one), several, "broken", record(product=7)])
     assert barred == {"Tea | Green"}
     with pytest.raises(ValueError, match=r"holds ' \| '"):
-        labels.as_row("x-1", several, LANGUAGES, barred)
-    assert labels.as_row("x-1", record(**one), LANGUAGES, barred).intent.product == "Tea | Green"
+        records.as_row("x-1", several, LANGUAGES, barred)
+    assert records.as_row("x-1", record(**one), LANGUAGES, barred).intent.product == "Tea | Green"
     lined = record(catalog="Tea | Green\nMilk", product="Milk")
-    assert labels.as_row("x-1", lined, LANGUAGES, barred).catalog == ["Tea | Green", "Milk"]
+    assert records.as_row("x-1", lined, LANGUAGES, barred).catalog == ["Tea | Green", "Milk"]
 
 
 NFD = unicodedata.normalize("NFD", "Café 1 l")
@@ -112,7 +117,7 @@ def test_the_label_has_the_catalogs_own_bytes(product: str, line: str) -> None:
     published["completion"] = json.dumps(
         {"action": "add", "product": product, "quantity": 2}, ensure_ascii=False
     )
-    assert labels.as_row("x-1", published, LANGUAGES).completion == made.completion
+    assert records.as_row("x-1", published, LANGUAGES).completion == made.completion
 
 
 @pytest.mark.parametrize(
@@ -205,7 +210,7 @@ def test_a_list_that_lacks_a_comma_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("catalog", ["Milk | 1L\nBread", ["Milk | 1L", "Bread"], "['Milk | 1L', 'Bread']"])
 def test_a_catalog_of_several_lines_shows_that_a_bar_is_part_of_a_name(catalog: Any) -> None:
-    barred = labels.bars([record(catalog=catalog, product="Bread")])
+    barred = records.products_with_bars([record(catalog=catalog, product="Bread")])
     assert barred == {"Milk | 1L"}
-    with pytest.raises(ValueError, match="stand one under the other"):
-        labels.as_row("x", record(catalog="Milk | 1L | Bread", product="Bread"), LANGUAGES, barred)
+    with pytest.raises(ValueError, match="on its own line"):
+        records.as_row("x", record(catalog="Milk | 1L | Bread", product="Bread"), LANGUAGES, barred)
