@@ -13,6 +13,7 @@ import click
 from cartlm import command
 from cartlm.data import card, gates, generated, hub, splits
 from cartlm.data.config import Worded
+from cartlm.data.estimate import estimate
 from cartlm.engines import remote
 from cartlm.engines.openai import Server
 from cartlm.errors import UserError
@@ -27,61 +28,59 @@ POLL_S = 30.0  # between two looks at a batch; CARTLM_BATCH_POLL_S is for tests
 
 @command.command
 @click.option(
-    "--dry-run", is_flag=True, help="With data.source openai: say what would be asked, and ask nothing."
+    "--dry-run", is_flag=True, help="With data.source openai: print what would be asked, ask nothing."
 )
 def main(dry_run: bool) -> None:
-    """Write data/*.jsonl and metrics/data.json; every answer of a model is kept in data/responses.jsonl."""
-    settings = command.params()
-    data = settings.data
+    """Write data/*.jsonl and metrics/data.json; data/responses.jsonl keeps every answer of a model."""
+    data = command.params().data
     if dry_run:
-        planned = data.source == "openai" and generated.estimate(data, remote.stored(RESPONSES))
-        print(planned.words() if planned else f"data.source={data.source} asks no model")
+        no_model = f"data.source={data.source} asks no model"
+        print(estimate(data, remote.stored(RESPONSES)) if data.source == "openai" else no_model)
         return
     published = hub.held_out(data)
     paid_for = RESPONSES.as_posix()
-    if (
-        answer_cache.bought(paid_for)
-        and not answer_cache.here(paid_for)
-        and not os.environ.get("CARTLM_FORGET_PAID")
+    if answer_cache.bought(paid_for) and not (
+        answer_cache.here(paid_for) or os.environ.get("CARTLM_FORGET_PAID")
     ):
         raise UserError(
-            f"{RESPONSES} was paid for and is not here",
+            f"{RESPONSES} was paid for and is missing",
             "make repro fetches it from a DVC remote; CARTLM_FORGET_PAID=1 make repro goes on without it",
         )
     RESPONSES.parent.mkdir(parents=True, exist_ok=True)
     RESPONSES.touch()
     if data.source == "openai":
-        maker = generated.Maker(data, asking(data.openai))
-        made = maker.splits()
-        about = {"wording": maker.report.metrics(maker.replies, data.openai)}
+        generator = generated.Generator(data, ask_server(data.openai))
+        parts = generator.splits()
+        about = {"wording": generator.report.metrics(data.openai)}
     else:
         drawn = splits.make_splits(data)
-        made, about = drawn.splits, {"near_duplicates": {"refused": drawn.leaked}}
-    metrics = gates.check(made, data) | about
-    metrics["train"]["self_similarity"] = card.self_similarity(made["train"], data.seed)
-    for name, part in made.items():
+        parts, about = drawn.splits, {"near_duplicates": {"refused": drawn.leaked}}
+    metrics = gates.check(parts, data) | about
+    metrics["train"]["self_similarity"] = card.self_similarity(parts["train"], data.seed)
+    for name, part in parts.items():
         rows.write(Path("data") / f"{name}.jsonl", part)
     rows.write(PUBLISHED, published)
     if published:
-        metrics["published"] = gates.held_out_figures(published, made["train"], data.gates.near_duplicate)
-    write_text(Path("docs/data.md"), card.render_card(made, metrics, data))
+        metrics["published"] = gates.held_out_figures(published, parts["train"], data.gates.near_duplicate)
+    write_text(Path("docs/data.md"), card.render_card(parts, metrics, data))
     write_metrics(Path("metrics/data.json"), metrics)
-    command.done({name: len(part) for name, part in made.items()})
+    command.done({name: len(part) for name, part in parts.items()})
 
 
-def asking(given: Worded) -> generated.Ask:
-    """Answers from data/responses.jsonl or, where it lacks them, from the server; the key comes from the environment."""
-    key = os.environ.get(given.api_key_env) if given.api_key_env else None
+def ask_server(settings: Worded) -> generated.Ask:
+    """Answers from data/responses.jsonl, the missing ones from the server; the key comes from the environment."""
+    key = os.environ.get(settings.api_key_env) if settings.api_key_env else None
     server = Server(
-        given.base_url, given.api_key_env, key, given.timeout_s, 0, given.concurrency,
+        settings.base_url, settings.api_key_env, key, settings.timeout_s, 0, settings.concurrency,
         command="dvc repro data",
     )  # fmt: skip
-    budget = remote.Budget(given.max_requests, given.max_total_tokens)
-
-    if given.batch:
+    budget = remote.Budget(settings.max_requests, settings.max_total_tokens)
+    if settings.batch:
         poll_s = float(os.environ.get("CARTLM_BATCH_POLL_S", POLL_S))
         return lambda requests, what: remote.collect_batch(requests, server, RESPONSES, what, budget, poll_s)
-    return lambda requests, what: remote.collect(requests, server, RESPONSES, what, budget, given.max_retries)
+    return lambda requests, what: remote.collect(
+        requests, server, RESPONSES, what, budget, settings.max_retries
+    )
 
 
 if __name__ == "__main__":

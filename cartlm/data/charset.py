@@ -123,8 +123,9 @@ def _first_word(data: bytes, window: bytes) -> bytes:
 def _cost(reading: tuple[str, ...], expected: set[str]) -> int:
     """How little a reading looks like rows, summed over its characters: 0 for the languages' own letters."""
     costs: dict[str, int] = {}
-    for before, sign, after in reading:
-        costs[sign] = max(costs.get(sign, 0), _sign_cost(before, sign, after, expected))
+    for window in reading:
+        sign = window[1]
+        costs[sign] = max(costs.get(sign, 0), _sign_cost(window[0], sign, window[2], expected))
     alone = [sign for sign in costs if not costs.keys() & {*PARTNERS.get(sign, sign)}]
     return sum(costs.values()) + FOREIGN * len(alone)
 

@@ -74,7 +74,7 @@ def is_noncharacter(sign: str) -> bool:
     return 0xFDD0 <= ord(sign) <= 0xFDEF or ord(sign) & 0xFFFE == 0xFFFE
 
 
-def reason(
+def refusal(
     message: str, line: Line, catalog: Sequence[Line], quantity: int, language: str, languages: Sequence[str]
 ) -> str:
     """Why a clean message is refused, in one or two words; empty for a sound one."""
@@ -88,9 +88,9 @@ def reason(
         return "leak"
     if SPECIAL.search(message):
         return "special token"
-    if found := product(message, line, catalog):
+    if found := product_problem(message, line, catalog):
         return found
-    if not says(message, quantity, line, language):
+    if not says_quantity(message, quantity, line, language):
         return "quantity"
     return "other language" if other_language(message, line, language, languages) else ""
 
@@ -159,7 +159,7 @@ def _fit(line: Line, tokens: Sequence[str], message: str) -> tuple[float, float]
     return sum(hits) + SIZE_WEIGHT * _has_size(line, message), sum(hits) / len(hits)
 
 
-def product(message: str, line: Line, catalog: Sequence[Line]) -> str:
+def product_problem(message: str, line: Line, catalog: Sequence[Line]) -> str:
     """`product` where the message does not name it, `ambiguous` where another line fits as well, else empty."""
     tokens = _words(message)
     mine = _fit(line, tokens, message)
@@ -208,7 +208,7 @@ def numbers(message: str, line: Line, language: str) -> set[int]:
     return found
 
 
-def says(message: str, quantity: int, line: Line, language: str) -> bool:
+def says_quantity(message: str, quantity: int, line: Line, language: str) -> bool:
     """Whether the message says the quantity and no other number; of 1 nothing needs to be said, and "one" may stand
     for the product ("two of the big one").
     """
@@ -217,7 +217,7 @@ def says(message: str, quantity: int, line: Line, language: str) -> bool:
 
 
 @cache
-def detector(languages: tuple[str, ...]):  # type: ignore[no-untyped-def]
+def language_detector(languages: tuple[str, ...]):  # type: ignore[no-untyped-def]
     """lingua's detector for these languages; for one alone, among all of ours."""
     from lingua import Language, LanguageDetectorBuilder
 
@@ -234,6 +234,6 @@ def other_language(message: str, line: Line, language: str, languages: Sequence[
     rest = [word for word in message.split() if not set(_words(word)) & names]
     if len(rest) < FEWEST_WORDS:
         return ""
-    best = detector(tuple(sorted(languages))).compute_language_confidence_values(" ".join(rest))[0]
+    best = language_detector(tuple(sorted(languages))).compute_language_confidence_values(" ".join(rest))[0]
     name: str = best.language.name.lower()
     return name if name != language and best.value >= SURE else ""

@@ -1,8 +1,8 @@
 """Rows whose label is ours and whose words are a model's: `data.source: openai`.
 
-The label is sampled as in the offline source; a model behind the OpenAI API words it (cartlm/data/metaprompt.py); what it
-wrote is checked (cartlm/data/filters.py), noise comes on top, and a refused label is sampled and asked for anew. All
-that is asked depends on params and on answers that came before, so stored answers give the same bytes again.
+Labels are sampled as in the offline source; a model behind the OpenAI API words them (cartlm/data/metaprompt.py). Its
+messages are checked (cartlm/data/filters.py) and made noisy; a refused label is sampled and asked for again. Every request
+depends only on params and earlier answers, so stored answers give the same bytes again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from cartlm.data import filters, metaprompt, near_duplicates, noise, rules
 from cartlm.data.config import Data, Worded
@@ -30,9 +30,16 @@ from cartlm.task.rows import Row, make
 from cartlm.text import help_to_read
 
 Ask = Callable[[Sequence[Request], str], Mapping[str, Reply]]
-"""The answers to requests, by key; the text names what they are for."""
-PROMPTS_AT_ONCE = 8  # generation prompts of one answer, which then differ from each other
-ATTEMPTS = 8  # in a row that bring nothing new, each with other labels, before a run gives up
+"""The answers to requests, by key; the text says what they are for."""
+PROMPTS_PER_REQUEST = 8  # generation prompts of one answer differ from each other
+ATTEMPTS = 8  # in a row without a new row, each with other labels, before a run gives up
+
+
+def cost_usd(settings: Worded, prompt_tokens: int, completion_tokens: int) -> float | None:
+    """The list price of these tokens; None without prices in params.yaml."""
+    if settings.input_price is None or settings.output_price is None:
+        return None
+    return (prompt_tokens * settings.input_price + completion_tokens * settings.output_price) / 1e6
 
 
 @dataclass
@@ -40,36 +47,36 @@ class Report:
     """What became of the answers."""
 
     refused: Counter[str] = field(default_factory=Counter)
-    worded: int = 0  # messages asked for
+    messages: int = 0  # asked for
+    replies: dict[str, Reply] = field(default_factory=dict)
 
-    def metrics(self, replies: Mapping[str, Reply], settings: Worded) -> dict[str, int | float | str]:
+    def reasons(self) -> str:
+        """The most frequent reasons for refusals."""
+        return ", ".join(f"{count} {reason}" for reason, count in self.refused.most_common(5))
+
+    def metrics(self, settings: Worded) -> dict[str, int | float | str]:
         """The `wording` section of metrics/data.json: refused messages by reason, tokens, and cost at list price."""
-        found: dict[str, int | float | str] = {
+        section: dict[str, int | float | str] = {
             "model": settings.model,
-            "requests": len(replies),
-            "messages": self.worded,
-            **{
-                f"refused_{re.sub(r'[^a-z0-9]+', '_', why.lower())}": n
-                for why, n in sorted(self.refused.items())
-            },
+            "requests": len(self.replies),
+            "messages": self.messages,
         }
-        tokens = {}
+        for reason, count in sorted(self.refused.items()):
+            section[f"refused_{re.sub(r'[^a-z0-9]+', '_', reason.lower())}"] = count
+        tokens: dict[str, int] = {}
         for name in ("prompt_tokens", "completion_tokens"):
-            counts = [getattr(reply, name) for reply in replies.values()]
-            if None not in counts:
+            counts = [getattr(reply, name) for reply in self.replies.values()]
+            if None not in counts:  # else the server does not count them
                 tokens[name] = sum(counts)
-        if settings.input_price is not None and settings.output_price is not None and len(tokens) == 2:
-            cost = (
-                tokens["prompt_tokens"] * settings.input_price
-                + tokens["completion_tokens"] * settings.output_price
-            )
-            found |= {"cost_usd": cost / 1e6, "price_source": settings.price_source or "unknown"}
-        return found | tokens
+        cost = cost_usd(settings, **tokens) if len(tokens) == 2 else None
+        if cost is not None:
+            section |= {"cost_usd": cost, "price_source": settings.price_source or "unknown"}
+        return section | tokens
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A row to be made: what is fixed of it."""
+    """What is fixed of a row to be made."""
 
     index: int
     language: str
@@ -78,8 +85,8 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A sampled label for a slot."""
+class SampledLabel:
+    """A label sampled for a slot."""
 
     slot: Slot
     line: Line
@@ -87,46 +94,45 @@ class Wanted:
     label: Label
 
 
-def _whole(reply: Reply) -> str:
-    """The text of an answer. Raises ValueError if it was cut."""
-    if reply.finish_reason.lower() in CUT:
-        raise ValueError("cut at max_tokens")
-    return reply.text
+@dataclass(frozen=True)
+class Batch:
+    """The labels of one request, and the prompt that words them."""
+
+    prompt: GenerationPrompt
+    labels: list[SampledLabel]
+    request: Request
 
 
-class _Unasked(Exception):
-    """Requests that a dry run would have to send."""
+class _Prompts(NamedTuple):
+    """A request for some generation prompts."""
 
-    def __init__(self, requests: Sequence[Request]) -> None:
-        self.requests = list(requests)
-        super().__init__(f"{len(requests)} requests")
+    language: str
+    novel: bool
+    chunk: int
+    count: int
 
 
-class Maker:
-    """Makes the splits; `ask` gets the answers. `report` and `replies` tell what it took."""
+class Generator:
+    """Makes the splits; `ask` returns the answers. `report` counts what became of them."""
 
     def __init__(self, params: Data, ask: Ask) -> None:
-        self.params, self._given, self._ask_server = params, params.openai, ask
-        self.report, self.replies = Report(), dict[str, Reply]()
-        self._unread: list[str] = []  # answers of the attempt under way that are not the JSON asked for
-        given = self._given
-        self._settings = {
-            "model": given.model,
-            "structured": given.structured,
-            "sampling": sampling(given.temperature, given.token_limit, given.max_tokens),
+        self.params, self.settings, self.report = params, params.openai, Report()
+        self._ask_server = ask
+        self._unreadable: list[str] = []  # answers of the current attempt that are not the JSON asked for
+        settings = params.openai
+        self._body_settings = {
+            "model": settings.model,
+            "structured": settings.structured,
+            "sampling": sampling(settings.temperature, settings.token_limit, settings.max_tokens),
         }
 
     def splits(self) -> dict[str, list[Row]]:
-        """All splits, apart from each other as in the offline source. Raises UserError if labels stay refused."""
+        """All splits, without near-duplicates between them. Raises UserError if labels stay refused."""
         params = self.params
-        if (
-            params.calibration > params.train
-        ):  # found out before anything is paid for, as are missing packages
-            raise UserError(
-                f"data.calibration={params.calibration} is more than data.train={params.train}",
-                "edit params.yaml",
-            )
-        filters.detector(tuple(sorted(params.languages)))
+        if params.calibration > params.train:  # checked before anything is paid for, as is lingua below
+            what = f"data.calibration={params.calibration} is more than data.train={params.train}"
+            raise UserError(what, "edit params.yaml")
+        filters.language_detector(tuple(sorted(params.languages)))
         prompts = self.prompts()
         test = self.rows("test", params.test, round(params.test * params.novel), prompts, [])
         validation = self.rows("validation", params.validation, 0, prompts, test)
@@ -135,76 +141,64 @@ class Maker:
         return {"train": train, "validation": validation, "test": test, "calibration": calibration}
 
     def prompts(self) -> list[GenerationPrompt]:
-        """The first level: `data.openai.prompts` generation prompts a language, and a quarter as many for `novel`."""
-        wanted: list[tuple[str, bool, int, int]] = []
-        for language in self.params.languages:
-            for novel in (False, True):
-                left = -(-self._given.prompts // 4) if novel else self._given.prompts
-                if novel and self.params.novel == 0:
-                    continue
-                for chunk in range(-(-left // PROMPTS_AT_ONCE)):
-                    wanted.append(
-                        (language, novel, chunk, min(PROMPTS_AT_ONCE, left - chunk * PROMPTS_AT_ONCE))
-                    )
-        made: dict[tuple[str, bool, int], list[str]] = {}
+        """`data.openai.prompts` generation prompts a language, and a quarter as many for the novel slice."""
+        needed = [
+            _Prompts(language, novel, start // PROMPTS_PER_REQUEST, min(PROMPTS_PER_REQUEST, total - start))
+            for language in self.params.languages
+            for novel, total in ((False, self.settings.prompts), (True, -(-self.settings.prompts // 4)))
+            if not novel or self.params.novel
+            for start in range(0, total, PROMPTS_PER_REQUEST)
+        ]
+        answers: dict[_Prompts, list[str]] = {}
         for attempt in range(ATTEMPTS):
-            asked = [
-                (one, self._request(f"prompts {one[0]} {one[2]}", metaprompt.prompts_body(self._settings, one[0], one[3], one[1]), (*one, attempt)))
-                for one in wanted
-                if one[:3] not in made
-            ]  # fmt: skip
-            if not asked:
+            requests = {part: self._prompts_request(part, attempt) for part in needed if part not in answers}
+            if not requests:
                 break
-            replies = self._ask([request for _, request in asked], "generation prompts")
-            self._unread.clear()
-            for one, request in asked:
+            replies = self._ask(list(requests.values()), "generation prompts")
+            for part, request in requests.items():
                 try:
-                    made[one[:3]] = metaprompt.read_prompts(_whole(replies[request.key]), one[3])
+                    text = _complete_text(replies[request.key])
+                    answers[part] = metaprompt.parse_prompts(text, part.count)
                 except ValueError as error:
                     self.report.refused[f"prompts {error}"] += 1
-                    self._unread.append(replies[request.key].text)
-            self._tell("generation prompts", len(asked))
-        else:
-            if len(made) < len(wanted):
-                raise UserError(
-                    f"{self._given.model} gave no usable generation prompts in {ATTEMPTS} attempts: {self._reasons()}",
-                    self._hint(),
-                )
-        return [
-            GenerationPrompt(f"{language}/{'novel' if novel else 'prompt'}-{chunk * PROMPTS_AT_ONCE + i}", language, novel, text)
-            for (language, novel, chunk), texts in made.items()
-            for i, text in enumerate(texts)
-        ]  # fmt: skip
+                    self._unreadable.append(replies[request.key].text)
+            self._note_unreadable("generation prompts", len(requests))
+        if len(answers) < len(needed):
+            what = f"no usable generation prompts in {ATTEMPTS} attempts: {self.report.reasons()}"
+            raise UserError(f"{self.settings.model} gave {what}", self._hint())
+        prompts = []
+        for part, texts in answers.items():
+            for number, text in enumerate(texts, part.chunk * PROMPTS_PER_REQUEST):
+                id = f"{part.language}/{'novel' if part.novel else 'prompt'}-{number}"
+                prompts.append(GenerationPrompt(id, part.language, part.novel, text))
+        return prompts
 
     def rows(
         self, name: str, count: int, novel: int, prompts: Sequence[GenerationPrompt], others: Sequence[Row]
     ) -> list[Row]:
-        """`count` rows, none of them close to one of `others` or said twice; the first `novel` slots are novel."""
+        """`count` rows, none a near-duplicate of one of `others` or worded twice; the first `novel` slots are novel."""
         slots = self.slots(count, novel)
-        done: dict[int, Row] = {}
-        attempt = vain = 0
-        while len(done) < count and vain < ATTEMPTS:
-            groups = self.groups(name, attempt, [slot for slot in slots if slot.index not in done], prompts)
-            replies = self._ask([request for _, _, request in groups], f"{name}, attempt {attempt + 1}")
-            self._unread.clear()
+        rows: dict[int, Row] = {}
+        attempt = in_vain = 0
+        while len(rows) < count and in_vain < ATTEMPTS:
+            pending = [slot for slot in slots if slot.index not in rows]
+            batches = self.batches(name, attempt, pending, prompts)
+            replies = self._ask([batch.request for batch in batches], f"{name}, attempt {attempt + 1}")
             fresh = [
                 row
-                for prompt, wanted, request in groups
-                for row in self.read(name, attempt, prompt, wanted, replies[request.key])
+                for batch in batches
+                for row in self.read_reply(name, attempt, batch, replies[batch.request.key])
             ]
-            self._tell(name, len(groups))
-            before = len(done)
-            self._keep(fresh, done, others)
-            attempt, vain = attempt + 1, 0 if len(done) > before else vain + 1
-        missing = count - len(done)
-        if missing:
-            raise UserError(
-                f"{name}: {missing} of {count} labels stay refused after {attempt} attempts: {self._reasons()}",
-                self._hint(),
-            )
-        made = [done[index] for index in range(count)]
-        self._rng(f"{name}/order").shuffle(made)
-        return [replace(row, id=f"{name}-{index:05d}") for index, row in enumerate(made)]
+            self._note_unreadable(name, len(batches))
+            before = len(rows)
+            self._keep(fresh, rows, others)
+            attempt, in_vain = attempt + 1, 0 if len(rows) > before else in_vain + 1
+        if missing := count - len(rows):
+            what = f"{missing} of {count} labels stay refused after {attempt} attempts"
+            raise UserError(f"{name}: {what}: {self.report.reasons()}", self._hint())
+        ordered = [rows[index] for index in range(count)]
+        self._rng(f"{name}/order").shuffle(ordered)
+        return [replace(row, id=f"{name}-{index:05d}") for index, row in enumerate(ordered)]
 
     def slots(self, count: int, novel: int) -> list[Slot]:
         """Languages and actions in turn, so that both stay balanced; the first `novel` ones are novel."""
@@ -214,101 +208,100 @@ class Maker:
             for i in range(count)
         ]
 
-    def groups(
+    def batches(
         self, name: str, attempt: int, pending: Sequence[Slot], prompts: Sequence[GenerationPrompt]
-    ) -> list[tuple[GenerationPrompt, list[Wanted], Request]]:
-        """Up to `data.openai.examples` labels of one language in a request, each with a prompt drawn for it."""
-        found = []
-        kinds = dict.fromkeys((slot.language, slot.novel) for slot in pending)
-        for language, novel in kinds:
+    ) -> list[Batch]:
+        """Requests of up to `data.openai.examples` labels of one language, the prompts in turn."""
+        batches, size = [], self.settings.examples
+        for language, novel in dict.fromkeys((slot.language, slot.novel) for slot in pending):
             slots = [slot for slot in pending if (slot.language, slot.novel) == (language, novel)]
             choices = [prompt for prompt in prompts if (prompt.language, prompt.novel) == (language, novel)]
-            for start in range(0, len(slots), self._given.examples):
-                part = slots[start : start + self._given.examples]
-                rng = self._rng(f"{name}/{attempt}/{part[0].index}")
-                prompt = choices[
-                    (attempt + start // self._given.examples) % len(choices)
-                ]  # each as often as the others
-                wanted = [self.sample(slot, rng) for slot in part]
-                body = metaprompt.wording_body(self._settings, prompt, [one.label for one in wanted])
-                where = f"{name} {part[0].index}"
-                found.append((prompt, wanted, self._request(where, body, (name, attempt, part[0].index))))
-        return found
+            for number, start in enumerate(range(0, len(slots), size)):
+                prompt = choices[(attempt + number) % len(choices)]
+                batches.append(self._batch(name, attempt, prompt, slots[start : start + size]))
+        return batches
 
-    def sample(self, slot: Slot, rng: random.Random) -> Wanted:
-        """A label: product, catalog and quantity as in the offline source."""
+    def _batch(self, name: str, attempt: int, prompt: GenerationPrompt, slots: Sequence[Slot]) -> Batch:
+        first = slots[0].index
+        rng = self._rng(f"{name}/{attempt}/{first}")
+        labels = [self._sample_label(slot, rng) for slot in slots]
+        body = metaprompt.wording_body(self._body_settings, prompt, [sampled.label for sampled in labels])
+        return Batch(prompt, labels, self._request(f"{name} {first}", body, (name, attempt, first)))
+
+    def _sample_label(self, slot: Slot, rng: random.Random) -> SampledLabel:
+        """Product, catalog and quantity, sampled as in the offline source."""
         line = rules.sample_line(rng.choice(rules.products(slot.language, slot.novel)), rng)
         catalog = rules.sample_catalog(line, self.params.catalog, rng)
         intent = Intent(slot.action, line.text, rules.sample_quantity(rng))
-        asked = self._given.noise == "asked" and rng.random() >= self.params.noise.clean
-        kind = rng.choice(sorted(metaprompt.NOISE)) if asked else ""
-        return Wanted(slot, line, catalog, Label([one.text for one in catalog], intent, kind))
+        noisy = self.settings.noise == "asked" and rng.random() >= self.params.noise.clean
+        kind = rng.choice(sorted(metaprompt.NOISE)) if noisy else ""
+        return SampledLabel(slot, line, catalog, Label([line.text for line in catalog], intent, kind))
 
-    def read(
-        self, name: str, attempt: int, prompt: GenerationPrompt, wanted: Sequence[Wanted], reply: Reply
-    ) -> list[Row]:
+    def read_reply(self, name: str, attempt: int, batch: Batch, reply: Reply) -> list[Row]:
         """The sound messages of an answer as rows, noise added; the others are counted by reason."""
-        self.report.worded += len(wanted)
+        self.report.messages += len(batch.labels)
         try:
-            messages = metaprompt.read_messages(_whole(reply), len(wanted))
+            messages = metaprompt.parse_messages(_complete_text(reply), len(batch.labels))
         except ValueError as error:
-            self.report.refused[str(error)] += len(wanted)
-            self._unread.append(reply.text)
+            self.report.refused[str(error)] += len(batch.labels)
+            self._unreadable.append(reply.text)
             return []
-        made = []
-        for one, message in zip(wanted, messages, strict=True):
-            slot, label = one.slot, one.label
-            why = filters.reason(
-                message, one.line, one.catalog, label.intent.quantity, slot.language, self.params.languages
+        rows = []
+        for sampled, message in zip(batch.labels, messages, strict=True):
+            slot, intent = sampled.slot, sampled.label.intent
+            reason = filters.refusal(
+                message, sampled.line, sampled.catalog, intent.quantity, slot.language, self.params.languages
             )
-            if why:
-                self.report.refused[why] += 1
+            if reason:
+                self.report.refused[reason] += 1
                 continue
-            done = [label.noise] if label.noise else []
-            if self._given.noise == "ours":
+            operators = [sampled.label.noise] if sampled.label.noise else []
+            if self.settings.noise == "ours":
                 rng = self._rng(f"{name}/{attempt}/{slot.index}/noise")
-                message, done = noise.apply(message, slot.language, self.params.noise, rng)
+                message, operators = noise.apply(message, slot.language, self.params.noise, rng)
             tags: dict[str, str | bool | int] = {
-                "noise": "+".join(done) or "clean",
-                "template": prompt.id,
+                "noise": "+".join(operators) or "clean",
+                "template": batch.prompt.id,
                 "novel": slot.novel,
-                "twins": rules.names(one.line, one.catalog).twin,
-                "catalog_lines": len(one.catalog),
+                "twins": rules.names(sampled.line, sampled.catalog).twin,
+                "catalog_lines": len(sampled.catalog),
             }
-            made.append(
-                make(f"{slot.index}", slot.language, list(label.catalog), message, label.intent, tags)
-            )
-        return made
+            catalog = list(sampled.label.catalog)
+            rows.append(make(f"{slot.index}", slot.language, catalog, message, intent, tags))
+        return rows
 
-    def _keep(self, fresh: Sequence[Row], done: dict[int, Row], others: Sequence[Row]) -> None:
-        """Add the fresh rows that are no near-duplicate of another split, and not said before in this one."""
-        limit = self.params.gates.near_duplicate
-        scores = [0.0] * len(fresh)
-        if fresh and others:
-            scores = near_duplicates.nearest(fresh, others, limit)[0].tolist()
-        said = {near_duplicates.comparable(row) for row in done.values()}
+    def _keep(self, fresh: Sequence[Row], rows: dict[int, Row], others: Sequence[Row]) -> None:
+        """Add the fresh rows that are no near-duplicate of another split, and not worded before in this one."""
+        threshold = self.params.gates.near_duplicate
+        scores, _ = near_duplicates.nearest(fresh, others, threshold)
+        seen = {near_duplicates.comparable(row) for row in rows.values()}
         for row, score in zip(fresh, scores, strict=True):
             text = near_duplicates.comparable(row)
-            if score >= limit:
+            if score >= threshold:
                 self.report.refused["near-duplicate"] += 1
-            elif text in said:
+            elif text in seen:
                 self.report.refused["said before"] += 1
             else:
-                said.add(text)
-                done[int(row.id)] = row
+                seen.add(text)
+                rows[int(row.id)] = row
 
-    def _request(self, where: str, body: dict[str, Any], index: Sequence[Any]) -> Request:
-        """A request under the key of server, body and index: the same words asked twice are two requests."""
-        made_of = json.dumps([self._given.base_url, body, list(index)], sort_keys=True)
-        return Request(where, body, hashlib.sha256(made_of.encode()).hexdigest()[:16])
+    def _prompts_request(self, part: _Prompts, attempt: int) -> Request:
+        body = metaprompt.prompts_body(self._body_settings, part.language, part.count, part.novel)
+        return self._request(f"prompts {part.language} {part.chunk}", body, (*part, attempt))
+
+    def _request(self, row: str, body: dict[str, Any], index: Sequence[Any]) -> Request:
+        """A request whose key is made of server, body and index: the same words asked twice are two requests."""
+        key = json.dumps([self.settings.base_url, body, list(index)], sort_keys=True)
+        return Request(row, body, hashlib.sha256(key.encode()).hexdigest()[:16])
 
     def _ask(self, requests: Sequence[Request], what: str) -> Mapping[str, Reply]:
-        found = self._ask_server(requests, what)
-        self.replies |= found
-        return found
+        self._unreadable.clear()
+        replies = self._ask_server(requests, what)
+        self.report.replies |= replies
+        return replies
 
-    def _tell(self, name: str, asked: int) -> None:
-        if line := help_to_read(self._unread, asked, self._hint()):
+    def _note_unreadable(self, name: str, requests: int) -> None:
+        if line := help_to_read(self._unreadable, requests, self._hint()):
             print(f"{name}: {line}", file=sys.stderr)
 
     def _rng(self, name: str) -> random.Random:
@@ -319,61 +312,9 @@ class Maker:
             return "raise data.openai.max_tokens in params.yaml"
         return "set data.openai.model to another model, or data.openai.structured to true, in params.yaml"
 
-    def _reasons(self) -> str:
-        return ", ".join(f"{n} {why}" for why, n in self.report.refused.most_common(5))
 
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a run would ask for anew, before labels that are refused and asked for again. Tokens are estimated."""
-
-    requests: int
-    prompt_tokens: int
-    completion_tokens: int
-    cost_usd: float | None  # at the prices of params.yaml; None where none is given
-
-    def words(self) -> str:
-        cost = "no price is given" if self.cost_usd is None else f"about {self.cost_usd:.2f} US dollars"
-        return (
-            f"{self.requests:,} new requests of about {self.prompt_tokens:,} prompt and {self.completion_tokens:,} "
-            f"completion tokens ({cost}); refused messages are asked for again on top"
-        )
-
-
-CHARS_A_TOKEN = 3.5  # of such requests, English and Croatian mixed; a guess, servers count for themselves
-PROMPT_TOKENS, MESSAGE_TOKENS = 160, 35  # of a generation prompt, of a message, with the JSON around it
-
-
-def estimate(params: Data, kept: Mapping[str, Reply]) -> Estimate:
-    """What is missing of the first attempt of every label, given the answers in `kept`. Nothing is asked."""
-
-    def ask(requests: Sequence[Request], what: str) -> Mapping[str, Reply]:
-        missing = [request for request in requests if request.key not in kept]
-        if missing:
-            raise _Unasked(missing)
-        return {request.key: kept[request.key] for request in requests}
-
-    maker, given = Maker(params, ask), params.openai
-    try:
-        prompts, first = maker.prompts(), []
-    except _Unasked as unasked:
-        text, first = "x" * round(PROMPT_TOKENS * CHARS_A_TOKEN), unasked.requests
-        prompts = [
-            GenerationPrompt("", name, novel, text) for name in params.languages for novel in (False, True)
-        ]
-    sizes = {"test": params.test, "validation": params.validation, "train": params.train}
-    asked = [
-        (len(wanted), request)
-        for name, count in sizes.items()
-        for _, wanted, request in maker.groups(
-            name, 0, maker.slots(count, round(count * params.novel) if name == "test" else 0), prompts
-        )
-        if request.key not in kept
-    ]
-    chars = sum(len(json.dumps(one.body, ensure_ascii=False)) for one in [*first, *(one for _, one in asked)])
-    tokens = round(chars / CHARS_A_TOKEN)
-    answers = len(first) * PROMPTS_AT_ONCE * PROMPT_TOKENS + MESSAGE_TOKENS * sum(count for count, _ in asked)
-    cost = None
-    if given.input_price is not None and given.output_price is not None:
-        cost = (tokens * given.input_price + answers * given.output_price) / 1e6
-    return Estimate(len(first) + len(asked), tokens, answers, cost)
+def _complete_text(reply: Reply) -> str:
+    """The text of an answer. Raises ValueError if it was cut."""
+    if reply.finish_reason.lower() in CUT:
+        raise ValueError("cut at max_tokens")
+    return reply.text

@@ -1,7 +1,7 @@
-"""What is asked of a model that words messages, in two levels after arXiv 2510.21970.
+"""The requests to a model that words messages, on two levels (after arXiv 2510.21970).
 
 A metaprompt asks for generation prompts, each with its own persona, situation, register and domain; each of these then
-words messages for labels that our code sampled. The model never chooses a label.
+words messages for labels sampled by our code. The model never chooses a label.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ write JSON in a message, one line each, at most 40 words.{noise}"""
 
 @dataclass(frozen=True)
 class GenerationPrompt:
-    """One prompt of the first level; `id` names it in the rows' tags."""
+    """A prompt of the first level; the rows' tags have its `id`."""
 
     id: str
     language: str
@@ -56,7 +56,7 @@ class GenerationPrompt:
 
 @dataclass(frozen=True)
 class Label:
-    """What one message has to say, and among which lines; `noise` is a key of NOISE or empty."""
+    """What one message has to say, and the catalog it is about; `noise` is a key of NOISE or empty."""
 
     catalog: Sequence[str]
     intent: Intent
@@ -67,94 +67,97 @@ def prompts_body(settings: Mapping[str, Any], language: str, count: int, novel: 
     """The request for `count` generation prompts of a language; those for the novel slice are asked for apart."""
     more = " Choose shoppers that one would not think of first." if novel else ""
     text = METAPROMPT.format(count=count, language=NAMES[language], more=more)
-    entry = {"type": "object", "properties": {name: {"type": "string"} for name in FIELDS}}
-    shape = {"prompts": {"type": "array", "items": _strict(entry)}}
-    return _body(settings, [{"role": "user", "content": text}], "prompts", shape, list(FIELDS))
+    messages = [{"role": "user", "content": text}]
+    return _body(settings, messages, "prompts", dict.fromkeys(FIELDS, "string"))
 
 
 def wording_body(
     settings: Mapping[str, Any], prompt: GenerationPrompt, labels: Sequence[Label]
 ) -> dict[str, Any]:
     """The request for one message a label."""
-    kinds = [label.noise for label in labels if label.noise]
-    noise = " Where a label has a style, write the message in that style." if kinds else ""
+    styled = any(label.noise for label in labels)
+    noise = " Where a label has a style, write the message in that style." if styled else ""
     system = WORDING.format(prompt=prompt.text, language=NAMES[prompt.language], noise=noise)
-    listed = []
-    for number, label in enumerate(labels, 1):
-        one: dict[str, Any] = {
+    listed = [
+        {
             "n": number,
             "action": label.intent.action,
             "product": label.intent.product,
             "quantity": label.intent.quantity,
             "catalog": list(label.catalog),
+            **({"style": NOISE[label.noise]} if label.noise else {}),
         }
-        listed.append(one | ({"style": NOISE[label.noise]} if label.noise else {}))
-    entry = {"type": "object", "properties": {"n": {"type": "integer"}, "message": {"type": "string"}}}
-    shape = {"messages": {"type": "array", "items": _strict(entry)}}
+        for number, label in enumerate(labels, 1)
+    ]
     messages = [
         {"role": "system", "content": system},
         {"role": "user", "content": json.dumps(listed, ensure_ascii=False)},
     ]
-    return _body(settings, messages, "messages", shape, ["n", "message"])
-
-
-def _strict(entry: dict[str, Any]) -> dict[str, Any]:
-    return {**entry, "required": list(entry["properties"]), "additionalProperties": False}
+    return _body(settings, messages, "messages", {"n": "integer", "message": "string"})
 
 
 def _body(
-    settings: Mapping[str, Any],
-    messages: list[dict[str, str]],
-    name: str,
-    shape: dict[str, Any],
-    keys: list[str],
+    settings: Mapping[str, Any], messages: list[dict[str, str]], name: str, types: Mapping[str, str]
 ) -> dict[str, Any]:
-    """`settings`: model, `sampling` (fields of the request), structured (OpenAI's structured outputs, else told in words)."""
+    """A request for a list `name` of objects with fields of these JSON types.
+
+    `settings`: model, sampling (fields of the request), structured (structured outputs, else the form is described).
+    """
     body = {"model": settings["model"], **settings["sampling"]}
     if settings["structured"]:
-        schema = _strict({"type": "object", "properties": shape})
+        entry = _strict({key: {"type": kind} for key, kind in types.items()})
+        schema = _strict({name: {"type": "array", "items": entry}})
         form = {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": schema}}
         return {**body, "messages": messages, "response_format": form}
-    words = f'\nAnswer with one JSON object {{"{name}": [...]}} of objects with the keys {", ".join(keys)}, nothing else.'
+    words = f'\nAnswer with one JSON object {{"{name}": [...]}} of objects with the keys {", ".join(types)}, nothing else.'
     first = {**messages[0], "content": messages[0]["content"] + words}
     return {**body, "messages": [first, *messages[1:]]}
 
 
-def _listed(text: str, name: str) -> list[dict[str, Any]]:
+def _strict(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _parse_list(text: str, name: str) -> list[dict[str, Any]]:
     """The list of objects that an answer holds under `name`. Raises ValueError."""
-    inner = text.strip()
-    if inner.startswith("```"):  # servers without structured outputs like to fence it
-        inner = inner.strip("`").removeprefix("json")
+    text = text.strip()
+    if text.startswith("```"):  # servers without structured outputs like to fence it
+        text = text.strip("`").removeprefix("json")
     try:
-        value = json.loads(inner)
+        value = json.loads(text)
     except (ValueError, RecursionError):
         raise ValueError("not JSON") from None
-    found = value.get(name) if isinstance(value, dict) else None
-    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+    entries = value.get(name) if isinstance(value, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError(f"no list under {name!r}")
-    return found
+    return entries
 
 
-def read_prompts(text: str, count: int) -> list[str]:
-    """The generation prompts of an answer, persona and the like put before each. Raises ValueError."""
-    found = _listed(text, "prompts")
-    if len(found) < count:
-        raise ValueError(f"{len(found)} prompts of {count}")
-    made = []
-    for one in found[:count]:
-        if not all(isinstance(one.get(name), str) and one[name].strip() for name in FIELDS):
+def parse_prompts(text: str, count: int) -> list[str]:
+    """The generation prompts of an answer, each followed by its persona and the like. Raises ValueError."""
+    entries = _parse_list(text, "prompts")
+    if len(entries) < count:
+        raise ValueError(f"{len(entries)} prompts of {count}")
+    prompts = []
+    for entry in entries[:count]:
+        if not all(isinstance(entry.get(name), str) and entry[name].strip() for name in FIELDS):
             raise ValueError(f"a prompt without {', '.join(FIELDS)}")
-        if any(filters.bad_sign(one[name].replace("\n", " ")) for name in FIELDS):
+        if any(filters.bad_sign(entry[name].replace("\n", " ")) for name in FIELDS):
             raise ValueError("a prompt with a control sign")
-        about = "; ".join(f"{name}: {one[name].strip()}" for name in FIELDS[:-1])
-        made.append(f"{one['prompt'].strip()}\n({about})")
-    return made
+        about = "; ".join(f"{name}: {entry[name].strip()}" for name in FIELDS[:-1])
+        prompts.append(f"{entry['prompt'].strip()}\n({about})")
+    return prompts
 
 
-def read_messages(text: str, count: int) -> list[str]:
+def parse_messages(text: str, count: int) -> list[str]:
     """The messages of an answer in the order of their labels; a missing one is empty. Raises ValueError."""
-    said: dict[int, str] = {}
-    for one in _listed(text, "messages"):
-        if isinstance(one.get("n"), int) and isinstance(one.get("message"), str):
-            said.setdefault(one["n"], " ".join(one["message"].split()))
-    return [said.get(number, "") for number in range(1, count + 1)]
+    messages: dict[int, str] = {}
+    for entry in _parse_list(text, "messages"):
+        if isinstance(entry.get("n"), int) and isinstance(entry.get("message"), str):
+            messages.setdefault(entry["n"], " ".join(entry["message"].split()))
+    return [messages.get(number, "") for number in range(1, count + 1)]

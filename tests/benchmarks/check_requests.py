@@ -16,7 +16,7 @@ import click
 
 from cartlm import command, params
 from cartlm.data import metaprompt
-from cartlm.data.generated import Maker, Slot
+from cartlm.data.generated import Generator, Slot
 from cartlm.engines import remote
 from cartlm.engines.openai import Server
 from tests import ROOT
@@ -32,10 +32,10 @@ AT_LEAST = 60.0  # requests a second
 def main(requests: int, in_flight: int) -> int:
     """Print requests a second."""
     data = params.load(ROOT / "params.yaml").data
-    maker = Maker(data, lambda asked, what: {})
+    generator = Generator(data, lambda asked, what: {})
     prompt = metaprompt.GenerationPrompt("english/prompt-0", "english", False, "You are a shopper.")
     slots = [Slot(i * data.openai.examples, "english", "add", False) for i in range(requests)]
-    asked = [request for slot in slots for _, _, request in maker.groups("check", 0, [slot], [prompt])]
+    asked = [batch.request for slot in slots for batch in generator.batches("check", 0, [slot], [prompt])]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "responses.jsonl"
         with wordsmith.served(Path(folder), 0.0, DELAY_S) as url:

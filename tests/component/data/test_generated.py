@@ -60,9 +60,9 @@ class Model:
 
 def test_splits_are_balanced_apart_and_the_same_again() -> None:
     given = settings()
-    made = generated.Maker(given, Model()).splits()
+    made = generated.Generator(given, Model()).splits()
     assert {name: len(rows) for name, rows in made.items()} == SIZES
-    assert made == generated.Maker(given, Model()).splits()
+    assert made == generated.Generator(given, Model()).splits()
     train = made["train"]
     assert Counter(row.language for row in train) == dict.fromkeys(given.languages, 30)
     assert Counter(row.intent.action for row in train) == {"add": 45, "remove": 45}
@@ -80,16 +80,16 @@ def test_refused_messages_are_sampled_and_asked_for_anew() -> None:
     """Spoilt answers of all four kinds: counted by reason, and no row is missing or bad."""
     faults = dict(zip(range(8, 24), ("no json", "other language", "left out", "leak") * 4, strict=True))
     model = Model(faults)
-    maker = generated.Maker(settings(noise={**settings().noise.model_dump(), "clean": 1.0}), model)
-    made = maker.splits()
+    generator = generated.Generator(settings(noise={**settings().noise.model_dump(), "clean": 1.0}), model)
+    made = generator.splits()
     assert {name: len(rows) for name, rows in made.items()} == SIZES
-    refused = maker.report.refused
+    refused = generator.report.refused
     assert refused["other language"] >= 4
     assert refused["missing"] >= 4
     assert refused["leak"] >= 4
     assert refused["not JSON"] >= 4
     assert not [row for rows in made.values() for row in rows if "{" in row.message]
-    metrics = maker.report.metrics(maker.replies, maker.params.openai)
+    metrics = generator.report.metrics(generator.settings)
     assert metrics["requests"] == len(model.asked) == len({request.key for request in model.asked})
     assert metrics["refused_other_language"] == refused["other language"]
     assert metrics["prompt_tokens"] == 100 * len(model.asked)
@@ -98,19 +98,19 @@ def test_refused_messages_are_sampled_and_asked_for_anew() -> None:
 
 def test_cost_stands_in_the_metrics_where_prices_are_given() -> None:
     priced = settings(openai={"input_price": 2.0, "output_price": 8.0, "price_source": "a page, 2026-01-01"})
-    maker = generated.Maker(priced, Model())
-    maker.splits()
-    metrics = maker.report.metrics(maker.replies, priced.openai)
+    generator = generated.Generator(priced, Model())
+    generator.splits()
+    metrics = generator.report.metrics(priced.openai)
     assert metrics["cost_usd"] == pytest.approx(metrics["requests"] * (100 * 2.0 + 50 * 8.0) / 1e6)  # type: ignore[operator]
 
 
 def test_a_model_that_never_answers_soundly_is_one_line() -> None:
     hopeless = Model(dict.fromkeys(range(6, 100_000), "no json"))
     with pytest.raises(UserError, match=r"labels stay refused after 8 attempts: \d+ not JSON"):
-        generated.Maker(settings(), hopeless).splits()
+        generated.Generator(settings(), hopeless).splits()
     hopeless = Model(dict.fromkeys(range(100_000), "no json"))
     with pytest.raises(UserError, match=r"no usable generation prompts in 8 attempts: 48 prompts not JSON"):
-        generated.Maker(settings(), hopeless).splits()
+        generated.Generator(settings(), hopeless).splits()
 
 
 def test_answers_that_are_mostly_unreadable_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +121,7 @@ def test_answers_that_are_mostly_unreadable_are_shown(capsys: pytest.CaptureFixt
         }
 
     with pytest.raises(UserError):
-        generated.Maker(settings(), thinking).splits()
+        generated.Generator(settings(), thinking).splits()
     said = capsys.readouterr().err.splitlines()
     assert said
     assert all("<think>" in line and "reasoning" in line for line in said)
@@ -130,7 +130,7 @@ def test_answers_that_are_mostly_unreadable_are_shown(capsys: pytest.CaptureFixt
 def test_sampling_is_sent_as_params_say() -> None:
     model = Model()
     given = settings(openai={"temperature": None, "token_limit": "max_completion_tokens", "max_tokens": 77})
-    generated.Maker(given, model).prompts()
+    generated.Generator(given, model).prompts()
     for request in model.asked:
         assert request.body["max_completion_tokens"] == 77
         assert not {"temperature", "max_tokens"} & set(request.body)
@@ -138,7 +138,7 @@ def test_sampling_is_sent_as_params_say() -> None:
 
 def test_noise_can_be_asked_of_the_model() -> None:
     model = Model()
-    made = generated.Maker(settings(openai={"noise": "asked"}), model).splits()
+    made = generated.Generator(settings(openai={"noise": "asked"}), model).splits()
     kinds = Counter(row.tags["noise"] for row in made["train"])
     assert set(kinds) <= {"clean", *metaprompt.NOISE}
     assert len(kinds) > 3
@@ -149,7 +149,7 @@ def test_noise_can_be_asked_of_the_model() -> None:
 
 def test_the_requests_of_both_levels() -> None:
     model = Model()
-    generated.Maker(settings(), model).splits()
+    generated.Generator(settings(), model).splits()
     first, last = model.asked[0].body, model.asked[-1].body
     assert first["response_format"]["json_schema"]["strict"] is True
     assert "Write 8 different prompts" in first["messages"][0]["content"]
@@ -157,7 +157,7 @@ def test_the_requests_of_both_levels() -> None:
     assert {"n", "action", "product", "quantity", "catalog"} == labels[0].keys()
     assert labels[0]["product"] in labels[0]["catalog"]
     plain = Model()
-    generated.Maker(settings(openai={"structured": False}), plain).splits()
+    generated.Generator(settings(openai={"structured": False}), plain).splits()
     assert "response_format" not in plain.asked[-1].body
     assert 'one JSON object {"messages": [...]}' in plain.asked[-1].body["messages"][0]["content"]
 
@@ -176,9 +176,9 @@ def test_the_requests_of_both_levels() -> None:
 def test_messages_of_an_answer(text: str, wanted: Any) -> None:
     if wanted is ValueError:
         with pytest.raises(ValueError, match=r"."):
-            metaprompt.read_messages(text, 2)
+            metaprompt.parse_messages(text, 2)
     else:
-        assert metaprompt.read_messages(text, 2) == wanted
+        assert metaprompt.parse_messages(text, 2) == wanted
 
 
 def test_a_budget_is_never_passed() -> None:
@@ -400,10 +400,10 @@ def test_what_was_paid_for_is_not_bought_again_where_the_file_is_missing(
         lock = {"schema": "2.0", "stages": {"data": {"cmd": "c", "outs": [out]}}}
         (tmp_path / "dvc.lock").write_text(yaml.safe_dump(lock))
         said = one_line(stage(tmp_path))
-        assert "data/responses.jsonl was paid for and is not here; make repro fetches it" in said
+        assert "data/responses.jsonl was paid for and is missing; make repro fetches it" in said
         (tmp_path / "data").mkdir()
         (tmp_path / "data/responses.jsonl").touch()  # as the offline preset leaves it
-        assert "was paid for and is not here" in one_line(stage(tmp_path))
+        assert "was paid for and is missing" in one_line(stage(tmp_path))
         assert not (tmp_path / "server.jsonl").read_text()
         monkeypatch.setenv("CARTLM_FORGET_PAID", "1")
         assert stage(tmp_path).returncode == 0

@@ -76,26 +76,26 @@ def test_why_messages_are_refused(
     message: str, line: Line, others: list[Line], quantity: int, why: str
 ) -> None:
     languages = ["english", "croatian", "spanish"]
-    assert filters.reason(message, line, [*others, line], quantity, "english", languages) == why
+    assert filters.refusal(message, line, [*others, line], quantity, "english", languages) == why
 
 
 def test_a_pair_of_what_comes_in_pairs_is_one() -> None:
     jeans = next(one for one in load("english") if one.units == ("pair",))
     line = Line(jeans, "", "")
     message = f"please add a pair of {jeans.forms['many']} to my cart"
-    assert filters.says(message, 1, line, "english")
-    assert not filters.says(message, 2, line, "english")
-    assert filters.says(message.replace("a pair", "two pairs"), 2, line, "english")
-    assert filters.says("a pair of whole milks", 2, WHOLE, "english")
+    assert filters.says_quantity(message, 1, line, "english")
+    assert not filters.says_quantity(message, 2, line, "english")
+    assert filters.says_quantity(message.replace("a pair", "two pairs"), 2, line, "english")
+    assert filters.says_quantity("a pair of whole milks", 2, WHOLE, "english")
 
 
 def test_a_one_letter_size_is_no_croatian_preposition() -> None:
     shirt = next(one for one in load("croatian") if {"S", "M"} <= set(one.variants))
     small, medium = Line(shirt, "S", ""), Line(shirt, "M", "")
     name, both = shirt.forms["acc"], [small, medium]
-    assert filters.product(f"makni {name} s popisa", small, both) == "ambiguous"
-    assert filters.product(f"dodaj {name} s popisa, M", medium, both) == ""
-    assert filters.product(f"dodaj {name} veličine s", small, both) == ""
+    assert filters.product_problem(f"makni {name} s popisa", small, both) == "ambiguous"
+    assert filters.product_problem(f"dodaj {name} s popisa, M", medium, both) == ""
+    assert filters.product_problem(f"dodaj {name} veličine s", small, both) == ""
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_why_spanish_messages_are_refused(
     message: str, line: Line, others: list[Line], quantity: int, why: str
 ) -> None:
     languages = ["english", "croatian", "spanish"]
-    assert filters.reason(message, line, [*others, line], quantity, "spanish", languages) == why
+    assert filters.refusal(message, line, [*others, line], quantity, "spanish", languages) == why
 
 
 def test_inflected_names_and_number_words_are_recognised() -> None:
@@ -129,7 +129,7 @@ def test_inflected_names_and_number_words_are_recognised() -> None:
         language = given.languages[number % 3]
         draft = rules.draft(language, "add", False, given, rng)
         line = next(one for one in draft.catalog if one.text == draft.intent.product)
-        why = filters.reason(
+        why = filters.refusal(
             draft.clean, line, draft.catalog, draft.intent.quantity, language, given.languages
         )
         found[why] += 1
