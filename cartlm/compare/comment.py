@@ -169,6 +169,6 @@ def against_f16(found: Comparison) -> list[Block]:
     """The new side's variants against its F16."""
     if not found.against_f16:
         return []
-    head, line, *rows = paired.table(found.against_f16).splitlines()
+    head, line, *rows = paired.difference_table(found.against_f16).splitlines()
     before, after = folded(f"Variants against f16, {found.new}", [head, line])
-    return [Block(before, rows, f"\n\n{paired.resolution(found.against_f16)}{after}")]
+    return [Block(before, rows, after)]

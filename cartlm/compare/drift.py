@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from cartlm.compare import timings
 from cartlm.compare.load import Side
 from cartlm.compare.rules import ANYWHERE, judged, other_machine, place
-from cartlm.evaluation.paired import signed
+from cartlm.evaluation.paired import signed_points
 from cartlm.pipeline import dvc_lock
 from cartlm.pipeline.dvc_lock import Stage
 
@@ -57,7 +57,9 @@ class Shift:
     @property
     def words(self) -> str:
         """The control as a reason is given beside it."""
-        return f"beside {self.variants} other variants of which nothing changed ({signed(self.change)} %)"
+        return (
+            f"beside {self.variants} other variants of which nothing changed ({signed_points(self.change)} %)"
+        )
 
 
 @dataclass(frozen=True)

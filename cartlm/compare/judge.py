@@ -13,7 +13,7 @@ from cartlm.compare.drift import Drift, Shift
 from cartlm.compare.load import ParamChange, Side
 from cartlm.compare.rules import ACCURACY, OF_MACHINE, TESTED, Rule, judged, other_machine, place
 from cartlm.errors import UserError
-from cartlm.evaluation.paired import Difference, against_reference, differences, pair
+from cartlm.evaluation.paired import Difference, against_f16, mcnemar_differences, pair_outcomes
 from cartlm.evaluation.statistics import ALPHA, Pairs, wilson
 from cartlm.pipeline import dvc_lock, stale
 
@@ -95,7 +95,7 @@ def compare(
     """
     unpaired = unpaired_variants(old, new)
     tested = {
-        variant: pair(old.outcomes[variant], new.outcomes[variant])
+        variant: pair_outcomes(old.outcomes[variant], new.outcomes[variant])
         for variant in sorted(old.outcomes.keys() & new.outcomes.keys() - unpaired.keys())
     }
     controls = drift.measured(old, new)
@@ -104,7 +104,7 @@ def compare(
         unpaired,
         OTHER_ROWS if OTHER_ROWS in unpaired.values() else None,
         {file: OTHER_DATA for file in new.metrics if dvc_lock.reads_other_data(old.stages, new.stages, file)},
-        {each.variant: each for each in differences(tested)},
+        {each.variant: each for each in mcnemar_differences(tested)},
         controls,
         significance.p_values(old, new, None),
         significance.p_values(old, new, controls),
@@ -138,7 +138,7 @@ def compare(
         changes,
         list(params),
         said,
-        against_reference(ordered),
+        against_f16(ordered),
         list(variants),
         asked,
         lost,
@@ -289,7 +289,7 @@ def unpaired_variants(old: Side, new: Side) -> dict[str, str]:
             found[variant] = OTHER_ROWS
             continue
         try:
-            pair(old.outcomes[variant], new.outcomes[variant])
+            pair_outcomes(old.outcomes[variant], new.outcomes[variant])
         except ValueError as error:
             if rows[0] and rows[0] == rows[1]:  # then a file is broken, and what it hides could be a loss
                 path = f"{dvc_lock.OUTCOMES}/{variant}.csv"

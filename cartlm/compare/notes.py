@@ -11,7 +11,7 @@ from cartlm.compare import timings
 from cartlm.compare.drift import Drift
 from cartlm.compare.load import Side
 from cartlm.compare.rules import ANYWHERE, TESTED, other_machine, place, unlike
-from cartlm.evaluation.paired import signed
+from cartlm.evaluation.paired import signed_points
 from cartlm.pipeline import dvc_lock
 from cartlm.text import few
 
@@ -73,7 +73,7 @@ def of_the_machine(changes: Sequence[Change], controls: Drift, tolerances: Mappi
         held = sum(change.withdrawn for change in found)
         if shift and (held or abs(shift.change) > tolerances[found[0].kind]):
             count = f" ({held} no change for it)" if held else ""
-            said.setdefault(target, []).append(f"{metric} {signed(shift.change)} %{count}")
+            said.setdefault(target, []).append(f"{metric} {signed_points(shift.change)} %{count}")
     return [
         f"{target}: timings are judged beside those of variants of which nothing changed; the median of these went "
         f"{'; '.join(found)}."

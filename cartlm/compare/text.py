@@ -28,8 +28,7 @@ def markdown(found: Comparison, everything: bool = False) -> str:
     if (lines := stale_lines(found.stale)) is not None:
         parts += ["## Stale stages", lines[0], *(["\n".join(lines[1:])] if lines[1:] else [])]
     if found.against_f16:
-        parts += [f"## Variants against f16, {found.new}", paired.table(found.against_f16)]
-        parts += [paired.resolution(found.against_f16)]
+        parts += [f"## Variants against f16, {found.new}", paired.difference_table(found.against_f16)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -144,7 +143,7 @@ def amount(change: Change) -> str:
         return ""
     arrow = "↑ " if change.change > 0 else "↓ " if change.change < 0 else ""
     if change.paired is not None:
-        return f"{arrow}{paired.points(change.paired)} points"
+        return f"{arrow}{paired.format_points(change.paired)} points"
     if change.kind == ACCURACY:
-        return f"{arrow}{paired.signed(change.change)} points"
-    return f"{arrow}{paired.signed(change.change)} %"
+        return f"{arrow}{paired.signed_points(change.change)} points"
+    return f"{arrow}{paired.signed_points(change.change)} %"

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 ALPHA = 0.05
 """Level of the tests; the intervals are at 1 - ALPHA."""
-POWER = 0.8
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -49,11 +48,6 @@ class Pairs:
     def difference(self) -> float:
         """The second share less the first: negative where the second is worse."""
         return (self.won - self.lost) / self.n
-
-    @property
-    def discordant(self) -> float:
-        """Share of rows on which one of the two is right and the other is not."""
-        return (self.won + self.lost) / self.n
 
 
 def count_pairs(rights: Iterable[tuple[bool, bool]]) -> Pairs:
@@ -105,33 +99,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
     from statsmodels.stats.multitest import multipletests
 
     return [float(p) for p in multipletests(p_values, alpha=ALPHA, method="holm")[1]] if p_values else []
-
-
-def power(n: int, discordant: float, difference: float) -> float:
-    """The chance that McNemar's exact test at 5 % sees a true `difference` of two shares on n rows.
-
-    `discordant` is the expected share of rows on which the two differ. Exact and unconditional, as in Duffy,
-    Biometrics 40 (1984) 1005-1015: over every number of discordant rows, by its binomial chance, the chance that
-    the sign test on them rejects. Neither scipy nor statsmodels has it.
-    """
-    import numpy as np
-    from scipy.stats import binom
-
-    rows = np.arange(n + 1)
-    critical = binom.ppf(ALPHA / 2, rows, 0.5)  # the smallest count whose tail is ALPHA / 2 or more
-    critical -= binom.cdf(critical, rows, 0.5) > ALPHA / 2
-    to_one_side = (1 + difference / discordant) / 2
-    rejected = binom.cdf(critical, rows, to_one_side) + binom.cdf(critical, rows, 1 - to_one_side)
-    return float(binom.pmf(rows, n, discordant) @ rejected)
-
-
-def resolvable(n: int, discordant: float) -> float | None:
-    """The smallest true difference of two shares that n rows show with a power of 80 % at 5 %, unadjusted.
-
-    None where not even all discordant rows on one side would show it. See `power`.
-    """
-    from scipy.optimize import brentq
-
-    if discordant <= 0 or power(n, discordant, discordant) < POWER:
-        return None
-    return float(brentq(lambda difference: power(n, discordant, difference) - POWER, 0.0, discordant))

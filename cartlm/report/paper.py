@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
-from cartlm.evaluation.paired import REFERENCE, pair, signed
+from cartlm.evaluation.paired import F16, pair_outcomes, signed_points
 from cartlm.evaluation.statistics import newcombe
 from cartlm.files import write_text
 from cartlm.metrics import read_metrics, read_outcomes
@@ -211,14 +211,14 @@ def ratio(above: Interval, below: Interval) -> Interval:
 
 def loss(metrics: Path, variant: str) -> Ours | None:
     """What a variant loses of F16's exact match, paired by row."""
-    paths = [metrics / "outcomes" / f"{name}.csv" for name in (REFERENCE, variant)]
+    paths = [metrics / "outcomes" / f"{name}.csv" for name in (F16, variant)]
     if not all(path.exists() for path in paths):
         return None
     try:
-        pairs = pair(*(read_outcomes(path) for path in paths))
+        pairs = pair_outcomes(*(read_outcomes(path) for path in paths))
     except ValueError:
         return None  # other rows
-    return Ours(pairs.difference, *newcombe(pairs), f"`{variant}` against `{REFERENCE}`, {pairs.n:,} rows")
+    return Ours(pairs.difference, *newcombe(pairs), f"`{variant}` against `{F16}`, {pairs.n:,} rows")
 
 
 def shown(figure: Figure, ours: Ours) -> str:
@@ -227,11 +227,11 @@ def shown(figure: Figure, ours: Ours) -> str:
     if figure.kind == "share":
         first, *limits = (f"{number:.3f}" for number in numbers)
     elif figure.kind == "loss":
-        first, *limits = (signed(number) for number in numbers)
+        first, *limits = (signed_points(number) for number in numbers)
         first += " points"
     elif figure.kind == "reduction":  # shown as what it does: 0.4 less is -40 %
         value, low, high = numbers
-        first, limits = f"{signed(-value)} %", [signed(-high), signed(-low)]
+        first, limits = f"{signed_points(-value)} %", [signed_points(-high), signed_points(-low)]
     else:
         unit = "x" if figure.kind == "ratio" else ""
         first, *limits = (f"{number:.3g}{unit}" for number in numbers)

@@ -68,15 +68,15 @@ def notes(metrics: Path, variants: Sequence[str]) -> list[str]:
 
 
 def against_f16(metrics: Path, variants: Sequence[str]) -> list[str]:
-    """The quantized variants beside F16 on the same rows, and what difference so many rows resolve."""
-    found = paired.against_reference(paired.read(metrics, variants))
+    """The quantized variants against F16 on the same rows."""
+    found = paired.against_f16(paired.read_outcomes_of(metrics, variants))
     if not found:
         return []
     about = (
         "Each quantized variant against `f16`, row by row: Newcombe's interval of the difference in exact match, and "
         "McNemar's exact test, Holm-adjusted over these variants."
     )
-    return [about, paired.table(found), paired.resolution(found)]
+    return [about, paired.difference_table(found)]
 
 
 def _read(path: Path) -> Mapping[str, Any]:

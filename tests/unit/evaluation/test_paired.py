@@ -1,4 +1,4 @@
-"""Variants against F16 on the same rows: pairing by id, direction, Holm over the variants, and the words."""
+"""Variants against F16 on the same rows: pairing by id, direction, Holm over the variants, the table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cartlm.evaluation import paired
-from cartlm.evaluation.statistics import Pairs, mcnemar, resolvable
+from cartlm.evaluation.statistics import Pairs, mcnemar
 from cartlm.metrics import Outcome, write_outcomes
 from cartlm.report import readme
 
@@ -22,25 +22,25 @@ def outcomes(right: str, start: int = 0) -> list[Outcome]:
 
 def test_rows_are_paired_by_id_not_by_place() -> None:
     first, second = outcomes("1101"), outcomes("1010")
-    assert paired.pair(first, second) == Pairs(both=1, lost=2, won=1, neither=0)
-    assert paired.pair(first, second[::-1]) == paired.pair(first, second)
+    assert paired.pair_outcomes(first, second) == Pairs(both=1, lost=2, won=1, neither=0)
+    assert paired.pair_outcomes(first, second[::-1]) == paired.pair_outcomes(first, second)
 
 
 @pytest.mark.parametrize("other", [outcomes("1", 1), outcomes("11"), [], [*outcomes("1"), *outcomes("1")]])
 def test_other_or_repeated_rows_are_not_paired(other: list[Outcome]) -> None:
     with pytest.raises(ValueError, match="row"):
-        paired.pair(outcomes("1"), other)
+        paired.pair_outcomes(outcomes("1"), other)
     with pytest.raises(ValueError, match="row"):
-        paired.pair(other, outcomes("1"))
+        paired.pair_outcomes(other, outcomes("1"))
 
 
 def test_only_exact_is_right() -> None:
     second = [Outcome("test-00000", name, "") for name in ("parsed_equal",)]
-    assert paired.pair(outcomes("1"), second) == Pairs(0, 1, 0, 0)
+    assert paired.pair_outcomes(outcomes("1"), second) == Pairs(0, 1, 0, 0)
 
 
-def test_quantized_variants_stand_against_f16_and_holm_counts_them() -> None:
-    found = paired.against_reference(
+def test_quantized_variants_are_compared_with_f16_and_holm_counts_them() -> None:
+    found = paired.against_f16(
         {
             "base": outcomes("0" * 100),
             "merged": outcomes("1" * 100),
@@ -59,43 +59,35 @@ def test_quantized_variants_stand_against_f16_and_holm_counts_them() -> None:
     assert q2.p_adjusted == pytest.approx(2 * q2.p)
 
 
-def test_without_f16_there_is_nothing_to_stand_against() -> None:
-    assert paired.against_reference({"q8_0": outcomes("10")}) == []
-    assert paired.resolution([]) == ""
+def test_without_f16_nothing_is_compared() -> None:
+    assert paired.against_f16({"q8_0": outcomes("10")}) == []
 
 
-def test_the_words() -> None:
-    found = paired.against_reference({"f16": outcomes("1" * 1000), "q2_k": outcomes("1" * 930 + "0" * 70)})
-    line = paired.table(found).splitlines()[-1]
+def test_the_table_has_points_with_interval_counts_and_p() -> None:
+    found = paired.against_f16({"f16": outcomes("1" * 1000), "q2_k": outcomes("1" * 930 + "0" * 70)})
+    line = paired.difference_table(found).splitlines()[-1]
     assert line.startswith("| q2_k | −7.0 [−8.")
     assert line.endswith("| 70 | 0 | <0.0001 |")
-    least = resolvable(1000, 0.07)
-    assert least is not None
-    assert paired.resolution(found).startswith(f"1,000 rows resolve a difference of {100 * least:.1f} points")
-    assert "7.0 % of the rows" in paired.resolution(found)
-    few = paired.against_reference({"f16": outcomes("1" * 10), "q2_k": outcomes("1" * 9 + "0")})
-    assert "too few to show any difference" in paired.resolution(few)
 
 
 @pytest.mark.parametrize(
     ("share", "said"), [(0.0, "0.0"), (-0.0001, "0.0"), (0.012, "+1.2"), (-0.012, "−1.2")]
 )
 def test_signed_points(share: float, said: str) -> None:
-    assert paired.signed(share) == said
+    assert paired.signed_points(share) == said
 
 
 @pytest.mark.parametrize(
     ("p", "said"), [(1e-9, "<0.0001"), (0.0031, "0.0031"), (0.0494, "0.049"), (0.5, "0.50")]
 )
-def test_p_values_for_people_tell_on_which_side_of_the_level_they_are(p: float, said: str) -> None:
-    assert paired.p_value(p) == said
+def test_p_values_show_on_which_side_of_the_level_they_are(p: float, said: str) -> None:
+    assert paired.format_p(p) == said
 
 
-def test_the_readme_block_has_table_and_sentence(tmp_path: Path) -> None:
+def test_the_readme_block_has_the_table(tmp_path: Path) -> None:
     assert readme.against_f16(tmp_path, ["f16", "q2_k"]) == []
     write_outcomes(tmp_path / "outcomes/f16.csv", outcomes("1" * 1000))
     write_outcomes(tmp_path / "outcomes/q2_k.csv", outcomes("1" * 930 + "0" * 70))
     text = readme.block(tmp_path, ["f16", "q2_k"])
     assert "| q2_k | −7.0 [" in text
-    assert "1,000 rows resolve a difference" in text
     assert "q2_k |" not in "".join(readme.against_f16(tmp_path, ["f16"]))

@@ -1,22 +1,17 @@
-"""Intervals and paired tests against figures from the literature, definitions and simulation."""
+"""Intervals and paired tests against figures from the literature and definitions."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cartlm.evaluation.statistics import (
-    ALPHA,
-    POWER,
     Pairs,
     count_pairs,
     holm,
     mcnemar,
     newcombe,
-    power,
-    resolvable,
     wilson,
 )
 
@@ -98,7 +93,7 @@ def test_mcnemar_is_the_sign_test_of_the_discordant_rows(lost: int, won: int, p:
 def test_pairs_are_counted_by_who_was_right() -> None:
     pairs = count_pairs([(True, True)] * 4 + [(True, False)] * 3 + [(False, True)] * 2 + [(False, False)])
     assert pairs == Pairs(both=4, lost=3, won=2, neither=1)
-    assert (pairs.first, pairs.second, pairs.difference, pairs.discordant) == (0.7, 0.6, -0.1, 0.5)
+    assert (pairs.first, pairs.second, pairs.difference) == (0.7, 0.6, -0.1)
 
 
 def test_holm_is_the_step_down_of_its_definition() -> None:
@@ -106,34 +101,3 @@ def test_holm_is_the_step_down_of_its_definition() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
-
-
-def test_power_is_what_a_simulation_finds() -> None:
-    n, discordant, difference = 400, 0.1, 0.05
-    rng = np.random.default_rng(7)
-    lost_share, won_share = (discordant - difference) / 2, (discordant + difference) / 2
-    drawn = rng.multinomial(n, [1 - discordant, lost_share, won_share], size=4000)
-    seen = np.mean([mcnemar(Pairs(int(same), int(lost), int(won), 0)) < ALPHA for same, lost, won in drawn])
-    assert power(n, discordant, difference) == pytest.approx(seen, abs=0.02)
-
-
-def test_the_test_keeps_its_level() -> None:
-    assert 0.03 < power(1000, 0.2, 0.0) <= ALPHA
-
-
-def test_the_resolvable_difference_has_the_power_and_shrinks_with_rows() -> None:
-    least = resolvable(1000, 0.05)
-    assert least is not None
-    assert power(1000, 0.05, least) == pytest.approx(POWER, abs=1e-6)
-    fewer, more = resolvable(300, 0.05), resolvable(4000, 0.05)
-    assert fewer is not None
-    assert more is not None
-    assert more < least < fewer
-    # near the large-sample formula of Miettinen, Biometrics 24 (1968) 339-352
-    z = 1.95996 * 0.05**0.5 + 0.84162 * (0.05 - least**2) ** 0.5
-    assert least == pytest.approx(z / 1000**0.5, rel=0.05)
-
-
-@pytest.mark.parametrize(("n", "discordant"), [(1000, 0.0), (1000, 0.003), (20, 0.1)])
-def test_too_few_discordant_rows_resolve_nothing(n: int, discordant: float) -> None:
-    assert resolvable(n, discordant) is None
