@@ -15,10 +15,10 @@ import click
 
 from cartlm import command
 from cartlm import params as _params
-from cartlm.compare import comment, load
-from cartlm.compare import judge as comparing
-from cartlm.compare import text as compare_text
-from cartlm.compare import tolerances as judgement
+from cartlm.compare import judge
+from cartlm.compare.comment import format_comment
+from cartlm.compare.comparison import as_json as comparison_json
+from cartlm.compare.report import format_report
 from cartlm.errors import UserError
 from cartlm.files import write_text
 from cartlm.metrics import write_metrics
@@ -181,25 +181,17 @@ def compare(old: str, new: str | None, as_json: bool, everything: bool, as_comme
     """
     if as_comment and (as_json or everything):
         raise UserError("--comment goes with neither --json nor --all", "cartlm compare --help")
-    root = Path(".")
-    repository.check_repository(root)
+    repository.check_repository(Path("."))
     if new is None:
-        command.params()  # of commits nothing can be mended, so whatever reads is taken
-    before, after, changed = load.read(root, old, new)
-    was, now = (
-        judgement.params(root, repository.resolve_commit(root, each) if each else None) for each in (old, new)
-    )
-    tolerances, said = judgement.tolerances(was, before.name)
-    left = {*judgement.names(was, *judgement.LISTS)} - {*judgement.names(now, *judgement.LISTS)}
-    asked = stale.find_stale(root) if repository.is_checked_out(root, new) else None
-    found = comparing.compare(before, after, tolerances, changed, judgement.names(now), asked, left)
-    found.notes[:0] = said + judgement.own_code(root, old, new, after.name)
+        command.params()  # those of a commit cannot be corrected, so any that parse will do
+    comparison = judge.compare_commits(Path("."), old, new)
     if as_json:
-        print(json.dumps(comparing.as_json(found), indent=2, ensure_ascii=False, allow_nan=False))
+        values = comparison_json(comparison)
+        print(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
     else:
-        text = comment.comment(found) if as_comment else compare_text.markdown(found, everything)
+        text = format_comment(comparison) if as_comment else format_report(comparison, everything)
         print(text, end="")
-    return 1 if found.regression else 0
+    return 1 if comparison.regression else 0
 
 
 @main.command("stale")

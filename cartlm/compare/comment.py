@@ -5,19 +5,21 @@ GitHub and GitLab render the same: tables, <details>, mermaid. GitHub takes 65,5
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
-from cartlm.compare import text as compare_text
-from cartlm.compare.judge import Comparison
+from cartlm.compare.comparison import Comparison
 from cartlm.compare.load import WORKSPACE
-from cartlm.compare.markdown import chart, folded, words
+from cartlm.compare.markdown import fold, inert, mermaid_chart
+from cartlm.compare.report import CHANGE_HEAD, bullets, changes_by_target, headline, sections
 from cartlm.compare.rules import ACCURACY, TESTED
 from cartlm.evaluation import paired
 from cartlm.pipeline import stale
 
 MARKER = "<!-- cartlm: compare -->"
-"""The first line, by which a workflow finds the comment that it wrote before, to rewrite it."""
+"""The first line, by which a workflow finds its earlier comment and rewrites it."""
 LIMIT = 65_000  # characters
 ROWS = 20  # of a table that is not folded
 NOTE = 500  # characters
@@ -26,149 +28,115 @@ SPEED = "decode_tokens_per_s"
 
 @dataclass(frozen=True)
 class Block:
-    """A part of the comment; where it does not fit, `rows` are left out from the end, or all of it."""
+    """A part of the comment; if it does not fit, `rows` are left out from the end, or all of it."""
 
     head: str
     rows: list[str] = field(default_factory=list)
     tail: str = ""
 
-    def text(self, rows: int | None = None) -> str:
+    def render(self, rows: int | None = None) -> str:
         return "\n".join([self.head, *self.rows[:rows]]) + self.tail
 
 
-def comment(found: Comparison) -> str:
+def format_comment(comparison: Comparison) -> str:
     """The whole comment, at most LIMIT characters."""
-    params, all_params = param_blocks(found)
-    targets, noise = target_blocks(found)
+    shown, folded = section_blocks(comparison)
+    title = f"{comparison.old} → {comparison.new}: {inert(headline(comparison)[:1000])}"
     blocks = [
-        Block(f"{MARKER}\n## {found.old} → {found.new}: {words(compare_text.headline(found)[:1000])}"),
-        *notes(found.notes),
-        *params,
-        *targets,
-        *stale_blocks(found),
-        *plots(found),
-        *all_params,
-        *noise,
-        *against_f16(found),
+        Block(f"{MARKER}\n## {title}"),
+        *note_blocks(comparison.notes),
+        *shown,
+        *chart_blocks(comparison),
     ]
-    names = found.old if found.new == WORKSPACE else f"{found.old} {found.new}"
-    return fit(blocks, f"Cut here at {LIMIT:,} characters; all of it: `cartlm compare {names} --all`")
+    blocks += folded
+    if comparison.against_f16:
+        head, line, *rows = paired.difference_table(comparison.against_f16).splitlines()
+        blocks.append(folded_block(f"Variants against f16, {comparison.new}", [head, line], rows))
+    names = comparison.old if comparison.new == WORKSPACE else f"{comparison.old} {comparison.new}"
+    return join_within_limit(
+        blocks, f"Cut here at {LIMIT:,} characters; all of it: `cartlm compare {names} --all`"
+    )
 
 
-def fit(blocks: Sequence[Block], end: str) -> str:
-    """The blocks with an empty line between them; `end` where they were cut."""
-    done = ""
+def join_within_limit(blocks: Sequence[Block], end: str) -> str:
+    """The blocks with an empty line between them; where they are cut, `end`."""
+    text = ""
     room = LIMIT - len(end) - 2
     for i, block in enumerate(blocks):
-        text = block.text()
+        whole = block.render()
         last = i == len(blocks) - 1
-        if len(done) + len(text) + 2 > (LIMIT if last else room):
-            kept = len(block.rows)
-            while kept and len(done) + len(block.text(kept)) + 2 > room:
-                kept -= 1
-            return done + (f"{block.text(kept)}\n\n" if kept else "") + end + "\n"
-        done += text + "\n\n"
-    return done.rstrip("\n") + "\n"
+        if len(text) + len(whole) + 2 > (LIMIT if last else room):
+            lengths = accumulate(len(row) + 1 for row in block.rows)
+            kept = bisect_right(list(lengths), room - len(text) - len(block.render(0)) - 2)
+            return text + (f"{block.render(kept)}\n\n" if kept else "") + end + "\n"
+        text += whole + "\n\n"
+    return text.rstrip("\n") + "\n"
 
 
-def table(head: Sequence[str], rows: list[str], title: str) -> tuple[Block, list[Block]]:
-    """The first ROWS rows, and all of them folded where there are more."""
-    first = Block("\n".join(head), rows[:ROWS])
-    if len(rows) <= ROWS:
-        return first, []
-    more = Block(
-        "\n".join(head), rows[:ROWS], f"\n\nThe first {ROWS} of {len(rows):,}; all are folded below."
-    )
-    before, after = folded(f"{title}: all {len(rows):,}", head)
-    return more, [Block(before, rows, after)]
+def folded_block(summary: str, head: Sequence[str], rows: list[str]) -> Block:
+    before, after = fold(summary, head)
+    return Block(before, rows, after)
 
 
-def notes(said: Sequence[str]) -> list[Block]:
-    """What a reader has to know before the tables."""
-    lines = compare_text.bullets(
-        [note if len(note) <= NOTE else f"{note[: NOTE - 3]}..." for note in said[:ROWS]]
-    )
-    left = len(said) - ROWS
+def note_blocks(notes: Sequence[str]) -> list[Block]:
+    """The first notes, each cut to a length."""
+    lines = bullets([note if len(note) <= NOTE else f"{note[: NOTE - 3]}..." for note in notes[:ROWS]])
+    left = len(notes) - ROWS
     return [Block("\n".join([*lines, *([f"- And {left} more notes."] if left > 0 else [])]))] if lines else []
 
 
-def param_blocks(found: Comparison) -> tuple[list[Block], list[Block]]:
-    """What changed in params.yaml and the like, and the folded rest."""
-    if not found.params:
-        return [Block("### Params\n\nNo change.")], []
-    rows = compare_text.param_rows(found.params)
-    first, folds = table(compare_text.PARAM_HEAD, rows, "Params")
-    return [Block("### Params"), first], folds
+def section_blocks(comparison: Comparison) -> tuple[list[Block], list[Block]]:
+    """Each section with at most ROWS rows. Folded: longer tables as a whole, and what moved without a verdict."""
+    shown: list[Block] = []
+    folded: list[Block] = []
+    for section in sections(comparison):
+        shown.append(Block("\n\n".join(filter(None, [f"### {section.title}", section.lead]))))
+        if section.rows:
+            cut = len(section.rows) > ROWS and section.head
+            count = f"\n\nThe first {ROWS} of {len(section.rows):,}; all are folded below." if cut else ""
+            lines = [*section.head, *section.rows[:ROWS]]
+            shown.append(Block(lines[0], lines[1:], count))
+            if cut:
+                title = f"{section.title}: all {len(section.rows):,}"
+                folded.append(folded_block(title, section.head, section.rows))
+        shown += map(Block, section.below)
+        if section.moved:
+            what = "that moved within the noise or with the machine, or do not compare"
+            title = f"{section.title}: {len(section.moved):,} {what}"
+            folded.append(folded_block(title, CHANGE_HEAD, section.moved))
+    report = comparison.stale
+    if report and report.stale and (others := stale.format_elsewhere(report)):
+        lines = [f"- {inert(line)[:NOTE]}" for line in others[:ROWS]]
+        shown.append(folded_block("Pipelines that need hardware or servers of their own", [], lines))
+    return shown, folded
 
 
-def target_blocks(found: Comparison) -> tuple[list[Block], list[Block]]:
-    """A section a target: what became worse or better. Folded: what moved, and is not shown to be more than noise."""
-    blocks: list[Block] = []
-    folds: list[Block] = []
-    for target, changes in compare_text.by_target(found):
-        name = compare_text.title(target)
-        blocks.append(Block(f"### {name}"))
-        shown = [change for change in changes if change.verdict in compare_text.SHOWN]
-        if shown:
-            first, rest = table(compare_text.HEAD, [compare_text.row(change) for change in shown], name)
-            blocks.append(first)
-            folds += rest
-        blocks += [Block(text) for text in compare_text.rest(changes, shown)]
-        moved = [change for change in changes if change not in shown and change.old != change.new]
-        if moved:
-            title = (
-                f"{name}: {len(moved):,} that moved within the noise or with the machine, or do not compare"
-            )
-            before, after = folded(title, compare_text.HEAD)
-            folds.append(Block(before, [compare_text.row(change) for change in moved], after))
-    return blocks, folds
-
-
-def stale_blocks(found: Comparison) -> list[Block]:
-    """Stages whose numbers are older than what they stand beside."""
-    lines = compare_text.stale_lines(found.stale)
-    if lines is None:
-        text = f"Not asked: {found.new} is not what is checked out where this was made."
-        return [Block(f"### Stale stages\n\n{text}")]
-    blocks = [Block(f"### Stale stages\n\n{lines[0]}", ["", *lines[1 : ROWS + 1]] if lines[1:] else [])]
-    if found.stale and (told := stale.format_elsewhere(found.stale)):
-        before, after = folded("Pipelines that need hardware or servers of their own", [])
-        blocks.append(Block(before, [f"- {words(line)[:NOTE]}" for line in told[:ROWS]], after))
-    return blocks
-
-
-def plots(found: Comparison) -> list[Block]:
+def chart_blocks(comparison: Comparison) -> list[Block]:
     """Exact match of each variant, decode speed of each on each target; only what both sides have and compares."""
-    drawn = [chart("exact match", "exact match", values(found, ACCURACY, TESTED), top=1.0)]
-    for target, _ in compare_text.by_target(found):
-        drawn.append(chart(f"decode on {target}", "tokens per second", values(found, target, SPEED)))
-    charts = [text for text in drawn if text]
-    if not charts:
+    charts = [
+        mermaid_chart("exact match", "exact match", chart_values(comparison, ACCURACY, TESTED), top=1.0)
+    ]
+    for target in changes_by_target(comparison):
+        values = chart_values(comparison, target, SPEED)
+        charts.append(mermaid_chart(f"decode on {target}", "tokens per second", values))
+    blocks = [Block(chart) for chart in charts if chart]
+    if not blocks:
         return []
-    legend = f"### Plots\n\nBars are new ({found.new}), the line is old ({found.old}); variants of both sides that compare."
-    return [Block(legend), *map(Block, charts)]
+    legend = f"Bars are new ({comparison.new}), the line is old ({comparison.old})"
+    return [Block(f"### Plots\n\n{legend}; variants of both sides that compare."), *blocks]
 
 
-def values(found: Comparison, target: str, metric: str) -> list[tuple[str, float, float]]:
+def chart_values(comparison: Comparison, target: str, metric: str) -> list[tuple[str, float, float]]:
     """Name, old and new of one metric, in the order of params.yaml; a kernel has a name of its own."""
-    rank = {variant: i for i, variant in enumerate(found.variants)}
+    rank = {variant: i for i, variant in enumerate(comparison.variants)}
     both = []
-    for change in found.changes:
+    for change in comparison.changes:
         section, _, name = change.metric.rpartition(".")
-        wanted = change.metric == metric if target == ACCURACY else name == metric
-        if change.target != target or not wanted or section.startswith("batch_"):
+        is_metric = change.metric == metric if target == ACCURACY else name == metric
+        if change.target != target or not is_metric or section.startswith("batch_"):
             continue
         if change.old is not None and change.new is not None and change.verdict != "not comparable":
             kernel = section.removeprefix("kernel_") if section.startswith("kernel_") else ""
             label = f"{change.variant}-{kernel}" if kernel else change.variant
             both.append((rank.get(change.variant, len(rank)), label, change.old, change.new))
     return [(label, old, new) for _, label, old, new in sorted(both)]
-
-
-def against_f16(found: Comparison) -> list[Block]:
-    """The new side's variants against its F16."""
-    if not found.against_f16:
-        return []
-    head, line, *rows = paired.difference_table(found.against_f16).splitlines()
-    before, after = folded(f"Variants against f16, {found.new}", [head, line])
-    return [Block(before, rows, after)]

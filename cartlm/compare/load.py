@@ -1,48 +1,37 @@
-"""Two commits, or a commit and the workspace, as `cartlm compare` needs them.
-
-Metrics and params come from `dvc metrics diff` and `dvc params diff`; outcomes, and the hash of the test rows
-they rest on, from git alone: no models, no data and no DVC cache are needed.
-"""
+"""Two commits, or a commit and the workspace, as `cartlm compare` needs them: read from git, without data or models."""
 
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cartlm import yaml_files
-from cartlm.compare import rules
+from cartlm.compare.rules import invalid_metric, target_and_variant
+from cartlm.compare.timings import Rounds, parse_rounds
 from cartlm.errors import UserError
 from cartlm.metrics import Outcome, parse_outcomes
 from cartlm.pipeline import dvc_lock
-from cartlm.pipeline.repository import (
-    check_repository,
-    dvc_md5,
-    list_files,
-    read_file,
-    resolve_commit,
-    run_dvc,
-)
-from cartlm.system import processes
+from cartlm.pipeline.repository import check_repository, dvc_md5, list_files, read_file, resolve_commit
 
 WORKSPACE = "workspace"
-OUTCOMES = dvc_lock.OUTCOMES
-Files = dict[str, dict[str, Any]]
-"""Metrics file -> dotted key -> value."""
+PARAMS = ("params.yaml", "base/params.yaml")
 
 
 @dataclass(frozen=True)
 class Side:
-    """What one of the two compared states says."""
+    """One of the two compared states."""
 
     name: str  # the first digits of the commit, or `workspace`
-    metrics: Files
+    metrics: dict[str, dict[str, Any]]  # metrics file -> dotted key -> value
     outcomes: dict[str, list[Outcome]] = field(default_factory=dict)  # variant -> its rows
-    rows: dict[str, str] = field(default_factory=dict)  # variant -> hash of its test rows, as dvc.lock tells
+    rows: dict[str, str] = field(default_factory=dict)  # variant -> hash of its test rows in dvc.lock
     stages: dict[str, dvc_lock.Stage] = field(default_factory=dict)
     outdated: dict[str, list[str]] = field(default_factory=dict)  # stage -> what changed since it was run
+    rounds: dict[str, Rounds] = field(default_factory=dict)  # hardware target -> its rounds.csv
+    params: dict[str, Any] = field(default_factory=dict)  # file -> its values
 
 
 @dataclass(frozen=True)
@@ -55,132 +44,115 @@ class ParamChange:
     new: Any
 
 
-def read(root: Path, old: str, new: str | None) -> tuple[Side, Side, list[ParamChange]]:
-    """Both sides, and what differs in their params. `new` None is the workspace.
+def load_side(root: Path, revision: str | None) -> Side:
+    """A commit, or the workspace if `revision` is None.
 
-    Raises UserError outside of a git and DVC repository, for a revision that is not there, for one without
-    metrics and for a metrics file that is not JSON.
+    Raises UserError outside of a git and DVC repository, for a revision that does not exist, without metrics, and for
+    files that no stage writes.
     """
     check_repository(root)
-    olds, news = resolve_commit(root, old), resolve_commit(root, new) if new is not None else None
-    for commit, given in ((olds, olds[:8]), (news, news[:8] if news else WORKSPACE)):
-        not_yaml(root, commit, given)
-    with ThreadPoolExecutor() as pool:  # two programs, each some seconds
-        diff = pool.submit(dvc_diff, root, "params", olds, news)
-        metrics, said = dvc_diff(root, "metrics", olds, news, "--all")
-        changed, _ = diff.result()
-    sides = []
-    for which, commit, given in (("old", olds, old), ("new", news, new or WORKSPACE)):
-        files = one_side(metrics, which)
-        name = commit[:8] if commit else WORKSPACE
-        unreadable(root, commit, name, set(files))
-        unsound(files, commit, name)
-        if not files:
-            asked = f"the {WORKSPACE}" if commit is None else f"{given} ({name})"
-            if any(path.endswith(".json") for path in list_files(root, commit, "metrics")):
-                raise UserError(f"DVC reads no metrics of {asked}: {said}", "dvc metrics show")
-            raise UserError(
-                f"{asked} has no metrics", "make repro" if commit is None else "git log --oneline -- metrics"
-            )
-        sides.append(Side(name, files, outcomes(root, commit, name), *locked(root, commit, name)))
-    params = [
-        ParamChange(file, key, values.get("old"), values.get("new"))
-        for file, keys in sorted(changed.items(), key=lambda item: (item[0] != "params.yaml", item[0]))
-        for key, values in sorted(keys.items())
-    ]
-    return sides[0], sides[1], params
-
-
-def dvc_diff(root: Path, what: str, old: str, new: str | None, *options: str) -> tuple[Files, str]:
-    """What `dvc metrics diff --json` or `dvc params diff --json` says: file -> key -> old and new, and its warnings.
-
-    It warns, and ends with 0, where it can read nothing.
-    """
-    done = run_dvc(root, what, "diff", "--json", *options, old, *([new] if new else []))
-    try:
-        if done.returncode != 0:
-            raise ValueError
-        return json.loads(done.stdout), " ".join(done.stderr.split())
-    except ValueError:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        raise UserError(
-            f"dvc {what} diff failed: {said[0] if said else processes.ended(done.returncode)}",
-            f"dvc {what} diff {old[:8]}",
-        ) from None
-
-
-def one_side(diff: Files, which: str) -> Files:
-    """The files and values of the `old` or `new` side of a `dvc metrics diff`; null is a key that it lacks."""
-    files = {
-        file: {key: both[which] for key, both in keys.items() if both.get(which) is not None}
-        for file, keys in diff.items()
-    }
-    return {file: keys for file, keys in sorted(files.items()) if keys}
-
-
-def text(root: Path, commit: str | None, path: str) -> str:
-    """The same as text; empty where it is not there."""
-    return (read_file(root, commit, path) or b"").decode("utf-8", errors="replace")
-
-
-def locked(
-    root: Path, commit: str | None, name: str
-) -> tuple[dict[str, str], dict[str, dvc_lock.Stage], dict[str, list[str]]]:
-    """The hashes of the test rows, the stages as they were run, and those that are outdated."""
-
-    def read(path: str) -> bytes | None:
-        return read_file(root, commit, path)
-
-    stages = dvc_lock.read_stages(read, name)
-    return (
+    files = _Files(root, resolve_commit(root, revision) if revision is not None else None)
+    params = {path: files.yaml(path) for path in PARAMS}
+    files.yaml("dvc.lock")
+    metrics = files.metrics()
+    if not metrics:
+        asked = f"{revision} ({files.name})" if files.commit else f"the {WORKSPACE}"
+        next = "git log --oneline -- metrics" if files.commit else "make repro"
+        raise UserError(f"{asked} has no metrics", next)
+    stages = dvc_lock.read_stages(files.read, files.name)
+    outdated = dvc_lock.outdated_stages(stages, files.read, lambda path: dvc_md5(root, files.commit, path))
+    return Side(
+        files.name,
+        metrics,
+        files.outcomes(),
         dvc_lock.row_hashes(stages),
         stages,
-        dvc_lock.outdated_stages(stages, read, lambda path: dvc_md5(root, commit, path)),
+        outdated,
+        files.rounds(),
+        params,
     )
 
 
-def told(path: str, commit: str | None, name: str) -> tuple[str, str]:
-    """A broken file in the words of a message, and the command that helps: a commit's is not mended by a checkout."""
-    return (f"{path} of {name}", f"git show {name}:{path}") if commit else (path, f"git checkout {path}")
+def param_changes(old: Side, new: Side) -> list[ParamChange]:
+    """What differs in the sides' params files."""
+    changes = []
+    for file in PARAMS:
+        before, after = flatten(old.params.get(file)), flatten(new.params.get(file))
+        changes += [
+            ParamChange(file, key, before.get(key), after.get(key))
+            for key in sorted(before.keys() | after.keys())
+            if before.get(key) != after.get(key)
+        ]
+    return changes
 
 
-def unreadable(root: Path, commit: str | None, name: str, known: set[str]) -> None:
-    """Raises UserError for a metrics file that DVC left out as it is no JSON object: it does so in silence."""
-    for path in list_files(root, commit, "metrics"):
-        if path.endswith(".json") and path not in known:
-            what, next = told(path, commit, name)
-            try:
-                values = json.loads(text(root, commit, path))
-            except ValueError as error:
-                raise UserError(f"{what} is not JSON: {error}", next) from None
-            if not isinstance(values, dict):
-                raise UserError(f"{what} is no JSON object", next)
+def flatten(values: Any, above: str = "") -> dict[str, Any]:
+    """Nested sections as dotted keys."""
+    if not isinstance(values, Mapping):
+        return {above: values} if above else {}
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{above}.{key}" if above else str(key))
+    return flat
 
 
-def unsound(files: Files, commit: str | None, name: str) -> None:
-    """Raises UserError for a value in a judged metrics file that no stage writes."""
-    for file, values in files.items():
-        target, _ = rules.place(file)
-        if target and (wrong := rules.unsound(values, target)):
-            what, next = told(file, commit, name)
-            raise UserError(f"{what}: {wrong}", next)
+@dataclass(frozen=True)
+class _Files:
+    """The files of a commit, or of the workspace if it is None."""
 
+    root: Path
+    commit: str | None
 
-def not_yaml(root: Path, commit: str | None, name: str) -> None:
-    """Raises UserError for a file of the pipeline that is not YAML: DVC tells it in many lines, as a lack of metrics."""
-    for path in ("params.yaml", "dvc.yaml", "dvc.lock"):
+    @property
+    def name(self) -> str:
+        return self.commit[:8] if self.commit else WORKSPACE
+
+    def read(self, path: str) -> bytes | None:
+        return read_file(self.root, self.commit, path)
+
+    def text(self, path: str) -> str:
+        return (self.read(path) or b"").decode("utf-8", errors="replace")
+
+    def list_matching(self, folder: str, name: str) -> list[str]:
+        return [
+            path for path in list_files(self.root, self.commit, folder) if PurePosixPath(path).match(name)
+        ]
+
+    def place(self, path: str) -> tuple[str, str]:
+        """A broken file as an error names it, and the command that shows or restores it."""
+        if self.commit:
+            return f"{path} of {self.name}", f"git show {self.name}:{path}"
+        return path, f"git checkout {path}"
+
+    def yaml(self, path: str) -> Any:
+        where, next = self.place(path)
         try:
-            yaml_files.parse(read_file(root, commit, path) or b"")
+            return yaml_files.parse(self.read(path) or b"")
         except yaml_files.NotYaml as error:
-            what, next = told(path, commit, name)
-            raise UserError(f"{what} is not YAML: {error}", next) from None
+            raise UserError(f"{where} is not YAML: {error}", next) from None
 
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        files = {}
+        for path in self.list_matching("metrics", "*.json"):
+            where, next = self.place(path)
+            try:
+                values = json.loads(self.text(path))
+            except ValueError as error:
+                raise UserError(f"{where} is not JSON: {error}", next) from None
+            if not isinstance(values, dict):
+                raise UserError(f"{where} is not a JSON object", next)
+            files[path] = flatten(values)
+            if target_and_variant(path)[0] and (invalid := invalid_metric(files[path])):
+                raise UserError(f"{where}: {invalid}", next)
+        return files
 
-def outcomes(root: Path, commit: str | None, name: str) -> dict[str, list[Outcome]]:
-    """Variant -> its per-row outcomes."""
-    return {
-        Path(path).stem: parse_outcomes(text(root, commit, path), *told(path, commit, name))
-        for folder in (OUTCOMES, dvc_lock.REMOTE_OUTCOMES)
-        for path in list_files(root, commit, folder)
-        if path.endswith(".csv")
-    }
+    def outcomes(self) -> dict[str, list[Outcome]]:
+        paths = [
+            *self.list_matching(dvc_lock.OUTCOMES, "*.csv"),
+            *self.list_matching(dvc_lock.REMOTE_OUTCOMES, "*.csv"),
+        ]
+        return {Path(path).stem: parse_outcomes(self.text(path), *self.place(path)) for path in paths}
+
+    def rounds(self) -> dict[str, Rounds]:
+        paths = self.list_matching("metrics/bench", "rounds.csv")
+        return {Path(path).parent.name: parse_rounds(self.text(path), *self.place(path)) for path in paths}

@@ -23,35 +23,37 @@ CHART_MOST = 24  # variants that a chart has room for
 CHART_TOP = 1e9
 
 
-def words(text: str) -> str:
+def inert(text: str) -> str:
     """A sentence as inert Markdown on one line."""
-    return UNSAFE.sub(_inert, visible(text))
+    return UNSAFE.sub(_escape, escape_invisible(text))
 
 
-def cell(value: Any, longest: int = LONGEST) -> str:
-    """A value in a table, cut to `longest` characters; what would be markup stands in <code>. None is an empty cell."""
-    text = "" if value is None else visible(str(value))
+def table_cell(value: Any, longest: int = LONGEST) -> str:
+    """A value in a table, cut to `longest` characters; what would be markup is put in <code>. None is an empty cell."""
+    text = "" if value is None else escape_invisible(str(value))
     text = text if len(text) <= longest else f"{text[: longest - 3]}..."
-    inert = words(text)
-    return inert if inert == text else f"<code>{inert}</code>"
+    safe = inert(text)
+    return safe if safe == text else f"<code>{safe}</code>"
 
 
-def visible(text: str) -> str:
-    """Line ends, control and direction characters as escapes: each can move what stands after it."""
+def escape_invisible(text: str) -> str:
+    """Line ends, control and direction characters as escapes: each can move what follows it."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text).strip()
 
 
-def _inert(found: re.Match[str]) -> str:
-    sign = found.group()
+def _escape(match: re.Match[str]) -> str:
+    sign = match.group()
     return f"&#{ord(sign)};" + ("&#8203;" if sign in REFERENCES else "")
 
 
-def folded(summary: str, lines: Sequence[str]) -> tuple[str, str]:
-    """What stands before and after the rows of a table that a click unfolds; `lines` are the table's head."""
-    return "\n".join([f"<details><summary>{words(summary)}</summary>", "", *lines]), "\n\n</details>"
+def fold(summary: str, lines: Sequence[str]) -> tuple[str, str]:
+    """What goes before and after the rows of a folded table; `lines` are the table's head."""
+    return "\n".join([f"<details><summary>{inert(summary)}</summary>", "", *lines]), "\n\n</details>"
 
 
-def chart(title: str, what: str, values: Sequence[tuple[str, float, float]], top: float | None = None) -> str:
+def mermaid_chart(
+    title: str, what: str, values: Sequence[tuple[str, float, float]], top: float | None = None
+) -> str:
     """A mermaid chart of name, old and new: bars are new, the line is old; from 0 to `top`.
 
     Empty for fewer than two names, as a line of one point shows nothing, and without a value above 0.

@@ -1,108 +1,108 @@
-"""What a reader of a comparison has to know before its tables, one sentence each."""
+"""What a reader of a comparison must know before its tables, one sentence each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
 
 from cartlm.bench import aggregate
-from cartlm.compare import timings
-from cartlm.compare.drift import Drift
+from cartlm.compare.comparison import Change
 from cartlm.compare.load import Side
-from cartlm.compare.rules import ANYWHERE, TESTED, other_machine, place, unlike
+from cartlm.compare.rules import ANYWHERE, TESTED, machine_differences, other_machine, target_and_variant
 from cartlm.evaluation.paired import signed_points
 from cartlm.pipeline import dvc_lock
 from cartlm.text import few
 
-if TYPE_CHECKING:
-    from cartlm.compare.judge import Change
+Grouped = dict[str, list[str]]
+"""What is noted -> the variants, stages or metrics of which."""
 
 
-def about(old: Side, new: Side, unpaired: Mapping[str, str]) -> list[str]:
-    """What a reader has to know before the tables, one sentence each."""
-    said: dict[str, list[str]] = {}
+def measurement_notes(old: Side, new: Side, unpaired: Mapping[str, str]) -> list[str]:
+    """Which variants were measured on other rows, machines or engines, on one side only, or beside other programs."""
+    notes: Grouped = {}
     for variant, why in unpaired.items():
-        said.setdefault(f"Accuracy is not comparable, {why}", []).append(variant)
+        notes.setdefault(f"Accuracy is not comparable, {why}", []).append(variant)
     for file in sorted(old.metrics.keys() | new.metrics.keys()):
-        target, variant = place(file)
+        target, variant = target_and_variant(file)
         before, after = old.metrics.get(file, {}), new.metrics.get(file, {})
         if not target or not (before or after):
             continue
         if not before or not after:
-            gone = "no longer" if before else "only now"
-            said.setdefault(f"{target}: {gone} measured", []).append(variant)
+            notes.setdefault(f"{target}: {'no longer' if before else 'only now'} measured", []).append(
+                variant
+            )
             continue
-        if target not in ANYWHERE and (machine := other_machine(before, after)):
-            described = str(PurePosixPath(file).with_name("machine.json"))
-            own = unlike(old.metrics.get(described, {}), new.metrics.get(described, {}))
-            what = f"{target}: not comparable, {machine}" + (f", {own}" if own else "")
-            said.setdefault(what, []).append(variant)
-        for key in ("engine.version", "engine.kernel", "engine.threads"):
-            if before.get(key) != after.get(key):
-                what = f"{target}: {key} was {before.get(key)}, is {after.get(key)}"
-                said.setdefault(what, []).append(variant)
+        for note in _setup_changes(file, old, new):
+            notes.setdefault(f"{target}: {note}", []).append(variant)
         for side, values in ((old, before), (new, after)):
-            for what in doubtful(values):
-                said.setdefault(f"{target} of {side.name}: {what}", []).append(variant)
-    missing = sorted(old.outcomes.keys() ^ new.outcomes.keys())
-    if missing:
-        said["Outcomes are on one side only, so nothing is paired"] = missing
-    return [f"{what}: {', '.join(names)}." for what, names in said.items()]
+            if values.get("cpu.other_cpus", values.get("gpu.other_cpus", 0.0)) > aggregate.DISTURBED:
+                busy = f"measured while others kept more than {aggregate.DISTURBED:g} CPUs busy (other_cpus)"
+                notes.setdefault(f"{target} of {side.name}: {busy}", []).append(variant)
+    if one_sided := sorted(old.outcomes.keys() ^ new.outcomes.keys()):
+        notes["Outcomes are on one side only, so nothing is paired"] = one_sided
+    return _sentences(notes)
 
 
-def doubtful(values: Mapping[str, Any]) -> Iterator[str]:
-    """Why the timings of a benchmark file are worth little: what its measurement could not tell or could not help."""
-    rounds = values.get("cpu.n", values.get("gpu.n"))
-    if rounds is not None and rounds < timings.FEWEST_ROUNDS:
-        yield f"measured in {rounds:g} round{'s' * (rounds > 1)}, which no test can tell from noise"
-    busy = values.get("cpu.other_cpus", values.get("gpu.other_cpus", 0.0))
-    if busy > aggregate.DISTURBED:
-        yield f"measured while others kept more than {aggregate.DISTURBED:g} CPUs busy (other_cpus)"
+def _setup_changes(file: str, old: Side, new: Side) -> Iterator[str]:
+    """Another machine or engine."""
+    before, after = old.metrics[file], new.metrics[file]
+    if target_and_variant(file)[0] not in ANYWHERE and (machine := other_machine(before, after)):
+        described = str(PurePosixPath(file).with_name("machine.json"))
+        details = machine_differences(old.metrics.get(described, {}), new.metrics.get(described, {}))
+        yield f"not comparable, {machine}" + (f", {details}" if details else "")
+    for key in ("engine.version", "engine.kernel", "engine.threads"):
+        if before.get(key) != after.get(key):
+            yield f"{key} was {before.get(key)}, is {after.get(key)}"
 
 
-def of_the_machine(changes: Sequence[Change], controls: Drift, tolerances: Mapping[str, float]) -> list[str]:
-    """How far the variants went of which nothing changed, where that is beyond a tolerance or decides a verdict."""
-    judged_so: dict[tuple[str, str], list[Change]] = {}
-    for change in changes:
-        if change.shared:
-            judged_so.setdefault((change.target, change.metric), []).append(change)
-    said: dict[str, list[str]] = {}
-    for (target, metric), found in judged_so.items():
-        shift = controls.over_all(target, metric)
-        held = sum(change.withdrawn for change in found)
-        if shift and (held or abs(shift.change) > tolerances[found[0].kind]):
-            count = f" ({held} no change for it)" if held else ""
-            said.setdefault(target, []).append(f"{metric} {signed_points(shift.change)} %{count}")
+def reference_notes(changes: Sequence[Change], tolerances: Mapping[str, float]) -> list[str]:
+    """By how much the machine itself was faster or slower, where that exceeds a tolerance."""
+    moved = {
+        (change.target, change.metric, signed_points(change.reference)): None
+        for change in changes
+        if change.reference is not None and abs(change.reference) > tolerances[change.kind]
+    }
+    notes: Grouped = {}
+    for target, metric, percent in moved:
+        notes.setdefault(target, []).append(f"{metric} {percent} %")
     return [
-        f"{target}: timings are judged beside those of variants of which nothing changed; the median of these went "
-        f"{'; '.join(found)}."
-        for target, found in said.items()
+        f"{target}: timings are relative to the reference model, whose own changed: {few(texts, 8)}."
+        for target, texts in notes.items()
     ]
 
 
-def of_the_code(old: Side, new: Side) -> list[str]:
-    """Stages that measured with other code on the two sides, and those whose numbers are older than code or params."""
-    said: dict[str, list[str]] = {}
+def code_notes(old: Side, new: Side) -> list[str]:
+    """Stages that measured with other code on the two sides, and stages older than their code or params."""
+    notes: Grouped = {}
     for stage, paths in dvc_lock.changed_code(old.stages, new.stages).items():
-        said.setdefault(f"Measured by other code ({few(paths, 4)})", []).append(stage)
+        notes.setdefault(f"Measured by other code ({few(paths, 4)})", []).append(stage)
     for side in (old, new):
         for stage, changed in side.outdated.items():
-            said.setdefault(f"in {side.name}, not run again since {few(changed, 4)} changed", []).append(
-                stage
-            )
-    return [f"{what}: {', '.join(stages)}." for what, stages in said.items()]
+            notes.setdefault(f"{side.name}: not run again since {few(changed, 4)} changed", []).append(stage)
+    return _sentences(notes)
 
 
-def torn(side: Side) -> list[str]:
-    """Variants whose share in metrics/eval is not that of their outcomes: one of the two files is old."""
-    found = []
+def lost_notes(lost: Sequence[Change], name: str) -> list[str]:
+    """Metrics that are gone without an explanation, by variant."""
+    by_variant: Grouped = {}
+    for change in lost:
+        by_variant.setdefault(f"{change.target} {change.variant}", []).append(change.metric)
+    texts = [f"{variant} ({few(metrics, 3)})" for variant, metrics in by_variant.items()]
+    return [f"{name} lacks numbers of what params.yaml still lists: {few(texts, 8)}."] if texts else []
+
+
+def inconsistent_metrics(side: Side) -> list[str]:
+    """Variants whose exact match in metrics/eval is not that of their outcomes: one of the two files is old."""
+    notes = []
     for variant, outcomes in side.outcomes.items():
         share = side.metrics.get(f"metrics/eval/{variant}.json", {}).get(TESTED)
         if share is not None and outcomes:
             counted = sum(outcome.outcome == "exact" for outcome in outcomes) / len(outcomes)
             if abs(counted - share) > 0.0001:  # metrics have 4 significant digits
-                found.append(
-                    f"in {side.name}, metrics/eval/{variant}.json says {share:g} exact, its outcomes {counted:g}."
-                )
-    return found
+                file = f"metrics/eval/{variant}.json"
+                notes.append(f"{side.name}: {file} has {share:g} exact, its outcomes have {counted:g}.")
+    return notes
+
+
+def _sentences(notes: Mapping[str, Sequence[str]]) -> list[str]:
+    return [f"{what}: {', '.join(names)}." for what, names in notes.items()]

@@ -1,84 +1,126 @@
-"""Two timings by their medians and intervals: whether they differ by more than their rounds do."""
+"""Whether timings changed: speeds, latencies, load times and energy of two commits, measured in rounds.
+
+Every round also measures a reference model that no commit changes, and a timing is compared as its ratio to the
+reference's in the same round, so that a slow minute of the machine divides out. A permutation test shuffles the
+rounds between the two commits: p is the share of 5,000 shuffles in which any timing of that hardware differs as
+clearly (t statistic of the log ratios) as this one, which also corrects for testing many timings. A timing is worse
+or better if p is below 0.05 and its median ratio moved by more than the older commit's tolerance. A new version,
+kernel or thread count of the engine would divide out too, so the reference's own timings are then judged as they
+are; memory and sizes always are, and timings of other machines or without a reference are not compared.
+
+The correction is the single-step maxT of Westfall and Young, Resampling-Based Multiple Testing (1993): unlike Holm's, it
+knows that the timings of a round move together, so it finds more.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
-import sys
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from statistics import median
 
-from cartlm.evaluation.statistics import ALPHA
+from cartlm.errors import UserError
 
-FEWEST_ROUNDS = 3
-"""Fewer have next to no degrees of freedom: not even ten times slower would be found among fifty timings.
-
-With three the level is above 5 %, as an interval of three rounds is too short, but below that of intervals which do not
-overlap (docs/log.md).
-"""
+REFERENCE = "reference"
+COLUMNS = ["round", "variant", "metric", "value"]
+NO_REFERENCE = "measured without a reference model"
+LOST = "no longer measured with the reference model"
+FEWEST_ROUNDS = 4  # of three rounds a side, even a tenfold slow-down has p = 0.1
+SHUFFLES = 5_000
+Key = tuple[str, str]
+"""Variant and metric."""
+Rounds = dict[Key, dict[int, float]]
 
 
 @dataclass(frozen=True)
-class Timing:
-    """A median over n rounds and its 95 % interval."""
+class TimingChange:
+    """What a timing did relative to the reference model."""
 
-    value: float
-    low: float
-    high: float
-    n: int
-
-    @property
-    def error(self) -> float:
-        """The standard error of the value's logarithm, read off the interval as 95 % of a normal distribution."""
-        from scipy.stats import norm
-
-        return math.log(self.high / self.low) / float(2 * norm.ppf(1 - ALPHA / 2))
+    change: float  # of the median ratio, relative to the old one
+    p: float  # adjusted for all timings of the target
+    reference: float  # what the reference's own timing did
 
 
-def of(values: Mapping[str, Any], key: str) -> Timing | None:
-    """A timing of a metrics file, with the rounds of its section or else of the file.
-
-    None without rounds, with fewer than FEWEST_ROUNDS, and where value and interval are not finite, above 0 and in order.
-    """
-    section = key.rpartition(".")[0]
-    names = (f"{section}.n" if section else "n", "cpu.n", "gpu.n")
-    rounds = next((values[name] for name in names if name in values), None)
-    given = (rounds, *(values.get(name) for name in (key, f"{key}_low", f"{key}_high")))
-    numbers = [
-        float(each) for each in given if isinstance(each, int | float) and abs(each) <= sys.float_info.max
-    ]
-    if len(numbers) < len(given):
-        return None
-    n, value, low, high = numbers
-    return Timing(value, low, high, int(n)) if n >= FEWEST_ROUNDS and 0 < low <= value <= high else None
+def parse_rounds(text: str, name: str, next: str) -> Rounds:
+    """The values of a rounds.csv. Raises UserError naming `name` and the `next` command for anything else."""
+    lines = list(csv.reader(io.StringIO(text)))
+    rounds: Rounds = {}
+    try:
+        if lines[0] != COLUMNS:
+            raise ValueError
+        for number, variant, metric, value in lines[1:]:
+            rounds.setdefault((variant, metric), {})[int(number)] = float(value)
+    except (IndexError, ValueError):
+        raise UserError(f"{name} does not have the columns {', '.join(COLUMNS)}", next) from None
+    return rounds
 
 
-def welch(first: Timing, second: Timing, more: float = 0.0) -> float:
-    """The two-sided p-value of Welch's t-test on the logarithms of two timings (Welch 1947; scipy).
-
-    The degrees of freedom come from the rounds. `more` is a standard error of the logarithm that the second has beside
-    its own (of the controls, see drift.shift); it counts as if the rounds had told it.
-    """
-    from scipy.stats import ttest_ind_from_stats
-
-    if first.value == second.value:
-        return 1.0
-    errors = first.error, math.hypot(second.error, more)
-    if not any(errors):
-        return 0.0
-    sides = [
-        (math.log(each.value), error * math.sqrt(each.n), each.n)
-        for each, error in zip((first, second), errors, strict=True)
-    ]
-    return float(ttest_ind_from_stats(*sides[0], *sides[1], equal_var=False).pvalue)
+def reference_metric(rounds: Rounds, metric: str) -> str | None:
+    """The reference's metric to divide by: the same, or the same of single queries for a batch or kernel; None if it has none."""
+    own = [each for variant, each in rounds if variant == REFERENCE]
+    if metric in own:
+        return metric
+    name = re.sub(r"^batch_\d+_", "", metric.rpartition(".")[2])
+    return next((each for each in own if each.rpartition(".")[2] == name), None)
 
 
-def cauchy_combination(p_values: Sequence[float]) -> float:
-    """One p-value for several that depend on each other: the Cauchy combination (Liu and Xie, JASA 115 (2020) 393-402).
+def log_ratios(rounds: Rounds, key: Key) -> list[float] | str:
+    """A timing's logarithm less the reference's, by round, or why there is none. The reference's own is undivided."""
+    variant, metric = key
+    divisor = reference_metric(rounds, metric)
+    if key not in rounds or divisor is None:
+        return NO_REFERENCE
+    values, reference = rounds[key], rounds[REFERENCE, divisor]
+    numbers = sorted(
+        {number for (name, _), measured in rounds.items() if name == REFERENCE for number in measured}
+    )
+    if len(numbers) < FEWEST_ROUNDS:
+        return f"measured in fewer than {FEWEST_ROUNDS} rounds"
+    if any(min(each.get(number, 0.0) for number in numbers) <= 0 for each in (values, reference)):
+        return "not measured in every round"
+    if variant == REFERENCE:
+        return [math.log(values[number]) for number in numbers]
+    return [math.log(values[number] / reference[number]) for number in numbers]
 
-    Neither scipy nor statsmodels has it, and their other ways want independent tests. Those above 0.5 count as 0.5, or a
-    p-value near 1 would hide one near 0; the price is a level of 6 to 7 % where 5 % is asked for and dozens of tests are
-    independent, which timings of one measurement are not.
-    """
-    cotangents = [1 / math.tan(math.pi * min(max(p, 1e-300), 0.5)) for p in p_values]
-    return math.atan2(1, sum(cotangents) / len(cotangents)) / math.pi
+
+def compare_rounds(old: Rounds, new: Rounds, keys: Iterable[Key]) -> dict[Key, TimingChange | str]:
+    """What each timing of one hardware target did, or why it is not comparable."""
+    results: dict[Key, TimingChange | str] = {}
+    before: dict[Key, list[float]] = {}
+    after: dict[Key, list[float]] = {}
+    for key in keys:
+        first, second = log_ratios(old, key), log_ratios(new, key)
+        if isinstance(first, str) or isinstance(second, str):
+            lost = second == NO_REFERENCE and not isinstance(first, str)
+            results[key] = LOST if lost else first if isinstance(first, str) else str(second)
+        else:
+            before[key], after[key] = first, second
+    for key, p in zip(before, permutation_test(list(before.values()), list(after.values())), strict=True):
+        divisor = REFERENCE, reference_metric(old, key[1]) or ""
+        change = math.exp(median(after[key]) - median(before[key])) - 1
+        reference = median(new[divisor].values()) / median(old[divisor].values()) - 1
+        results[key] = TimingChange(change, p, reference)
+    return results
+
+
+def permutation_test(before: Sequence[Sequence[float]], after: Sequence[Sequence[float]]) -> list[float]:
+    """Two-sided p-values of several timings (rows) measured in the same rounds (columns), adjusted for their number."""
+    import numpy as np
+    from scipy.stats import permutation_test as shuffle_rounds
+
+    def t_statistic(first: np.ndarray, second: np.ndarray, axis: int) -> np.ndarray:
+        variance = sum(side.var(axis, ddof=1) / side.shape[axis] for side in (first, second))
+        return np.abs(first.mean(axis) - second.mean(axis)) / np.sqrt(variance + 1e-12)
+
+    if not before:
+        return []
+    shuffled = shuffle_rounds(
+        (np.array(before), np.array(after)), t_statistic, axis=1, vectorized=True, n_resamples=SHUFFLES, batch=1000,
+        alternative="greater", rng=np.random.default_rng(0),
+    )  # fmt: skip
+    largest = shuffled.null_distribution.max(axis=-1)
+    as_large = [(largest >= observed - 1e-9).sum() for observed in shuffled.statistic]
+    return [float((1 + count) / (1 + len(largest))) for count in as_large]

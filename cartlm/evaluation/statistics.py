@@ -59,18 +59,18 @@ def count_pairs(rights: Iterable[tuple[bool, bool]]) -> Pairs:
 
 
 def mcnemar(pairs: Pairs) -> float:
-    """The two-sided p-value of McNemar's exact test (McNemar 1947; statsmodels): are lost and won rows alike?"""
-    from statsmodels.stats.contingency_tables import mcnemar as test
+    """The two-sided p-value of McNemar's exact test (McNemar 1947; scipy): are lost and won rows alike?"""
+    from scipy.stats import binomtest
 
-    return float(test([[pairs.both, pairs.lost], [pairs.won, pairs.neither]], exact=True).pvalue)
+    discordant = pairs.lost + pairs.won
+    return float(binomtest(pairs.lost, discordant).pvalue) if discordant else 1.0
 
 
 def newcombe(pairs: Pairs) -> tuple[float, float]:
     """The 95 % interval of `pairs.difference`: Newcombe's square-and-add interval for paired shares.
 
     Method 10 of Newcombe, Statistics in Medicine 17 (1998) 2635-2650: the Wilson limits of both shares, joined
-    through their correlation phi, whose numerator is lessened by n / 2 where it is positive. Neither scipy nor
-    statsmodels has it. Raises ValueError without rows.
+    through their correlation phi, whose numerator is lessened by n / 2 where it is positive. scipy lacks it. Raises ValueError without rows.
     """
     low_1, high_1 = wilson(pairs.both + pairs.lost, pairs.n)
     low_2, high_2 = wilson(pairs.both + pairs.won, pairs.n)
@@ -95,7 +95,10 @@ def _phi(pairs: Pairs) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values, in their order, corrected for being several of one comparison (Holm 1979; statsmodels)."""
-    from statsmodels.stats.multitest import multipletests
-
-    return [float(p) for p in multipletests(p_values, alpha=ALPHA, method="holm")[1]] if p_values else []
+    """The p-values, in their order, corrected for being several of one comparison (Holm 1979)."""
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = highest
+    return adjusted

@@ -11,11 +11,11 @@ import pytest
 from markdown_it import MarkdownIt
 
 from cartlm.compare import comment
-from cartlm.compare.judge import Change, Comparison
+from cartlm.compare.comparison import Change, Comparison
 from cartlm.compare.load import ParamChange
-from cartlm.compare.markdown import cell, chart, words
+from cartlm.compare.markdown import inert, mermaid_chart, table_cell
 from cartlm.pipeline import stale
-from tests.component.compare import pull_request
+from tests.unit.compare import pull_request
 
 HOSTILE = [
     "a | b",
@@ -59,12 +59,12 @@ def rendered(text: str) -> tuple[str, str]:
 
 def test_the_committed_example_is_what_the_script_makes() -> None:
     made = pull_request.TARGET.read_text(encoding="utf-8")
-    assert made == pull_request.document(), "stale: python -m tests.component.compare.pull_request"
+    assert made == pull_request.document(), "stale: python -m tests.unit.compare.pull_request"
     assert "planted, none is measured" in made.split("---")[0]
 
 
 def test_the_example_shows_each_kind_of_change_on_each_target() -> None:
-    text = comment.comment(pull_request.comparison())
+    text = comment.format_comment(pull_request.comparison())
     assert text.startswith(comment.MARKER + "\n")
     heads = re.findall(r"^### (.*)$", text, flags=re.MULTILINE)
     assert heads == [
@@ -85,13 +85,13 @@ def test_the_example_shows_each_kind_of_change_on_each_target() -> None:
 
 
 def test_without_a_change_it_says_so() -> None:
-    text = comment.comment(Comparison("a", "b", []))
+    text = comment.format_comment(Comparison("a", "b", []))
     assert "no change" in text.splitlines()[1]
     assert "### Params\n\nNo change." in text
-    assert "Not asked: b is not what is checked out" in text
+    assert "Not asked: b is not checked out" in text
     assert "mermaid" not in text
     asked = stale.Report(3, {}, {}, "dvc repro")
-    assert "No stage of dvc.yaml is stale (3 asked)." in comment.comment(
+    assert "No stage of dvc.yaml is stale (3 asked)." in comment.format_comment(
         Comparison("a", "b", [], stale=asked)
     )
 
@@ -106,7 +106,7 @@ def test_no_value_of_a_fork_breaks_the_page_or_calls_anybody(bad: str) -> None:
     found = Comparison(
         "a", "b", [change, change], [ParamChange(bad, bad, bad, [bad])], [bad, f"cpu: {bad}"], stale=asked
     )
-    text = comment.comment(found)
+    text = comment.format_comment(found)
     page, seen = rendered(text)
     tags = re.findall(r"<!--.*?-->|</?[a-z][^>]*>", page)
     plain = re.compile(
@@ -134,21 +134,21 @@ def test_plain_values_stay_as_they_are() -> None:
         "\\n",
         "2e-05",
     ):
-        assert cell(value) == value
-        assert words(value) == value
-    assert (cell(None), cell("x" * 99)) == ("", "x" * 57 + "...")
-    assert cell("a|b") == "<code>a&#124;b</code>"
+        assert table_cell(value) == value
+        assert inert(value) == value
+    assert (table_cell(None), table_cell("x" * 99)) == ("", "x" * 57 + "...")
+    assert table_cell("a|b") == "<code>a&#124;b</code>"
 
 
 @pytest.mark.parametrize("many", ["params", "changes", "notes", "stages", "all"])
 def test_it_is_never_too_long_and_stays_whole(many: str) -> None:
     base = pull_request.comparison()
-    params = [ParamChange("params.yaml", f"key{i}", "|" * 70, "new" * 30) for i in range(3000)]
+    params = [ParamChange("params.yaml", f"key{i}", "|" * 70, "new" * 30) for i in range(500)]
     changes = [
-        replace(base.changes[0], variant=f"v{i}", why="why " * 60, verdict="worse") for i in range(3000)
+        replace(base.changes[0], variant=f"v{i}", why="why " * 60, verdict="worse") for i in range(1000)
     ]
-    notes = [f"note {i} " + "n" * 5000 for i in range(500)]
-    asked = stale.Report(9, {f"s{i}": [f"p{i}" * 500] for i in range(900)}, {}, "dvc repro")
+    notes = [f"note {i} " + "n" * 1000 for i in range(100)]
+    asked = stale.Report(9, {f"s{i}": [f"p{i}" * 100] for i in range(100)}, {}, "dvc repro")
     parts: dict[str, dict[str, Any]] = {
         "params": {"params": params},
         "changes": {"changes": changes},
@@ -156,7 +156,7 @@ def test_it_is_never_too_long_and_stays_whole(many: str) -> None:
         "stages": {"stale": asked},
     }
     parts["all"] = {name: value for part in parts.values() for name, value in part.items()}
-    text = comment.comment(planted(**parts[many]))
+    text = comment.format_comment(planted(**parts[many]))
     assert len(text) <= comment.LIMIT
     assert text.count("```") % 2 == 0
     assert text.count("<details>") == text.count("</details>")
@@ -170,8 +170,8 @@ def test_it_is_never_too_long_and_stays_whole(many: str) -> None:
 
 
 def test_a_comparison_of_two_commits_names_both_where_it_is_cut() -> None:
-    params = [ParamChange("params.yaml", f"key{i}", "old" * 30, "new" * 30) for i in range(3000)]
-    text = comment.comment(planted(params=params, new="01234567"))
+    params = [ParamChange("params.yaml", f"key{i}", "old" * 30, "new" * 30) for i in range(500)]
+    text = comment.format_comment(planted(params=params, new="01234567"))
     assert text.endswith("`cartlm compare 89abcdef 01234567 --all`\n")
 
 
@@ -190,7 +190,7 @@ def test_plots_show_what_both_sides_have_and_compares_in_the_order_of_params() -
         change("int8", 0.25, 0.125, target="t4", metric="kernel_torch.decode_tokens_per_s"),
         change("merged", 7.0, 8.0, target="h200", metric="gpu.decode_tokens_per_s"),
     ], variants=["f16", "q2_k"])  # fmt: skip
-    drawn = [block.text() for block in comment.plots(found)]
+    drawn = [block.render() for block in comment.chart_blocks(found)]
     assert len(drawn) == 3  # the legend, cpu and t4; one value is no chart
     assert '    x-axis ["f16", "q2_k"]\n' in drawn[1]
     assert "0 --> 44000\n    bar [20, 40000]\n    line [10, 30000]\n" in drawn[1]
@@ -200,10 +200,10 @@ def test_plots_show_what_both_sides_have_and_compares_in_the_order_of_params() -
 
 def test_a_chart_has_no_text_of_a_fork_and_no_number_that_mermaid_cannot_read() -> None:
     bad = 'a"]\n```\n<b>'
-    text = chart(
+    text = mermaid_chart(
         bad, bad, [(bad, 1e-7, 2e8), ("b", float("nan"), 1.0), ("c", float("inf"), 1.0), ("d", 1.0, 1.0)]
     )
     assert text.count("```") == 2
     assert len(text.splitlines()) == 8
     assert not re.search(r"\de[+-]?\d|nan|inf|<", text)
-    assert chart("t", "y", [("a", 0.0, 0.0), ("b", 0.0, 0.0)]) == ""
+    assert mermaid_chart("t", "y", [("a", 0.0, 0.0), ("b", 0.0, 0.0)]) == ""

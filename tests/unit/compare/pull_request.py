@@ -1,6 +1,6 @@
 """Writes docs/pull-request.md: the comment that `cartlm compare --comment` makes, of a change that is planted here.
 
-python -m tests.component.compare.pull_request
+python -m tests.unit.compare.pull_request
 """
 
 from __future__ import annotations
@@ -8,17 +8,19 @@ from __future__ import annotations
 from typing import Any
 
 from cartlm.compare import comment, judge
-from cartlm.compare.load import WORKSPACE, ParamChange, Side
+from cartlm.compare.comparison import Comparison
+from cartlm.compare.load import WORKSPACE, Side
 from cartlm.files import write_text
 from cartlm.metrics import Outcome
 from cartlm.pipeline import stale
 from tests import ROOT
+from tests.unit.compare.planted import measured
 
 TARGET = ROOT / "docs" / "pull-request.md"
 HEAD = """# What a pull request shows
 
 An example of the comment that `cartlm compare --comment BASE` makes. **Every number below is planted, none is measured**:
-`python -m tests.component.compare.pull_request` writes this file from numbers of its own, and a test fails where it is out of date.
+`python -m tests.unit.compare.pull_request` writes this file from numbers of its own, and a test fails where it is out of date.
 The planted change has another learning rate and leaves the importance matrix out of `q4_k_m`. One variant loses accuracy
 by more than chance explains and others by less; one is slower on the CPU and another is faster on a card; a stage is older
 than its code.
@@ -28,6 +30,15 @@ than its code.
 """
 ROWS = 1000
 VARIANTS = ("f16", "q8_0", "q4_k_m", "q2_k", "int4-g128")
+PARAMS = [
+    {
+        "finetune": {"learning_rate": rate},
+        "reference": {"f16": {}},
+        "gguf": {"q8_0": {}, "q4_k_m": {"imatrix": imatrix}, "q2_k": {}},
+        "gptq": {"int4-g128": {}},
+    }
+    for rate, imatrix in ((0.0002, True), (0.0004, False))
+]
 TOLERANCES = {
     "accuracy": 0.005, "speed": 0.15, "latency": 0.2, "load": 0.5, "memory": 0.05, "energy": 0.1, "size": 0.01,
 }  # fmt: skip
@@ -50,20 +61,15 @@ CARD = {  # of a card named t4: decoded tokens/s, VRAM in MiB, joules per query
 }
 
 
-def comparison() -> judge.Comparison:
+def comparison() -> Comparison:
     """The planted change, judged as a real one is."""
-    params = [
-        ParamChange("params.yaml", "finetune.learning_rate", 0.0002, 0.0004),
-        ParamChange("params.yaml", "gguf.q4_k_m.imatrix", True, False),
-    ]
-    asked = stale.Report(
+    report = stale.Report(
         29,
         {"bench-cpu": ["cartlm/bench/latency.py"]},
         {"gpu/dvc.yaml:bench-gpu": stale.Elsewhere(["metrics/bench/t4"], "0123abc", "2026-01-02")},
         "dvc repro",
     )
-    old, new = side("89abcdef", 0), side(WORKSPACE, 1)
-    return judge.compare(old, new, TOLERANCES, params, VARIANTS, asked)
+    return judge.compare_sides(side("89abcdef", 0), side(WORKSPACE, 1), TOLERANCES, report)
 
 
 def side(name: str, which: int) -> Side:
@@ -80,10 +86,13 @@ def side(name: str, which: int) -> Side:
     for variant, both in CPU.items():
         names = ("decode_tokens_per_s", "latency_ms_p50", "peak_rss_mib")
         metrics[f"metrics/bench/cpu/{variant}.json"] = bench("cpu", names, both[which], "a planted CPU x2")
-    for variant, (section, *both) in CARD.items():
+    for variant, (section, *of_card) in CARD.items():
         names = ("decode_tokens_per_s", "vram_run_used_mib", "energy_j_per_query")
-        metrics[f"metrics/bench/t4/{variant}.json"] = bench(section, names, both[which], "a planted T4")
-    return Side(name, metrics, outcomes, dict.fromkeys(VARIANTS, "the same rows"))
+        metrics[f"metrics/bench/t4/{variant}.json"] = bench(section, names, of_card[which], "a planted T4")
+    rows_of = dict.fromkeys(VARIANTS, "the same rows")
+    return measured(
+        metrics, name, n=10, outcomes=outcomes, rows=rows_of, params={"params.yaml": PARAMS[which]}
+    )
 
 
 def rows(exact: int, lost: int, won: int, which: int) -> list[Outcome]:
@@ -102,7 +111,7 @@ def bench(section: str, names: tuple[str, ...], values: tuple[float, ...], machi
 
 
 def document() -> str:
-    return HEAD + comment.comment(comparison())
+    return HEAD + comment.format_comment(comparison())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,90 @@
+"""The result of comparing two commits."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from cartlm.compare.load import ParamChange
+from cartlm.evaluation.paired import Difference
+from cartlm.pipeline import stale
+
+Verdict = Literal["worse", "better", "not comparable", "removed", "added", "no change"]
+ORDER: tuple[Verdict, ...] = ("worse", "better", "not comparable", "removed", "added", "no change")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One metric of one variant on both sides; None is what one side lacks."""
+
+    target: str  # `accuracy`, `models`, or a folder under metrics/bench/
+    variant: str
+    metric: str
+    kind: str
+    old: float | None
+    new: float | None
+    change: (
+        float | None
+    )  # of shares the difference, else relative; of timings relative to the reference model too
+    verdict: Verdict
+    why: str
+    paired: Difference | None = None
+    reference: float | None = None  # what the same timing of the reference model did
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that `cartlm compare` shows."""
+
+    old: str
+    new: str
+    changes: list[Change]  # accuracy first, then by target; in each, what became worse first
+    params: list[ParamChange] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    against_f16: list[Difference] = field(default_factory=list)  # the quantized variants of the new side
+    variants: list[str] = field(default_factory=list)  # in the order of params.yaml
+    stale: stale.Report | None = None  # of the new side, if it is checked out
+    lost: list[Change] = field(default_factory=list)  # removed without an explanation
+
+    @property
+    def regression(self) -> bool:
+        """Whether anything became worse, or a number is gone that could show it."""
+        return bool(self.having("worse") or self.lost)
+
+    def having(self, verdict: Verdict) -> list[Change]:
+        return [change for change in self.changes if change.verdict == verdict]
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as plain values for a JSON file."""
+    return {
+        "old": comparison.old,
+        "new": comparison.new,
+        "worse": len(comparison.having("worse")),
+        "lost": len(comparison.lost),
+        "better": len(comparison.having("better")),
+        "notes": comparison.notes,
+        "params": [
+            {name: _finite(value) for name, value in vars(change).items()} for change in comparison.params
+        ],
+        "changes": [
+            {**vars(change), "paired": _difference(change.paired) if change.paired else None}
+            for change in comparison.changes
+        ],
+        "stale": stale.as_json(comparison.stale) if comparison.stale else None,
+        "variants_against_f16": [_difference(each) for each in comparison.against_f16],
+    }
+
+
+def _finite(value: Any) -> Any:
+    """A param as JSON has it: the infinities and NaN of YAML as text."""
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _difference(each: Difference) -> dict[str, Any]:
+    pairs = each.pairs
+    counts = {"n": pairs.n, "difference": pairs.difference, "lost": pairs.lost, "won": pairs.won}
+    return {name: value for name, value in vars(each).items() if name != "pairs"} | counts
