@@ -2,12 +2,14 @@
 
 python -m tests.benchmarks.check_compare --times 20
 
-In a clone of the committed state, bench-cpu is measured and committed. Then the same commit is measured again and
-again, each time as the workspace: none of these may be a change, and a table says how far each kind of metric went
-beside its tolerance. Then a loss of 3 points of exact match and a
-slow-down by 30 % are planted in one variant, and both must be flagged. Exit code 1 otherwise. Needs the models and
-data of this checkout (make repro); takes the time of `make bench` once more than --times. The measurements stay in
-runs/check-compare/; --judge judges them again, by the tolerances that stand in params.yaml then, without measuring.
+bench-cpu is measured once more than --times, in a clone of HEAD with this checkout's models and data, by its params but
+without the server's and llama-bench's rounds, which are not judged. The first is compared with each other one: none may
+be a change, neither as measured nor with every model and all code marked as changed in dvc.lock. Then a loss of 3 points
+of exact match and a slow-down by 30 % are planted in one variant of the last: both must be found, in no other variant.
+Exit code 1 otherwise.
+
+The measurements are kept in runs/check-compare/: a stopped run goes on where it was, as long as HEAD and the params are
+the same; --judge measures nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +19,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -24,148 +30,157 @@ import click
 import numpy as np
 import yaml
 
-from cartlm import command as stage
-from cartlm import metrics as results
-from cartlm import params
+from cartlm import command
+from cartlm.compare.comparison import Change
+from cartlm.compare.judge import compare_sides
+from cartlm.compare.load import Side, flatten, load_side
+from cartlm.compare.timings import parse_rounds
+from cartlm.compare.tolerances import tolerances_of
 from cartlm.errors import UserError
-from cartlm.evaluation.statistics import wilson
+from cartlm.files import write_text
+from cartlm.metrics import Outcome
 from tests import ROOT
 
-NEEDED = ("models", "data")  # made by the graph, not in git
-CHANGED = ("worse", "better")
 TRIES = 3
-LOSS = 0.03
-SLOWER = 0.7
+LOSS, SLOWER = 0.03, 0.7
 KEPT = ROOT / "runs/check-compare"
-QUICK = {
-    "rounds": 2,
-    "queries": 2,
-    "served_rounds": 0,
-    "served_queries": 1,
-    "harness_rounds": 0,
-    "threads": 1,
-    "max_spread": 99.0,
-}
+NOT_JUDGED = {"served_rounds": 0, "harness_rounds": 0}
+QUICK = {"rounds": 4, "queries": 2, "served_queries": 1, "threads": 1, "max_spread": 99.0}
 
 
-@stage.command
-@click.option("--times", type=click.IntRange(min=0), default=20)
+@command.command
+@click.option("--times", type=click.IntRange(min=1), default=20)
 @click.option("--variant", default="q4_k_m", help="The one in which loss and slow-down are planted.")
 @click.option(
     "--quick", is_flag=True, help="Few rounds and queries, to try this script: too noisy to judge by."
 )
-@click.option("--judge", is_flag=True, help="Measure nothing: judge what lies in runs/check-compare/.")
+@click.option("--judge", is_flag=True, help="Measure nothing: judge what is in runs/check-compare/.")
 def main(times: int, variant: str, quick: bool, judge: bool) -> int:
-    """Print `no change in K of N`, and whether the planted loss and slow-down are flagged."""
-    for name in () if judge else (f"models/{variant}/model.gguf", "data/test.jsonl"):
+    """Print `no change in K of N`, and whether the planted loss and slow-down are found."""
+    refused = 0 if judge else measure_all(times + 1, variant, quick)
+    kept = [KEPT / str(number) for number in range(times + 1) if (KEPT / str(number)).is_dir()]
+    if len(kept) < 2:
+        raise UserError(f"{KEPT.relative_to(ROOT)} holds no two measurements", "make check-compare")
+    head = load_side(ROOT, None)
+    tolerances, _ = tolerances_of(head)
+    first, *others = [measured_side(head, folder) for folder in kept]
+    changes: list[Change] = []
+    unchanged = 0
+    for other in others:
+        alarms = compare_sides(first, other, tolerances).changes
+        marked = compare_sides(first, mark_all_changed(other), tolerances).changes
+        unchanged += not show_changed(alarms, other.name) and not show_changed(
+            marked, f"{other.name}, all marked"
+        )
+        changes += alarms
+    print(noise_table(changes, tolerances))
+    print(f"no change in {unchanged} of {len(others)}; {refused} measurements were refused and done again")
+    passed = unchanged == len(others)
+    for what, plant in (("a loss of 3 points", plant_loss), ("a slow-down by 30 %", plant_slow_down)):
+        planted = [mark_all_changed(plant(other, variant)) for other in others]
+        found = [is_found(compare_sides(first, side, tolerances).changes, variant) for side in planted]
+        passed = passed and found[-1]
+        times_found = f"found in {sum(found)} of {len(found)} measurements, in no other variant"
+        print(f"{what} in {variant} is {'found' if found[-1] else 'NOT found'} in the last; {times_found}")
+    pairs = list(combinations(others, 2))
+    quiet = sum(
+        not show_changed(compare_sides(*pair, tolerances).changes, f"{pair[0].name}, {pair[1].name}")
+        for pair in pairs
+    )
+    print(f"for information, all others with each other: no change in {quiet} of {len(pairs)}")
+    return 0 if passed else 1
+
+
+def measure_all(count: int, variant: str, quick: bool) -> int:
+    """Measure what is not kept yet; returns how many measurements were refused as too unsteady, and done again."""
+    for name in (f"models/{variant}/model.gguf", "data/test.jsonl"):
         if not (ROOT / name).exists():
             raise UserError(f"{name} is missing", "make repro")
-    if judge and not (KEPT / "0").exists():
-        raise UserError(f"{KEPT.relative_to(ROOT)} holds no measurements", "make check-compare")
+    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    values["bench_cpu"] |= NOT_JUDGED | (QUICK if quick else {})
+    commit = run(ROOT, "git", "rev-parse", "HEAD").strip()
+    session = json.dumps({"commit": commit, "bench_cpu": values["bench_cpu"]})
+    path = KEPT / "session.json"
+    if not path.exists() or path.read_text(encoding="utf-8") != session:
+        shutil.rmtree(KEPT, ignore_errors=True)
+        write_text(path, session)
+    refused = 0
     with tempfile.TemporaryDirectory() as folder:
-        repo = clone(Path(folder) / "repo", quick, judge)
-        seen: list[dict[str, Any]] = []
-        refused: list[int] = []
-        unchanged = sum(repetition(repo, i + 1, seen, refused, judge) for i in range(times))
-        print(noise(seen, params.load(repo / "params.yaml").compare.model_dump()))
-        again = f"; {len(refused)} measurements were refused and done again" if refused else ""
-        print(f"no change in {unchanged} of {times}{again}", flush=True)
-        last = KEPT / str(
-            times
-        )  # all that was measured moved a little, as in a pull request that measures again
-        loss = flagged(
-            repo, "a loss of 3 points", plant_loss, variant, ("accuracy", "free.exact_match"), last
-        )
-        slow = flagged(
-            repo, "a slow-down by 30 %", plant_slow_down, variant, ("cpu", "decode_tokens_per_s"), last
-        )
-    return 0 if unchanged == times and loss and slow else 1
+        clone = Path(folder) / "repo"
+        run(ROOT, "git", "clone", "-q", str(ROOT), str(clone))
+        (clone / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+        for name in ("models", "data"):  # made by the graph, not in git
+            (clone / name).symlink_to(ROOT / name)
+        for number in range(count):
+            if not (KEPT / str(number)).exists():
+                refused += measure(clone, number)
+    return refused
 
 
-def clone(repo: Path, quick: bool, judge: bool) -> Path:
-    """The committed state with this checkout's models and data, and a first measurement, committed."""
-    run(ROOT, "git", "clone", "-q", str(ROOT), str(repo))
-    shutil.copy(ROOT / "params.yaml", repo)
-    for name in NEEDED:
-        (repo / name).symlink_to(ROOT / name)
-    if quick:
-        path = repo / "params.yaml"
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        values["bench_cpu"] |= {name: value for name, value in QUICK.items() if name in values["bench_cpu"]}
-        path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-    stage.progress("measuring what all repetitions are compared with")
-    measure(repo, 0, judge)
-    run(repo, "git", "add", "metrics", "params.yaml")
-    who = ("-c", "user.name=check", "-c", "user.email=check@example.invalid")
-    run(repo, "git", *who, "commit", "-q", "--allow-empty", "-m", "measured here")
-    return repo
-
-
-def measure(repo: Path, number: int, judge: bool) -> None:
-    """Run bench-cpu in the clone, from nothing, and keep what it gave; with `judge` take what was kept."""
-    kept, made = KEPT / str(number), repo / "metrics/bench/cpu"
-    if judge:
-        if not kept.exists():
-            raise UserError(f"there is no {kept.relative_to(ROOT)}", "make check-compare")
-        shutil.copytree(kept, made, dirs_exist_ok=True)
-        return
-    shutil.rmtree(kept, ignore_errors=True)
-    shutil.rmtree(repo / "runs", ignore_errors=True)
-    run(repo, sys.executable, "-m", "stages.bench_cpu")
-    shutil.copytree(made, kept)
-
-
-def repetition(repo: Path, number: int, seen: list[dict[str, Any]], refused: list[int], judge: bool) -> bool:
-    """Measure once more; True if that compares as no change. What was judged of it is added to `seen`.
-
-    A measurement that is refused, as its rounds lie too far apart, is told and done again, as its message says;
-    after TRIES the repetition has failed.
-    """
-    for _ in range(1 if judge else TRIES):
+def measure(clone: Path, number: int) -> int:
+    """Run bench-cpu from nothing and keep what it wrote; a refused measurement is done again, as its message says."""
+    began = time.monotonic()
+    for refused in range(TRIES):
+        shutil.rmtree(clone / "runs/bench", ignore_errors=True)
         try:
-            measure(repo, number, judge)
-            break
+            run(clone, sys.executable, "-m", "stages.bench_cpu")
         except UserError as error:
-            if "max_spread" not in error.message:  # nothing that another try mends
+            if "max_spread" not in error.message or refused == TRIES - 1:
                 raise
-            print(f"{number}: not measured: {error.message}", flush=True)
-            refused.append(number)
-    else:
-        return False
-    judged, notes = compared(repo)
-    seen += judged
-    for note in notes:
-        print(f"{number}: {note}", flush=True)
-    changed = [each for each in judged if each["verdict"] in CHANGED]
-    for each in changed:
+            command.progress(f"{number}: not measured: {error.message}")
+            continue
+        shutil.rmtree(KEPT / "new", ignore_errors=True)
+        shutil.copytree(clone / "metrics/bench/cpu", KEPT / "new")
+        (KEPT / "new").rename(KEPT / str(number))
+        command.progress(f"{number}: measured in {time.monotonic() - began:.0f} s")
+        return refused
+    return TRIES
+
+
+def measured_side(head: Side, folder: Path) -> Side:
+    """The checkout's metrics with the benchmark of a kept measurement."""
+    metrics = {file: values for file, values in head.metrics.items() if "/bench/" not in file}
+    for path in sorted(folder.glob("*.json")):
+        metrics[f"metrics/bench/cpu/{path.name}"] = flatten(json.loads(path.read_text(encoding="utf-8")))
+    rounds = parse_rounds((folder / "rounds.csv").read_text(encoding="utf-8"), f"{folder}/rounds.csv", "")
+    return replace(head, name=folder.name, metrics=metrics, rounds={"cpu": rounds})
+
+
+def mark_all_changed(side: Side) -> Side:
+    """As if every input of every stage, code and models, were another one."""
+    stages = {}
+    for name, stage in side.stages.items():
+        hashes = {path: md5 if path.startswith("data/") else f"{md5}x" for path, md5 in stage.hashes.items()}
+        stages[name] = replace(
+            stage, hashes=hashes, made={path: f"{md5}x" for path, md5 in stage.made.items()}
+        )
+    return replace(side, stages=stages)
+
+
+def show_changed(changes: Iterable[Change], where: str) -> bool:
+    """Print what was judged worse or better; whether anything was."""
+    alarms = [change for change in changes if change.verdict in ("worse", "better")]
+    for each in alarms:
         print(
-            f"{number}: {each['variant']} {each['metric']} {each['verdict']}: {each['old']} -> {each['new']}",
+            f"{where}: {each.variant} {each.metric} {each.verdict}: {each.old} -> {each.new}, {each.why}",
             flush=True,
         )
-    print(f"{number}: {'a change' if changed else 'no change'}", flush=True)
-    return not changed
+    return bool(alarms)
 
 
-def compared(repo: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """What `cartlm compare HEAD` judges in the workspace of the clone, and its notes."""
-    command = [sys.executable, "-m", "cartlm.cli", "compare", "HEAD", "--json"]
-    done = subprocess.run(command, cwd=repo, capture_output=True, text=True)
-    if done.returncode not in (0, 1):
-        raise UserError(f"compare failed: {done.stderr.strip()}", "cartlm compare HEAD")
-    told: dict[str, Any] = json.loads(done.stdout)
-    found: list[dict[str, Any]] = told["changes"]
-    worse = any(each["verdict"] == "worse" for each in found)
-    if (worse or told["lost"] > 0) != (done.returncode == 1):
-        raise UserError(f"compare ended with {done.returncode}, worse is {worse}", "cartlm compare HEAD")
-    return found, told["notes"]
+def is_found(changes: Iterable[Change], variant: str) -> bool:
+    """Whether the variant, and no other, became worse."""
+    return {(each.variant, each.verdict) for each in changes if each.verdict in ("worse", "better")} == {
+        (variant, "worse")
+    }
 
 
-def noise(seen: list[dict[str, Any]], tolerances: dict[str, float]) -> str:
-    """A table: how far the metrics of each kind went from one measurement to another, and how far they may."""
+def noise_table(changes: Iterable[Change], tolerances: dict[str, float]) -> str:
+    """How far the metrics of each kind moved from one measurement to another, and how far they may."""
     sizes: dict[str, list[float]] = {}
-    for each in seen:
-        if each["target"] == "cpu" and each["change"] is not None:
-            sizes.setdefault(each["kind"], []).append(abs(each["change"]))
+    for each in changes:
+        if each.target == "cpu" and each.change is not None:
+            sizes.setdefault(each.kind, []).append(abs(each.change))
     lines = ["| kind | compared | median change | 99th percentile | largest | tolerance |"]
     lines.append("|---|---:|---:|---:|---:|---:|")
     for kind, found in sorted(sizes.items()):
@@ -174,58 +189,45 @@ def noise(seen: list[dict[str, Any]], tolerances: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def flagged(repo: Path, what: str, plant: Any, variant: str, expected: tuple[str, str], last: Path) -> bool:
-    """Plant a change in the last measurement, or the committed one; True if it is found, and nothing in another variant."""
-    run(repo, "git", "checkout", "-q", "--", "metrics")
-    if last.exists():
-        shutil.copytree(last, repo / "metrics/bench/cpu", dirs_exist_ok=True)
-    plant(repo / "metrics", variant)
-    found = [each for each in compared(repo)[0] if each["verdict"] in CHANGED]
-    hit = any(
-        (each["target"], each["metric"], each["verdict"]) == (*expected, "worse") for each in found
-    ) and all(each["variant"] == variant for each in found)
-    print(f"{what} in {variant} is {'flagged' if hit else 'NOT flagged, or not alone'}", flush=True)
-    return hit
-
-
-def plant_loss(metrics: Path, variant: str) -> None:
+def plant_loss(side: Side, variant: str) -> Side:
     """Turn exact rows into wrong ones: 3 % of all rows, evenly spread."""
-    outcomes = results.read_outcomes(metrics / "outcomes" / f"{variant}.csv")
+    outcomes = list(side.outcomes[variant])
     exact = [i for i, each in enumerate(outcomes) if each.outcome == "exact"]
-    lost = max(1, round(LOSS * len(outcomes)))
-    if lost > len(exact):
-        raise UserError(f"{variant} has only {len(exact)} exact rows", "name another --variant")
-    for i in (exact[at] for at in np.linspace(0, len(exact) - 1, lost).round().astype(int)):
-        outcomes[i] = results.Outcome(outcomes[i].id, "wrong", "0" * 12)
-    results.write_outcomes(metrics / "outcomes" / f"{variant}.csv", outcomes)
-    path = metrics / "eval" / f"{variant}.json"
-    values = results.read_metrics(path)
-    n, left = len(outcomes), len(exact) - lost
-    low, high = wilson(left, n)
-    values["free"] |= {"exact_match": left / n, "exact_match_low": low, "exact_match_high": high}
-    results.write_metrics(path, values)
+    lost = round(LOSS * len(outcomes))
+    for at in np.linspace(0, len(exact) - 1, lost).round().astype(int):
+        i = exact[at]
+        outcomes[i] = Outcome(outcomes[i].id, "wrong", "0" * 12)
+    file = f"metrics/eval/{variant}.json"
+    values: dict[str, Any] = side.metrics[file] | {"free.exact_match": (len(exact) - lost) / len(outcomes)}
+    return replace(side, outcomes=side.outcomes | {variant: outcomes}, metrics=side.metrics | {file: values})
 
 
-def plant_slow_down(metrics: Path, variant: str) -> None:
-    """Scale all speeds of the variant to 70 %, and its latencies to match."""
-    path = metrics / "bench" / "cpu" / f"{variant}.json"
-    values = results.read_metrics(path)
-    for section in values.values():
-        for name, value in section.items() if isinstance(section, dict) else ():
-            if "_per_s" in name and "llama_bench" not in name:
-                section[name] = value * SLOWER
-            elif "_ms_" in name:
-                section[name] = value / SLOWER
-    results.write_metrics(path, values)
+def plant_slow_down(side: Side, variant: str) -> Side:
+    """Scale the variant's speeds to 70 %, and its latencies to match."""
+
+    def slower(key: str, value: Any) -> Any:
+        if "_per_s" in key and "llama_bench" not in key:
+            return value * SLOWER
+        return value / SLOWER if "_ms_" in key else value
+
+    file = f"metrics/bench/cpu/{variant}.json"
+    values = {key: slower(key, value) for key, value in side.metrics[file].items()}
+    rounds = {
+        (name, key): {
+            number: slower(key, value) if name == variant else value for number, value in measured.items()
+        }
+        for (name, key), measured in side.rounds["cpu"].items()
+    }
+    return replace(side, metrics=side.metrics | {file: values}, rounds={"cpu": rounds})
 
 
-def run(folder: Path, *command: str) -> None:
-    """Run a command; raises UserError with its last line where it fails."""
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+def run(folder: Path, *arguments: str) -> str:
+    """Run a command; raises UserError with its last line if it fails."""
+    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True)
     if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        words = " ".join(command[1:4])
-        raise UserError(f"{words} failed: {said[-1] if said else done.returncode}", "see the line before")
+        lines = (done.stderr or done.stdout).strip().splitlines() or [str(done.returncode)]
+        raise UserError(f"{' '.join(arguments[1:4])} failed: {lines[-1]}", "see the line before")
+    return done.stdout
 
 
 if __name__ == "__main__":
