@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from cartlm.data import labels, roles, sampling
+from cartlm.data import records, roles, sampling
 from cartlm.data.config import Data
 from cartlm.errors import UserError
 
@@ -21,7 +21,7 @@ def splits(params: Data) -> sampling.Drawn:
         database.row_factory = sqlite3.Row
         for number, record in enumerate(database.execute(QUERY), start=1):
             try:
-                rows.append(labels.as_row(f"order-{number:05d}", dict(record), params.languages))
+                rows.append(records.as_row(f"order-{number:05d}", dict(record), params.languages))
             except ValueError as error:
                 raise UserError(f"{params.path}, row {number}: {error}", "correct that row") from None
-    return sampling.splits({roles.TRAIN: rows}, params, params.path)
+    return sampling.draw_splits({roles.TRAIN: rows}, params, params.path)
