@@ -197,7 +197,7 @@ def repository(root: Path) -> Finding:
 
 
 def remote(root: Path) -> Finding:
-    cost = "each clone makes all models itself; see Across machines in README.md"
+    cost = "each clone makes all models itself; see docs/guide/machines.md"
     if shutil.which("git") is None:
         return Finding("git", cost="no repository, no comparison", command="apt-get install git", needed=True)
     config = configparser.ConfigParser(interpolation=None, strict=False)
