@@ -34,7 +34,7 @@ class Page:
         lines = [
             line for block in self.blocks("bash", "") for line in block.replace("\\\n", " ").splitlines()
         ]
-        lines = [part for line in lines for part in re.split(r"&&|;", line)] + self.code()
+        lines = [part for line in [*lines, *self.code()] for part in re.split(r"&&|;", line)]
         return [re.sub(r"\s+#.*|^\$ | < .*", "", line.strip()).strip() for line in lines]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,16 @@ def test_make_targets_exist() -> None:
 def test_the_documents_name_most_targets_of_make_help() -> None:
     listed = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     assert len(listed & {line.split()[1] for _, line in named(r"make [a-z]")}) > len(listed) / 2
+
+
+@pytest.mark.parametrize("line", sorted({line for _, line in named(r"make [a-z]")}))
+def test_make_expands_each_command(line: str) -> None:
+    """With the variables given; -n runs nothing. REV, as a checkout may have no main."""
+    words = shlex.split(line)
+    base = [] if "REV=" in line else ["REV=HEAD"]
+    done = subprocess.run([*words, "-n", *base], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
 
 
 def parsed(arguments: list[str]) -> click.Context:

@@ -12,7 +12,6 @@ import pytest
 
 from tests import ROOT
 
-
 pytestmark = pytest.mark.xdist_group("site")  # built once
 
 
