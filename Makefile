@@ -97,7 +97,7 @@ lint: setup ## ruff, mypy, and the direction of imports
 	@lint-imports
 
 docs: $(if $(CARTLM_IMAGE),,$(STAMP)) ## the documentation, built strictly into build/site
-	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 	@echo "build/site is ready; to read and search it: python3 -m http.server --directory build/site"
 
 bench-gpu: setup ## the same on this machine's CUDA card

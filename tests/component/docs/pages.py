@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tests import ROOT
 
 GENERATED = {"docs/data.md", "docs/paper.md", "docs/results.md", "docs/pull-request.md"}
-_FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", flags=re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"^( *)``` *([^\n]*)\n(.*?)^\1```", flags=re.DOTALL | re.MULTILINE)
 
 
 @dataclass(frozen=True)
