@@ -130,8 +130,8 @@ def ignored(folder: str, names: list[str]) -> set[str]:
 
 
 def toy_params() -> dict[str, Any]:
-    """The offline preset with few rows, steps and variants."""
-    values = yaml.safe_load((ROOT / "presets" / "offline.yaml").read_text(encoding="utf-8"))
+    """params.yaml with few rows, steps and variants."""
+    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     for section, changes in TOY.items():
         values[section] = changes if section in ("gguf", "gptq") else {**values[section], **changes}
     values["data"]["gates"] = GATES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -68,12 +69,19 @@ def test_what_every_image_promises(target: str) -> None:
 def test_llama_cpp_is_built_with_the_files_that_check_it(target: str) -> None:
     """tests/component/system/test_llama_cpp_check.py runs the script with no more than these files."""
     stage = DOCKERFILES[target].partition(" AS llama-cpp\n")[2].partition("\nFROM ")[0]
-    build = stage.index("RUN CARTLM_CACHE=/build/cache /build/docker/llama_cpp.sh --portable")
-    for copied in (
-        "COPY docker/llama_cpp.sh /build/docker/\n",
-        "COPY cartlm/system/llama_cpp_probe.py cartlm/system/llama_cpp_check.py /build/cartlm/\n",
-    ):
-        assert copied in stage[:build]
+    copied, _, build = stage.partition("RUN ")
+    assert "/build/docker/llama_cpp.sh --portable" in build
+    files = [
+        f"{line.split()[-1]}{Path(name).name}"
+        for line in copied.splitlines()
+        if line.startswith("COPY ")
+        for name in line.split()[1:-1]
+    ]
+    script = (ROOT / "docker/llama_cpp.sh").read_text(encoding="utf-8")
+    check = re.search(r'^check=.*/\.\." && pwd\)/(\S+)"$', script, flags=re.MULTILINE)
+    assert check
+    probe = Path(check[1]).with_name("llama_cpp_probe.py")
+    assert set(files) == {"/build/docker/llama_cpp.sh", f"/build/{check[1]}", f"/build/{probe}"}
 
 
 @pytest.mark.parametrize("target", DOCKERFILES)
