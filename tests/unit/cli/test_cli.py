@@ -267,7 +267,7 @@ def test_prune_forgets_variants_that_are_gone(cartlm: Run, repo: Path) -> None:
     left = {path.relative_to(repo / "metrics").as_posix() for path in (repo / "metrics").rglob("*.*")}
     assert left == {"eval/q8_0.json", "bench/cpu/machine.json"}
     assert (repo / "models/gone").is_dir()  # without its hash in dvc.lock
-    assert "stays, models/gone" in done.stderr
+    assert "models/gone" in done.stderr
     assert cartlm("prune").stdout == "nothing to remove\n"
 
 
