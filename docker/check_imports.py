@@ -1,4 +1,4 @@
-"""Import what the image is made of, and print the versions; a card is not needed.
+"""Import the packages of an image and print their versions; needs no card.
 
 python docker/check_imports.py
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from importlib import import_module, metadata
 
-os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # it does not import on two cores otherwise
+os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # gptqmodel does not import on two cores without it
 
 PACKAGES = {
     "torch": "torch",
@@ -24,7 +24,7 @@ PACKAGES = {
 
 
 def main() -> None:
-    """Stops with the traceback of the first that fails."""
+    """Print a version a line; the first failure ends it with its traceback."""
     for module, package in PACKAGES.items():
         import_module(module)
         print(f"{module} {metadata.version(package)}", flush=True)

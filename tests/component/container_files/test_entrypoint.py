@@ -140,7 +140,7 @@ def test_a_file_of_another_user_is_no_hindrance(repo: Path) -> None:
     """Only for reading, as where another user's container made it."""
     left = leave_lock(repo)
     (repo / ".dvc/tmp/cartlm-containers").touch(0o444)
-    assert "cannot be looked at" not in enter(repo, "true").stderr
+    assert "cannot be read" not in enter(repo, "true").stderr
     assert not held(left)
 
 
