@@ -18,24 +18,24 @@ TARGET, LOG = Path("models/base"), Path("runs/base.log")
 def main() -> None:
     """Write models/base: weights as they are, tokenizer and configs with one pad, bos and eos."""
     settings = command.params()
-    given = settings.base
-    later = base.Later(  # gguf and gptq are not tracked: a new variant must not start the graph anew
+    origin = settings.base
+    later = base.LaterStages(  # gguf and gptq are not tracked: a new variant must not start the graph anew
         separator=settings.prompt.separator,
         max_tokens=settings.prompt.max_tokens,
-        merged=settings.merge.dtype,
+        merge_dtype=settings.merge.dtype,
         gptq_bits={name: one.bits for name, one in settings.gptq.items()},
         imatrix=any(one.imatrix for one in settings.gguf.values()),
         languages=settings.data.languages,
         log=LOG,
     )
-    made = base.make(given.source, given.path, given.revision, settings.prompt.pad_token, TARGET, later)
+    made = base.make(origin.source, origin.path, origin.revision, settings.prompt.pad_token, TARGET, later)
     if made.left_out:
         command.progress(
-            f"{given.path}: left out {', '.join(made.left_out)}; the weights are {', '.join(made.files)}"
+            f"{origin.path}: left out {', '.join(made.left_out)}; the weights are {', '.join(made.files)}"
         )
     if not made.asked_llama_cpp:
         command.progress(
-            "llama.cpp is not here: whether it takes the tokenizer shows at convert-gguf (make setup)"
+            "llama.cpp is not installed (make setup): convert-gguf will check whether it takes the tokenizer"
         )
     command.done(asdict(made))
 

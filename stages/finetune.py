@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import asdict
 from pathlib import Path
 
 from cartlm import command
@@ -20,13 +21,13 @@ TRAIN, VALIDATION, CURVE = (
     Path("data/validation.jsonl"),
     Path("metrics/finetune.csv"),
 )
-# No dependencies: nothing of them is learned, a row in them that a later stage cannot read only stops it here.
+# Not dependencies of the stage: they are only checked, so that a row that a later stage cannot read is found here.
 OTHERS = (Path("data/calibration.jsonl"), Path("data/test.jsonl"), Path("data/published.jsonl"))
 COLUMNS = ("step", "epoch", "loss", "learning_rate", "eval_loss")
 
 
 def curve(history: list[dict[str, float]]) -> str:
-    """CSV with one line a logged step, for dvc plots; what was not measured at a step is empty."""
+    """CSV with one line for each logged step, for dvc plots; a value that was not measured is empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -49,11 +50,11 @@ def main() -> None:
     command.imported()
     torch.set_num_threads(cpu_limits.threads())
     job = qlora.Job(BASE, BASE.as_posix(), TRAIN, VALIDATION, settings.finetune, settings.prompt, OTHERS)
-    made = qlora.finetune(job, RUNS, ADAPTER)
-    if made is None:
+    result = qlora.finetune(job, RUNS, ADAPTER)
+    if result is None:
         return
-    write_text(CURVE, curve(made.history))
-    command.done(qlora.as_plain(made))
+    write_text(CURVE, curve(result.history))
+    command.done({name: value for name, value in asdict(result).items() if name != "history"})
 
 
 if __name__ == "__main__":

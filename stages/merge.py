@@ -32,20 +32,20 @@ def main() -> None:
     from cartlm.training import merge
 
     torch.set_num_threads(cpu_limits.threads())
-    trained = merge.record(ADAPTER)
+    trained = merge.training_record(ADAPTER)
     rows = row_files.read(VALIDATION)[: settings.merge.check_rows]
     builder = from_transformers(load_tokenizer(BASE), settings.prompt.separator)
     made = merge.merge(BASE, ADAPTER, settings.merge.dtype, settings.merge.onto, MERGED)
     command.progress(f"merged; comparing the answers to {len(rows)} validation rows")
-    alike, engine = merge.compare(
+    agreement, engine = merge.compare(
         BASE, ADAPTER, MERGED, [builder.prompt_ids(row.prompt) for row in rows],
         quantization=settings.finetune.quantization, compute_dtype=settings.finetune.compute_dtype,
         max_new_tokens=settings.eval.max_new_tokens, batch_size=settings.eval.batch_size,
     )  # fmt: skip
     size_mib = made.size_bytes / MIB
     sections = {
-        "agreement": alike.share,
-        "n": alike.n,
+        "agreement": agreement.share,
+        "n": agreement.n,
         "onto": settings.merge.onto,
         "dtype": settings.merge.dtype,
         "size_mib": size_mib,
@@ -57,13 +57,14 @@ def main() -> None:
     }
     write_metrics(METRICS, sections)
     differ = [
-        {"id": rows[one.index].id, "adapter": one.first, "merged": one.second} for one in alike.divergences
+        {"id": rows[one.index].id, "adapter": one.first, "merged": one.second}
+        for one in agreement.divergences
     ]
     write_text(RAW, json.dumps(differ, indent=2, ensure_ascii=False) + "\n")
     merge.require_agreement(
-        alike, settings.merge.min_agreement, settings.merge.onto, settings.finetune.quantization
+        agreement, settings.merge.min_agreement, settings.merge.onto, settings.finetune.quantization
     )
-    command.done({"agreement": round(alike.share, 4), "n": alike.n, "size_mib": round(size_mib, 2)})
+    command.done({"agreement": round(agreement.share, 4), "n": agreement.n, "size_mib": round(size_mib, 2)})
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Folders of models: the one set of weights in it, its tokenizer, and replacing one as a whole."""
+"""Model folders in hub layout: their one set of weights, their tokenizer, and which files are copied."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ TOKENIZER = (
 )  # fmt: skip
 """Names of the files that are read; a folder's other files (code, pickles, cards) are never copied."""
 HINT = "set base.path in params.yaml to a Llama model in hub layout with safetensors"
+WIDTHS = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
 
 
 @dataclass(frozen=True)
@@ -31,15 +33,19 @@ class Tensor:
     file: str
     dtype: str
     shape: tuple[int, ...]
-    bytes: int
+
+    @property
+    def parameters(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        return self.parameters * WIDTHS.get(self.dtype, 1)
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The one set of weights of a folder: its files, the index among them, and all their tensors by name.
-
-    `left_out` names the other weights beside it.
-    """
+    """The one set of weights of a folder: its files with the index, its tensors by name, and the other weight files."""
 
     files: tuple[str, ...]
     tensors: dict[str, Tensor]
@@ -49,56 +55,49 @@ class Weights:
 def weights(folder: Path) -> Weights:
     """The weights of `folder`, as they are checked, copied and loaded. Raises UserError unless they are one whole set.
 
-    An index comes first, then model.safetensors. transformers takes model.safetensors even beside an index and
-    llama.cpp's converter the index, so a folder of ours holds one of the two.
+    An index comes before model.safetensors. transformers prefers model.safetensors and llama.cpp's converter the
+    index, so a folder of ours has only one of the two.
     """
     if (folder / "adapter_config.json").exists():
         raise UserError(
-            f"{folder} holds an adapter (adapter_config.json), which transformers loads in the model's place",
-            "set base.path to the model without it; merge the adapter first if it is meant to count",
+            f"{folder} holds an adapter (adapter_config.json), which transformers loads in place of the model",
+            "set base.path to the model without it; merge the adapter first if it is needed",
         )
     every = sorted(path.name for path in folder.glob("*.safetensors") if path.is_file())
+    pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
+    shards = [name for name in every if SHARD.fullmatch(name)]
     if (folder / INDEX).exists():
         placed = _index(folder)
         files = sorted(set(placed.values()))
-        found = _headers(folder, files)
-        for name in sorted(placed.keys() | found.keys()):
-            told, real = placed.get(name), found[name].file if name in found else None
-            if told != real:
+        tensors = _read_headers(folder, files)
+        for name in sorted(placed.keys() | tensors.keys()):
+            listed, actual = placed.get(name), tensors[name].file if name in tensors else None
+            if listed != actual:
                 raise UserError(
-                    f"{folder}: {INDEX} has {name} in {told}, the headers in {real}",
+                    f"{folder}: {name} is in {listed} by {INDEX}, in {actual} by the headers",
                     "fetch the model's files again, all of one save",
                 )
-        taken = (*files, INDEX) if files != [WHOLE] else (WHOLE,)
-    elif shards := [name for name in every if SHARD.fullmatch(name)]:
+        if files != [WHOLE]:
+            files.append(INDEX)
+    elif shards:
         raise UserError(
             f"{folder} holds shards such as {shards[0]} without {INDEX}",
             f"fetch the index too, or remove the shards if {WHOLE} is the model",
         )
     elif WHOLE in every:
-        found, taken = _headers(folder, [WHOLE]), (WHOLE,)
+        files, tensors = [WHOLE], _read_headers(folder, [WHOLE])
     else:
-        raise UserError(f"{folder} holds no {WHOLE}{_instead(folder, every)}", HINT)
-    pickled = [path.name for pattern in PICKLED for path in folder.glob(pattern)]
-    return Weights(taken, found, tuple(sorted({*every, *pickled} - set(taken))))
-
-
-def _instead(folder: Path, every: list[str]) -> str:
-    """What stands in a folder that has no weights under the usual name."""
-    if every:
-        return f", only {every[0]}"
-    pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
-    return f", only pickled weights ({pickled[0]}), which may run code" if pickled else ""
+        others = f", only {every[0]}" if every else ""
+        if pickled and not every:
+            others = f", only pickled weights ({pickled[0]}), which may run code"
+        raise UserError(f"{folder} holds no {WHOLE}{others}", HINT)
+    return Weights(tuple(files), tensors, tuple(sorted({*every, *pickled} - set(files))))
 
 
 def _index(folder: Path) -> dict[str, str]:
-    """Tensor -> file, from the index. Raises UserError for a file that is not there, or not in this folder."""
+    """Tensor -> file, from the index. Raises UserError for a file that is missing or outside this folder."""
     placed = read_json(folder / INDEX).get("weight_map")
-    if (
-        not isinstance(placed, dict)
-        or not placed
-        or not all(isinstance(file, str) for file in placed.values())
-    ):
+    if not isinstance(placed, dict) or not placed or not all(isinstance(f, str) for f in placed.values()):
         raise UserError(f"{folder / INDEX} has no weight_map of tensors to files", HINT)
     for file in sorted(set(placed.values())):
         if Path(file).name != file or not file.endswith(".safetensors"):
@@ -107,37 +106,30 @@ def _index(folder: Path) -> dict[str, str]:
             raise UserError(f"{folder / file} is missing, though {INDEX} names it", HINT)
     if WHOLE in placed.values() and len(set(placed.values())) > 1:
         raise UserError(
-            f"{folder}: {INDEX} names {WHOLE} as one of several files, which transformers would take for the whole",
+            f"{folder}: {INDEX} names {WHOLE} as one of several files, which transformers would load alone",
             "save the model again, or rename that file there and in the index",
         )
     return placed
 
 
-def _headers(folder: Path, files: list[str]) -> dict[str, Tensor]:
-    """Name -> entry of the files' tensors, none of them twice. Raises UserError for a broken file."""
+def _read_headers(folder: Path, files: list[str]) -> dict[str, Tensor]:
+    """The files' tensors by name. Raises UserError for a broken file and for a name in two files."""
     from safetensors import SafetensorError, safe_open
 
-    widths = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for file in files:
         try:
             with safe_open(folder / file, framework="numpy") as header:
                 for name in header.keys():  # noqa: SIM118 - not a mapping
-                    if name in found:
-                        raise UserError(f"{folder}: {name} is both in {found[name].file} and in {file}", HINT)
+                    if name in tensors:
+                        raise UserError(
+                            f"{folder}: {name} is both in {tensors[name].file} and in {file}", HINT
+                        )
                     part = header.get_slice(name)
-                    shape, dtype = tuple(part.get_shape()), part.get_dtype()
-                    found[name] = Tensor(file, dtype, shape, _count(shape) * widths.get(dtype, 1))
+                    tensors[name] = Tensor(file, part.get_dtype(), tuple(part.get_shape()))
         except SafetensorError as error:
             raise UserError(f"{folder / file} is not a whole safetensors file ({error})", HINT) from None
-    return found
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    product = 1
-    for size in shape:
-        product *= size
-    return product
+    return tensors
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -146,11 +138,18 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing", HINT) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}", HINT) from None
     if not isinstance(value, dict):
         raise UserError(f"{path} is not a JSON object", HINT)
     return value
+
+
+def write_json(path: Path, value: dict[str, Any], sort_keys: bool = False) -> None:
+    """Write a JSON object as transformers does, with a newline at its end."""
+    path.write_text(
+        json.dumps(value, indent=2, ensure_ascii=False, sort_keys=sort_keys) + "\n", encoding="utf-8"
+    )
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -162,13 +161,11 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # sentencepiece, tokenizers and transformers each fail in their own way
-        text = " ".join(str(error).split())[:160]
-        raise UserError(f"the tokenizer in {folder} does not load: {text}", HINT) from None
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"the tokenizer in {folder} does not load: {reason}", HINT) from None
 
 
-def copy(source: Path, target: Path, patterns: tuple[str, ...]) -> list[str]:
-    """Copy the files of `source` that match, in name order; returns their names."""
-    names = sorted({path.name for pattern in patterns for path in source.glob(pattern) if path.is_file()})
-    for name in names:
-        shutil.copyfile(source / name, target / name)
-    return names
+def copy(source: Path, target: Path, patterns: tuple[str, ...]) -> None:
+    """Copy the files of `source` that match."""
+    for path in {path for pattern in patterns for path in source.glob(pattern) if path.is_file()}:
+        shutil.copyfile(path, target / path.name)

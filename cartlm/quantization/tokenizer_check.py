@@ -1,7 +1,8 @@
-"""How a base model's tokenizer reads rows: what training, parity and the tools will ask of it, on probes."""
+"""Whether a base model's tokenizer reads rows as training, parity and llama.cpp need it, on probe rows."""
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,9 +34,9 @@ def probes(languages: Sequence[str]) -> list[row_files.Row]:
 def check(
     folder: Path, separator: str, languages: Sequence[str], imatrix: bool, log: Path | None, path: str
 ) -> bool:
-    """Whether llama.cpp was there to be asked too. Raises UserError where rows would not be read as training needs.
+    """Whether llama.cpp is installed and was asked too. Raises UserError where rows would not be read as training needs.
 
-    `imatrix`: as llama-imatrix will read them, too. `log` gets what the converter says, `path` is how errors name the model.
+    `imatrix`: rows are also read as llama-imatrix will. `log` gets the converter's output; errors name the model by `path`.
     """
     tokenizer = load_tokenizer(folder)
     builder = from_transformers(tokenizer, separator)
@@ -51,17 +52,13 @@ def check(
             raise UserError(f"{kind}_token {name!r} of {path} is plain text to its tokenizer", hint)
     rows = probes(languages)
     for row in rows:
-        for text, ids in (
-            (row.prompt + separator, builder.prompt_ids(row.prompt)[1:]),
-            (row.completion, builder.completion_ids(row.completion)[:-1]),
-        ):
-            told = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-            if told != text:
-                at = next(
-                    (i for i, pair in enumerate(zip(told, text, strict=False)) if len(set(pair)) > 1), 0
-                )
+        prompt, completion = builder.prompt_ids(row.prompt)[1:], builder.completion_ids(row.completion)[:-1]
+        for text, ids in ((row.prompt + separator, prompt), (row.completion, completion)):
+            decoded = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            if decoded != text:
+                at = len(os.path.commonprefix([decoded, text]))  # noqa: RUF071 - texts, not paths
                 raise UserError(
-                    f"the tokenizer of {path} gives {told[at:][:30]!r} back for {text[at:][:30]!r} ({row.language})",
+                    f"the tokenizer of {path} gives {decoded[at:][:30]!r} back for {text[at:][:30]!r} ({row.language})",
                     "set base.path to a model that can spell it, or data.languages to the others",
                 )
     check_pieces(folder, tokenizer, path)
@@ -78,22 +75,22 @@ def check_pieces(folder: Path, tokenizer: Any, path: str) -> None:
     try:
         pieces.LoadFromFile(str(folder / "tokenizer.model"))
     except (RuntimeError, OSError) as error:
-        text = " ".join(str(error).split())[:100]
-        raise UserError(f"{path}: tokenizer.model is no SentencePiece model ({text})", HINT) from None
+        reason = " ".join(str(error).split())[:100]
+        raise UserError(f"{path}: tokenizer.model is no SentencePiece model ({reason})", HINT) from None
     added = tokenizer.added_tokens_decoder
     for number in range(pieces.vocab_size()):
         token = tokenizer.convert_ids_to_tokens(number)
         if number not in added and token != pieces.IdToPiece(number):
             raise UserError(
                 f"{path}: {number} is {pieces.IdToPiece(number)!r} in tokenizer.model and {token!r} in tokenizer.json",
-                "take out the file that is not the model's; llama.cpp reads tokenizer.model, transformers tokenizer.json",
+                "remove the file that is not the model's; llama.cpp reads tokenizer.model, transformers tokenizer.json",
             )
 
 
 def check_gguf(
     folder: Path, separator: str, rows: Sequence[row_files.Row], imatrix: bool, log: Path | None, path: str
 ) -> bool:
-    """Whether llama.cpp is here; if so its converter takes the vocabulary and the GGUF reads `rows` alike.
+    """Whether llama.cpp is installed; if so its converter takes the vocabulary and the GGUF reads `rows` alike.
 
     Raises UserError.
     """
@@ -104,10 +101,9 @@ def check_gguf(
     from cartlm.quantization import gguf
     from cartlm.quantization import imatrix as matrix
 
-    with tempfile.TemporaryDirectory() as made:
-        file = gguf.convert_vocabulary(
-            folder, Path(made) / "vocabulary.gguf", log or Path(made) / "log", path
-        )
+    with tempfile.TemporaryDirectory() as temporary:
+        file = Path(temporary) / "vocabulary.gguf"
+        gguf.convert_vocabulary(folder, file, log or Path(temporary) / "log", path)
         with matrix.vocabulary(file, separator) as vocabulary:
             if min(vocabulary.builder.bos_id, vocabulary.builder.eos_id) < 0:
                 raise UserError(f"the GGUF of {path} has no bos or no eos token", HINT)

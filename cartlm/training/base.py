@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -12,22 +10,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cartlm.engines import model_dir
-from cartlm.engines.model_dir import HINT, load_tokenizer
-from cartlm.errors import UserError
+from cartlm.engines.model_dir import HINT
+from cartlm.errors import FULL, UserError
 from cartlm.files import replacing
 from cartlm.quantization import tokenizer_check
 from cartlm.training import llama_config, special_tokens
-
-__all__ = ["BaseModel", "Later", "fetch", "load_tokenizer", "make"]
 
 DOWNLOADED = (*model_dir.CONFIGS, *model_dir.DOWNLOADED, *model_dir.TOKENIZER, "adapter_config.json")
 
 
 @dataclass(frozen=True)
 class BaseModel:
-    """What was made: where it came from (`revision`: the hub's commit), sizes, and its special tokens' ids.
+    """The base model as written: origin (`revision`: the hub's commit), sizes, special tokens' ids.
 
-    `files` are its weights, `left_out` those in its folder that are not the model's, `asked_llama_cpp` whether it read the tokenizer.
+    `files` are its weights, `left_out` other weights in its folder; `asked_llama_cpp`: llama.cpp read the tokenizer too.
     """
 
     origin: str
@@ -45,21 +41,21 @@ class BaseModel:
 
 
 @dataclass(frozen=True)
-class Later:
+class LaterStages:
     """What later stages will do with the model, so that it is refused before anything is computed."""
 
     separator: str = "\n"
     max_tokens: int = 1
-    merged: Literal["float16", "bfloat16"] = "float16"
+    merge_dtype: Literal["float16", "bfloat16"] = "float16"
     gptq_bits: Mapping[str, int] = field(default_factory=dict)  # by variant
     imatrix: bool = False
     languages: Sequence[str] = ("english", "croatian", "spanish")
-    log: Path | None = None  # gets what llama.cpp's converter says; None: nowhere
+    log: Path | None = None  # the output of llama.cpp's converter
 
 
 def make(
-    source: str, path: str, revision: str | None, pad_token: str | None, target: Path, later: Later = Later()
-) -> BaseModel:
+    source: str, path: str, revision: str | None, pad_token: str | None, target: Path, later: LaterStages = LaterStages()
+) -> BaseModel:  # fmt: skip
     """`target` from an embedded folder, a local folder in hub layout or a hub id; the weights stay byte for byte.
 
     Bos, eos and pad ids are written into both configs and decoding is made greedy. `target` is replaced at the
@@ -67,78 +63,78 @@ def make(
     that a later stage would refuse.
     """
     folder, commit = fetch(source, path, revision)
-    found = model_dir.weights(folder)
+    weights = model_dir.weights(folder)
     config = llama_config.check_config(folder)
-    llama_config.check_weights(folder, config, found.tensors)
-    _check_use(config, later, path)
+    llama_config.check_weights(folder, config, weights.tensors)
+    _check_params(config, later, path)
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
         raise UserError(f"{path} has no tokenizer.json or tokenizer.model", HINT)
+    sizes = [tensor.bytes for tensor in weights.tensors.values()]
     with replacing(target, folder=True) as temporary:
         model_dir.copy(folder, temporary, (*model_dir.CONFIGS, *model_dir.TOKENIZER))
         bos, eos, pad = special_tokens.set_tokens(temporary, config, pad_token, path)
-        for name in found.files:
+        for name in weights.files:
             shutil.copyfile(folder / name, temporary / name)
-        if model_dir.INDEX in found.files:
-            _mend_index(temporary / model_dir.INDEX, found)
+        if model_dir.INDEX in weights.files:
+            _complete_index(temporary / model_dir.INDEX, sum(sizes))
         asked = tokenizer_check.check(
             temporary, later.separator, later.languages, later.imatrix, later.log, path
         )
-        check_values(temporary, found, config, later.merged, path)
+        check_values(temporary, weights, config, later.merge_dtype, path)
     return BaseModel(
-        path, commit, sum(math.prod(tensor.shape) for tensor in found.tensors.values()),
-        sum(tensor.bytes for tensor in found.tensors.values()), int(config["vocab_size"]),
-        bool(config.get("tie_word_embeddings")), bos, eos, pad, found.files, found.left_out, asked,
+        path, commit, sum(tensor.parameters for tensor in weights.tensors.values()), sum(sizes), config["vocab_size"],
+        bool(config.get("tie_word_embeddings")), bos, eos, pad, weights.files, weights.left_out, asked,
     )  # fmt: skip
 
 
-def _mend_index(path: Path, found: model_dir.Weights) -> None:
-    """transformers wants `metadata` in an index, which not every tool writes."""
+def _complete_index(path: Path, total_size: int) -> None:
+    """transformers needs `metadata` in an index, which not every tool writes."""
     index = model_dir.read_json(path)
     if not isinstance(index.get("metadata"), dict):
-        index["metadata"] = {"total_size": sum(tensor.bytes for tensor in found.tensors.values())}
-        path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        model_dir.write_json(path, index | {"metadata": {"total_size": total_size}}, sort_keys=True)
 
 
-def _check_use(config: dict[str, Any], later: Later, path: str) -> None:
+def _check_params(config: dict[str, Any], later: LaterStages, path: str) -> None:
     """The params against the model's sizes. Raises UserError."""
-    if (most := llama_config.positions(config)) < later.max_tokens:
+    if (most := llama_config.max_positions(config)) < later.max_tokens:
         raise UserError(
             f"prompt.max_tokens={later.max_tokens}, but {path} has max_position_embeddings {most}",
             f"set prompt.max_tokens to {most} if all rows are that short, or base.path to a model with more",
         )
-    sides = {size for shape in llama_config.shapes(config).values() if len(shape) == 2 for size in shape}
-    sides -= {config["vocab_size"]}
+    shapes = llama_config.expected_shapes(config).values()
+    sides = {size for shape in shapes if len(shape) == 2 for size in shape} - {config["vocab_size"]}
     for name, bits in later.gptq_bits.items():
         if bits == 3 and (odd := sorted(size for size in sides if size % 32)):
             raise UserError(
                 f"gptq.{name}.bits=3 packs 32 weights, and {path} has matrices with a side of {odd[0]}",
-                f"set gptq.{name}.bits to 4 in params.yaml, or take the variant out",
+                f"set gptq.{name}.bits to 4 in params.yaml, or remove the variant",
             )
 
 
 def check_values(
-    folder: Path, found: model_dir.Weights, config: Mapping[str, Any], merged: str, path: str
+    folder: Path, weights: model_dir.Weights, config: Mapping[str, Any], merge_dtype: str, path: str
 ) -> None:
-    """Every weight is a number that `merged` can hold; a head beside a tied embedding repeats it. Raises UserError."""
+    """Every weight is a number that `merge_dtype` can hold; a head beside a tied embedding repeats it. Raises UserError."""
     import torch
     from safetensors import safe_open
 
-    def read(name: str) -> torch.Tensor:
-        with safe_open(folder / found.tensors[name].file, framework="pt") as file:
+    def load(name: str) -> torch.Tensor:
+        with safe_open(folder / weights.tensors[name].file, framework="pt") as file:
             return file.get_tensor(name)
 
-    most = torch.finfo(getattr(torch, merged)).max
-    for name in found.tensors:
-        largest = float(read(name).abs().max())
+    most = torch.finfo(getattr(torch, merge_dtype)).max
+    for name in weights.tensors:
+        largest = float(load(name).abs().max())
         if not math.isfinite(largest):
-            raise UserError(f"{path}: {name} holds {largest}, no weight", HINT)
+            raise UserError(f"{path}: {name} holds {largest}", HINT)
         if largest > most:
             raise UserError(
-                f"{path}: {name} holds {largest:.6g}, more than merge.dtype={merged} can",
+                f"{path}: {name} holds {largest:.6g}, more than merge.dtype={merge_dtype} can",
                 "set merge.dtype to bfloat16",
             )
-    head, tied = "lm_head.weight", config.get("tie_word_embeddings")
-    if tied and head in found.tensors and not torch.equal(read(head), read("model.embed_tokens.weight")):
+    head = "lm_head.weight"
+    tied = config.get("tie_word_embeddings") and head in weights.tensors
+    if tied and not torch.equal(load(head), load("model.embed_tokens.weight")):
         raise UserError(
             f"{path}: tie_word_embeddings is true, but {head} is not the embedding",
             "set tie_word_embeddings to false in its config.json (of a hub model, in a local copy that base.path names)",
@@ -148,15 +144,15 @@ def check_values(
 def fetch(source: str, path: str, revision: str | None) -> tuple[Path, str | None]:
     """The folder of the base model and, from the hub, its commit. Raises UserError."""
     folder = Path(path)
-    if source == "embedded" or folder.is_dir():
-        if not folder.is_dir():
-            raise UserError(f"base.path={path} is not a folder", "git checkout base/model, or set base.path")
+    if folder.is_dir():
         if source == "hub" and revision is not None:
             raise UserError(
-                f"base.path={path} is a local folder, base.revision={revision} means nothing there",
+                f"base.path={path} is a local folder, which has no base.revision={revision}",
                 "set base.revision to null in params.yaml",
             )
         return folder, None
+    if source == "embedded":
+        raise UserError(f"base.path={path} is not a folder", "git checkout base/model, or set base.path")
     if path.startswith(("/", ".", "~")) or path.count("/") != 1:
         raise UserError(
             f"base.path={path} is neither a folder nor a hub id such as meta-llama/Llama-3.2-1B", HINT
@@ -169,12 +165,12 @@ def download(name: str, revision: str | None) -> tuple[Path, str]:
     import huggingface_hub as hub
     from huggingface_hub import errors
 
-    at = f"{name} at revision {revision}" if revision else name
+    what = f"{name} at revision {revision}" if revision else name
     try:
         folder = Path(hub.snapshot_download(name, revision=revision, allow_patterns=list(DOWNLOADED)))
     except errors.GatedRepoError:
         raise UserError(
-            f"{at} is gated", f"accept its licence on https://huggingface.co/{name}, then hf auth login"
+            f"{what} is gated", f"accept its licence on https://huggingface.co/{name}, then hf auth login"
         ) from None
     except errors.RevisionNotFoundError:
         raise UserError(f"{name} has no revision {revision}", "set base.revision in params.yaml") from None
@@ -182,11 +178,11 @@ def download(name: str, revision: str | None) -> tuple[Path, str]:
         raise UserError(
             f"the hub has no model {name} (or it is private)", "hf auth login, or set base.path"
         ) from None
-    except Exception as error:  # the network fails in the way of the library that meets it first
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+    except Exception as error:  # each network library raises its own errors
+        if isinstance(error, OSError) and error.errno in FULL:
             raise
         raise UserError(
-            f"{at} cannot be fetched from the hub ({type(error).__name__})",
+            f"{what} cannot be fetched from the hub ({type(error).__name__})",
             "check the network, or set base.path to a local folder, or make preset NAME=offline",
         ) from None
     return folder, folder.name

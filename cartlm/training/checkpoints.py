@@ -1,4 +1,4 @@
-"""Checkpoints of a fine-tuning run: a folder a run key, and which of its checkpoints are whole."""
+"""Checkpoints of fine-tuning: one folder for each run key, and which of its checkpoints are complete."""
 
 from __future__ import annotations
 
@@ -36,29 +36,28 @@ def mark_complete(folder: Path) -> None:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether the mark is there and every file has the size it had then."""
+    """Whether the mark exists and every file has the size that it records."""
     try:
-        marked = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        sizes = json.loads((folder / MARK).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(marked, dict) and bool(marked) and _sizes(folder) == marked
+    return isinstance(sizes, dict) and bool(sizes) and _sizes(folder) == sizes
 
 
 def last_complete(run: Path) -> Path | None:
-    """The newest whole checkpoint under `run`, None if there is none; half-written ones are removed."""
-    found: list[tuple[int, Path]] = []
+    """The newest complete checkpoint under `run`, None if there is none; incomplete ones are removed."""
+    complete: dict[int, Path] = {}
     for folder in run.glob(f"{PREFIX}*"):
         step = folder.name.removeprefix(PREFIX)
         if step.isdecimal() and is_complete(folder):
-            found.append((int(step), folder))
+            complete[int(step)] = folder
         else:
             shutil.rmtree(folder, ignore_errors=True)
-    return max(found)[1] if found else None
+    return complete[max(complete)] if complete else None
 
 
-def forget_others(runs: Path, keep: str) -> list[str]:
-    """Remove all run folders but `keep`; returns their names."""
-    gone = sorted(path.name for path in runs.iterdir() if path.is_dir() and path.name != keep)
-    for name in gone:
-        shutil.rmtree(runs / name, ignore_errors=True)
-    return gone
+def remove_other_runs(runs: Path, keep: str) -> None:
+    """Remove all run folders but `keep`."""
+    for path in runs.iterdir():
+        if path.is_dir() and path.name != keep:
+            shutil.rmtree(path, ignore_errors=True)

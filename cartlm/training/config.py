@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from cartlm.config import Count, Positive, Section, Seed, Share
 
@@ -15,12 +15,6 @@ class Base(Section):
     source: Literal["embedded", "hub"]
     path: str  # embedded: a folder of the repository; hub: an id such as meta-llama/Llama-3.2-1B, or a local folder
     revision: str | None  # hub only; `make pin` writes it, null means the newest
-
-
-def _steps(value: int) -> int:
-    if value != -1 and value < 1:
-        raise ValueError("1 or more, or -1 for as many as the epochs give")
-    return value
 
 
 class Finetune(Section):
@@ -37,7 +31,7 @@ class Finetune(Section):
     warmup_ratio: Share
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     epochs: Positive
-    max_steps: Annotated[int, AfterValidator(_steps)]  # -1: as many as the epochs give
+    max_steps: Literal[-1] | Count  # -1: as many as the epochs give
     batch_size: Count
     gradient_accumulation: Count
     gradient_checkpointing: bool

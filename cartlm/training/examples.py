@@ -28,75 +28,54 @@ def examples(rows: Iterable[Row], builder: PromptBuilder, max_tokens: int) -> li
 
     Raises UserError naming all rows longer than `max_tokens`: none is ever cut.
     """
-    made, long, longest = [], [], 0
+    encoded, too_long = [], {}
     for row in rows:
         ids, mask = builder.example(row.prompt, row.completion, max_tokens=10**9)
-        made.append({"input_ids": ids, "completion_mask": mask})
+        encoded.append({"input_ids": ids, "completion_mask": mask})
         if len(ids) > max_tokens:
-            long.append(row.id)
-            longest = max(longest, len(ids))
-    if long:
+            too_long[row.id] = len(ids)
+    if too_long:
+        longest = max(too_long.values())
         raise UserError(
-            f"{len(long)} rows are longer than prompt.max_tokens={max_tokens} (the longest has {longest} tokens): "
-            f"{', '.join(long[:3])}{', ...' if len(long) > 3 else ''}",
+            f"{len(too_long)} rows are longer than prompt.max_tokens={max_tokens} (the longest has {longest} tokens): "
+            f"{', '.join(list(too_long)[:3])}{', ...' if len(too_long) > 3 else ''}",
             f"set prompt.max_tokens to {longest} or more in params.yaml, then dvc repro",
         )
-    return made
+    return encoded
 
 
 def check(
-    rows: Sequence[Row],
-    given: Sequence[Mapping[str, Sequence[int]]],
-    builder: PromptBuilder,
-    tokenizer: Any,
-    max_tokens: int,
+    rows: Sequence[Row], held: Sequence[Mapping[str, list[int]]], builder: PromptBuilder, tokenizer: Any
 ) -> None:
-    """What the trainer holds (`input_ids`, `labels`), against the rows it was made of, in their order.
+    """Compare what the trainer holds (`input_ids`, `labels`) with the rows it was made of, in their order.
 
     Of every row: exactly one BOS, at position 0; the labels are the ids of one run at the end that decodes to
     the completion and ends with EOS; nothing was cut, padded or dropped. Raises UserError naming the row.
     """
-    if len(given) != len(rows):
+    if len(held) != len(rows):
         raise UserError(
-            f"the trainer holds {len(given)} rows of {len(rows)}", "report this: rows were dropped"
+            f"the trainer holds {len(held)} rows of {len(rows)}", "report this: rows were dropped"
         )
-    for row, example in zip(rows, given, strict=True):
-        if fault := _fault(row, example["input_ids"], example["labels"], builder, tokenizer, max_tokens):
+    for row, example in zip(rows, held, strict=True):
+        if fault := _fault(row, example["input_ids"], example["labels"], builder, tokenizer):
             raise UserError(f"row {row.id}: {fault}", "check the base model's tokenizer, then dvc repro base")
 
 
-def _fault(
-    row: Row,
-    ids: Sequence[int],
-    labels: Sequence[int],
-    builder: PromptBuilder,
-    tokenizer: Any,
-    max_tokens: int,
-) -> str:
+def _fault(row: Row, ids: list[int], labels: list[int], builder: PromptBuilder, tokenizer: Any) -> str:
     """What is wrong with one row; empty if nothing is."""
-    if len(ids) != len(labels) or len(ids) > max_tokens:
-        return f"{len(ids)} ids, {len(labels)} labels, at most {max_tokens} allowed"
-    if ids[0] != builder.bos_id or list(ids).count(builder.bos_id) != 1:
-        return f"{list(ids).count(builder.bos_id)} BOS tokens, the first id is {ids[0]}"
-    if tokenizer.pad_token_id in (None, builder.eos_id) or tokenizer.pad_token_id in ids:
-        return f"the pad id {tokenizer.pad_token_id} is an end token or occurs in the row"
-    start = next((place for place, label in enumerate(labels) if label != IGNORED), len(labels))
-    supervised = list(labels[start:])
-    if supervised != list(ids[start:]) or not supervised:
-        return "the labels are not the ids of one run at the end"
-    if (
-        supervised[-1] != builder.eos_id
-        or supervised.count(builder.eos_id) != 1
-        or builder.eos_id in ids[:start]
-    ):
-        return "the last label is not the row's only EOS"
-    if (told := _decode(tokenizer, supervised[:-1])) != row.completion:
-        return f"the labels decode to {told!r:.80}, not to the completion {row.completion!r:.80}"
-    if list(ids[:start]) != builder.prompt_ids(row.prompt):
-        return "the ids before the completion are not the prompt's"
+    prompt, completion = builder.prompt_ids(row.prompt), builder.completion_ids(row.completion)
+    bos, eos, pad = builder.bos_id, builder.eos_id, tokenizer.pad_token_id
+    decoded = tokenizer.decode(completion[:-1], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    if ids != prompt + completion:
+        return "its ids are not those of its prompt and completion"
+    if labels != [IGNORED] * len(prompt) + completion:
+        return "its labels are not the ids of its completion"
+    if ids[0] != bos or ids.count(bos) != 1:
+        return f"it has {ids.count(bos)} BOS tokens, the first id is {ids[0]}"
+    if ids[-1] != eos or ids.count(eos) != 1:
+        return "its last id is not its only EOS"
+    if pad in (None, eos) or pad in ids:
+        return f"the pad id {pad} is an end token or occurs in the row"
+    if decoded != row.completion:
+        return f"its labels decode to {decoded!r:.80}, not to the completion {row.completion!r:.80}"
     return ""
-
-
-def _decode(tokenizer: Any, ids: list[int]) -> str:
-    text: str = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return text

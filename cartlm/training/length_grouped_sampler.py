@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 
 from torch.utils.data import Sampler
 
-POOL = 16  # batches among whose rows those of like length are put together
+POOL = 16  # batches whose rows are sorted by length together
 
 
 def epoch_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[int]:
-    """All row numbers in an order whose runs of `batch_size` hold rows of like length.
+    """All row numbers in an order whose runs of `batch_size` hold rows of similar length.
 
-    Rows are shuffled, sorted by length within pools of 16 batches, and the batches shuffled; a batch that is not
-    full stays last. Random batches of catalogs of 5 to 20 lines would be one third padding.
+    Rows are shuffled, sorted by length within pools of 16 batches, and the batches shuffled; an incomplete batch
+    is last. Random batches of catalogs of 5 to 20 lines would be one third padding.
     """
     generator = random.Random(f"{seed} {epoch}")
     rows = list(range(len(lengths)))
@@ -28,8 +28,8 @@ def epoch_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) 
     return [row for batch in batches for row in batch] + rows[full:]
 
 
-class EpochOrder(Sampler[int]):
-    """A sampler over `epoch_order`; accelerate and transformers call `set_epoch` before each epoch, a resumed one too."""
+class LengthGroupedSampler(Sampler[int]):
+    """A sampler over `epoch_order`; transformers calls `set_epoch` before each epoch, a resumed one too."""
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
         self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0

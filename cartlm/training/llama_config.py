@@ -1,196 +1,170 @@
-"""A Llama as all stages compute it: what its config.json may say, and the tensors and shapes that follow.
+"""Which Llamas are accepted: the config.json that all engines compute alike, and the tensors that it promises.
 
-transformers, gptqmodel, llama.cpp's converter and its engine each know a part of what a config can say. What one of
-them drops without a word is refused here; tests/training/test_llama.py asks both engines about what is taken.
+transformers, gptqmodel, llama.cpp's converter and its engine each know a part of what a config can ask for. What one of
+them ignores is refused here; tests/component/training/test_llama_config.py asks both engines about the rest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cartlm.config import Positive, first_wrong
 from cartlm.engines.model_dir import HINT, Tensor, read_json
 from cartlm.errors import UserError
 
 ARCHITECTURE = "LlamaForCausalLM"
 DTYPES = ("F16", "BF16", "F32")
-CONFIG_DTYPES = (None, "float16", "bfloat16", "float32")
-SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads")
-ACTIVATIONS = ("silu", "swish")  # one function by two names; llama.cpp computes no other in a Llama
-FLAGS = ("attention_bias", "mlp_bias", "tie_word_embeddings")
-NOTES = frozenset({
-    "_attn_implementation_autoset", "_name_or_path", "architectures", "attention_dropout", "bos_token_id",
+IGNORED_KEYS = frozenset({
+    "_attn_implementation_autoset", "_name_or_path", "architectures", "attention_dropout", "auto_map", "bos_token_id",
     "eos_token_id", "finetuning_task", "gradient_checkpointing", "id2label", "initializer_range", "is_decoder",
     "is_llama_config", "label2id", "max_sequence_length", "model_max_length", "num_labels", "pad_token_id",
-    "pretraining_tp", "problem_type", "task_specific_params", "tokenizer_class", "transformers.js_config",
-    "transformers_version", "unsloth_fixed", "unsloth_version", "use_cache",
+    "pretraining_tp", "problem_type", "quantization_config", "rope_parameters", "rope_scaling", "task_specific_params",
+    "tokenizer_class", "transformers.js_config", "transformers_version", "unsloth_fixed", "unsloth_version", "use_cache",
 })  # fmt: skip
-"""Keys of config.json that no answer depends on, whatever they say."""
-CHECKED = frozenset({
-    *SIZES, *FLAGS, "auto_map", "dtype", "head_dim", "hidden_act", "max_position_embeddings", "model_type",
-    "num_key_value_heads", "quantization_config", "rms_norm_eps", "rope_parameters", "rope_scaling", "rope_theta",
-    "torch_dtype",
-})  # fmt: skip
-ROPE = {
-    "default": frozenset[str](),
-    "linear": frozenset({"factor"}),
-    "llama3": frozenset(
-        {"factor", "high_freq_factor", "low_freq_factor", "original_max_position_embeddings"}
-    ),
-    "yarn": frozenset({"factor", "original_max_position_embeddings"}),
-}
-"""Rotary embeddings that transformers and llama.cpp compute alike, and the numbers that each needs."""
-DEFAULTS = {"partial_rotary_factor": 1, "beta_fast": 32, "beta_slow": 1}
-"""What else may stand there: with other values of these the two differ, or llama.cpp drops them."""
+"""Keys of config.json that change no answer, or that are checked elsewhere."""
 UNUSED = "rotary_emb.inv_freq"  # in checkpoints of 2023; transformers computes it anew
+KEEP_ONE = "keep the one that is meant"
+
+Size = Annotated[int, Field(ge=1, le=2**31 - 1)]  # GGUF stores sizes in 32 bits
+Dtype = Literal["float16", "bfloat16", "float32"] | None
+
+
+class Llama(BaseModel):
+    """The values of config.json that change what a Llama computes."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    model_type: Literal["llama"] = "llama"
+    vocab_size: Size
+    hidden_size: Size
+    num_hidden_layers: Size
+    intermediate_size: Size
+    num_attention_heads: Size
+    num_key_value_heads: Size | None = None
+    head_dim: Size | None = None
+    max_position_embeddings: Size | None = None
+    hidden_act: Literal["silu", "swish"] = "silu"  # one function; llama.cpp computes a Llama with no other
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    tie_word_embeddings: bool = False
+    dtype: Dtype = None
+    torch_dtype: Dtype = None
+    rms_norm_eps: Positive = 1e-6
+    rope_theta: Positive = 10000.0
+
+
+class Rope(BaseModel):
+    """Rotary embeddings that transformers and llama.cpp compute alike. Bounds of one value: the two differ elsewhere."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    rope_type: Any = None
+    type: Any = None
+    rope_theta: Positive = 10000.0
+    partial_rotary_factor: Annotated[float, Field(ge=1, le=1)] = 1
+    beta_fast: Annotated[float, Field(ge=32, le=32)] = 32
+    beta_slow: Annotated[float, Field(ge=1, le=1)] = 1
+
+
+class Linear(Rope):
+    factor: Positive
+
+
+class Yarn(Linear):
+    original_max_position_embeddings: Size
+
+
+class Llama3(Yarn):
+    low_freq_factor: Positive
+    high_freq_factor: Positive
+
+
+ROPE_TYPES: dict[Any, type[Rope]] = {"default": Rope, "linear": Linear, "llama3": Llama3, "yarn": Yarn}
 
 
 def check_config(folder: Path) -> dict[str, Any]:
     """config.json of an unquantized Llama that every stage computes alike. Raises UserError naming key and value."""
+    from transformers import LlamaConfig
+
     config = read_json(folder / "config.json")
     if config.get("architectures") != [ARCHITECTURE]:
         raise UserError(f"{folder} is a {config.get('architectures')}, not a {ARCHITECTURE}", HINT)
     if config.get("auto_map"):
-        raise UserError(f"{folder} wants to run code of its own (auto_map in config.json)", HINT)
+        raise UserError(f"{folder} needs code of its own (auto_map in config.json)", HINT)
     if config.get("quantization_config"):
         raise UserError(
             f"{folder} is quantized already", "set base.path to the 16-bit model it was made from"
         )
-    fault = _sizes(config) or _values(config) or _rope(config) or _unknown(config) or _invalid(config)
-    if fault:
-        raise UserError(f"{folder}/config.json: {fault[0]}", fault[1])
+    file = f"{folder}/config.json"
+    try:
+        llama = Llama.model_validate(config)
+        _check_rope(config, file)
+        _check_other_keys(config, file)
+        LlamaConfig.from_dict(dict(config))
+    except UserError:
+        raise
+    except ValidationError as error:
+        raise UserError(f"{file}: {first_wrong(error)}", HINT) from None
+    except Exception as error:  # each of transformers' validators fails in its own way
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{file}: transformers refuses it: {reason}", HINT) from None
+    if llama.num_attention_heads % (llama.num_key_value_heads or 1):
+        raise UserError(
+            f"{file}: num_attention_heads {llama.num_attention_heads} is not a multiple of "
+            f"num_key_value_heads {llama.num_key_value_heads}",
+            HINT,
+        )
     return config
 
 
-Fault = tuple[str, str] | None
-MOST = 2**31 - 1  # GGUF keeps sizes in 32 bits
-
-
-def _sizes(config: Mapping[str, Any]) -> Fault:
-    def whole(key: str) -> bool:
-        return type(config.get(key)) is int and 1 <= config[key] <= MOST
-
-    for key in SIZES:
-        if not whole(key):
-            return f"{key} is {config.get(key)!r}", HINT
-    for key in ("num_key_value_heads", "head_dim", "max_position_embeddings"):
-        if config.get(key) is not None and not whole(key):
-            return f"{key} is {config[key]!r}", HINT
-    heads, hidden = config["num_attention_heads"], config["hidden_size"]
-    if hidden % heads:
-        return f"hidden_size {hidden} is no multiple of num_attention_heads {heads}", HINT
-    if heads % key_value_heads(config):
-        return (
-            f"num_attention_heads {heads} is no multiple of num_key_value_heads {key_value_heads(config)}",
-            HINT,
-        )
-    if head_dim(config) % 2:
-        return f"head_dim is {head_dim(config)}; rotary embeddings want an even one", HINT
-    return None
-
-
-def _values(config: Mapping[str, Any]) -> Fault:
-    if config.get("model_type", "llama") != "llama":
-        return f"model_type is {config['model_type']!r}, not 'llama'", HINT
-    if (found := config.get("hidden_act", "silu")) not in ACTIVATIONS:
-        return f"hidden_act is {found!r}, llama.cpp computes a Llama with 'silu' alone", HINT
-    for key in FLAGS:
-        if not isinstance(config.get(key, False), bool):
-            return f"{key} is {config[key]!r}, neither true nor false", HINT
-    for key in ("dtype", "torch_dtype"):
-        if config.get(key) not in CONFIG_DTYPES:
-            return f"{key} is {config[key]!r}, not float16, bfloat16 or float32", HINT
-    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        value = config.get(key)
-        if not all(
-            one is None or type(one) is int for one in (value if isinstance(value, list) else [value])
-        ):
-            return f"{key} is {value!r}, no id", HINT
-    for key in ("rms_norm_eps", "rope_theta"):
-        if key in config and not _positive(config[key]):
-            return f"{key} is {config[key]!r}, not a number above 0", HINT
-    return None
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
-
-
-def _rope(config: Mapping[str, Any]) -> Fault:
-    given = [key for key in ("rope_scaling", "rope_parameters") if config.get(key)]
-    if not given:
-        return None
-    name = given[0]
+def _check_rope(config: Mapping[str, Any], file: str) -> None:
+    """rope_scaling and its newer name, rope_parameters. Raises UserError."""
+    names = [name for name in ("rope_scaling", "rope_parameters") if config.get(name)]
+    if not names:
+        return
+    name = names[0]
     rope = config[name]
-    if len(given) == 2 and rope != config["rope_parameters"]:
-        return (
-            f"rope_scaling is {rope!r}, rope_parameters {config['rope_parameters']!r}",
-            "keep the one that holds",
-        )
     if not isinstance(rope, dict):
-        return f"{name} is {rope!r}", HINT
+        raise UserError(f"{file}: {name} is {rope!r}", HINT)
     kind = rope.get("rope_type", rope.get("type", "default"))
+    theta = rope.get("rope_theta")
+    if rope != config[names[-1]]:
+        raise UserError(f"{file}: rope_scaling is {rope!r}, rope_parameters {config[names[-1]]!r}", KEEP_ONE)
     if rope.get("type", kind) != kind:
-        return f"{name} has rope_type {kind!r} and type {rope['type']!r}", "keep the one that holds"
-    if not isinstance(kind, str) or kind not in ROPE:
-        return (
-            f"{name}.rope_type is {kind!r}, not one of {', '.join(ROPE)}, which all engines compute alike",
-            HINT,
+        raise UserError(f"{file}: {name} has rope_type {kind!r} and type {rope['type']!r}", KEEP_ONE)
+    if theta is not None and config.get("rope_theta", theta) != theta:
+        raise UserError(
+            f"{file}: rope_theta is {config['rope_theta']!r}, {name}.rope_theta {theta!r}", KEEP_ONE
         )
-    for key in sorted(ROPE[kind]):
-        if not _positive(rope.get(key)):
-            return f"{name}.{key} is {rope.get(key)!r}, {kind} needs a number above 0", HINT
-    for key, value in rope.items():
-        taken = key in ROPE[kind] or key in ("rope_type", "type") or value is None
-        taken = (
-            taken
-            or (key in DEFAULTS and value == DEFAULTS[key])
-            or (key == "rope_theta" and _positive(value))
-        )
-        if not taken:
-            return f"{name}.{key} is {value!r}, which llama.cpp does not compute with {kind}", HINT
-    theta = config.get("rope_theta", rope.get("rope_theta"))
-    if theta != rope.get("rope_theta", theta):
-        return f"rope_theta is {theta!r}, {name}.rope_theta {rope['rope_theta']!r}", "keep the one that holds"
-    original = rope.get("original_max_position_embeddings", 1)
-    if original is not None and not (type(original) is int and 1 <= original <= MOST):
-        return f"{name}.original_max_position_embeddings is {original!r}", HINT
-    if kind == "llama3" and rope["high_freq_factor"] <= rope["low_freq_factor"]:
-        return f"{name}.high_freq_factor {rope['high_freq_factor']} is not above low_freq_factor", HINT
-    return None
-
-
-def _unknown(config: Mapping[str, Any]) -> Fault:
-    """A key beyond those of a Llama that may change what it computes: neither null, false, empty nor the default."""
-    from transformers import LlamaConfig
-
-    known = NOTES | CHECKED | generation_keys()
-    defaults = LlamaConfig().to_dict()
-    for key, value in config.items():
-        off = (
-            value is None or value in ("", [], {}) or (value is False and key not in {"is_causal", *defaults})
-        )
-        if key in known or off or (key in defaults and value == defaults[key]):
-            continue
-        if (key, value) in (("is_causal", True), ("partial_rotary_factor", 1)):
-            continue  # what a Llama does anyway
-        return (
-            f"{key} is {value!r:.80}, which a Llama in llama.cpp does not know",
-            "take that key out if the model was trained without it (of a hub model, in a local copy), or set base.path",
-        )
-    return None
-
-
-def _invalid(config: Mapping[str, Any]) -> Fault:
-    """What transformers' own validation says."""
-    from transformers import LlamaConfig
-
+    if not isinstance(kind, str) or kind not in ROPE_TYPES:
+        raise UserError(f"{file}: {name}.rope_type is {kind!r}, not one of {', '.join(ROPE_TYPES)}", HINT)
     try:
-        LlamaConfig.from_dict(dict(config))
-    except Exception as error:  # each validator fails in its own way
-        return f"transformers does not take it: {' '.join(str(error).split())[:200]}", HINT
-    return None
+        parsed = ROPE_TYPES[kind].model_validate({k: v for k, v in rope.items() if v is not None})
+    except ValidationError as error:
+        raise UserError(f"{file}: {name}.{first_wrong(error)} (rope_type {kind})", HINT) from None
+    if isinstance(parsed, Llama3) and parsed.high_freq_factor <= parsed.low_freq_factor:
+        raise UserError(
+            f"{file}: {name}.high_freq_factor {parsed.high_freq_factor} is not above low_freq_factor", HINT
+        )
+
+
+def _check_other_keys(config: Mapping[str, Any], file: str) -> None:
+    """A key beyond those of a Llama must be null, false, empty or transformers' default. Raises UserError."""
+    from transformers import LlamaConfig
+
+    known = IGNORED_KEYS | Llama.model_fields.keys() | generation_keys()
+    defaults = {**LlamaConfig().to_dict(), "is_causal": True, "partial_rotary_factor": 1}
+    for key, value in config.items():
+        off = value is None or value in ("", [], {}) or (value is False and key not in defaults)
+        if key not in known and not off and (key not in defaults or value != defaults[key]):
+            raise UserError(
+                f"{file}: {key} is {value!r:.80}, which a Llama in llama.cpp does not know",
+                "remove that key if the model was trained without it (of a hub model, in a local copy), or set base.path",
+            )
 
 
 def generation_keys() -> frozenset[str]:
@@ -200,61 +174,39 @@ def generation_keys() -> frozenset[str]:
     return frozenset(GenerationConfig().to_dict()) - frozenset(LlamaConfig().to_dict())
 
 
-def key_value_heads(config: Mapping[str, Any]) -> int:
-    return int(config.get("num_key_value_heads") or config["num_attention_heads"])
-
-
-def head_dim(config: Mapping[str, Any]) -> int:
-    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
-
-
-def positions(config: Mapping[str, Any]) -> int:
-    """Tokens that the model was trained to see at most; transformers' default where config.json is silent."""
+def max_positions(config: Mapping[str, Any]) -> int:
+    """The longest input that the model was trained for; transformers' default where config.json has none."""
     return int(config.get("max_position_embeddings") or 2048)
 
 
-def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor that the config promises."""
-    hidden, inner = config["hidden_size"], config["intermediate_size"]
-    queries, keys = (
-        count * head_dim(config) for count in (config["num_attention_heads"], key_value_heads(config))
-    )
-    matrices = {
-        "self_attn.q_proj": (queries, hidden), "self_attn.k_proj": (keys, hidden), "self_attn.v_proj": (keys, hidden),
-        "self_attn.o_proj": (hidden, queries), "mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden),
-        "mlp.down_proj": (hidden, inner),
-    }  # fmt: skip
-    found: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens.weight": (config["vocab_size"], hidden), "model.norm.weight": (hidden,)
-    }  # fmt: skip
-    for layer in (f"model.layers.{number}" for number in range(config["num_hidden_layers"])):
-        for name, shape in matrices.items():
-            found[f"{layer}.{name}.weight"] = shape
-            if config.get("attention_bias" if "attn" in name else "mlp_bias"):
-                found[f"{layer}.{name}.bias"] = shape[:1]
-        for name in ("input_layernorm", "post_attention_layernorm"):
-            found[f"{layer}.{name}.weight"] = (hidden,)
-    if not config.get("tie_word_embeddings", False):
-        found["lm_head.weight"] = (config["vocab_size"], hidden)
-    return found
+def expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor of transformers' model of this config; a tied head is none of them."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig.from_dict(dict(config)))
+    shapes = {name: tuple(weights.shape) for name, weights in model.named_parameters()}
+    if config.get("tie_word_embeddings"):
+        shapes.pop("lm_head.weight", None)
+    return shapes
 
 
-def check_weights(folder: Path, config: Mapping[str, Any], found: Mapping[str, Tensor]) -> None:
+def check_weights(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """The tensors of `folder` are those that its config promises, in 16 or 32 bits. Raises UserError."""
-    wanted = shapes(config)
-    if missing := [name for name in wanted if name not in found]:
+    expected = expected_shapes(config)
+    if missing := [name for name in expected if name not in tensors]:
         raise UserError(f"{folder} lacks {len(missing)} weights such as {missing[0]}", HINT)
-    for name, tensor in found.items():
+    for name, tensor in tensors.items():
         if name.endswith(UNUSED) or (name == "lm_head.weight" and config.get("tie_word_embeddings")):
             continue
-        if name not in wanted:
+        if name not in expected:
             flag = "attention_bias" if "attn" in name else "mlp_bias"
-            why = f"{flag} {config.get(flag, False)}" if name.endswith(".bias") else f"a {ARCHITECTURE}"
-            raise UserError(f"{folder} holds {name}, which config.json ({why}) has no place for", HINT)
+            reason = f"{flag} {config.get(flag, False)}" if name.endswith(".bias") else f"a {ARCHITECTURE}"
+            raise UserError(f"{folder} holds {name}, which config.json ({reason}) has no place for", HINT)
         if tensor.dtype not in DTYPES:
             raise UserError(f"{folder}: {name} is {tensor.dtype}, not one of {', '.join(DTYPES)}", HINT)
-        if tensor.shape != wanted[name]:
-            part = name.removesuffix(".weight").rpartition(".")[2]
+        if tensor.shape != expected[name]:
             raise UserError(
-                f"{folder}: {part} is {tensor.shape}, config.json says {wanted[name]} ({name})", HINT
+                f"{folder}: {name} is {tensor.shape}, by config.json it should be {expected[name]}", HINT
             )

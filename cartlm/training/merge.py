@@ -1,4 +1,4 @@
-"""The adapter merged into the base: a plain 16-bit Llama folder, and proof that it answers as the adapter did."""
+"""The adapter merged into the base: a plain 16-bit Llama folder, and a check that it answers as the adapter did."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cartlm.engines.transformers import Transformers, load
 from cartlm.errors import UserError
 from cartlm.files import replacing
 from cartlm.training.llama_config import check_config, check_weights
-from cartlm.training.qlora import RECORD, computed_in, load_base, pick_device
+from cartlm.training.qlora import RECORD, available_dtype, load_base, pick_device
 
 GROUPS = {
     "token_embd": "embedding",
@@ -29,7 +29,7 @@ GROUPS = {
     "norm": "norm",
     "output": "lm_head",
 }
-"""transformers' names of cartlm.engines.tensor_groups' groups, as metrics/merge.json has them."""
+"""transformers' names of the groups in cartlm.engines.tensor_groups, as metrics/merge.json has them."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,11 @@ class Merged:
 
 
 def merge(
-    base: Path,
-    adapter: Path,
-    dtype: Literal["float16", "bfloat16"],
-    onto: Literal["16-bit", "nf4"],
-    target: Path,
-) -> Merged:
+    base: Path, adapter: Path, dtype: Literal["float16", "bfloat16"], onto: Literal["16-bit", "nf4"], target: Path
+) -> Merged:  # fmt: skip
     """`target`: base plus adapter, added in float32 and rounded once to `dtype`, with the base's tokenizer.
 
-    `onto` "nf4" takes the base's matrices as NF4 gives them back. Tied embeddings stay one tensor. What was
+    `onto` "nf4" dequantizes the base's NF4 matrices and merges onto those. Tied embeddings stay one tensor. What was
     written is read back and compared. `target` is replaced at the end. Raises UserError.
     """
     device = pick_device("float32")
@@ -58,21 +54,25 @@ def merge(
         model = load_base(base, "nf4", "float32", device).dequantize(dtype=torch.float32)
     else:
         model = load_base(base, "none", "float32", device)
-    model = with_adapter(model, adapter).merge_and_unload()
-    model = model.to("cpu", getattr(torch, dtype))
+    model = with_adapter(model, adapter).merge_and_unload().to("cpu", getattr(torch, dtype))
     for name, weights in model.named_parameters():
         if not torch.isfinite(weights).all():
             raise UserError(
                 f"merged, {name} does not fit into {dtype}", "set merge.dtype: bfloat16 in params.yaml"
             )
-    tokenizer = load_tokenizer(base)
-    _set_configs(model, tokenizer)
+    ids = _special_ids(load_tokenizer(base))
+    model.config.update(ids)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.generation_config = hf.GenerationConfig(**ids, do_sample=False)
     with replacing(target, folder=True) as temporary:
         model.save_pretrained(temporary)
         model_dir.copy(base, temporary, model_dir.TOKENIZER)
-        _plain_config(temporary / "config.json")
-        found = check_saved(temporary, model, tokenizer, dtype)
-    groups = bytes_by_group((name, tensor.bytes) for name, tensor in found.items())
+        config = model_dir.read_json(temporary / "config.json")
+        config.pop("_name_or_path", None)  # names this machine
+        model_dir.write_json(temporary / "config.json", config, sort_keys=True)
+        tensors = check_saved(temporary, model, ids, dtype)
+    groups = bytes_by_group((name, tensor.bytes) for name, tensor in tensors.items())
     return Merged(
         sum(path.stat().st_size for path in target.iterdir()),
         sum(weights.numel() for weights in model.parameters()),
@@ -90,130 +90,122 @@ def with_adapter(model: Any, adapter: Path) -> Any:
     try:
         return peft.PeftModel.from_pretrained(model, str(adapter))
     except (RuntimeError, ValueError, TypeError) as error:
-        text = " ".join(str(error).split())[:160]
-        raise UserError(f"{adapter} does not fit the base model: {text}", "dvc repro -f finetune") from None
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"{adapter} does not fit the base model: {reason}", "dvc repro -f finetune") from None
 
 
-def _set_configs(model: Any, tokenizer: Any) -> None:
-    """The tokenizer's special ids in both configs, greedy decoding, no trace of the quantization."""
-    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    for name, value in ids.items():
-        setattr(model.config, name, value)
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.generation_config = hf.GenerationConfig(**ids, do_sample=False)
+def _special_ids(source: Any) -> dict[str, int | None]:
+    """bos, eos and pad ids of a tokenizer, a config or a generation config."""
+    return {name: getattr(source, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
 
 
-def _plain_config(path: Path) -> None:
-    """Drop what names this machine."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config.pop("_name_or_path", None)
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def check_saved(folder: Path, model: Any, tokenizer: Any, dtype: str) -> dict[str, Tensor]:
-    """The tensors on disk, after comparing all that was written with `model` and `tokenizer`. Raises UserError."""
+def check_saved(folder: Path, model: Any, ids: dict[str, int | None], dtype: str) -> dict[str, Tensor]:
+    """The tensors on disk, after comparing all that was written with `model` and its special `ids`. Raises UserError."""
     from safetensors.torch import load_file
 
-    def require(holds: bool, what: str) -> None:
+    def require(holds: bool, problem: str) -> None:
         if not holds:
             raise UserError(
-                f"the merged model: {what}", "report this: the versions in docker/train.txt were tested"
+                f"the merged model: {problem}", "report this: the versions in docker/train.txt were tested"
             )
 
     config = check_config(folder)
-    found = model_dir.weights(folder).tensors
-    check_weights(folder, config, found)
+    tensors = model_dir.weights(folder).tensors
+    check_weights(folder, config, tensors)
     tied = bool(config.get("tie_word_embeddings"))
     require(tied == bool(model.config.tie_word_embeddings), f"tie_word_embeddings became {tied}")
-    require(not (tied and "lm_head.weight" in found), "lm_head is stored beside the embedding it is tied to")
-    kept = model.state_dict()
-    weights: dict[str, torch.Tensor] = {}
-    for file in {tensor.file for tensor in found.values()}:
-        weights |= load_file(folder / file)
-    require(set(kept) - {"lm_head.weight"} == set(weights) - {"lm_head.weight"}, "tensors were left out")
-    for name, tensor in weights.items():
-        require(torch.equal(tensor, kept[name]), f"{name} differs on disk")
-        require(str(tensor.dtype) == f"torch.{dtype}", f"{name} is {tensor.dtype}")
     require(
-        config.get("dtype", config.get("torch_dtype")) == dtype, f"config.json says {config.get('dtype')}"
+        not (tied and "lm_head.weight" in tensors), "lm_head is stored beside the embedding it is tied to"
     )
+    expected = model.state_dict()
+    saved: dict[str, torch.Tensor] = {}
+    for file in {tensor.file for tensor in tensors.values()}:
+        saved |= load_file(folder / file)
+    require(set(expected) - {"lm_head.weight"} == set(saved) - {"lm_head.weight"}, "tensors are missing")
+    for name, weights in saved.items():
+        require(torch.equal(weights, expected[name]), f"{name} differs on disk")
+        require(str(weights.dtype) == f"torch.{dtype}", f"{name} is {weights.dtype}")
+    saved_dtype = config.get("dtype", config.get("torch_dtype"))
+    require(saved_dtype == dtype, f"its config.json has dtype {saved_dtype}")
 
     generation = hf.GenerationConfig.from_pretrained(folder)
-    again = load_tokenizer(folder)
     require(generation.do_sample is False, "generation_config.json samples")
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        value = getattr(tokenizer, name)
-        for where, given in (("tokenizer", again), ("generation_config", generation)):
-            require(
-                getattr(given, name) == value, f"{name} of its {where} is {getattr(given, name)}, not {value}"
-            )
-        require(config.get(name) == value, f"{name} of its config.json is {config.get(name)}, not {value}")
-    require(tokenizer.pad_token_id != tokenizer.eos_token_id, "it pads with its EOS")
-    return found
+    sources = {
+        "tokenizer": load_tokenizer(folder),
+        "generation_config": generation,
+        "config.json": hf.AutoConfig.from_pretrained(folder),
+    }
+    for where, source in sources.items():
+        for name, token_id in _special_ids(source).items():
+            require(token_id == ids[name], f"{name} of its {where} is {token_id}, not {ids[name]}")
+    require(ids["pad_token_id"] != ids["eos_token_id"], "it pads with its EOS")
+    return tensors
 
 
 def compare(
     base: Path, adapter: Path, merged: Path, prompts: Sequence[list[int]], *,
     quantization: str, compute_dtype: str, max_new_tokens: int, batch_size: int,
 ) -> tuple[Agreement, dict[str, str | int]]:  # fmt: skip
-    """On how many of `prompts` (ids) both give the same tokens; the adapter in `compute_dtype`, as in training.
+    """How often the adapter (first) and the merged model (second) give the same tokens, and the latter's engine.
 
-    The merged model's answers, made in batches, are drafts that the adapter verifies; where it disagrees, both count at
-    batch 1.
+    The adapter runs in `compute_dtype`, as in training. The merged model's answers, made in batches, are drafts that
+    the adapter verifies; where it disagrees, both count at batch 1.
     """
     device = pick_device(compute_dtype)
-    compute_dtype = computed_in(compute_dtype, device)
+    compute_dtype = available_dtype(compute_dtype, device)
     engine = load(merged)
-    about = engine.describe()
-    theirs = engine.answers(prompts, max_new_tokens, batch_size)
+    description = engine.describe()
+    second = engine.answers(prompts, max_new_tokens, batch_size)
     del engine
     model = with_adapter(load_base(base, quantization, compute_dtype, device), adapter)
-    asked = Transformers(adapter, model.eval(), load_tokenizer(base))
+    engine = Transformers(adapter, model.eval(), load_tokenizer(base))
     with torch.autocast(device, getattr(torch, compute_dtype), enabled=compute_dtype != "float32"):
-        ours = [
-            asked.verified(prompt, max_new_tokens, answer.token_ids)
-            for prompt, answer in zip(prompts, theirs, strict=True)
+        first = [
+            engine.verified(prompt, max_new_tokens, answer.token_ids)
+            for prompt, answer in zip(prompts, second, strict=True)
         ]
-    del model, asked
-    differ = [index for index, pair in enumerate(zip(ours, theirs, strict=True)) if not _alike(*pair)]
-    if differ:  # by the batch alone? at batch 1, as the adapter was asked
+    del model, engine
+    different = [index for index, pair in enumerate(zip(first, second, strict=True)) if not _alike(*pair)]
+    if different:  # because of the batch alone? at batch 1, as the adapter was asked
         engine = load(merged)
-        for index in differ:
-            theirs[index] = engine.verified(prompts[index], max_new_tokens, ours[index].token_ids)
-    differ = [index for index in differ if not _alike(ours[index], theirs[index])]
-    divergences = [Divergence(index, ours[index].text, theirs[index].text) for index in differ]
-    return Agreement(len(prompts), divergences), about
-
-
-def require_agreement(alike: Agreement, least: float, onto: str, quantization: str) -> None:
-    """Stop where the merged model answers less than the share `least` of the prompts as the adapter did. Raises UserError.
-
-    `onto` and `quantization` are what was merged onto and trained on: where they differ, that is what can be mended.
-    """
-    if alike.share >= least:
-        return
-    if quantization == "nf4" and onto == "16-bit":
-        way = "set merge.onto: nf4 (the weights it was trained on), or finetune.quantization: none"
-    else:
-        way = "set a lower finetune.learning_rate, or merge.dtype: bfloat16"
-    raise UserError(
-        f"adapter and merged model answer {alike.share:.4g} of {alike.n} rows alike, less than "
-        f"merge.min_agreement={least:g}; see runs/merge.json",
-        f"{way} in params.yaml, then dvc repro; or lower merge.min_agreement",
-    )
+        for index in different:
+            second[index] = engine.verified(prompts[index], max_new_tokens, first[index].token_ids)
+    divergences = [
+        Divergence(index, first[index].text, second[index].text)
+        for index in different
+        if not _alike(first[index], second[index])
+    ]
+    return Agreement(len(prompts), divergences), description
 
 
 def _alike(one: Answer, other: Answer) -> bool:
     return (one.token_ids, one.finish_reason) == (other.token_ids, other.finish_reason)
 
 
-def record(adapter: Path) -> dict[str, Any]:
+def require_agreement(agreement: Agreement, minimum: float, onto: str, quantization: str) -> None:
+    """Raises UserError where adapter and merged model agree on less than the share `minimum` of the rows.
+
+    `onto` and `quantization` are what was merged onto and trained on: the hint depends on whether they differ.
+    """
+    if agreement.share >= minimum:
+        return
+    if quantization == "nf4" and onto == "16-bit":
+        hint = "set merge.onto: nf4 (the weights it was trained on), or finetune.quantization: none"
+    else:
+        hint = "set a lower finetune.learning_rate, or merge.dtype: bfloat16"
+    raise UserError(
+        f"adapter and merged model answer {agreement.share:.4g} of {agreement.n} rows alike, less than "
+        f"merge.min_agreement={minimum:g}; see runs/merge.json",
+        f"{hint} in params.yaml, then dvc repro; or lower merge.min_agreement",
+    )
+
+
+def training_record(adapter: Path) -> dict[str, Any]:
     """Where and with what the adapter was trained. Raises UserError if its folder is not ours."""
     try:
-        found: dict[str, Any] = json.loads((adapter / RECORD).read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads((adapter / RECORD).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{adapter} has no {RECORD}", "dvc repro finetune") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{adapter / RECORD} is not JSON: {error}", "dvc repro -f finetune") from None
-    return found
+    return record

@@ -1,18 +1,16 @@
-"""The special tokens of a base model: what its files say of them, and whether they agree."""
+"""The special tokens of a base model: whether its files agree on them, and one bos, eos and pad for all stages."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cartlm.engines.model_dir import HINT, load_tokenizer, read_json
+from cartlm.engines.model_dir import HINT, load_tokenizer, read_json, write_json
 from cartlm.errors import UserError
 from cartlm.training.llama_config import generation_keys
 
-KINDS = ("bos", "eos", "pad")
-TEXTS, IDS = ("tokenizer_config.json", "special_tokens_map.json"), ("config.json", "generation_config.json")
+TOKENIZER_CONFIG, TOKEN_MAP = "tokenizer_config.json", "special_tokens_map.json"
 AGREE = "make its files agree (of a hub model, in a local copy that base.path names)"
 
 
@@ -27,8 +25,8 @@ def set_tokens(
     check_ids(folder, path)
     tokenizer = load_tokenizer(folder)
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    for name, given in (("bos", bos), ("eos", eos)):
-        if given is None:
+    for name, token_id in (("bos", bos), ("eos", eos)):
+        if token_id is None:
             raise UserError(
                 f"the tokenizer of {path} has no {name} token, which every row needs",
                 f"set base.path to a model with one, or {name}_token in its tokenizer_config.json",
@@ -43,135 +41,130 @@ def set_tokens(
             f"the tokenizer of {path} has ids up to {last}, config.json a vocab_size of {config['vocab_size']}",
             HINT,
         )
-    generation = read_json(folder / IDS[1]) if (folder / IDS[1]).exists() else {}
-    ends = check_agreement(
-        folder, tokenizer, {"config.json": config, "generation_config.json": generation}, path
-    )
-    chosen, pad = _pad(tokenizer, ends, pad_token, path)
+    generation = folder / "generation_config.json"
+    configs = {
+        "config.json": config, generation.name: read_json(generation) if generation.exists() else {}
+    }  # fmt: skip
+    ends = check_agreement(folder, tokenizer, configs, path)
+    pad_token, pad = _choose_pad(tokenizer, ends, pad_token, path)
     ids = {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad}
-    _write_tokens(folder, config, ids, chosen)
+    _write_tokens(folder, config, ids, pad_token)
     again = load_tokenizer(folder)
     if (again.bos_token_id, again.eos_token_id, again.pad_token_id) != (bos, eos, pad):
-        raise UserError(f"the tokenizer of {path} does not keep its pad token {chosen!r}", HINT)
+        raise UserError(f"the tokenizer of {path} does not keep its pad token {pad_token!r}", HINT)
     return bos, eos, pad
 
 
 def check_ids(folder: Path, path: str) -> None:
     """One id for a token and one token for an id in all files that list added tokens. Raises UserError."""
     ids: dict[str, tuple[int, str]] = {}
-    contents: dict[int, tuple[str, str]] = {}
-    for file, token, number in _added(folder):
+    tokens: dict[int, tuple[str, str]] = {}
+    try:
+        added = list(_added_tokens(folder))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError(f"the added tokens of {folder} are not {{token, id}}", HINT) from None
+    for file, token, number in added:
         other, where = ids.setdefault(token, (number, file))
         if other != number:
             raise UserError(f"{path}: {token!r} is {other} in {where} and {number} in {file}", AGREE)
-        name, where = contents.setdefault(number, (token, file))
+        name, where = tokens.setdefault(number, (token, file))
         if name != token:
             raise UserError(f"{path}: {number} is {name!r} in {where} and {token!r} in {file}", AGREE)
 
 
-def _added(folder: Path) -> Iterator[tuple[str, str, int]]:
-    """(file, token, id) of all added tokens, and of the same tokens in the vocabulary of tokenizer.json."""
-    found = []
-    try:
-        if (folder / "tokenizer.json").exists():
-            given = read_json(folder / "tokenizer.json")
-            found += [
-                ("tokenizer.json", one["content"], one["id"]) for one in given.get("added_tokens") or []
-            ]
-        if (folder / TEXTS[0]).exists():
-            decoder = read_json(folder / TEXTS[0]).get("added_tokens_decoder") or {}
-            found += [(TEXTS[0], one["content"], int(number)) for number, one in decoder.items()]
-        if (folder / "added_tokens.json").exists():
-            found += [("added_tokens.json", *one) for one in read_json(folder / "added_tokens.json").items()]
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise UserError(f"the added tokens of {folder} are not {{token, id}}", HINT) from None
-    yield from found
+def _added_tokens(folder: Path) -> Iterator[tuple[str, str, int]]:
+    """(file, token, id) of all added tokens."""
+    files = {
+        name: read_json(folder / name) if (folder / name).exists() else {}
+        for name in ("tokenizer.json", TOKENIZER_CONFIG, "added_tokens.json")
+    }
+    for entry in files["tokenizer.json"].get("added_tokens") or []:
+        yield "tokenizer.json", entry["content"], entry["id"]
+    for number, entry in (files[TOKENIZER_CONFIG].get("added_tokens_decoder") or {}).items():
+        yield TOKENIZER_CONFIG, entry["content"], int(number)
+    for token, number in files["added_tokens.json"].items():
+        yield "added_tokens.json", token, number
 
 
 def check_agreement(folder: Path, tokenizer: Any, configs: dict[str, dict[str, Any]], path: str) -> set[int]:
-    """The ids of all end tokens, after comparing what each file says of bos, eos and pad. Raises UserError.
+    """The ids of all end tokens, after comparing each file's bos, eos and pad. Raises UserError.
 
     Several end tokens are several ways to end, as in Llama 3's generation_config.json: the tokenizer's must be one.
     """
-    read = {name: read_json(folder / name) for name in TEXTS if (folder / name).exists()}
-    ends: set[int] = {tokenizer.eos_token_id}
-    for name, config in configs.items():
-        ends |= set(_ids(config.get("eos_token_id"), f"{path}: {name} has eos_token_id"))
-    lists = [
-        config["eos_token_id"] for config in configs.values() if isinstance(config.get("eos_token_id"), list)
+    files = {
+        name: read_json(folder / name) for name in (TOKENIZER_CONFIG, TOKEN_MAP) if (folder / name).exists()
+    }
+    end_lists = [
+        _ids(config.get("eos_token_id"), f"{path}: {name} has eos_token_id")
+        for name, config in configs.items()
     ]
-    for kind in KINDS:
-        texts = {name: text for name in read if (text := _text(read[name].get(f"{kind}_token"))) is not None}
-        if len(set(texts.values())) > 1:
-            told = " and ".join(f"{text!r} in {name}" for name, text in texts.items())
-            raise UserError(f"{path}: {kind}_token is {told}", AGREE)
-        own, text = getattr(tokenizer, f"{kind}_token_id"), getattr(tokenizer, f"{kind}_token")
-        if kind == "pad" and (own is None or own in ends):
+    ends: set[int] = {tokenizer.eos_token_id}.union(*end_lists)
+    for kind in ("bos", "eos", "pad"):
+        named = {name: token for name in files if (token := _content(files[name].get(f"{kind}_token")))}
+        if len(set(named.values())) > 1:
+            each = " and ".join(f"{token!r} in {name}" for name, token in named.items())
+            raise UserError(f"{path}: {kind}_token is {each}", AGREE)
+        own_id, own = getattr(tokenizer, f"{kind}_token_id"), getattr(tokenizer, f"{kind}_token")
+        if kind == "pad" and (own_id is None or own_id in ends):
             continue  # prompt.pad_token takes its place
-        where = next(iter(texts), "the tokenizer")
+        where = next(iter(named), "the tokenizer")
         for name, config in configs.items():
             value = config.get(f"{kind}_token_id")
-            given = _ids(value, f"{path}: {name} has {kind}_token_id")
-            several = kind == "eos" and any({own, *given} <= set(listed) for listed in lists)
-            if given and not several and given != [own]:
+            ids = _ids(value, f"{path}: {name} has {kind}_token_id")
+            one_of_several = kind == "eos" and any({own_id, *ids} <= set(listed) for listed in end_lists)
+            if ids and ids != [own_id] and not one_of_several:
                 raise UserError(
-                    f"{path}: {kind}_token is {text!r} ({own}) in {where}, {kind}_token_id {value} in {name}",
+                    f"{path}: {kind}_token is {own!r} ({own_id}) in {where}, {kind}_token_id {value} in {name}",
                     AGREE,
                 )
     return ends
 
 
-def _text(value: Any) -> str | None:
+def _content(token: Any) -> str | None:
     """A special token as a text or as {"content": text}."""
-    value = value.get("content") if isinstance(value, dict) else value
-    return value if isinstance(value, str) else None
+    token = token.get("content") if isinstance(token, dict) else token
+    return token if isinstance(token, str) else None
 
 
 def _ids(value: Any, what: str) -> list[int]:
-    """Token ids of a config's entry, which may be null, below 0 (none), one id or several. Raises UserError."""
-    given = value if isinstance(value, list) else [value]
-    if not all(one is None or (isinstance(one, int) and not isinstance(one, bool)) for one in given):
+    """Token ids of a config's entry: null, below 0 (none), one id or several. Raises UserError."""
+    ids = value if isinstance(value, list) else [value]
+    if not all(one is None or type(one) is int for one in ids):
         raise UserError(f"{what} {value!r}, no id", HINT)
-    return [one for one in given if one is not None and one >= 0]
+    return [one for one in ids if one is not None and one >= 0]
 
 
-def _pad(tokenizer: Any, ends: set[int], pad_token: str | None, path: str) -> tuple[str, int]:
+def _choose_pad(tokenizer: Any, ends: set[int], pad_token: str | None, path: str) -> tuple[str, int]:
     """The pad token and its id. Raises UserError naming what to set."""
-    chosen = tokenizer.pad_token
-    if chosen is None or tokenizer.pad_token_id in ends:
+    token = tokenizer.pad_token
+    if token is None or tokenizer.pad_token_id in ends:
         if pad_token is None:
-            what = "has no pad token" if chosen is None else f"pads with its end token {chosen}"
+            problem = "has no pad token" if token is None else f"pads with its end token {token}"
             raise UserError(
-                f"the tokenizer of {path} {what}",
+                f"the tokenizer of {path} {problem}",
                 'set prompt.pad_token in params.yaml to a spare special token (Llama 3: "<|finetune_right_pad_id|>")',
             )
-        chosen = pad_token
-    pad = tokenizer.get_vocab().get(chosen)
+        token = pad_token
+    pad = tokenizer.get_vocab().get(token)
     if pad is None:
         raise UserError(
-            f"prompt.pad_token={chosen!r} is not in the vocabulary of {path}",
+            f"prompt.pad_token={token!r} is not in the vocabulary of {path}",
             "set prompt.pad_token in params.yaml to a special token it has",
         )
     if pad in ends or pad == tokenizer.bos_token_id:
         raise UserError(
-            f"prompt.pad_token={chosen!r} is the {'end' if pad in ends else 'bos'} token of {path}",
+            f"prompt.pad_token={token!r} is the {'end' if pad in ends else 'bos'} token of {path}",
             "set prompt.pad_token in params.yaml to another special token",
         )
-    return chosen, int(pad)
+    return token, int(pad)
 
 
 def _write_tokens(folder: Path, config: dict[str, Any], ids: dict[str, int], pad_token: str) -> None:
     """Minimal edits: all else in the tokenizer's files stays as published, as the GGUF converter expects it."""
-    left_out = {"_name_or_path", *generation_keys()} - ids.keys()
-    _write(folder / "config.json", {**{k: v for k, v in config.items() if k not in left_out}, **ids})
-    _write(folder / "generation_config.json", {**ids, "do_sample": False})
-    for name in TEXTS:
-        path = folder / name
-        if path.exists():
-            _write(path, {**read_json(path), "pad_token": pad_token})
-        elif name == TEXTS[0]:
-            _write(path, {"pad_token": pad_token})
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    dropped = {"_name_or_path", *generation_keys()} - ids.keys()
+    kept = {key: value for key, value in config.items() if key not in dropped}
+    write_json(folder / "config.json", {**kept, **ids})
+    write_json(folder / "generation_config.json", {**ids, "do_sample": False})
+    for path in (folder / TOKENIZER_CONFIG, folder / TOKEN_MAP):
+        if path.exists() or path.name == TOKENIZER_CONFIG:
+            write_json(path, {**(read_json(path) if path.exists() else {}), "pad_token": pad_token})

@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cartlm.training.length_grouped_sampler import EpochOrder, epoch_order
+from cartlm.training.length_grouped_sampler import LengthGroupedSampler, epoch_order
 
 LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=200)
 
@@ -38,7 +38,7 @@ def test_batches_hold_rows_of_like_length() -> None:
 
 
 def test_the_sampler_follows_the_epoch() -> None:
-    sampler = EpochOrder(list(range(100, 140)), 4, 7)
+    sampler = LengthGroupedSampler(list(range(100, 140)), 4, 7)
     first = list(sampler)
     assert list(sampler) == first == epoch_order(sampler.lengths, 4, 7, 0)
     sampler.set_epoch(3)

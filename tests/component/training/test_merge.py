@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from cartlm.engines.agreement import Agreement, Divergence
+from cartlm.engines.model_dir import load_tokenizer
 from cartlm.engines.transformers import load
 from cartlm.errors import UserError
 from cartlm.task.prompt import from_transformers
@@ -32,7 +33,7 @@ def merged(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 
 def prompts(folder: Path, count: int) -> list[list[int]]:
-    builder = from_transformers(base.load_tokenizer(folder), "\n")
+    builder = from_transformers(load_tokenizer(folder), "\n")
     return [
         builder.prompt_ids(row.prompt) for row in toy_rows(60)[48 - count : 48]
     ]  # the base knows the first 18
@@ -107,19 +108,20 @@ def test_configs_are_validated_from_disk(
     trained: Trained, merged: tuple[Path, merge.Merged], tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(merged[0], tmp_path / "m"))
-    model, tokenizer = load(folder, dtype="float16").model, base.load_tokenizer(trained[2].base)
-    merge.check_saved(folder, model, tokenizer, "float16")
+    model = load(folder, dtype="float16").model
+    ids = merge._special_ids(load_tokenizer(trained[2].base))
+    merge.check_saved(folder, model, ids, "float16")
     for file, key, value, said in (
         ("generation_config.json", "eos_token_id", 7, "eos_token_id of its generation_config is 7, not 2"),
         ("generation_config.json", "do_sample", True, "samples"),
         ("config.json", "pad_token_id", 2, "pad_token_id of its config.json is 2, not 3"),
-        ("config.json", "dtype", "float32", "config.json says float32"),
+        ("config.json", "dtype", "float32", "config.json has dtype float32"),
         ("tokenizer_config.json", "bos_token", "</s>", "bos_token_id of its tokenizer is 2, not 1"),
     ):
         original = (folder / file).read_text()
         (folder / file).write_text(json.dumps({**json.loads(original), key: value}))
         with pytest.raises(UserError, match=said):
-            merge.check_saved(folder, model, tokenizer, "float16")
+            merge.check_saved(folder, model, ids, "float16")
         (folder / file).write_text(original)
     weights = load_file(folder / "model.safetensors")
     save_file(
@@ -127,11 +129,11 @@ def test_configs_are_validated_from_disk(
         folder / "model.safetensors",
     )
     with pytest.raises(UserError, match="lm_head is stored beside"):
-        merge.check_saved(folder, model, tokenizer, "float16")
+        merge.check_saved(folder, model, ids, "float16")
     weights["model.norm.weight"] += 1
     save_file(weights, folder / "model.safetensors")
     with pytest.raises(UserError, match=r"model\.norm\.weight differs on disk"):
-        merge.check_saved(folder, model, tokenizer, "float16")
+        merge.check_saved(folder, model, ids, "float16")
 
 
 def test_what_float16_cannot_hold_is_refused(trained: Trained, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from cartlm.task import rows as row_files
 from cartlm.task.intent import Intent
 from cartlm.training import checkpoints, qlora
 from cartlm.training.examples import examples
+from cartlm.training.trainer import TARGETS, completion_loss, make_trainer
 from tests.component.training.conftest import ROOT, job, run, stage_folder, start
 from tests.fixtures.toy import toy_rows
 
@@ -36,7 +37,7 @@ def test_the_loss_falls_and_only_the_adapter_trains(trained: tuple[Path, qlora.F
     assert made.resumed_at == 0
     weights = load_file(adapter / "adapter_model.safetensors")
     assert sum(tensor.numel() for tensor in weights.values()) == made.trainable
-    assert {name.rsplit(".", 3)[1] for name in weights} == set(qlora.TARGETS)
+    assert {name.rsplit(".", 3)[1] for name in weights} == set(TARGETS)
     assert all(tensor.dtype == torch.float32 for tensor in weights.values()), "bfloat16 loses small updates"
     assert all(tensor.abs().max() > 0 for name, tensor in weights.items() if "lora_B" in name), (
         "all of them learn"
@@ -52,7 +53,7 @@ def test_the_adapter_names_no_machine(trained: tuple[Path, qlora.Finetuned, qlor
     assert record["device"] in ("cpu", "cuda")
     assert (record["quantization"], record["compute_dtype"]) == (
         "nf4",
-        qlora.computed_in("bfloat16", record["device"]),
+        qlora.available_dtype("bfloat16", record["device"]),
     )
     for path in adapter.glob("*.json"):
         assert str(adapter.parent.parent) not in path.read_text(encoding="utf-8")
@@ -72,7 +73,7 @@ def test_the_loss_on_a_cpu_is_trl_s(
     builder = prompt.from_transformers(tokenizer, "\n")
     made = [examples(row_files.read(path), builder, 640) for path in (given.train, given.validation)]
     model = qlora.load_base(toy_base, "nf4", "float32", "cpu")
-    trainer = qlora.make_trainer(given, model, tokenizer, made, tmp_path / "runs", "cpu")
+    trainer = make_trainer(given.settings, model, tokenizer, *made, tmp_path / "runs", "cpu")
     for name, weights in trainer.model.named_parameters():
         if "lora_B" in name:  # zero at the start, and with them the gradients of lora_A
             torch.nn.init.normal_(weights, std=0.05)
@@ -100,7 +101,7 @@ def test_a_batch_without_labels_is_no_error(toy_base: Path) -> None:
     model = qlora.load_base(toy_base, "none", "float32", "cpu")
     ids = torch.ones((2, 5), dtype=torch.long)
     batch = {"input_ids": ids, "attention_mask": ids, "labels": torch.full((2, 5), -100)}
-    assert float(qlora.completion_loss(model, batch)) == 0
+    assert float(completion_loss(model, batch)) == 0
 
 
 def test_the_curve_has_every_epoch_s_validation_loss(tmp_path: Path, toy_base: Path) -> None:
@@ -145,13 +146,13 @@ def test_a_special_token_in_a_row_stops_before_training(
 
 
 def test_evaluating_does_not_change_training(toy_base: Path) -> None:
-    """bitsandbytes repacks weights in eval mode on some CPUs; gradients after that are wrong without keep_nf4."""
+    """bitsandbytes repacks weights in eval mode on some CPUs; gradients after that would be wrong."""
     import peft
 
     base = qlora.load_base(toy_base, "nf4", "bfloat16", "cpu")
     base = peft.prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
     torch.manual_seed(0)
-    lora = peft.LoraConfig(r=4, target_modules=list(qlora.TARGETS), init_lora_weights=False)
+    lora = peft.LoraConfig(r=4, target_modules=list(TARGETS), init_lora_weights=False)
     model = peft.get_peft_model(base, lora)
     ids = torch.arange(10, 60)[None]
 
@@ -193,9 +194,9 @@ def test_a_cpu_without_fast_bfloat16_computes_in_float32(
     """The CPU's answer is a mock: one machine has one kind of CPU."""
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    assert qlora.computed_in("bfloat16", "cpu") == found
-    assert qlora.computed_in("bfloat16", "cuda") == "bfloat16"
-    assert qlora.computed_in("float32", "cpu") == "float32"
+    assert qlora.available_dtype("bfloat16", "cpu") == found
+    assert qlora.available_dtype("bfloat16", "cuda") == "bfloat16"
+    assert qlora.available_dtype("float32", "cpu") == "float32"
 
 
 def test_float16_needs_a_card(tmp_path: Path, toy_base: Path) -> None:

@@ -55,5 +55,5 @@ def test_the_key_follows_settings_and_bytes(tmp_path: Path) -> None:
 def test_other_runs_are_forgotten(tmp_path: Path) -> None:
     for key in ("aaaa", "bbbb", "cccc"):
         write(tmp_path / key, 5)
-    assert checkpoints.forget_others(tmp_path, "bbbb") == ["aaaa", "cccc"]
+    checkpoints.remove_other_runs(tmp_path, "bbbb")
     assert [path.name for path in tmp_path.iterdir()] == ["bbbb"]
