@@ -7,20 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cartlm.compare import notes, tolerances
+from cartlm.compare import notes, rules, tolerances
 from cartlm.compare.comparison import ORDER, Change, Comparison, Verdict
 from cartlm.compare.load import ParamChange, Side, load_side, param_changes
-from cartlm.compare.rules import (
-    ACCURACY,
-    ANYWHERE,
-    OF_MACHINE,
-    TESTED,
-    TIMED,
-    Better,
-    judged_metrics,
-    other_machine,
-    target_and_variant,
-)
+from cartlm.compare.rules import ACCURACY, ANYWHERE, OF_MACHINE, TESTED, TIMED, judged_metrics, other_machine
 from cartlm.compare.timings import LOST, NO_REFERENCE, REFERENCE, TimingChange, compare_rounds
 from cartlm.errors import UserError
 from cartlm.evaluation.paired import Difference, against_f16, mcnemar_differences, pair_outcomes
@@ -121,7 +111,7 @@ def timing_changes(old: Side, new: Side) -> dict[tuple[str, str], TimingChange |
     """
     by_target: dict[str, dict[tuple[str, str], str]] = {}
     for file in sorted(old.metrics.keys() & new.metrics.keys()):
-        target, variant = target_and_variant(file)
+        target, variant = rules.target_and_variant(file)
         before, after = old.metrics[file], new.metrics[file]
         if target in ("", *ANYWHERE) or other_machine(before, after):
             continue
@@ -157,24 +147,65 @@ def judge_file(
     file: str, before: Mapping[str, Any], after: Mapping[str, Any], evidence: Evidence
 ) -> Iterator[Change]:
     """The judged metrics of one file."""
-    target, variant = target_and_variant(file)
+    target, variant = rules.target_and_variant(file)
     if not target:
         return
     for key, kind, better in judged_metrics(before, after):
         timing = evidence.timings.get((file, key))
-        if variant == REFERENCE and before and after and (kind not in TIMED or timing is None):
+        if variant == REFERENCE and before and after and timing is None:
             continue
         paired = evidence.tested.get(variant) if (target, key) == (ACCURACY, TESTED) else None
         reason = not_comparable(file, key, kind, before, after, evidence)
         if reason is None and isinstance(timing, str):
             reason = timing
-        moved = timing if isinstance(timing, TimingChange) else None
-        verdict, change, why = judge_metric(
-            before, after, key, kind, better, evidence.tolerances[kind], reason, paired, moved
-        )
-        name, values = key.removeprefix(f"{target}."), (before.get(key), after.get(key))
-        reference = moved.reference if moved and not reason else None
-        yield Change(target, variant, name, kind, *values, change, verdict, why, paired, reference)
+        moved = timing if reason is None and isinstance(timing, TimingChange) else None
+        old, new = before.get(key), after.get(key)
+        verdict: Verdict
+        change: float | None = None
+        if old is None or new is None or reason == LOST:
+            verdict, why = ("added" if old is None else "removed"), reason or "only one side has it"
+        else:
+            change, p = relative_change(old, new, kind), None
+            if paired or moved:
+                change = paired.pairs.difference if paired else moved.change if moved else None
+                p = paired.p_adjusted if paired else moved.p if moved else None
+            if reason and (reason != NO_REFERENCE or old != new):
+                verdict, why = "not comparable", reason
+            elif p is None and old == new:
+                verdict, why = "no change", "equal"
+            elif why_not := no_change(change, evidence.tolerances[kind], p, before, after, key, kind):
+                verdict, why = "no change", why_not
+            else:
+                higher = change > 0 if change is not None else new > old
+                verdict = "better" if higher == (better == "higher") else "worse"
+                why = f"beyond {evidence.tolerances[kind]:g}" + (
+                    f", adjusted p {p:.2g}" if p is not None else ""
+                )
+        name, reference = key.removeprefix(f"{target}."), moved.reference if moved else None
+        yield Change(target, variant, name, kind, old, new, change, verdict, why, paired, reference)
+
+
+def no_change(
+    change: float | None,
+    tolerance: float,
+    p: float | None,
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    key: str,
+    kind: str,
+) -> str | None:
+    """Why a difference is no change: within the tolerance, or explained by chance; None if it is one.
+
+    Chance is judged by the adjusted p-value; without one, by whether the intervals overlap.
+    """
+    if change is not None and abs(change) <= tolerance:
+        return f"within the tolerance of {tolerance:g}"
+    if p is not None:
+        return f"not significant (adjusted p {p:.2g})" if p >= ALPHA else None
+    first, second = interval(before, key, kind), interval(after, key, kind)
+    if first and second and first[0] <= second[1] and second[0] <= first[1]:
+        return "the intervals overlap"
+    return None
 
 
 def not_comparable(
@@ -189,60 +220,15 @@ def not_comparable(
         return OTHER_DATA
     if kind != ACCURACY:
         return None
-    variant = target_and_variant(file)[1]
-    own_rows = f"{key.rpartition('.')[0]}.rows" in before.keys() & after.keys()
+    variant = rules.target_and_variant(file)[1]
     reason = None
-    if not own_rows and variant not in evidence.tested:
+    if (
+        variant not in evidence.tested
+        and f"{key.rpartition('.')[0]}.rows" not in before.keys() & after.keys()
+    ):
         # Parity and a card's kernels rest on the test rows and have no outcomes of their own.
         reason = evidence.unpaired.get(variant) or evidence.other_rows
     return reason or other_rows(before, after, key)
-
-
-def judge_metric(
-    before: Mapping[str, Any],
-    after: Mapping[str, Any],
-    key: str,
-    kind: str,
-    better: Better,
-    tolerance: float,
-    reason: str | None = None,
-    paired: Difference | None = None,
-    timing: TimingChange | None = None,
-) -> tuple[Verdict, float | None, str]:
-    """Verdict, change and reason of one metric: it must exceed its tolerance, and what chance explains.
-
-    Chance is judged by the adjusted p-value of `paired` or `timing`; without either, intervals must not overlap.
-    """
-    old, new = before.get(key), after.get(key)
-    if old is None or new is None:
-        return ("added", None, "only the new side has it") if old is None else ("removed", None, "gone")
-    change = relative_change(old, new, kind)
-    if paired:
-        change = paired.pairs.difference
-    elif timing:
-        change = timing.change
-    if reason == LOST:
-        return "removed", None, reason
-    if reason and (reason != NO_REFERENCE or old != new):
-        return "not comparable", change, reason
-    if not (paired or timing) and old == new:
-        return "no change", 0.0, "equal"
-    if change is not None and abs(change) <= tolerance:
-        return "no change", change, f"within the tolerance of {tolerance:g}"
-    why = f"beyond {tolerance:g}"
-    if paired or timing:
-        p = paired.p_adjusted if paired else timing.p if timing else 1.0
-        if p >= ALPHA:
-            return "no change", change, f"not significant (adjusted p {p:.2g})"
-        why += f", adjusted p {p:.2g}"
-    else:
-        first, second = interval(before, key, kind), interval(after, key, kind)
-        if first and second:
-            if first[0] <= second[1] and second[0] <= first[1]:
-                return "no change", change, "the intervals overlap"
-            why += ", and the intervals do not overlap"
-    higher = change > 0 if change is not None else new > old
-    return ("better" if higher == (better == "higher") else "worse"), change, why
 
 
 def relative_change(old: float, new: float, kind: str) -> float | None:

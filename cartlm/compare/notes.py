@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
+from statistics import median
 
 from cartlm.bench import aggregate
 from cartlm.compare.comparison import Change
@@ -13,46 +15,38 @@ from cartlm.evaluation.paired import signed_points
 from cartlm.pipeline import dvc_lock
 from cartlm.text import few
 
-Grouped = dict[str, list[str]]
+Groups = defaultdict[str, list[str]]
 """What is noted -> the variants, stages or metrics of which."""
 
 
 def measurement_notes(old: Side, new: Side, unpaired: Mapping[str, str]) -> list[str]:
     """Which variants were measured on other rows, machines or engines, on one side only, or beside other programs."""
-    notes: Grouped = {}
+    notes = Groups(list)
     for variant, why in unpaired.items():
-        notes.setdefault(f"Accuracy is not comparable, {why}", []).append(variant)
+        notes[f"Accuracy is not comparable, {why}"].append(variant)
     for file in sorted(old.metrics.keys() | new.metrics.keys()):
         target, variant = target_and_variant(file)
         before, after = old.metrics.get(file, {}), new.metrics.get(file, {})
         if not target or not (before or after):
             continue
         if not before or not after:
-            notes.setdefault(f"{target}: {'no longer' if before else 'only now'} measured", []).append(
-                variant
-            )
+            notes[f"{target}: {'no longer' if before else 'only now'} measured"].append(variant)
             continue
-        for note in _setup_changes(file, old, new):
-            notes.setdefault(f"{target}: {note}", []).append(variant)
+        if target not in ANYWHERE and (machine := other_machine(before, after)):
+            described = str(PurePosixPath(file).with_name("machine.json"))
+            details = machine_differences(old.metrics.get(described, {}), new.metrics.get(described, {}))
+            what = ", ".join(filter(None, ["not comparable", machine, details]))
+            notes[f"{target}: {what}"].append(variant)
+        for key in ("engine.version", "engine.kernel", "engine.threads"):
+            if before.get(key) != after.get(key):
+                notes[f"{target}: {key} was {before.get(key)}, is {after.get(key)}"].append(variant)
         for side, values in ((old, before), (new, after)):
             if values.get("cpu.other_cpus", values.get("gpu.other_cpus", 0.0)) > aggregate.DISTURBED:
                 busy = f"measured while others kept more than {aggregate.DISTURBED:g} CPUs busy (other_cpus)"
-                notes.setdefault(f"{target} of {side.name}: {busy}", []).append(variant)
+                notes[f"{target} of {side.name}: {busy}"].append(variant)
     if one_sided := sorted(old.outcomes.keys() ^ new.outcomes.keys()):
         notes["Outcomes are on one side only, so nothing is paired"] = one_sided
     return _sentences(notes)
-
-
-def _setup_changes(file: str, old: Side, new: Side) -> Iterator[str]:
-    """Another machine or engine."""
-    before, after = old.metrics[file], new.metrics[file]
-    if target_and_variant(file)[0] not in ANYWHERE and (machine := other_machine(before, after)):
-        described = str(PurePosixPath(file).with_name("machine.json"))
-        details = machine_differences(old.metrics.get(described, {}), new.metrics.get(described, {}))
-        yield f"not comparable, {machine}" + (f", {details}" if details else "")
-    for key in ("engine.version", "engine.kernel", "engine.threads"):
-        if before.get(key) != after.get(key):
-            yield f"{key} was {before.get(key)}, is {after.get(key)}"
 
 
 def reference_notes(changes: Sequence[Change], tolerances: Mapping[str, float]) -> list[str]:
@@ -62,9 +56,9 @@ def reference_notes(changes: Sequence[Change], tolerances: Mapping[str, float]) 
         for change in changes
         if change.reference is not None and abs(change.reference) > tolerances[change.kind]
     }
-    notes: Grouped = {}
+    notes = Groups(list)
     for target, metric, percent in moved:
-        notes.setdefault(target, []).append(f"{metric} {percent} %")
+        notes[target].append(f"{metric} {percent} %")
     return [
         f"{target}: timings are relative to the reference model, whose own changed: {few(texts, 8)}."
         for target, texts in notes.items()
@@ -73,34 +67,41 @@ def reference_notes(changes: Sequence[Change], tolerances: Mapping[str, float]) 
 
 def code_notes(old: Side, new: Side) -> list[str]:
     """Stages that measured with other code on the two sides, and stages older than their code or params."""
-    notes: Grouped = {}
+    notes = Groups(list)
     for stage, paths in dvc_lock.changed_code(old.stages, new.stages).items():
-        notes.setdefault(f"Measured by other code ({few(paths, 4)})", []).append(stage)
+        notes[f"Measured by other code ({few(paths, 4)})"].append(stage)
     for side in (old, new):
         for stage, changed in side.outdated.items():
-            notes.setdefault(f"{side.name}: not run again since {few(changed, 4)} changed", []).append(stage)
+            notes[f"{side.name}: not run again since {few(changed, 4)} changed"].append(stage)
     return _sentences(notes)
 
 
 def lost_notes(lost: Sequence[Change], name: str) -> list[str]:
     """Metrics that are gone without an explanation, by variant."""
-    by_variant: Grouped = {}
+    notes = Groups(list)
     for change in lost:
-        by_variant.setdefault(f"{change.target} {change.variant}", []).append(change.metric)
-    texts = [f"{variant} ({few(metrics, 3)})" for variant, metrics in by_variant.items()]
+        notes[f"{change.target} {change.variant}"].append(change.metric)
+    texts = [f"{variant} ({few(metrics, 3)})" for variant, metrics in notes.items()]
     return [f"{name} lacks numbers of what params.yaml still lists: {few(texts, 8)}."] if texts else []
 
 
 def inconsistent_metrics(side: Side) -> list[str]:
-    """Variants whose exact match in metrics/eval is not that of their outcomes: one of the two files is old."""
+    """Published values that their own rows or rounds contradict: one of the two files is old."""
     notes = []
     for variant, outcomes in side.outcomes.items():
-        share = side.metrics.get(f"metrics/eval/{variant}.json", {}).get(TESTED)
-        if share is not None and outcomes:
-            counted = sum(outcome.outcome == "exact" for outcome in outcomes) / len(outcomes)
-            if abs(counted - share) > 0.0001:  # metrics have 4 significant digits
-                file = f"metrics/eval/{variant}.json"
-                notes.append(f"{side.name}: {file} has {share:g} exact, its outcomes have {counted:g}.")
+        file = f"metrics/eval/{variant}.json"
+        share = side.metrics.get(file, {}).get(TESTED)
+        counted = sum(outcome.outcome == "exact" for outcome in outcomes) / max(1, len(outcomes))
+        if (
+            share is not None and outcomes and abs(counted - share) > 0.0001
+        ):  # metrics have 4 significant digits
+            notes.append(f"{side.name}: {file} has {share:g} exact, its outcomes have {counted:g}.")
+    for target, rounds in side.rounds.items():
+        for (variant, metric), values in rounds.items():
+            file = f"metrics/bench/{target}/{variant}.json"
+            published, middle = side.metrics.get(file, {}).get(metric), median(values.values())
+            if published and metric.endswith("_tokens_per_s") and abs(middle / published - 1) > 0.001:
+                notes.append(f"{side.name}: {file} has {metric} {published:g}, its rounds have {middle:g}.")
     return notes
 
 

@@ -53,8 +53,10 @@ def parse_rounds(text: str, name: str, next: str) -> Rounds:
             raise ValueError
         for number, variant, metric, value in lines[1:]:
             rounds.setdefault((variant, metric), {})[int(number)] = float(value)
+            if not 0 <= float(value) < math.inf:
+                raise ValueError
     except (IndexError, ValueError):
-        raise UserError(f"{name} does not have the columns {', '.join(COLUMNS)}", next) from None
+        raise UserError(f"{name} does not have numbers in the columns {', '.join(COLUMNS)}", next) from None
     return rounds
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from statistics import median
 from typing import Any
 
 from cartlm.compare import rules
@@ -14,7 +15,7 @@ Metrics = dict[str, dict[str, Any]]
 
 
 def rounds_of(metrics: Metrics, machine: float = 1.0, n: int = 5, noise: float = 0.02) -> dict[str, Rounds]:
-    """Each timing's rounds around its published value; `machine` is how fast it was, as the reference model shows."""
+    """Rounds of which each timing's published value is the median; `machine` is how fast it was, as the reference model shows."""
     rounds: dict[str, Rounds] = {}
     for file, values in metrics.items():
         target, variant = rules.target_and_variant(file)
@@ -25,8 +26,9 @@ def rounds_of(metrics: Metrics, machine: float = 1.0, n: int = 5, noise: float =
             fixed = 100 * machine if kind == "speed" else 100 / machine
             for who, metric, middle in ((variant, key, values[key]), (REFERENCE, f"reference.{name}", fixed)):
                 draw = random.Random(f"{who} {metric} {values[key]}")
+                ratios = [draw.uniform(1 - noise, 1 + noise) for _ in range(n)]
                 measured = rounds.setdefault(target, {}).setdefault((who, metric), {})
-                measured |= {i: middle * draw.uniform(1 - noise, 1 + noise) for i in range(n)}
+                measured |= {i: middle * ratio / median(ratios) for i, ratio in enumerate(ratios)}
     return rounds
 
 

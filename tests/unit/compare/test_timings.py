@@ -225,6 +225,8 @@ def test_rounds_csv_is_read_or_refused() -> None:
         text + "2,f16\n",
         text + "x,f16,cpu.load_s,1\n",
         text + "2,f16,cpu.load_s,x\n",
+        text + "2,f16,cpu.load_s,nan\n",
+        text + "2,f16,cpu.load_s,inf\n",
     ):
         with pytest.raises(UserError, match=r"rounds.csv"):
             parse_rounds(broken, "rounds.csv", "git checkout")
@@ -233,3 +235,10 @@ def test_rounds_csv_is_read_or_refused() -> None:
 def test_json_has_no_more_than_plain_values() -> None:
     values: dict[str, Any] = as_json(judge.compare_sides(side(), side(0.5), TOLERANCES))
     assert {type(each["change"]) for each in values["changes"]} <= {float, type(None)}
+
+
+def test_a_published_speed_that_its_rounds_contradict_is_noted() -> None:
+    new = side()
+    new.metrics[f"{FOLDER}/f16.json"]["cpu.decode_tokens_per_s"] = 50.0
+    notes = judge.compare_sides(side(), new, TOLERANCES).notes
+    assert [note for note in notes if f"{FOLDER}/f16.json has cpu.decode_tokens_per_s 50" in note]
