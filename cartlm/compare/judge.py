@@ -11,7 +11,7 @@ from cartlm.compare import notes, rules, tolerances
 from cartlm.compare.comparison import ORDER, Change, Comparison, Verdict
 from cartlm.compare.load import ParamChange, Side, load_side, param_changes
 from cartlm.compare.rules import ACCURACY, ANYWHERE, OF_MACHINE, TESTED, TIMED, judged_metrics, other_machine
-from cartlm.compare.timings import LOST, NO_REFERENCE, REFERENCE, TimingChange, compare_rounds
+from cartlm.compare.timings import LOST, REFERENCE, TimingChange, compare_rounds
 from cartlm.errors import UserError
 from cartlm.evaluation.paired import Difference, against_f16, mcnemar_differences, pair_outcomes
 from cartlm.evaluation.statistics import ALPHA, wilson
@@ -169,7 +169,7 @@ def judge_file(
             if paired or moved:
                 change = paired.pairs.difference if paired else moved.change if moved else None
                 p = paired.p_adjusted if paired else moved.p if moved else None
-            if reason and (reason != NO_REFERENCE or old != new):
+            if reason:
                 verdict, why = "not comparable", reason
             elif p is None and old == new:
                 verdict, why = "no change", "equal"
