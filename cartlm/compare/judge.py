@@ -11,16 +11,18 @@ from cartlm.compare import notes, rules, tolerances
 from cartlm.compare.comparison import ORDER, Change, Comparison, Verdict
 from cartlm.compare.load import ParamChange, Side, load_side, param_changes
 from cartlm.compare.rules import ACCURACY, ANYWHERE, OF_MACHINE, TESTED, TIMED, judged_metrics, other_machine
-from cartlm.compare.timings import LOST, REFERENCE, TimingChange, compare_rounds
+from cartlm.compare.timings import LOST, OTHER_REFERENCE, REFERENCE, TimingChange, compare_rounds
 from cartlm.errors import UserError
 from cartlm.evaluation.paired import Difference, against_f16, mcnemar_differences, pair_outcomes
-from cartlm.evaluation.statistics import ALPHA, wilson
+from cartlm.evaluation.statistics import ALPHA, Pairs, wilson
 from cartlm.pipeline import dvc_lock, stale
 from cartlm.pipeline.repository import is_checked_out
 
 OTHER_DATA = "made from other rows (data/ in dvc.lock)"
 OTHER_ROWS = "the test rows differ (data/test.jsonl in dvc.lock): nothing is paired"
 VARIANT_LISTS = ("reference", "gguf", "gptq")
+Timings = dict[tuple[str, str, str], TimingChange | str]
+"""By target, variant and key; text is why it is not comparable."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Evidence:
     other_rows: str | None  # why shares of the test rows without outcomes are not comparable
     other_data: Collection[str]  # files whose stage computed them from other rows
     tested: Mapping[str, Difference]  # variant -> its outcomes of both sides, row by row
-    timings: Mapping[tuple[str, str], TimingChange | str]  # by file and key; text is why it is not comparable
+    timings: Timings
 
 
 def compare_commits(root: Path, old: str, new: str | None) -> Comparison:
@@ -52,17 +54,13 @@ def compare_sides(
 
     `report` is what DVC reports of the new side, if it is checked out; the hashes in dvc.lock then give no note.
     """
-    unpaired = unpaired_variants(old, new)
-    tested = {
-        variant: pair_outcomes(old.outcomes[variant], new.outcomes[variant])
-        for variant in sorted(old.outcomes.keys() & new.outcomes.keys() - unpaired.keys())
-    }
+    paired, unpaired = pair_sides(old, new)
     evidence = Evidence(
         tolerance,
         unpaired,
         OTHER_ROWS if OTHER_ROWS in unpaired.values() else None,
         [file for file in new.metrics if dvc_lock.reads_other_data(old.stages, new.stages, file)],
-        {each.variant: each for each in mcnemar_differences(tested)},
+        {each.variant: each for each in mcnemar_differences(paired)},
         timing_changes(old, new),
     )
     variants = variant_names(new, *VARIANT_LISTS)
@@ -104,12 +102,12 @@ def variant_names(side: Side, *lists: str) -> list[str]:
     return [str(name) for section in sections if isinstance(section, dict) for name in section]
 
 
-def timing_changes(old: Side, new: Side) -> dict[tuple[str, str], TimingChange | str]:
-    """The timings that both sides measured on one machine, by file and key, relative to the reference model.
+def timing_changes(old: Side, new: Side) -> Timings:
+    """The timings that both sides measured on one machine, relative to the reference model.
 
     The reference's own are among them only if its engine changed: that would divide out of all others.
     """
-    by_target: dict[str, dict[tuple[str, str], str]] = {}
+    keys: dict[str, list[tuple[str, str]]] = {}
     for file in sorted(old.metrics.keys() & new.metrics.keys()):
         target, variant = rules.target_and_variant(file)
         before, after = old.metrics[file], new.metrics[file]
@@ -117,24 +115,20 @@ def timing_changes(old: Side, new: Side) -> dict[tuple[str, str], TimingChange |
             continue
         if variant == REFERENCE and section_of(before, "engine") == section_of(after, "engine"):
             continue
+        same_rounds = old.rounds.get(target) == new.rounds.get(target)
         for key, kind, _ in judged_metrics(before, after):
-            if kind in TIMED and key in before and key in after:
-                by_target.setdefault(target, {})[variant, key] = file
-    timings: dict[tuple[str, str], TimingChange | str] = {}
-    for target, files in by_target.items():
-        rounds = old.rounds.get(target, {}), new.rounds.get(target, {})
-        keys = list(files)
-        if rounds[0] == rounds[1]:  # not measured again
-            keys = [key for key in keys if old.metrics[files[key]][key[1]] != new.metrics[files[key]][key[1]]]
-        models = [
-            section_of(side.metrics.get(f"metrics/bench/{target}/{REFERENCE}.json", {}), REFERENCE)
-            for side in (old, new)
-        ]
+            equal = same_rounds and before.get(key) == after.get(key)  # not measured again
+            if kind in TIMED and key in before and key in after and not equal:
+                keys.setdefault(target, []).append((variant, key))
+    timings: Timings = {}
+    for target, of_target in keys.items():
+        file = f"metrics/bench/{target}/{REFERENCE}.json"
+        models = [section_of(side.metrics.get(file, {}), REFERENCE) for side in (old, new)]
         if all(models) and models[0] != models[1]:
-            found: Mapping[Any, TimingChange | str] = dict.fromkeys(keys, "the reference model changed")
-        else:
-            found = compare_rounds(*rounds, keys)
-        timings |= {(files[key], key[1]): result for key, result in found.items()}
+            timings |= {(target, *key): OTHER_REFERENCE for key in of_target}
+            continue
+        changes = compare_rounds(old.rounds.get(target, {}), new.rounds.get(target, {}), of_target)
+        timings |= {(target, *key): change for key, change in changes.items()}
     return timings
 
 
@@ -151,7 +145,7 @@ def judge_file(
     if not target:
         return
     for key, kind, better in judged_metrics(before, after):
-        timing = evidence.timings.get((file, key))
+        timing = evidence.timings.get((target, variant, key))
         if variant == REFERENCE and before and after and timing is None:
             continue
         paired = evidence.tested.get(variant) if (target, key) == (ACCURACY, TESTED) else None
@@ -271,25 +265,29 @@ def other_meter(before: Mapping[str, Any], after: Mapping[str, Any], key: str) -
     return None
 
 
-def unpaired_variants(old: Side, new: Side) -> dict[str, str]:
-    """Variants whose outcomes are of different rows on the two sides, and why; equal ids do not mean equal rows."""
-    unpaired = {}
+def pair_sides(old: Side, new: Side) -> tuple[dict[str, Pairs], dict[str, str]]:
+    """The outcomes that both sides have of a variant, paired row by row, or why they are of other rows.
+
+    Equal ids do not mean equal rows.
+    """
+    paired: dict[str, Pairs] = {}
+    unpaired: dict[str, str] = {}
     for variant in sorted(old.outcomes.keys() & new.outcomes.keys()):
         rows = old.rows.get(variant), new.rows.get(variant)
-        if rows[0] and rows[1] and rows[0] != rows[1]:
+        if all(rows) and rows[0] != rows[1]:
             unpaired[variant] = OTHER_ROWS
             continue
         try:
-            pair_outcomes(old.outcomes[variant], new.outcomes[variant])
+            paired[variant] = pair_outcomes(old.outcomes[variant], new.outcomes[variant])
         except ValueError as error:
-            if rows[0] and rows[0] == rows[1]:  # then a file is broken, and could hide a loss
+            if all(rows):  # then a file is broken, and could hide a loss
                 path = f"{dvc_lock.OUTCOMES}/{variant}.csv"
-                raise UserError(
-                    f"{path} of {old.name} and {new.name} are of the same test rows by dvc.lock, but {error}",
-                    f"git log -- {path}",
-                ) from None
+                what = (
+                    f"{path} of {old.name} and {new.name} are of the same test rows by dvc.lock, but {error}"
+                )
+                raise UserError(what, f"git log -- {path}") from None
             unpaired[variant] = f"the test rows differ: {error}: nothing is paired"
-    return unpaired
+    return paired, unpaired
 
 
 def lost_metrics(
@@ -297,9 +295,8 @@ def lost_metrics(
 ) -> Iterator[Change]:
     """Removed metrics without an explanation: the variant left params.yaml, another machine lacks a meter, or the new
     side left them out as too noisy."""
-    dropped = {*variant_names(old, *VARIANT_LISTS, "remote")} - {
-        *variant_names(new, *VARIANT_LISTS, "remote")
-    }
+    listed = [set(variant_names(side, *VARIANT_LISTS, "remote")) for side in (old, new)]
+    dropped = listed[0] - listed[1]
     other_architecture = any(change.key.startswith("architecture.") for change in params)
     for change in changes:
         if change.verdict != "removed" or change.variant in dropped:
@@ -311,7 +308,6 @@ def lost_metrics(
         if change.kind in OF_MACHINE and other_machine(old.metrics.get(file, {}), new.metrics.get(file, {})):
             continue
         left_out = str(new.metrics.get(f"{folder}/machine.json", {}).get("details.left_out", "")).split(", ")
-        if not {f"{change.variant} {front}{change.metric}" for front in ("", f"{change.target}.")} & {
-            *left_out
-        }:
+        names = {f"{change.variant} {change.metric}", f"{change.variant} {change.target}.{change.metric}"}
+        if names.isdisjoint(left_out):
             yield change

@@ -11,6 +11,7 @@ from cartlm.bench import aggregate
 from cartlm.compare.comparison import Change
 from cartlm.compare.load import Side
 from cartlm.compare.rules import ANYWHERE, TESTED, machine_differences, other_machine, target_and_variant
+from cartlm.compare.timings import NO_REFERENCE, OTHER_REFERENCE
 from cartlm.evaluation.paired import signed_points
 from cartlm.pipeline import dvc_lock
 from cartlm.text import few
@@ -50,19 +51,17 @@ def measurement_notes(old: Side, new: Side, unpaired: Mapping[str, str]) -> list
 
 
 def reference_notes(changes: Sequence[Change], tolerances: Mapping[str, float]) -> list[str]:
-    """By how much the machine itself was faster or slower, where that exceeds a tolerance."""
-    moved = {
-        (change.target, change.metric, signed_points(change.reference)): None
-        for change in changes
-        if change.reference is not None and abs(change.reference) > tolerances[change.kind]
-    }
+    """Why timings do not compare, and where the reference model's own changed by more than a tolerance."""
     notes = Groups(list)
-    for target, metric, percent in moved:
-        notes[target].append(f"{metric} {percent} %")
-    return [
-        f"{target}: timings are relative to the reference model, whose own changed: {few(texts, 8)}."
-        for target, texts in notes.items()
-    ]
+    for change in changes:
+        if change.why in (NO_REFERENCE, OTHER_REFERENCE):
+            notes[f"{change.target}: timings are not comparable, {change.why}"].append(change.variant)
+        if change.reference is not None and abs(change.reference) > tolerances[change.kind]:
+            moved = f"{change.metric} {signed_points(change.reference)} %"
+            notes[f"{change.target}: timings are relative to the reference model, whose own changed"].append(
+                moved
+            )
+    return _sentences({what: list(dict.fromkeys(texts)) for what, texts in notes.items()})
 
 
 def code_notes(old: Side, new: Side) -> list[str]:

@@ -27,6 +27,7 @@ from cartlm.errors import UserError
 REFERENCE = "reference"
 COLUMNS = ["round", "variant", "metric", "value"]
 NO_REFERENCE = "measured without a reference model"
+OTHER_REFERENCE = "the reference model changed"
 LOST = "no longer measured with the reference model"
 FEWEST_ROUNDS = 4  # of three rounds a side, even a tenfold slow-down has p = 0.1
 SHUFFLES = 5_000

@@ -94,6 +94,10 @@ def test_memory_is_compared_without_the_reference() -> None:
 
 def test_without_a_reference_timings_are_not_comparable() -> None:
     old = replace(side(), rounds={})
+    comparison = judge.compare_sides(old, side(0.5), TOLERANCES)
+    assert comparison.notes == [
+        f"cpu: timings are not comparable, measured without a reference model: {', '.join(sorted(VARIANTS))}."
+    ]
     assert find(old, side(0.5), "f16").verdict == "not comparable"
     assert find(old, replace(side(0.5), rounds={}), "f16").verdict == "not comparable"
     assert find(old, replace(side(), rounds={}), "f16").verdict == "no change"  # equal
