@@ -46,9 +46,18 @@ def _escape(match: re.Match[str]) -> str:
     return f"&#{ord(sign)};" + ("&#8203;" if sign in REFERENCES else "")
 
 
-def fold(summary: str, lines: Sequence[str]) -> tuple[str, str]:
-    """What goes before and after the rows of a folded table; `lines` are the table's head."""
-    return "\n".join([f"<details><summary>{inert(summary)}</summary>", "", *lines]), "\n\n</details>"
+def fold(summary: str, head: Sequence[str], rows: Sequence[str], most: int) -> str:
+    """A table, or a list without `head`, that a click unfolds, with its first rows."""
+    count = f"{len(rows):,}" if len(rows) <= most else f"the first {most:,} of {len(rows):,}"
+    lines = [
+        f"<details><summary>{inert(summary)} ({count})</summary>",
+        "",
+        *head,
+        *rows[:most],
+        "",
+        "</details>",
+    ]
+    return "\n".join(lines)
 
 
 def mermaid_chart(
