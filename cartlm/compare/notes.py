@@ -71,7 +71,7 @@ def code_notes(old: Side, new: Side) -> list[str]:
         notes[f"Measured by other code ({few(paths, 4)})"].append(stage)
     for side in (old, new):
         for stage, changed in side.outdated.items():
-            notes[f"{side.name}: not run again since {few(changed, 4)} changed"].append(stage)
+            notes[f"in {side.name}, not run again since {few(changed, 4)} changed"].append(stage)
     return _sentences(notes)
 
 
@@ -81,7 +81,7 @@ def lost_notes(lost: Sequence[Change], name: str) -> list[str]:
     for change in lost:
         notes[f"{change.target} {change.variant}"].append(change.metric)
     texts = [f"{variant} ({few(metrics, 3)})" for variant, metrics in notes.items()]
-    return [f"{name} lacks numbers of what params.yaml still lists: {few(texts, 8)}."] if texts else []
+    return [f"in {name}, numbers are gone of what params.yaml still lists: {few(texts, 8)}."] if texts else []
 
 
 def inconsistent_metrics(side: Side) -> list[str]:
@@ -94,13 +94,15 @@ def inconsistent_metrics(side: Side) -> list[str]:
         if (
             share is not None and outcomes and abs(counted - share) > 0.0001
         ):  # metrics have 4 significant digits
-            notes.append(f"{side.name}: {file} has {share:g} exact, its outcomes have {counted:g}.")
+            notes.append(f"in {side.name}, {file} has {share:g} exact, its outcomes have {counted:g}.")
     for target, rounds in side.rounds.items():
         for (variant, metric), values in rounds.items():
             file = f"metrics/bench/{target}/{variant}.json"
             published, middle = side.metrics.get(file, {}).get(metric), median(values.values())
             if published and metric.endswith("_tokens_per_s") and abs(middle / published - 1) > 0.001:
-                notes.append(f"{side.name}: {file} has {metric} {published:g}, its rounds have {middle:g}.")
+                notes.append(
+                    f"in {side.name}, {file} has {metric} {published:g}, its rounds have {middle:g}."
+                )
     return notes
 
 

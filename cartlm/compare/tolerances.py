@@ -43,7 +43,7 @@ def tolerances_of(side: Side) -> tuple[dict[str, float], list[str]]:
             tolerances[kind] = TypeAdapter(Share).validate_python(value, strict=True)
         except ValidationError:
             missing.append(f"{kind} {standard:g}" + ("" if value is None else f" (not {value!r:.20})"))
-    note = f"{side.name} has no such tolerance in params.yaml, so the standard is used: {few(missing, 8)}."
+    note = f"in {side.name}, params.yaml has no such tolerance, so the standard is used: {few(missing, 8)}."
     return tolerances, [note] if missing else []
 
 
@@ -58,12 +58,12 @@ def less_strict_params(changes: Sequence[ParamChange], name: str) -> list[str]:
                 and _moved(change, direction)
             ):
                 what = (
-                    "wider tolerances, which do not count"
+                    "wider tolerances are set, which do not count"
                     if change.key.startswith("compare.")
-                    else "less strict params"
+                    else "params are less strict than before"
                 )
                 texts.setdefault(what, []).append(f"{change.key} was {change.old!r}, is {change.new!r}")
-    return [f"{name} has {what}: {few(texts[what], 8)}." for what in sorted(texts)]
+    return [f"in {name}, {what}: {few(texts[what], 8)}." for what in sorted(texts)]
 
 
 def _moved(change: ParamChange, direction: str) -> bool:
@@ -80,4 +80,4 @@ def own_code_changes(root: Path, old: str, new: str | None, name: str) -> list[s
     """A note if the code that compares differs: a workflow runs that of the newer side."""
     arguments = ("diff", "--name-only", old, *([new] if new else []), "--", *OWN_CODE)
     changed = run_git(root, *arguments).stdout.splitlines()
-    return [f"{name} changes what compares, or what calls it: {few(changed, 4)}."] if changed else []
+    return [f"in {name}, what compares or calls it is changed: {few(changed, 4)}."] if changed else []

@@ -304,7 +304,7 @@ def test_numbers_of_other_or_older_code_are_named(repo: Repo, real_dvc: None) ->
     repo.git("add", "report.md")
     values = found(repo.compare(first, "HEAD", "--json"))
     assert values["stale"] is None
-    assert values["notes"] == [f"{second[:8]}: not run again since stages/evaluate.py changed: eval@q8_0."]
+    assert values["notes"] == [f"in {second[:8]}, not run again since stages/evaluate.py changed: eval@q8_0."]
     run_with("second\n")
     assert found(repo.compare(first, repo.commit(), "--json"))["notes"] == [
         "Measured by other code (stages/evaluate.py): eval@q8_0."

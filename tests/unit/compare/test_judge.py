@@ -368,7 +368,7 @@ def test_a_new_engine_and_inconsistent_files_are_noted() -> None:
     assert judge.compare_sides(old, new, TOLERANCES).notes == ["accuracy: engine.version was 1, is 2: q8_0."]
     inconsistent = evaluated(rows(900, 100), "new", free__exact_match=0.7)
     note = judge.compare_sides(evaluated(rows(900, 100)), inconsistent, TOLERANCES).notes[-1]
-    assert note == "new: metrics/eval/q8_0.json has 0.7 exact, its outcomes have 0.9."
+    assert note == "in new, metrics/eval/q8_0.json has 0.7 exact, its outcomes have 0.9."
 
 
 def test_from_nothing_to_something_has_no_percentage() -> None:
