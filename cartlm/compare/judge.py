@@ -156,50 +156,32 @@ def judge_file(
         old, new = before.get(key), after.get(key)
         verdict: Verdict
         change: float | None = None
+        p: float | None = None
         if old is None or new is None or reason == LOST:
             verdict, why = ("added" if old is None else "removed"), reason or "only one side has it"
         else:
-            change, p = relative_change(old, new, kind), None
-            if paired or moved:
-                change = paired.pairs.difference if paired else moved.change if moved else None
-                p = paired.p_adjusted if paired else moved.p if moved else None
+            change = relative_change(old, new, kind)
+            if paired:
+                change, p = paired.pairs.difference, paired.p_adjusted
+            elif moved:
+                change, p = moved.change, moved.p
+            tolerance = evidence.tolerances[kind]
             if reason:
                 verdict, why = "not comparable", reason
             elif p is None and old == new:
                 verdict, why = "no change", "equal"
-            elif why_not := no_change(change, evidence.tolerances[kind], p, before, after, key, kind):
-                verdict, why = "no change", why_not
+            elif change is not None and abs(change) <= tolerance:
+                verdict, why = "no change", f"within the tolerance of {tolerance:g}"
+            elif p is not None and p >= ALPHA:
+                verdict, why = "no change", f"not significant (adjusted p {p:.2g})"
+            elif p is None and intervals_overlap(before, after, key, kind):
+                verdict, why = "no change", "the intervals overlap"
             else:
                 higher = change > 0 if change is not None else new > old
                 verdict = "better" if higher == (better == "higher") else "worse"
-                why = f"beyond {evidence.tolerances[kind]:g}" + (
-                    f", adjusted p {p:.2g}" if p is not None else ""
-                )
+                why = f"beyond {tolerance:g}" if p is None else f"beyond {tolerance:g}, adjusted p {p:.2g}"
         name, reference = key.removeprefix(f"{target}."), moved.reference if moved else None
         yield Change(target, variant, name, kind, old, new, change, verdict, why, paired, reference)
-
-
-def no_change(
-    change: float | None,
-    tolerance: float,
-    p: float | None,
-    before: Mapping[str, Any],
-    after: Mapping[str, Any],
-    key: str,
-    kind: str,
-) -> str | None:
-    """Why a difference is no change: within the tolerance, or explained by chance; None if it is one.
-
-    Chance is judged by the adjusted p-value; without one, by whether the intervals overlap.
-    """
-    if change is not None and abs(change) <= tolerance:
-        return f"within the tolerance of {tolerance:g}"
-    if p is not None:
-        return f"not significant (adjusted p {p:.2g})" if p >= ALPHA else None
-    first, second = interval(before, key, kind), interval(after, key, kind)
-    if first and second and first[0] <= second[1] and second[0] <= first[1]:
-        return "the intervals overlap"
-    return None
 
 
 def not_comparable(
@@ -230,6 +212,12 @@ def relative_change(old: float, new: float, kind: str) -> float | None:
     if kind == ACCURACY:
         return new - old
     return (new - old) / old if old else (0.0 if new == old else None)
+
+
+def intervals_overlap(before: Mapping[str, Any], after: Mapping[str, Any], key: str, kind: str) -> bool:
+    """Whether both values have intervals, and these overlap."""
+    first, second = interval(before, key, kind), interval(after, key, kind)
+    return bool(first and second and first[0] <= second[1] and second[0] <= first[1])
 
 
 def interval(values: Mapping[str, Any], key: str, kind: str) -> tuple[float, float] | None:
