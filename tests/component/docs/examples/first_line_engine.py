@@ -31,8 +31,8 @@ class FirstLine:
     def answer(self, prompt_ids: list[int], max_new_tokens: int) -> Answer:
         """The completion of `prompt_ids`, at most `max_new_tokens` long."""
         started = time.perf_counter()
-        catalog, _message = prompt.split(self._tokenizer.decode(prompt_ids[1:]))
-        text = Intent("add", catalog[0], 1).canonical()
+        _title, first_line, *_ = self._tokenizer.decode(prompt_ids[1:]).split("\n")
+        text = Intent("add", first_line, 1).canonical()
         ids = self._tokenize(text)
         reason = "stop" if len(ids) <= max_new_tokens else "length"
         prefilled = time.perf_counter() - started
