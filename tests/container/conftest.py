@@ -54,15 +54,15 @@ def base_image(docker: Path) -> str:
     named = os.environ.get("CARTLM_BASE_IMAGE")
     if named:
         return named
-    made = run(FOLDER / "make-base-image.sh", "docker")
-    assert made.returncode == 0, made.stderr
-    return made.stdout.strip()
+    done = run(FOLDER / "make-base-image.sh", "docker")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 def build(docker: Path, file: str, tag: str, *options: str, **arguments: str) -> str:
     """Build an image of this working tree, as a stranger's checkout would; returns its name."""
-    given = [part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")]
-    built = run(docker, "build", *given, *options, "-f", ROOT / file, "-t", tag, ROOT)
+    build_args = [part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")]
+    built = run(docker, "build", *build_args, *options, "-f", ROOT / file, "-t", tag, ROOT)
     assert built.returncode == 0, built.stderr[-4000:]
     return tag
 
@@ -113,7 +113,7 @@ class Inside:
         return json.loads(run(self.docker, "image", "inspect", self.image).stdout)[0]["Config"]
 
     def versions(self) -> dict[str, str]:
-        """Of what the image is made of, once all of it was imported."""
+        """The version of each package that the image imports."""
         done = self("python", "docker/check_imports.py")
         assert done.returncode == 0, done.stderr
         return dict(line.split(" ") for line in done.stdout.splitlines() if line.count(" ") == 1)
@@ -121,9 +121,9 @@ class Inside:
     def refuses(self, module: str, mine: str, other: str) -> bool:
         """Whether the benchmark of target `other` stops with one line in this image, which is for `mine`."""
         done = self("python", "-m", module)
-        said = f"this is the image for {mine}" in done.stderr
+        named = f"this is the image for {mine}" in done.stderr
         line = done.stderr.count("\n") == 1 and done.stderr.endswith(f"; make bench TARGET={other}\n")
-        return done.returncode == 2 and said and line
+        return done.returncode == 2 and named and line
 
     def health(self) -> subprocess.CompletedProcess[str]:
         kind, *command = self.config()["Healthcheck"]["Test"]
@@ -188,9 +188,8 @@ def checkouts(
     environ.pop("CARTLM_IMAGE", None)
 
     def make(name: str) -> Checkout:
-        cache = (
-            folder / f"{name}-cache"
-        )  # of its own: a second run with the first one's would restore, not run
+        # of its own: a run with another one's cache would restore instead of run
+        cache = folder / f"{name}-cache"
         cache.mkdir()
         repo = toy_repo.copy(fresh, folder / name)
         subprocess.run(["chown", "-R", f"{USER}:{USER}", repo.path, cache], check=True)
@@ -201,6 +200,6 @@ def checkouts(
 
 @pytest.fixture(scope="session")
 def whole(checkouts: Callable[[str], Checkout]) -> tuple[Checkout, subprocess.CompletedProcess[str]]:
-    """A checkout in which `make repro TARGET=cpu` ran, and what it said. Not to be changed by a test."""
+    """A checkout in which `make repro TARGET=cpu` ran, and its output. Not to be changed by a test."""
     checkout = checkouts("whole")
     return checkout, checkout.make("repro", "TARGET=cpu")

@@ -110,17 +110,17 @@ def layers(docker: Path, image: str, folder: Path) -> Iterator[list[str]]:
 def test_no_compiler_no_cache_no_secret(
     docker: Path, inside: Inside, base_image: str, tmp_path: Path
 ) -> None:
-    """In any layer that the image adds to its base, and in what `docker history` tells of how it was made."""
-    asked = run(docker, "image", "inspect", "--format", "{{len .RootFS.Layers}}", base_image)
-    added = list(layers(docker, inside.image, tmp_path))[int(asked.stdout) :]
+    """In any layer that the image adds to its base, and in `docker history`."""
+    base = run(docker, "image", "inspect", "--format", "{{len .RootFS.Layers}}", base_image)
+    added = list(layers(docker, inside.image, tmp_path))[int(base.stdout) :]
     assert len(added) > 3
     files = [file for layer in added for file in layer]
     assert "/opt/venv/bin/dvc" in files
     assert not [file for file in files if Path(file).name in COMPILERS and "/bin/" in file]
     assert not [file for file in files if any(fnmatch(file, f"{cache}*") for cache in CACHES)]
-    told = [file for file in files if any(fnmatch(Path(file).name, name) for name in SECRETS)]
+    secrets = [file for file in files if any(fnmatch(Path(file).name, name) for name in SECRETS)]
     public = ("certifi/cacert.pem", ".py", ".pyc")
-    assert not [file for file in told if not file.endswith(public)]
+    assert not [file for file in secrets if not file.endswith(public)]
     history = run(docker, "history", "--no-trunc", "--format", "{{.CreatedBy}}", inside.image).stdout.lower()
     for word in ("token", "password", "secret=", "api_key", "extra-index"):
         assert word not in history
@@ -129,7 +129,7 @@ def test_no_compiler_no_cache_no_secret(
 def test_a_change_of_the_source_makes_only_the_last_layers_anew(
     docker: Path, inside: Inside, base_image: str, wheels: dict[str, str], tmp_path: Path
 ) -> None:
-    """Built once more from the same files but one: what is not taken from the cache comes after the copy of the source."""
+    """Built again with one file changed: all but the last layers come from the cache."""
     listed = run("git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard").stdout
     for name in filter(None, listed.split("\0")):
         target = tmp_path / name
@@ -236,7 +236,7 @@ def test_a_remote_on_the_host_is_reached(checkouts: Callable[[str], Checkout], t
 
 def test_a_mistake_is_one_line(checkouts: Callable[[str], Checkout]) -> None:
     checkout = checkouts("mistaken")
-    for wanted, environ, said in (
+    for words, environ, error in (
         (("bench", "TARGET=gpu"), {"CARTLM_GPU_IMAGE": "none:none"}, "there is no image none:none"),
         (
             ("repro", "TARGET=cpu"),
@@ -244,6 +244,6 @@ def test_a_mistake_is_one_line(checkouts: Callable[[str], Checkout]) -> None:
             "no docker daemon answers unix:///nowhere",
         ),
     ):
-        done = checkout.make(*wanted, **environ)
+        done = checkout.make(*words, **environ)
         assert done.returncode == 2
-        assert done.stderr.splitlines()[0].startswith(f"compose.sh: {said}")
+        assert done.stderr.splitlines()[0].startswith(f"compose.sh: {error}")

@@ -188,13 +188,13 @@ def test_another_clone_does_not_buy_rows_that_a_model_worded_again(
                 base_url=url, api_key_env="CARTLM_TEST_KEY", prompts=8
             )
         )
-        made = repo.dvc("repro", "-v", "data")
+        done = repo.dvc("repro", "-v", "data")
         repo.commit("worded")
         bought = came()
         assert bought > 10
         repo.run("git", "clone", "-q", str(repo.path), str(tmp_path / "clone"))
         clone = Repo(tmp_path / "clone")
-        clone.set(lambda values: values["data"]["noise"].update(typo=0.1))  # nothing else is asked for that
+        clone.set(lambda values: values["data"]["noise"].update(typo=0.1))  # needs no other answers
         refused = clone.dvc("repro", "data", check=False)
         assert "data/responses.jsonl was paid for and is not here; make repro" in refused.stderr
         fetch = (sys.executable, "-m", "cartlm.cli", "fetch-paid")
@@ -205,7 +205,7 @@ def test_another_clone_does_not_buy_rows_that_a_model_worded_again(
     assert "data" in (repo.path / "dvc.lock").read_text(encoding="utf-8")
     kept = [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
     assert kept == [], "the key is in no file, dvc.lock and DVC's own files and remote among them"
-    assert KEY not in made.stdout + made.stderr + refused.stdout + refused.stderr
+    assert KEY not in done.stdout + done.stderr + refused.stdout + refused.stderr
     for folder in (repo.path, clone.path):
         assert (folder / "docs/data.md").read_text(encoding="utf-8").startswith("# Data card")
 
@@ -216,16 +216,16 @@ def test_only_a_server_that_left_params_is_forgotten(repo: Repo, naughty: Naught
     learn(repo, naughty)
     list_server(repo, naughty.url)
     repo.dvc("repro", "remote/dvc.yaml")
-    made = [repo.path / name for name in (METRICS, OUTCOMES)]
+    files = [repo.path / name for name in (METRICS, OUTCOMES)]
     prune = [sys.executable, "-m", "cartlm.cli", "prune"]
     assert "gpt" not in repo.run(*prune).stdout
-    assert all(path.exists() for path in made)
+    assert all(path.exists() for path in files)
     assert "didn't change" in repo.dvc("repro", "remote/dvc.yaml").stdout
 
     repo.set(lambda values: values.update(remote={}))
     gone = repo.run(*prune).stdout
     assert "eval-remote@gpt" in gone
-    assert not any(path.exists() for path in made)
+    assert not any(path.exists() for path in files)
     assert "gpt" not in (repo.path / "remote/dvc.lock").read_text(encoding="utf-8")
     assert lines(repo), "paid for"
     repo.run("make", "clean")

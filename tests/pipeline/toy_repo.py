@@ -80,10 +80,10 @@ class Repo:
     def accuracy(self) -> dict[str, Any]:
         """Everything about accuracy in metrics/: no speed, no machine."""
         files = sorted((self.path / "metrics" / "eval").glob("*.json"))
-        found: dict[str, Any] = {path.name: _accuracy(json.loads(path.read_text("utf-8"))) for path in files}
+        values: dict[str, Any] = {path.name: _accuracy(json.loads(path.read_text("utf-8"))) for path in files}
         for path in sorted((self.path / "metrics" / "outcomes").glob("*.csv")):
-            found[path.name] = path.read_text(encoding="utf-8")
-        return found
+            values[path.name] = path.read_text(encoding="utf-8")
+        return values
 
     def kill_when(self, ready: Callable[[], bool], *targets: str, timeout_s: float = 1200) -> None:
         """Start `dvc repro` and `kill -9` it with all its children once `ready`; fails if it ends before."""
