@@ -157,6 +157,7 @@ def test_no_card_no_vram() -> None:
     assert vram.Vram("cpu").now("load") == {}
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_architecture_script_runs_without_our_other_packages(tmp_path: Path) -> None:

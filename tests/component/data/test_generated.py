@@ -257,6 +257,7 @@ def start_and_kill(folder: Path, at: int) -> None:
         running.send_signal(signal.SIGKILL)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_three_thousand_rows_from_a_server_that_fails_and_a_run_that_is_killed(

@@ -69,6 +69,7 @@ def write_three_thousand(folder: Path) -> list[Row]:
     return made
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_three_thousand_rows_in_the_published_form_train(tmp_path: Path) -> None:
     """The stages themselves, on the embedded base; two steps of an epoch's 169, all rows checked and tokenized."""

@@ -148,6 +148,7 @@ def loaded(made: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", CELLS)
 def test_a_fresh_process_loads_it_and_so_does_transformers_alone(loaded: dict[str, Any], name: str) -> None:
     """Dequantized by us, by gptqmodel's kernel and through AutoModelForCausalLM: the same logits but for rounding."""
@@ -163,6 +164,7 @@ def test_a_fresh_process_loads_it_and_so_does_transformers_alone(loaded: dict[st
     assert "there is no GPTQ kernel 'none'; one of: marlin" in found["refused"][1]
 
 
+@pytest.mark.nightly
 def test_kill_9_of_the_stage_then_again_gives_the_same_bytes(made: Path, tmp_path: Path) -> None:
     """Killed after gptqmodel's first checkpoint: the worker dies with the stage, the next run goes on from there."""
     repo = Path(shutil.copytree(made, tmp_path / "repo"))
