@@ -109,7 +109,7 @@ class _Prompts(NamedTuple):
     language: str
     novel: bool
     chunk: int
-    count: int
+    size: int
 
 
 class Generator:
@@ -158,7 +158,7 @@ class Generator:
             for part, request in requests.items():
                 try:
                     text = _complete_text(replies[request.key])
-                    answers[part] = metaprompt.parse_prompts(text, part.count)
+                    answers[part] = metaprompt.parse_prompts(text, part.size)
                 except ValueError as error:
                     self.report.refused[f"prompts {error}"] += 1
                     self._unreadable.append(replies[request.key].text)
@@ -286,7 +286,7 @@ class Generator:
                 rows[int(row.id)] = row
 
     def _prompts_request(self, part: _Prompts, attempt: int) -> Request:
-        body = metaprompt.prompts_body(self._body_settings, part.language, part.count, part.novel)
+        body = metaprompt.prompts_body(self._body_settings, part.language, part.size, part.novel)
         return self._request(f"prompts {part.language} {part.chunk}", body, (*part, attempt))
 
     def _request(self, row: str, body: dict[str, Any], index: Sequence[Any]) -> Request:

@@ -9,6 +9,13 @@ from functools import cache
 from importlib import resources
 
 LANGUAGES = ("english", "croatian", "spanish")
+_NUMBER_FORMS = {"one": "singular", "many": "plural"}
+_FORMS = {
+    "english": _NUMBER_FORMS,
+    "spanish": _NUMBER_FORMS,
+    "croatian": {form: form for form in ("nom", "acc", "gen", "paucal", "gen_pl")},
+}
+"""Form -> column of the lexicon file; the first form is the product's name."""
 _SMALL_WORDS = {"of", "for", "with", "and", "to", "in", "on", "a", "the"}
 
 
@@ -16,10 +23,9 @@ _SMALL_WORDS = {"of", "for", "with", "and", "to", "in", "on", "a", "the"}
 class Product:
     """One lexicon entry.
 
-    `forms` holds every inflected form of the name, word for word parallel: English and Spanish `one`
-    and `many`; Croatian `nom`, `acc`, `gen`, `paucal` (after 2-4) and `gen_pl` (after 5 and more).
-    `head` is the index of the head noun in each of them. `content` is the form after a unit
-    ("bottle of ..."). Plural-only things ("hlače") have no counted form and need a unit.
+    `forms` holds every inflected form of the name, parallel word for word: English and Spanish `one` and `many`; Croatian
+    `nom`, `acc`, `gen`, `paucal` (after 2-4) and `gen_pl` (after 5 and more). `head` is the index of their head noun.
+    `content` is the form after a unit ("bottle of ..."). Plural-only things ("hlače") have no counted form and need a unit.
     """
 
     language: str
@@ -37,6 +43,10 @@ class Product:
         return f"{self.language}/{self.name}"
 
     @property
+    def head_noun(self) -> str:
+        return self.name.split(" ")[self.head]
+
+    @property
     def plural_only(self) -> bool:
         return self.gender in ("mp", "fp", "np") or self.units == ("pair",)
 
@@ -51,62 +61,37 @@ class Line:
 
     @property
     def text(self) -> str:
-        name = self.product.name
+        name, size = self.product.name, f"{self.unit} {self.variant}".strip()
+        name = name[:1].upper() + name[1:]
         if self.product.language == "english":
             words = [
-                w if i and w in _SMALL_WORDS else w[:1].upper() + w[1:] for i, w in enumerate(name.split(" "))
+                word if word in _SMALL_WORDS else word[:1].upper() + word[1:] for word in name.split(" ")
             ]
             name, size = " ".join(words), f"{self.variant} {self.unit}".strip()
-        else:
-            name, size = name[:1].upper() + name[1:], f"{self.unit} {self.variant}".strip()
         return f"{name} ({size})" if self.variant else name
-
-
-def _split(cell: str) -> tuple[str, ...]:
-    return tuple(part for part in cell.split("|") if part)
 
 
 @cache
 def load(language: str) -> tuple[Product, ...]:
     """All products of a language, in file order. Raises ValueError naming a broken line."""
-    name_column, forms = {
-        "english": ("singular", {"one": "singular", "many": "plural"}),
-        "spanish": ("singular", {"one": "singular", "many": "plural"}),
-        "croatian": (
-            "nom",
-            {"nom": "nom", "acc": "acc", "gen": "gen", "paucal": "paucal", "gen_pl": "gen_pl"},
-        ),
-    }[language]
     products = []
-    with (resources.files("cartlm.data") / "lexicons" / f"{language}.tsv").open(encoding="utf-8") as file:
+    path = resources.files("cartlm.data") / "lexicons" / f"{language}.tsv"
+    with path.open(encoding="utf-8") as file:
         for number, row in enumerate(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE), 2):
-            marked = row[name_column].split(" ")
+            forms = {form: row[column].replace("*", "") for form, column in _FORMS[language].items()}
+            name, *_ = forms.values()
+            marked = row[next(iter(_FORMS[language].values()))].split(" ")
             heads = [index for index, word in enumerate(marked) if word.startswith("*")]
-            inflected = {form: row[column].replace("*", "") for form, column in forms.items()}
-            lengths = {len(text.split(" ")) for text in inflected.values() if text}
-            if len(heads) != 1 or lengths != {len(marked)}:
-                raise ValueError(f"{language}.tsv:{number}: {row[name_column]!r}: head or forms do not fit")
+            if len(heads) != 1 or {len(text.split(" ")) for text in forms.values() if text} != {len(marked)}:
+                raise ValueError(f"{language}.tsv:{number}: {name!r}: head or forms do not fit")
+            units, variants = (tuple(filter(None, row[key].split("|"))) for key in ("units", "variants"))
+            gender, content = row.get("gender", ""), row["content"]
             products.append(
-                Product(
-                    language,
-                    row["domain"],
-                    inflected["nom" if language == "croatian" else "one"],
-                    heads[0],
-                    inflected,
-                    row.get("gender", ""),
-                    _split(row["units"]),
-                    row["content"],
-                    _split(row["variants"]),
-                )
+                Product(language, row["domain"], name, heads[0], forms, gender, units, content, variants)
             )
     return tuple(products)
 
 
-def bucket(key: str, buckets: int) -> int:
-    """A bucket in [0, buckets) that depends on `key` alone: it stays when a lexicon grows."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % buckets
-
-
 def is_novel(key: str) -> bool:
-    """Whether a product or a phrase template is kept from training for the `novel` slice (one in six)."""
-    return bucket(key, 6) == 0
+    """Whether a product is kept from training for the novel slice: one in six, whatever else the lexicon holds."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % 6 == 0

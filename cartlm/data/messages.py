@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from cartlm.data.wording import grammar
 
-_SYMBOL = re.compile(r"<(\w+)>")
 NOVEL_EVERY = 6  # every sixth frame of a list is kept from training for the novel slice
+_SYMBOL = re.compile(r"<(\w+)>")
 _OPTIONAL = re.compile(r"\s*\[([^\]]*)\]")
 
 
@@ -30,12 +30,12 @@ class Frame:
 
 
 def expand(language: str, text: str, rng: random.Random) -> str:
-    """Replace symbols and optional parts of a grammar line until none is left."""
+    """Replace the optional parts and symbols of a grammar line until none is left."""
     symbols = grammar(language)["symbols"]
     text = _OPTIONAL.sub(lambda match: f" {match[1]}" if rng.random() < 0.5 else "", text)
     used: set[str] = set()
     while (match := _SYMBOL.search(text)) is not None:
-        # "guests are coming and guests are coming": a symbol gives another line the second time
+        # a symbol gives another line the second time: not "guests are coming and guests are coming"
         line = rng.choice([line for line in symbols[match[1]] if line not in used] or symbols[match[1]])
         used.add(line)
         text = text[: match.start()] + line + text[match.end() :]
@@ -44,41 +44,37 @@ def expand(language: str, text: str, rng: random.Random) -> str:
 
 def cores(language: str, action: str, kind: str, novel: bool) -> list[tuple[str, str]]:
     """`(template id, text)` of the frames of one kind (terse, full): the novel ones, or all others."""
-    lines = grammar(language)[action][kind]
     return [
         (f"{language}/{action}/{kind}/{text}", text)
-        for position, text in enumerate(lines)
+        for position, text in enumerate(grammar(language)[action][kind])
         if (position % NOVEL_EVERY == NOVEL_EVERY - 1) == novel
     ]
 
 
-def frame(
+def random_frame(
     language: str, action: str, style: str, novel: bool, rng: random.Random, texts: Sequence[str] = ()
 ) -> Frame:
-    """A random frame: terse frames stand alone, the others may get an opener and a tail.
-
-    `texts` are frames to choose from instead of the grammar's own (for pretraining).
-    """
+    """A random frame; all but terse ones may get an opener and a tail. `texts` replace the grammar's own frames."""
     kind = "terse" if style == "terse" or (style == "correcting" and rng.random() < 0.5) else "full"
     others = [(f"{language}/{action}/other/{text}", text) for text in texts]
     template, text = rng.choice(others or cores(language, action, kind, novel))
-    rules = grammar(language)
+    lines = grammar(language)
     opener = tail = ""
     if style == "rambling":
-        opener = expand(language, rng.choice(rules[f"ramble_{action}"]), rng)
+        opener = expand(language, rng.choice(lines[f"ramble_{action}"]), rng)
     elif rng.random() < (0.15 if kind == "terse" else 0.4):
-        opener = expand(language, rng.choice(rules["opener"]), rng)
+        opener = expand(language, rng.choice(lines["opener"]), rng)
     if style != "correcting" and rng.random() < (0.1 if kind == "terse" else 0.4):
-        tail = expand(language, rng.choice(rules["tail"]), rng)
+        tail = expand(language, rng.choice(lines["tail"]), rng)
     return Frame(template, expand(language, text, rng), opener, tail, style)
 
 
-def assemble(parts: Frame, phrase: str, fix: str, rng: random.Random) -> str:
-    """The message, before noise: opener, frame with its phrase, correction, tail, punctuation."""
-    text = parts.text.replace("{np}", phrase).replace("{def}", phrase)
-    text = f"{parts.opener} {text}{fix}{parts.tail}".strip()
-    if parts.style != "terse" and rng.random() < 0.6:
+def assemble(frame: Frame, phrase: str, correction: str, rng: random.Random) -> str:
+    """The message before noise: opener, frame with its phrase, correction, tail, punctuation."""
+    text = frame.text.replace("{np}", phrase).replace("{def}", phrase)
+    text = f"{frame.opener} {text}{correction}{frame.tail}".strip()
+    if frame.style != "terse" and rng.random() < 0.6:
         text = text[:1].upper() + text[1:]
-    if text[-1] not in ".!?)" and parts.style != "terse" and rng.random() < 0.35:
-        text += "?" if parts.text.endswith("?") else "."
+    if text[-1] not in ".!?)" and frame.style != "terse" and rng.random() < 0.35:
+        text += "?" if frame.text.endswith("?") else "."
     return text

@@ -1,7 +1,7 @@
-"""Noise operators: how people really type. Each takes its own random generator and is pure.
+"""Noise operators: how people really type. Each is a pure function of its text and random generator.
 
-Kinds and rates follow the measured edits of real chat text (MultiLexNorm 2: English and Spanish changed
-tokens 7-8 %, dropped letters before replaced ones, diacritics dropped by whole messages).
+Kinds and rates follow the measured edits of real chat text (MultiLexNorm 2: English and Spanish changed 7-8 % of tokens,
+dropped letters before replaced ones, diacritics dropped by whole messages).
 """
 
 from __future__ import annotations
@@ -14,30 +14,27 @@ from typing import Any
 
 import yaml
 
+from cartlm.data.config import Noise
+
 _WORD = re.compile(r"[^\W\d_]{4,}")
 
 
 @cache
 def words(language: str) -> dict[str, Any]:
     """Keyboard rows, chat words and diacritics of a language."""
-    text = (resources.files("cartlm.data") / "noise_words" / f"{language}.yaml").read_text(encoding="utf-8")
-    return yaml.safe_load(text)
+    path = resources.files("cartlm.data") / "noise_words" / f"{language}.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 @cache
 def neighbours(language: str) -> dict[str, str]:
-    """Letters beside and diagonally below or above each letter of the language's keyboard."""
-    rows = words(language)["keyboard"]
-    found: dict[str, str] = {}
-    for y, row in enumerate(rows):
-        for x, letter in enumerate(row):
-            near = row[max(0, x - 1) : x] + row[x + 1 : x + 2]
-            if y:
-                near += rows[y - 1][x : x + 2]
-            if y + 1 < len(rows):
-                near += rows[y + 1][max(0, x - 1) : x + 1]
-            found[letter] = near
-    return found
+    """The letters beside and diagonally below or above each letter of the language's keyboard."""
+    rows = ["", *words(language)["keyboard"], ""]
+    return {
+        letter: row[max(0, x - 1) : x] + row[x + 1 : x + 2] + above[x : x + 2] + below[max(0, x - 1) : x + 1]
+        for above, row, below in zip(rows, rows[1:], rows[2:], strict=False)
+        for x, letter in enumerate(row)
+    }
 
 
 def typo(text: str, language: str, rng: random.Random) -> str:
@@ -62,44 +59,42 @@ def typo(text: str, language: str, rng: random.Random) -> str:
 def slang(text: str, language: str, rng: random.Random) -> str:
     """Up to two words of the message become chat words."""
     table = words(language)["slang"]
+
+    def pattern(word: str) -> re.Pattern[str]:
+        return re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
+
     lowered = text.lower()
-    present = [word for word in table if re.search(rf"(?<!\w){re.escape(word.lower())}(?!\w)", lowered)]
+    present = [word for word in table if pattern(word.lower()).search(lowered)]
     rng.shuffle(present)
     for word in present[: rng.choice((1, 2, 2))]:
-        pattern = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
         chosen = rng.choice(table[word])
-        text = pattern.sub(chosen.replace("\\", r"\\"), text, count=1)
+        text = pattern(word).sub(chosen.replace("\\", r"\\"), text, count=1)
     return text
 
 
 def drop_diacritics(text: str, language: str, share: float, rng: random.Random) -> str:
     """Type a share of the marked letters without their mark; đ becomes dj or d."""
     table = words(language)["diacritics"]
-    plain_d = rng.random() < 0.3
-    out = []
-    for letter in text:
-        if letter in table and rng.random() < share:
-            out.append(table[letter][0] if plain_d else table[letter])
-        else:
-            out.append(letter)
-    return "".join(out)
+    longest = 1 if rng.random() < 0.3 else 2
+    return "".join(
+        table[letter][:longest] if letter in table and rng.random() < share else letter for letter in text
+    )
 
 
 def join_words(text: str, rng: random.Random) -> str:
     """Leave out one blank between two words; never beside a digit, where it would change a number."""
-    places = [m.start() for m in re.finditer(r"(?<=[^\W\d_]) (?=[^\W\d_])", text)]
+    places = [match.start() for match in re.finditer(r"(?<=[^\W\d_]) (?=[^\W\d_])", text)]
     if not places:
         return text
     at = rng.choice(places)
     return text[:at] + text[at + 1 :]
 
 
-def apply(text: str, language: str, rates: Any, rng: random.Random) -> tuple[str, list[str]]:
-    """A noisy message and the operators that changed it; `rates` is the data.noise section."""
+def apply(text: str, language: str, rates: Noise, rng: random.Random) -> tuple[str, list[str]]:
+    """A noisy message and the operators that changed it."""
     if rng.random() < rates.clean:
         return text, []
-    done: list[str] = []
-    clean = text
+    clean, done = text, list[str]()
 
     def step(name: str, changed: str) -> None:
         nonlocal text
@@ -126,5 +121,5 @@ def apply(text: str, language: str, rates: Any, rng: random.Random) -> tuple[str
                 step("diacritics_mixed", drop_diacritics(text, language, 0.5, rng))
         if done:
             break
-    # two slips can undo each other: what reads as before is clean
+    # two slips can undo each other: a message that reads as before is clean
     return text, list(dict.fromkeys(done)) if text != clean else []

@@ -10,29 +10,16 @@ from functools import cache
 from cartlm.data import noise
 from cartlm.data.config import Catalog, Data
 from cartlm.data.lexicon import LANGUAGES, Line, Product, is_novel, load
-from cartlm.data.messages import assemble, frame
+from cartlm.data.messages import assemble, random_frame
 from cartlm.data.wording import Phrase, grammar, noun_phrase, number
 from cartlm.task.intent import ACTIONS, Intent
 from cartlm.task.rows import Row, make
 
-# shoppers mostly want one or a few
-_QUANTITIES = {
-    1: 35,
-    2: 20,
-    3: 12,
-    4: 8,
-    5: 6,
-    6: 5,
-    7: 1.5,
-    8: 2,
-    9: 1,
-    10: 3,
-    11: 0.5,
-    12: 2.5,
-    13: 0.3,
-    14: 0.3,
-}
-_QUANTITIES |= {15: 0.8, 16: 0.3, 18: 0.4, 20: 0.8, 24: 0.7, 25: 0.4, 30: 0.4, 36: 0.1, 48: 0.1, 50: 0.3}
+QUANTITIES = {
+    1: 35, 2: 20, 3: 12, 4: 8, 5: 6, 6: 5, 7: 1.5, 8: 2, 9: 1, 10: 3, 11: 0.5, 12: 2.5, 13: 0.3, 14: 0.3,
+    15: 0.8, 16: 0.3, 18: 0.4, 20: 0.8, 24: 0.7, 25: 0.4, 30: 0.4, 36: 0.1, 48: 0.1, 50: 0.3,
+}  # fmt: skip
+"""Quantities and their weights: shoppers mostly want one or a few."""
 
 
 @cache
@@ -42,11 +29,16 @@ def products(language: str, novel: bool) -> tuple[Product, ...]:
 
 
 @cache
-def _by_head(language: str, novel: bool) -> dict[str, tuple[Product, ...]]:
+def _by_head(language: str) -> dict[str, list[Product]]:
+    """Products for training that share their head noun."""
     groups: dict[str, list[Product]] = {}
-    for product in products(language, novel):
-        groups.setdefault(product.name.split(" ")[product.head], []).append(product)
-    return {head: tuple(group) for head, group in groups.items() if len(group) > 1}
+    for product in products(language, False):
+        groups.setdefault(product.head_noun, []).append(product)
+    return {head: group for head, group in groups.items() if len(group) > 1}
+
+
+def sample_quantity(rng: random.Random) -> int:
+    return rng.choices(list(QUANTITIES), list(QUANTITIES.values()))[0]
 
 
 def sample_line(product: Product, rng: random.Random) -> Line:
@@ -64,10 +56,16 @@ def _siblings(line: Line, count: int, rng: random.Random) -> list[Line]:
     return [replace(line, variant=variant) for variant in rng.sample(others, min(count, len(others)))]
 
 
+def _clash(line: Line, other: Line) -> bool:
+    """Whether two lines would be ambiguous: two units of one size, or a product twice without a size to name."""
+    same_size = not other.variant or other.variant == line.variant
+    return other.text.lower() == line.text.lower() or (other.product.key == line.product.key and same_size)
+
+
 def sample_catalog(
     target: Line, params: Catalog, rng: random.Random, pool: tuple[Product, ...] = ()
 ) -> list[Line]:
-    """A shuffled catalog that holds `target`, its twins and lines of `pool` (default: what training may see)."""
+    """A shuffled catalog of `target`, its twins and lines of `pool` (default: the products for training)."""
     size = rng.randint(params.min_lines, params.max_lines)
     language = target.product.language
     pool = pool or products(language, False)
@@ -75,43 +73,30 @@ def sample_catalog(
     if rng.random() < params.twins:
         if target.product.variants and rng.random() < 0.8:
             lines += _siblings(target, rng.choice((1, 1, 2, 3)), rng)
-        heads = _by_head(language, False)
-        head = target.product.name.split(" ")[target.product.head]
-        group = heads.get(head) or heads[rng.choice(sorted(heads))]
+        heads = _by_head(language)
+        group = heads.get(target.product.head_noun) or heads[rng.choice(sorted(heads))]
         lines += [sample_line(p, rng) for p in rng.sample(group, min(len(group), rng.choice((1, 2, 2, 3))))]
     if rng.random() < 0.5:
-        domain = [product for product in pool if product.domain == target.product.domain]
-        pool = tuple(domain) if len(domain) > 2 * params.max_lines else pool
-    chosen: list[Line] = []
+        domain = tuple(product for product in pool if product.domain == target.product.domain)
+        pool = domain if len(domain) > 2 * params.max_lines else pool
+    catalog: list[Line] = []
 
-    def take(line: Line) -> None:
-        # two units of one size, or a product listed twice without a size to name, would be ambiguous
-        clash = any(
-            other.text.lower() == line.text.lower()
-            or (
-                other.product.key == line.product.key and (not other.variant or other.variant == line.variant)
-            )
-            for other in chosen
-        )
-        if not clash and len(chosen) < size:
-            chosen.append(line)
+    def add(line: Line) -> None:
+        if len(catalog) < size and not any(_clash(line, other) for other in catalog):
+            catalog.append(line)
 
     for line in lines:
-        take(line)
-    for _ in range(20 * size):  # a small pool may hold fewer lines than asked for
-        if len(chosen) == size:
+        add(line)
+    for _ in range(20 * size):  # a small pool may hold fewer lines than needed
+        if len(catalog) == size:
             break
         line = sample_line(rng.choice(pool), rng)
-        take(line)
+        add(line)
         if line.variant and rng.random() < params.twins / 4:
             for sibling in _siblings(line, 1, rng):
-                take(sibling)
-    rng.shuffle(chosen)
-    return chosen
-
-
-def _words(line: Line) -> set[str]:
-    return {word.lower() for word in line.product.name.split(" ")}
+                add(sibling)
+    rng.shuffle(catalog)
+    return catalog
 
 
 @dataclass(frozen=True)
@@ -126,41 +111,43 @@ class Names:
 
 def names(line: Line, catalog: Sequence[Line]) -> Names:
     """Which ways of naming `line` point at it alone."""
-    others = [other for other in catalog if other is not line]
-    twin = any(other.product.key == line.product.key for other in others)
-    mine = _words(line)
-    rest = [other for other in others if other.product.key != line.product.key]
-    inflected = not any(mine <= _words(other) for other in rest)
-    head = line.product.name.split(" ")[line.product.head].lower()
+    twin = any(other is not line and other.product.key == line.product.key for other in catalog)
+    others = [
+        set(other.product.name.lower().split(" "))
+        for other in catalog
+        if other.product.key != line.product.key
+    ]
+    words = set(line.product.name.lower().split(" "))
+    inflected = not any(words <= other for other in others)
+    head = line.product.head_noun.lower()
     stem = head[: max(4, len(head) - 3)]
-    short = inflected and len(mine) > 1 and not any(w.startswith(stem) for o in rest for w in _words(o))
+    short = (
+        inflected and len(words) > 1 and not any(word.startswith(stem) for other in others for word in other)
+    )
     part = twin and bool(line.variant) and sum(other.variant == line.variant for other in catalog) == 1
     return Names(twin, inflected, short, part)
 
 
 def _name_form(line: Line, catalog: Sequence[Line], params: Data, rng: random.Random) -> str:
-    possible = names(line, catalog)
+    possible, rates = names(line, catalog), params.wording
     draw = rng.random()
-    if possible.part and rng.random() < params.wording.name_part:
+    if possible.part and rng.random() < rates.name_part:
         return "part"
-    if not possible.inflected or draw < params.wording.name_full:
+    if not possible.inflected or draw < rates.name_full:
         return "full"
-    if possible.short and draw < params.wording.name_full + params.wording.name_short:
-        return "short"
-    return "inflected"
+    return "short" if possible.short and draw < rates.name_full + rates.name_short else "inflected"
 
 
 def _quantity_form(quantity: int, product: Product, corrected: bool, params: Data, rng: random.Random) -> str:
-    """How the quantity is said; a `corrected` one is a digit or a word: "two, no, make it three"."""
-    wording = params.wording
-    if quantity == 1 and rng.random() < wording.quantity_none and not corrected:
+    """How the quantity is worded; a `corrected` one is a digit or a word: "two, no, make it three"."""
+    rates, words = params.wording, grammar(product.language)
+    if quantity == 1 and rng.random() < rates.quantity_none and not corrected:
         return "none"
-    rules = grammar(product.language)
     # no "pair of pairs of jeans"
-    packed = quantity in rules["packs"] and not corrected and not (quantity == 2 and product.plural_only)
-    if packed and rng.random() < wording.quantity_pack:
+    packed = quantity in words["packs"] and not corrected and not (quantity == 2 and product.plural_only)
+    if packed and rng.random() < rates.quantity_pack:
         return "pack"
-    return "word" if quantity in rules["numbers"] and rng.random() < wording.quantity_word else "digit"
+    return "word" if quantity in words["numbers"] and rng.random() < rates.quantity_word else "digit"
 
 
 def _number_language(quantity: int, language: str, own: str, params: Data, rng: random.Random) -> str:
@@ -171,22 +158,15 @@ def _number_language(quantity: int, language: str, own: str, params: Data, rng: 
     return rng.choice(others) if others and rng.random() < params.wording.switch_number else own
 
 
-def sample_quantity(rng: random.Random) -> int:
-    return rng.choices(list(_QUANTITIES), list(_QUANTITIES.values()))[0]
-
-
 def _style(params: Data, rng: random.Random) -> str:
-    wording = params.wording
-    weights = (wording.polite, wording.rambling, wording.correcting)
+    rates = params.wording
+    weights = (rates.polite, rates.rambling, rates.correcting)
     return rng.choices(("polite", "rambling", "correcting", "terse"), (*weights, 1 - sum(weights)))[0]
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A worded message before and after noise, with its label and what was done.
-
-    `clean` is the message before noise and `phrase` the words in it that name the product.
-    """
+    """A message with its label; `clean` is the message before noise, `phrase` the words that name the product."""
 
     language: str
     catalog: list[Line]
@@ -209,63 +189,59 @@ def word(
 ) -> Draft:
     """Word one label: quantity, name form, style, code-switching, noise.
 
-    `novel` picks the held-out frames; `frames` are used instead of the grammar's own (for pretraining).
+    `novel` picks the held-out frames; `frames` replace the grammar's own (for pretraining).
     """
     style = _style(params, rng)
     quantity = sample_quantity(rng)
-    foreign = line.product.language != language
-    parts = frame(language, action, style, novel, rng, frames)
-    possible = names(line, catalog)
-    fix_kind = ""
+    own = line.product.language
+    frame = random_frame(language, action, style, novel, rng, frames)
+    others = [other for other in catalog if other is not line]
+    correction = "none"
     if style == "correcting":
-        others = [other for other in catalog if other is not line]
-        fix_kind = rng.choice(("quantity", "product")) if others else "quantity"
-    quantity_form = _quantity_form(quantity, line.product, fix_kind == "quantity", params, rng)
-    number_language = line.product.language
-    if quantity_form == "word":
-        number_language = _number_language(quantity, language, number_language, params, rng)
+        correction = rng.choice(("quantity", "product")) if others else "quantity"
+    form = _quantity_form(quantity, line.product, correction == "quantity", params, rng)
+    number_language = _number_language(quantity, language, own, params, rng) if form == "word" else own
     name_form = _name_form(line, catalog, params, rng)
 
-    def phrase(of: Line, count: int, form: str, name: str) -> tuple[str, str]:
+    def phrase(of: Line, count: int, quantity_form: str, name: str) -> tuple[str, str]:
         show = names(of, catalog).twin or (bool(of.variant) and rng.random() < 0.12)
-        definite = parts.definite and not foreign
-        return noun_phrase(of, Phrase(count, form, name, definite, show, number_language), rng)
+        definite = frame.definite and own == language
+        return noun_phrase(of, Phrase(count, quantity_form, name, definite, show, number_language), rng)
 
-    fix = named = ""
-    if fix_kind == "quantity":
+    fix = ""
+    if correction == "quantity":
         wrong = rng.choice([n for n in range(1, 9) if n != quantity])
-        text, gender = phrase(line, wrong, quantity_form, name_form)
-        correction = rng.choice(grammar(language)["fix_quantity"])
-        told = number(number_language, quantity, quantity_form, gender)
-        said = number(number_language, wrong, quantity_form, gender)
-        if line.product.language == "spanish" and quantity == 1 and told == "un":
-            told = "uno"
-        fix = correction.replace("{q}", told).replace("{wrong}", said)
-    elif fix_kind == "product":
-        other = rng.choice([o for o in catalog if o is not line])
-        before = quantity if quantity_form == "none" else sample_quantity(rng)
-        first_form = quantity_form if quantity_form in ("none", "digit") else "digit"
+        text, gender = phrase(line, wrong, form, name_form)
+        fix = rng.choice(grammar(language)["fix_quantity"])
+        right = number(number_language, quantity, form, gender)
+        right = "uno" if own == "spanish" and quantity == 1 and right == "un" else right
+        fix = fix.replace("{q}", right).replace("{wrong}", number(number_language, wrong, form, gender))
+        named = text
+    elif correction == "product":
+        other = rng.choice(others)
+        before = quantity if form == "none" else sample_quantity(rng)
         other_form = _name_form(other, catalog, params, rng)
-        wrong_text, _ = phrase(other, before, first_form, other_form if other_form != "part" else "full")
-        text, _ = phrase(line, quantity, quantity_form, name_form)
-        fix = rng.choice(grammar(language)["fix_product"]).replace("{np}", text)
-        text, named = wrong_text, text
+        other_form = "full" if other_form == "part" else other_form
+        text, _ = phrase(other, before, form if form == "none" else "digit", other_form)
+        named, _ = phrase(line, quantity, form, name_form)
+        fix = rng.choice(grammar(language)["fix_product"]).replace("{np}", named)
     else:
-        text, _ = phrase(line, quantity, quantity_form, name_form)
-    clean = assemble(parts, text, fix, rng)
-    noisy, done = noise.apply(clean, language, params.noise, rng)
+        text, _ = phrase(line, quantity, form, name_form)
+        named = text
+    clean = assemble(frame, text, fix, rng)
+    message, operators = noise.apply(clean, language, params.noise, rng)
     tags: dict[str, str | bool | int] = {
         "style": style,
-        "correction": fix_kind or "none",
-        "quantity_form": quantity_form,
+        "correction": correction,
+        "quantity_form": form,
         "name_form": name_form,
-        "twins": possible.twin,
-        "noise": "+".join(done) or "clean",
-        "switch": "frame" if foreign else "number" if number_language != language else "none",
-        "template": parts.id,
+        "twins": names(line, catalog).twin,
+        "noise": "+".join(operators) or "clean",
+        "switch": "frame" if own != language else "number" if number_language != language else "none",
+        "template": frame.id,
         "novel": novel,
     }
-    return Draft(language, catalog, Intent(action, line.text, quantity), noisy, tags, clean, named or text)
+    return Draft(language, catalog, Intent(action, line.text, quantity), message, tags, clean, named)
 
 
 def draft(language: str, action: str, novel: bool, params: Data, rng: random.Random) -> Draft:
@@ -278,19 +254,18 @@ def draft(language: str, action: str, novel: bool, params: Data, rng: random.Ran
     return word(language, action, line, catalog, novel, params, rng)
 
 
-def as_row(id: str, drafted: Draft) -> Row:
+def as_row(id: str, draft: Draft) -> Row:
     """The row of a draft."""
-    texts = [line.text for line in drafted.catalog]
-    tags = {**drafted.tags, "catalog_lines": len(texts)}
-    return make(id, drafted.language, texts, drafted.message, drafted.intent, tags)
+    texts = [line.text for line in draft.catalog]
+    tags = {**draft.tags, "catalog_lines": len(texts)}
+    return make(id, draft.language, texts, draft.message, draft.intent, tags)
 
 
 def rows(name: str, count: int, novel_count: int, params: Data, rng: random.Random) -> list[Row]:
     """`count` rows, languages and actions in turn so that both stay balanced; the first ones are novel."""
-    made = []
+    drafts = []
     for index in range(count):
         language = params.languages[index % len(params.languages)]
         action = ACTIONS[(index // len(params.languages)) % len(ACTIONS)]
-        row = draft(language, action, index < novel_count, params, rng)
-        made.append(as_row(f"{name}-{index:05d}", row))
-    return made
+        drafts.append(draft(language, action, index < novel_count, params, rng))
+    return [as_row(f"{name}-{index:05d}", draft) for index, draft in enumerate(drafts)]

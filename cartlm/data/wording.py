@@ -68,16 +68,158 @@ def _name(line: Line, form: str, short: bool) -> str:
     return text.split(" ")[line.product.head] if short else text
 
 
-def _content(line: Line, short: bool) -> str:
-    words = line.product.content.split(" ")
-    return words[line.product.head] if short and line.product.head < len(words) else line.product.content
+def _noun(line: Line, phrase: Phrase, unit: str, unit_form: int, form: str, of: str) -> str:
+    """The product's name in a form, or its container in one: "two bottles of milk"."""
+    product, short = line.product, phrase.name_form == "short"
+    if not unit:
+        return _name(line, form, short)
+    words = product.content.split(" ")
+    content = words[product.head] if short and product.head < len(words) else product.content
+    return " ".join(filter(None, (grammar(product.language)["units"][unit][unit_form], of, content)))
+
+
+def _gender(line: Line, unit: str) -> str:
+    """The gender of the container or the product; English has none."""
+    if unit and line.product.language != "english":
+        return str(grammar(line.product.language)["units"][unit][-1])
+    return line.product.gender
 
 
 def _mass(line: Line) -> bool:
     return line.product.content == line.product.forms["one"]
 
 
-def _full(line: Line, phrase: Phrase, count: str, rng: random.Random) -> str:
+def _pack(language: str, quantity: int, rng: random.Random) -> str:
+    pack: str = rng.choice(grammar(language)["packs"][quantity])
+    return pack
+
+
+def _english(line: Line, phrase: Phrase, unit: str, rng: random.Random) -> str:
+    q, form, variant, product = phrase.quantity, phrase.quantity_form, line.variant, line.product
+    size = _SIZE.fullmatch(variant) is not None
+    before = after = ""
+    if phrase.show_variant and variant:
+        before, after = ("", f" in size {variant}") if size else (f"{variant} ", "")
+        if not size and rng.random() < 0.3:
+            before, after = "", rng.choice([f" {variant}", f", {variant}", f" ({variant})"])
+    count = number(phrase.number_language, q, form)
+    pack = _pack("english", q, rng) if form == "pack" else ""
+    if phrase.name_form == "part":
+        which = f"size {variant}" if size else variant
+        if form == "none":
+            some = ["ones"] if product.plural_only else ["one", "one", _name(line, "one", True)]
+            return f"the {which} {rng.choice(some) if len(some) > 1 else 'ones'}"
+        return f"{pack.removesuffix(' of') or count} of the {which} ones"
+
+    def noun(plural: bool) -> str:
+        return f"{before}{_noun(line, phrase, unit, plural, 'many' if plural else 'one', 'of')}{after}"
+
+    the, no_singular = "the " if phrase.definite else "", product.plural_only and not unit
+    if form == "none":
+        if phrase.definite or no_singular:
+            return f"{the}{noun(no_singular)}"
+        some_of_it = not unit and _mass(line) and rng.random() < 0.6
+        return (
+            noun(False) if some_of_it else f"{'an' if _VOWEL_SOUND.match(noun(False)) else 'a'} {noun(False)}"
+        )
+    if form == "pack":
+        return (
+            f"{pack.removesuffix(' of')} of the {noun(True)}" if phrase.definite else f"{pack} {noun(True)}"
+        )
+    if phrase.definite and rng.random() < 0.3 and q > 1:
+        return f"{count} of the {noun(True)}"
+    return f"{the}{count} {noun(q > 1 or no_singular)}"
+
+
+def _spanish(line: Line, phrase: Phrase, unit: str, rng: random.Random) -> str:
+    q, form = phrase.quantity, phrase.quantity_form
+    gender = _gender(line, unit)
+    feminine, plural = gender.startswith("f"), gender in ("mp", "fp") or q > 1
+    noun = _noun(line, phrase, unit, q > 1, "many" if q > 1 else "one", "de")
+    el_agua = noun.split(" ")[0] in ("agua", "hacha")  # feminine, with masculine articles
+    los = "las" if feminine else "los"
+    the = los if plural else "la" if feminine and not el_agua else "el"
+    variant = f"talla {line.variant}" if _SIZE.fullmatch(line.variant) else line.variant
+    variant = f"de {variant}" if variant[:1].isdigit() else variant
+    count = number(phrase.number_language, q, form, "m" if el_agua and q == 1 else gender)
+    pack = _pack("spanish", q, rng) if form == "pack" else ""
+    if phrase.name_form == "part":
+        part = f"de la {variant}" if variant.startswith("talla") else variant
+        if form == "none":
+            return f"{the} {part}"
+        if form == "pack":
+            return f"{pack} {los} {part}"
+        if q == 1:
+            one = ("una" if feminine else "uno") if form == "word" else count
+            return f"{one} de {los} {part}"
+        return f"{los} {count} {part}" if phrase.definite else f"{count} de {los} {part}"
+    noun = f"{noun} {variant}" if phrase.show_variant else noun
+    if form == "none" and not phrase.definite:
+        some = "un" if el_agua else {"m": "un", "f": "una", "mp": "unos", "fp": "unas"}[gender]
+        bare = not unit and (_mass(line) or plural) and rng.random() < 0.6
+        return noun if bare else f"{some} {noun}"
+    if form == "none":
+        return f"{the} {noun}"
+    if form == "pack":
+        return f"{pack} {noun}"
+    return f"{the} {count} {noun}" if phrase.definite and q > 1 else f"{count} {noun}"
+
+
+_PRONOUNS = {"m": "onaj", "f": "onu", "n": "ono", "fp": "one", "np": "ona", "mp": "one"}
+_CASES = {"one": "acc", "paucal": "paucal", "many": "gen_pl"}
+
+
+def _croatian(line: Line, phrase: Phrase, unit: str, rng: random.Random) -> str:
+    q, form, product = phrase.quantity, phrase.quantity_form, line.product
+    gender = _gender(line, unit)
+    animate = not unit and gender == "m" and product.forms["acc"] != product.forms["nom"]
+    variant = f"veličine {line.variant}" if _SIZE.fullmatch(line.variant) else line.variant
+    variant = f"od {variant}" if variant[:1].isdigit() else variant
+    count = number(phrase.number_language, q, form, gender, animate)
+    pack = _pack("croatian", q, rng) if form == "pack" else ""
+    agreement = "many" if form == "pack" else "one" if form == "none" else agrees(q)
+    if phrase.name_form == "part":
+        if form == "none":
+            return f"{'onog' if animate else _PRONOUNS[gender]} {variant}"
+        if form == "pack":
+            return f"{pack} onih {variant}"
+        counted = (
+            f"{count} {grammar('croatian')['units'][unit][list(_CASES).index(agreement)]}" if unit else count
+        )
+        return f"{counted} {variant}"
+    noun = _noun(line, phrase, unit, list(_CASES).index(agreement), _CASES[agreement], "")
+    noun = f"{noun} {variant}" if phrase.show_variant else noun
+    return noun if form == "none" else f"{pack or count} {noun}"
+
+
+_REALIZERS = {"english": _english, "spanish": _spanish, "croatian": _croatian}
+
+
+def noun_phrase(line: Line, phrase: Phrase, rng: random.Random) -> tuple[str, str]:
+    """The words for product and quantity, and the gender that a later number has to agree with."""
+    product, language = line.product, line.product.language
+    if phrase.name_form == "full":
+        return _catalog_line(line, phrase, rng), product.gender or "m"
+    units = (line.unit,) if line.unit else product.units
+    unit, part = "", phrase.name_form == "part"
+    if units and not (part and not product.plural_only):
+        forced = product.plural_only and phrase.quantity_form != "none"
+        if language == "croatian" and product.plural_only and "par" in product.units:
+            units = ("par",)
+        # half of the shoppers name the container, and "dva para" is the only way to count trousers
+        unit = rng.choice(units) if forced or rng.random() < 0.5 else ""
+    if part and language != "croatian":
+        unit = ""
+    return _REALIZERS[language](line, phrase, unit, rng), _gender(line, unit) or "m"
+
+
+def _catalog_line(line: Line, phrase: Phrase, rng: random.Random) -> str:
+    """The whole catalog line, nearly as it is written, with the quantity."""
+    count, quantity = "", phrase.quantity
+    if phrase.quantity_form == "pack":
+        count = _pack(line.product.language, quantity, rng)
+    elif phrase.quantity_form != "none":
+        count = number(phrase.number_language, quantity, phrase.quantity_form, line.product.gender or "m")
     text = line.text
     if line.variant and rng.random() < 0.3:
         text = text.replace("(", "").replace(")", "")
@@ -86,205 +228,13 @@ def _full(line: Line, phrase: Phrase, count: str, rng: random.Random) -> str:
             text = text.lower()
         elif text[1:2].islower():  # not "uSB"
             text = text[:1].lower() + text[1:]
-    if not count:
-        return text
-    if phrase.quantity_form == "digit":
-        return rng.choice(
-            [
-                f"{count} {text}",
-                f"{count} {text}",
-                f"{count}x {text}",
-                f"{text} x{count}",
-                f"{count} x {text}",
-            ]
-        )
-    return f"{count} {text}"
-
-
-def _pack(language: str, quantity: int, rng: random.Random, noun: str) -> str:
-    return f"{rng.choice(grammar(language)['packs'][quantity])} {noun}"
-
-
-def _article(word: str) -> str:
-    return "an" if _VOWEL_SOUND.match(word) else "a"
-
-
-def _english(line: Line, phrase: Phrase, unit: str, rng: random.Random) -> str:
-    q, form, short = phrase.quantity, phrase.quantity_form, phrase.name_form == "short"
-    size = _SIZE.fullmatch(line.variant) is not None
-    variant = line.variant if phrase.show_variant else ""
-    before = f"{variant} " if variant and not size else ""
-    after = f" in size {variant}" if variant and size else ""
-    if variant and not size and rng.random() < 0.3:
-        before, after = "", rng.choice([f" {variant}", f", {variant}", f" ({variant})"])
-    the = "the " if phrase.definite else ""
-    count = number(phrase.number_language, q, form)
-    if phrase.name_form == "part":
-        one = f"size {line.variant}" if size else line.variant
-        if form == "none":
-            return (
-                f"the {one} {rng.choice(['one', 'one', _name(line, 'one', True)])}"
-                if not line.product.plural_only
-                else f"the {one} ones"
-            )
-        amount = _pack("english", q, rng, "").strip().removesuffix(" of") if form == "pack" else count
-        return f"{amount} of the {one} ones"
-    plural = (
-        f"{grammar('english')['units'][unit][1]} of {_content(line, short)}"
-        if unit
-        else _name(line, "many", short)
+    if phrase.quantity_form != "digit":
+        return f"{count} {text}".strip()
+    forms = (
+        f"{count} {text}",
+        f"{count} {text}",
+        f"{count}x {text}",
+        f"{text} x{count}",
+        f"{count} x {text}",
     )
-    single = (
-        f"{grammar('english')['units'][unit][0]} of {_content(line, short)}"
-        if unit
-        else _name(line, "one", short)
-    )
-    if form == "none":
-        if line.product.plural_only and not unit:
-            return f"{the}{before}{plural}{after}"
-        bare = f"{before}{single}{after}"
-        if phrase.definite:
-            return f"the {bare}"
-        return bare if not unit and _mass(line) and rng.random() < 0.6 else f"{_article(bare)} {bare}"
-    if form == "pack":
-        words = _pack("english", q, rng, "").strip()
-        if phrase.definite:
-            return f"{words.removesuffix(' of')} of the {before}{plural}{after}"
-        return f"{words} {before}{plural}{after}"
-    noun = single if q == 1 and not (line.product.plural_only and not unit) else plural
-    if phrase.definite and rng.random() < 0.3 and q > 1:
-        return f"{count} of the {before}{plural}{after}"
-    return f"{the}{count} {before}{noun}{after}"
-
-
-def _spanish_variant(variant: str) -> str:
-    if _SIZE.fullmatch(variant):
-        return f"talla {variant}"
-    return f"de {variant}" if variant[:1].isdigit() else variant
-
-
-def _spanish(line: Line, phrase: Phrase, unit: str, rng: random.Random) -> str:
-    q, form, short = phrase.quantity, phrase.quantity_form, phrase.name_form == "short"
-    units = grammar("spanish")["units"]
-    gender = units[unit][2] if unit else line.product.gender
-    plural = gender in ("mp", "fp") or q > 1
-    noun = (
-        f"{units[unit][1 if q > 1 else 0]} de {_content(line, short)}"
-        if unit
-        else _name(line, "many" if q > 1 else "one", short)
-    )
-    feminine = gender.startswith("f")
-    article = {(False, False): "el", (True, False): "la", (False, True): "los", (True, True): "las"}[
-        feminine, plural
-    ]
-    if not plural and noun.split(" ")[0] in ("agua", "hacha", "arpa"):
-        article = "el"
-    variant = f" {_spanish_variant(line.variant)}" if phrase.show_variant else ""
-    count = number(
-        phrase.number_language, q, form, "m" if noun.startswith(("agua ", "hacha")) and q == 1 else gender
-    )
-    if phrase.name_form == "part":
-        part = _spanish_variant(line.variant)
-        part = f"de la {part}" if part.startswith("talla") else part
-        if form == "none":
-            return f"{article} {part}"
-        if form == "pack":
-            words = _pack("spanish", q, rng, "").strip()
-            return f"{words} {'las' if feminine else 'los'} {part}"
-        many = "las" if feminine else "los"
-        if q == 1:
-            one = ("una" if feminine else "uno") if form == "word" else count
-            return f"{one} de {many} {part}"
-        return f"{many} {count} {part}" if phrase.definite else f"{count} de {many} {part}"
-    if form == "none":
-        if phrase.definite:
-            return f"{article} {noun}{variant}"
-        some = {"m": "un", "f": "una", "mp": "unos", "fp": "unas"}[gender]
-        if noun.split(" ")[0] in ("agua", "hacha"):
-            some = "un"
-        bare = not unit and (_mass(line) or plural) and rng.random() < 0.6
-        return f"{noun}{variant}" if bare else f"{some} {noun}{variant}"
-    if form == "pack":
-        return _pack("spanish", q, rng, f"{noun}{variant}")
-    text = f"{count} {noun}{variant}"
-    return f"{article} {text}" if phrase.definite and q > 1 else text
-
-
-def _croatian_variant(variant: str) -> str:
-    if _SIZE.fullmatch(variant):
-        return f"veličine {variant}"
-    return f"od {variant}" if variant[:1].isdigit() else variant
-
-
-def _croatian(line: Line, phrase: Phrase, unit: str, rng: random.Random) -> str:
-    q, form, short = phrase.quantity, phrase.quantity_form, phrase.name_form == "short"
-    product = line.product
-    units = grammar("croatian")["units"]
-    gender = units[unit][3] if unit else product.gender
-    animate = not unit and gender == "m" and product.forms["acc"] != product.forms["nom"]
-    variant = f" {_croatian_variant(line.variant)}" if phrase.show_variant else ""
-
-    def counted(kind: str) -> str:
-        if unit:
-            return f"{units[unit][('one', 'paucal', 'many').index(kind)]} {_content(line, short)}"
-        return _name(line, {"one": "acc", "paucal": "paucal", "many": "gen_pl"}[kind], short)
-
-    count = number(phrase.number_language, q, form, gender, animate)
-    if phrase.name_form == "part":
-        part = _croatian_variant(line.variant)
-        if form == "none":
-            pronoun = {
-                "m": "onog" if animate else "onaj",
-                "f": "onu",
-                "n": "ono",
-                "fp": "one",
-                "np": "ona",
-                "mp": "one",
-            }
-            return f"{pronoun[gender]} {part}"
-        amount = f"{_pack('croatian', q, rng, '').strip()} onih" if form == "pack" else count
-        if unit:
-            amount = (
-                f"{amount} {units[unit][('one', 'paucal', 'many').index(agrees(q))]}"
-                if form != "pack"
-                else amount
-            )
-        return f"{amount} {part}"
-    if form == "none":
-        return f"{counted('one')}{variant}"
-    if form == "pack":
-        return _pack("croatian", q, rng, f"{counted('many')}{variant}")
-    return f"{count} {counted(agrees(q))}{variant}"
-
-
-_REALIZERS = {"english": _english, "spanish": _spanish, "croatian": _croatian}
-
-
-def noun_phrase(line: Line, phrase: Phrase, rng: random.Random) -> tuple[str, str]:
-    """The words for product and quantity, and the gender that a later number has to agree with."""
-    language = line.product.language
-    if phrase.name_form == "full":
-        packs = grammar(language)["packs"].get(phrase.quantity)
-        if phrase.quantity_form == "none":
-            count = ""
-        elif phrase.quantity_form == "pack":
-            count = rng.choice(packs)
-        else:
-            count = number(
-                phrase.number_language, phrase.quantity, phrase.quantity_form, line.product.gender or "m"
-            )
-        return _full(line, phrase, count, rng), line.product.gender or "m"
-    units = (line.unit,) if line.unit else line.product.units
-    unit = ""
-    if units and not (phrase.name_form == "part" and not line.product.plural_only):
-        forced = line.product.plural_only and phrase.quantity_form != "none"
-        if language == "croatian" and line.product.plural_only and "par" in line.product.units:
-            units = ("par",)
-        # half of the shoppers name the container, and "dva para" is the only way to count trousers
-        unit = rng.choice(units) if forced or rng.random() < 0.5 else ""
-    if phrase.name_form == "part" and language != "croatian":
-        unit = ""
-    gender = line.product.gender
-    if unit and language != "english":
-        gender = grammar(language)["units"][unit][-1]
-    return _REALIZERS[language](line, phrase, unit, rng), gender or "m"
+    return rng.choice(forms)
