@@ -141,7 +141,8 @@ def _spanish(line: Line, phrase: Phrase, unit: str, rng: random.Random) -> str:
     the = los if plural else "la" if feminine and not el_agua else "el"
     variant = f"talla {line.variant}" if _SIZE.fullmatch(line.variant) else line.variant
     variant = f"de {variant}" if variant[:1].isdigit() else variant
-    count = number(phrase.number_language, q, form, "m" if el_agua and q == 1 else gender)
+    un_agua = q == 1 and noun.startswith(("agua ", "hacha"))
+    count = number(phrase.number_language, q, form, "m" if un_agua else gender)
     pack = _pack("spanish", q, rng) if form == "pack" else ""
     if phrase.name_form == "part":
         part = f"de la {variant}" if variant.startswith("talla") else variant
