@@ -61,6 +61,8 @@ SMALL, LARGE = Line(SHIRT, "S", ""), Line(SHIRT, "L", "")
         (f"that's two {SHIRT.forms['many']} please, the L one", SMALL, [LARGE], 2, "ambiguous"),
         ("add two whole milks, 2 litre ones please", BIG, [WHOLE], 2, ""),
         ("add the 2 litre whole milk please", BIG, [WHOLE], 2, "quantity"),
+        ("add two whole milks please, 1,5 litres each", of("whole milk", "1.5L"), [WHOLE], 2, ""),
+        ("add two whole milks please, the 1.5L ones", of("whole milk", "1.5L"), [WHOLE], 2, ""),
         ("add 2x500ml whole milk please", of("whole milk", "500ml"), [WHOLE], 2, ""),
         ("hi, can you add two please", of("can opener"), [], 2, "product"),
         (
