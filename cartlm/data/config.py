@@ -26,12 +26,12 @@ class Catalog(Section):
 class Wording(Section):
     """Rates of styles, quantity forms and name forms, each among the messages to which it applies.
 
-    The data card (docs/data.md) has the shares of all messages that follow.
+    docs/data.md has the resulting shares of all messages.
     """
 
     polite: Share
     rambling: Share
-    correcting: Share  # the remaining share is terse
+    correcting: Share  # the rest is terse
     quantity_word: Share  # a number word, where no other form is taken
     quantity_pack: Share  # "a dozen", where the quantity (2, 6, 12, 24) has such a word and is not corrected
     quantity_none: Share  # where the quantity is 1 and not corrected
@@ -64,7 +64,7 @@ class Noise(Section):
 
 
 class Gates(Section):
-    """Quality gates: a data set beyond one of them stops the stage."""
+    """Limits of the quality gates, which stop the stage."""
 
     balance: Share  # largest relative distance of an action's or language's share from equal
     template_share: Share
@@ -83,7 +83,7 @@ class Worded(Section):
     examples: Count  # messages of one answer
     noise: Literal[
         "ours", "asked"
-    ]  # the operators of data.noise, or the model writes it (data.noise.clean tells how often not)
+    ]  # by the operators of data.noise, or by the model, but for data.noise.clean
     structured: bool  # OpenAI's structured outputs; false for servers without them
     batch: bool  # the Batch API: cheaper, within 24 hours
     temperature: Temperature | None  # null: not sent, for models that take none but their own
@@ -112,7 +112,7 @@ class Data(Section):
     revision: str | None
     held_out: (
         str | None
-    )  # another published dataset, such as jtlicardo/ecommerce-intent-eval: evaluated apart
+    )  # another published dataset, evaluated apart, such as jtlicardo/ecommerce-intent-eval
     held_out_revision: str | None
     show_rows: bool  # rows of source hub and file in docs/data.md, which git tracks; ours are always shown
     seed: Seed

@@ -19,11 +19,10 @@ from typing import Any, NamedTuple
 
 from cartlm.data import filters, metaprompt, near_duplicates, noise, rules
 from cartlm.data.config import Data, Worded
-from cartlm.data.lexicon import Line
 from cartlm.data.metaprompt import GenerationPrompt, Label
 from cartlm.data.sampling import balanced_subset
 from cartlm.engines.openai import CUT, Reply
-from cartlm.engines.remote import Request, sampling
+from cartlm.engines.remote import Request
 from cartlm.errors import UserError
 from cartlm.task.intent import ACTIONS, Intent
 from cartlm.task.rows import Row, make
@@ -85,21 +84,12 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class SampledLabel:
-    """A label sampled for a slot."""
-
-    slot: Slot
-    line: Line
-    catalog: list[Line]
-    label: Label
-
-
-@dataclass(frozen=True)
 class Batch:
     """The labels of one request, and the prompt that words them."""
 
     prompt: GenerationPrompt
-    labels: list[SampledLabel]
+    slots: Sequence[Slot]
+    labels: Sequence[Label]
     request: Request
 
 
@@ -119,12 +109,6 @@ class Generator:
         self.params, self.settings, self.report = params, params.openai, Report()
         self._ask_server = ask
         self._unreadable: list[str] = []  # answers of the current attempt that are not the JSON asked for
-        settings = params.openai
-        self._body_settings = {
-            "model": settings.model,
-            "structured": settings.structured,
-            "sampling": sampling(settings.temperature, settings.token_limit, settings.max_tokens),
-        }
 
     def splits(self) -> dict[str, list[Row]]:
         """All splits, without near-duplicates between them. Raises UserError if labels stay refused."""
@@ -225,17 +209,17 @@ class Generator:
         first = slots[0].index
         rng = self._rng(f"{name}/{attempt}/{first}")
         labels = [self._sample_label(slot, rng) for slot in slots]
-        body = metaprompt.wording_body(self._body_settings, prompt, [sampled.label for sampled in labels])
-        return Batch(prompt, labels, self._request(f"{name} {first}", body, (name, attempt, first)))
+        body = metaprompt.wording_body(self.settings, prompt, labels)
+        return Batch(prompt, slots, labels, self._request(f"{name} {first}", body, (name, attempt, first)))
 
-    def _sample_label(self, slot: Slot, rng: random.Random) -> SampledLabel:
+    def _sample_label(self, slot: Slot, rng: random.Random) -> Label:
         """Product, catalog and quantity, sampled as in the offline source."""
         line = rules.sample_line(rng.choice(rules.products(slot.language, slot.novel)), rng)
         catalog = rules.sample_catalog(line, self.params.catalog, rng)
         intent = Intent(slot.action, line.text, rules.sample_quantity(rng))
         noisy = self.settings.noise == "asked" and rng.random() >= self.params.noise.clean
         kind = rng.choice(sorted(metaprompt.NOISE)) if noisy else ""
-        return SampledLabel(slot, line, catalog, Label([line.text for line in catalog], intent, kind))
+        return Label(line, catalog, intent, kind)
 
     def read_reply(self, name: str, attempt: int, batch: Batch, reply: Reply) -> list[Row]:
         """The sound messages of an answer as rows, noise added; the others are counted by reason."""
@@ -246,16 +230,14 @@ class Generator:
             self.report.refused[str(error)] += len(batch.labels)
             self._unreadable.append(reply.text)
             return []
-        rows = []
-        for sampled, message in zip(batch.labels, messages, strict=True):
-            slot, intent = sampled.slot, sampled.label.intent
-            reason = filters.refusal(
-                message, sampled.line, sampled.catalog, intent.quantity, slot.language, self.params.languages
-            )
+        rows, languages = [], self.params.languages
+        for slot, label, message in zip(batch.slots, batch.labels, messages, strict=True):
+            line, catalog, intent = label.line, label.catalog, label.intent
+            reason = filters.refusal(message, line, catalog, intent.quantity, slot.language, languages)
             if reason:
                 self.report.refused[reason] += 1
                 continue
-            operators = [sampled.label.noise] if sampled.label.noise else []
+            operators = [label.noise] if label.noise else []
             if self.settings.noise == "ours":
                 rng = self._rng(f"{name}/{attempt}/{slot.index}/noise")
                 message, operators = noise.apply(message, slot.language, self.params.noise, rng)
@@ -263,11 +245,11 @@ class Generator:
                 "noise": "+".join(operators) or "clean",
                 "template": batch.prompt.id,
                 "novel": slot.novel,
-                "twins": rules.names(sampled.line, sampled.catalog).twin,
-                "catalog_lines": len(sampled.catalog),
+                "twins": rules.names(line, catalog).twin,
+                "catalog_lines": len(catalog),
             }
-            catalog = list(sampled.label.catalog)
-            rows.append(make(f"{slot.index}", slot.language, catalog, message, intent, tags))
+            texts = [line.text for line in catalog]
+            rows.append(make(f"{slot.index}", slot.language, texts, message, intent, tags))
         return rows
 
     def _keep(self, fresh: Sequence[Row], rows: dict[int, Row], others: Sequence[Row]) -> None:
@@ -286,7 +268,7 @@ class Generator:
                 rows[int(row.id)] = row
 
     def _prompts_request(self, part: _Prompts, attempt: int) -> Request:
-        body = metaprompt.prompts_body(self._body_settings, part.language, part.size, part.novel)
+        body = metaprompt.prompts_body(self.settings, part.language, part.size, part.novel)
         return self._request(f"prompts {part.language} {part.chunk}", body, (*part, attempt))
 
     def _request(self, row: str, body: dict[str, Any], index: Sequence[Any]) -> Request:

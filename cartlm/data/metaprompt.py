@@ -9,39 +9,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
+import yaml
+
 from cartlm.data import filters
+from cartlm.data.config import Worded
+from cartlm.data.lexicon import Line
+from cartlm.engines.remote import sampling
 from cartlm.task.intent import Intent
 
-NAMES = {"english": "English", "croatian": "Croatian", "spanish": "Spanish"}
 FIELDS = ("persona", "situation", "register", "domain", "prompt")
-NOISE = {
-    "typos": "with one or two typing slips, as on a phone keyboard",
-    "slang": "with chat abbreviations or slang of that language",
-    "lower": "all in lower case, without punctuation",
-    "plain": "without any diacritics",
-    "mixed": "with some words of another language that young people there mix in",
-}
-"""Kinds of noise that the model can be asked for, with the words for it."""
-
-METAPROMPT = """\
-You design synthetic data for a shop's assistant that reads what shoppers type. Write {count} different prompts, in English,
-each of which tells a language model how one particular kind of shopper words short chat messages in {language}.
-The {count} shoppers must differ from each other in all of these: persona (age, job, temper, how well they type), situation
-(where they are and why they order), register (formal, curt, chatty, dialect, impatient ...) and domain (groceries,
-household, clothing, electronics, beauty, sport, office). The prompts must not mention particular products or numbers,
-and must not tell the model to answer the shopper. Keep each prompt under 60 words.{more}"""
-
-WORDING = """\
-{prompt}
-
-You now write messages that this shopper types to an online shop, in {language}. For each numbered label below write exactly
-one message which a shop assistant would understand as that label: the action (add to the cart or remove from it), the
-product, and the quantity. Name the product as a person would (shortened or inflected is fine) so that it cannot be
-taken for another line of the catalog given with it; where only a size tells two lines apart, say the size. With a quantity
-of 1 the number may be left out; otherwise say it, as digits or a word. Do not mention the catalog, do not
-write JSON in a message, one line each, at most 40 words.{noise}"""
+PROMPTS = yaml.safe_load(
+    (resources.files("cartlm.data") / "prompts/prompts.yaml").read_text(encoding="utf-8")
+)
+NOISE: dict[str, str] = PROMPTS["noise"]
 
 
 @dataclass(frozen=True)
@@ -56,35 +39,34 @@ class GenerationPrompt:
 
 @dataclass(frozen=True)
 class Label:
-    """What one message has to say, and the catalog it is about; `noise` is a key of NOISE or empty."""
+    """What one message has to say, and among which lines; `noise` is a key of NOISE or empty."""
 
-    catalog: Sequence[str]
+    line: Line
+    catalog: Sequence[Line]
     intent: Intent
     noise: str = ""
 
 
-def prompts_body(settings: Mapping[str, Any], language: str, count: int, novel: bool) -> dict[str, Any]:
+def prompts_body(settings: Worded, language: str, count: int, novel: bool) -> dict[str, Any]:
     """The request for `count` generation prompts of a language; those for the novel slice are asked for apart."""
     more = " Choose shoppers that one would not think of first." if novel else ""
-    text = METAPROMPT.format(count=count, language=NAMES[language], more=more)
+    text = PROMPTS["metaprompt"].format(count=count, language=language.capitalize(), more=more)
     messages = [{"role": "user", "content": text}]
     return _body(settings, messages, "prompts", dict.fromkeys(FIELDS, "string"))
 
 
-def wording_body(
-    settings: Mapping[str, Any], prompt: GenerationPrompt, labels: Sequence[Label]
-) -> dict[str, Any]:
+def wording_body(settings: Worded, prompt: GenerationPrompt, labels: Sequence[Label]) -> dict[str, Any]:
     """The request for one message a label."""
     styled = any(label.noise for label in labels)
     noise = " Where a label has a style, write the message in that style." if styled else ""
-    system = WORDING.format(prompt=prompt.text, language=NAMES[prompt.language], noise=noise)
+    system = PROMPTS["wording"].format(prompt=prompt.text, language=prompt.language.capitalize(), noise=noise)
     listed = [
         {
             "n": number,
             "action": label.intent.action,
             "product": label.intent.product,
             "quantity": label.intent.quantity,
-            "catalog": list(label.catalog),
+            "catalog": [line.text for line in label.catalog],
             **({"style": NOISE[label.noise]} if label.noise else {}),
         }
         for number, label in enumerate(labels, 1)
@@ -97,14 +79,12 @@ def wording_body(
 
 
 def _body(
-    settings: Mapping[str, Any], messages: list[dict[str, str]], name: str, types: Mapping[str, str]
+    settings: Worded, messages: list[dict[str, str]], name: str, types: Mapping[str, str]
 ) -> dict[str, Any]:
-    """A request for a list `name` of objects with fields of these JSON types.
-
-    `settings`: model, sampling (fields of the request), structured (structured outputs, else the form is described).
-    """
-    body = {"model": settings["model"], **settings["sampling"]}
-    if settings["structured"]:
+    """A request for a list `name` of objects with fields of these JSON types."""
+    limits = sampling(settings.temperature, settings.token_limit, settings.max_tokens)
+    body = {"model": settings.model, **limits}
+    if settings.structured:
         entry = _strict({key: {"type": kind} for key, kind in types.items()})
         schema = _strict({name: {"type": "array", "items": entry}})
         form = {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": schema}}
