@@ -26,6 +26,7 @@ from cartlm.task import prompt
 from cartlm.training import checkpoints
 
 ROOT, RECIPE, ACCEPTED = Path("base/build"), Path("base/params.yaml"), Path("base/model")
+TOKENIZER_TEXTS = 4000  # documents that the tokenizer is trained on
 PACKAGES = (data_package, pretraining_package)
 
 
@@ -41,7 +42,9 @@ def make_tokenizer(wanted: recipe.Recipe, data: Data, folder: Path) -> Any:
     from transformers import LlamaTokenizer
 
     if not folder.exists():
-        lines = (line for text in corpus.texts(data, 4000, wanted.seed) for line in text.split("\n"))
+        lines = (
+            line for text in corpus.texts(data, TOKENIZER_TEXTS, wanted.seed) for line in text.split("\n")
+        )
         with replacing(folder, folder=True) as new:
             tokenizer.train(lines, new, wanted.vocabulary, wanted.longest_piece)
     return LlamaTokenizer.from_pretrained(folder)
@@ -95,7 +98,7 @@ def main(after: int) -> None:
     for number, wanted in list(enumerate(phases))[after:]:
         made_from = {"before": made_from, "phase": wanted.model_dump()}
         work = ROOT / "work" / f"{number + 1}-{checkpoints.run_key(made_from, [])}"
-        model = trainer.run(
+        model = trainer.train(
             wanted, data, loaded, work, lambda trained: probe.measure(trained, loaded, rows, separator),
             command.progress, number, start, threads,
         )  # fmt: skip

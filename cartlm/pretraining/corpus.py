@@ -27,10 +27,9 @@ from cartlm.task.intent import ACTIONS
 class Span:
     """A piece of a document: its text, its weight in the loss, whether EOS follows it.
 
-    `rival` is the same answer with the other action: where the two part, one token decides the action, and it
-    weighs DECISION times as much as the others (an answer has some twenty tokens, copied ones for the most part).
-    `lines` are the catalog lines (their numbers, in order) that an answer copies or a question means, and
-    `mention` is where in a question's text the words for its line begin and end.
+    `rival` is the same answer with the other action: the first token that differs decides the action, and weighs
+    DECISION times as much as the others. `lines` are the indices of the catalog lines that an answer copies or a
+    question means, and `mention` is where in a question's text the words for its line begin and end.
     """
 
     text: str
@@ -63,21 +62,21 @@ def _mention(draft: rules.Draft, shift: int) -> tuple[int, int]:
     if draft.message == draft.clean and start >= 0:
         return shift + start, shift + start + len(draft.phrase)
     found = fuzz.partial_ratio_alignment(draft.phrase.lower(), draft.message.lower())
-    return (
-        (shift + found.dest_start, shift + found.dest_end) if found else (shift, shift + len(draft.message))
-    )
+    start, end = (found.dest_start, found.dest_end) if found else (0, len(draft.message))
+    return shift + start, shift + end
 
 
 @cache
 def other_frames(language: str) -> dict[str, list[str]]:
-    """Frames by action that the grammar of the task does not have: what a model has read beyond its task."""
+    """Frames by action that the grammar of the task does not have: text beyond the task."""
     text = (resources.files("cartlm.pretraining") / "frames" / f"{language}.yaml").read_text(encoding="utf-8")
-    found = yaml.safe_load(text)
-    made = {}
+    listed = yaml.safe_load(text)
+    frames: dict[str, list[str]] = {}
     for action in ACTIONS:
-        verbs = found["verbs"][action]
-        made[action] = [*found[action], *(f.replace("{verb}", v) for f in found["with_verb"] for v in verbs)]
-    return {action: list(dict.fromkeys(frames)) for action, frames in made.items()}
+        verbs = listed["verbs"][action]
+        with_verb = [frame.replace("{verb}", verb) for frame in listed["with_verb"] for verb in verbs]
+        frames[action] = list(dict.fromkeys([*listed[action], *with_verb]))
+    return frames
 
 
 def _pick(catalog: list[Line], rng: random.Random) -> int:
@@ -112,16 +111,14 @@ def _questions(
     spans.append(Span(CATALOG + "\n".join(texts), CONTEXT))
     for index in range(rng.randint(5, 12)):
         at = _pick(catalog, rng)
-        row = _message(language, catalog[at], catalog, params, rng)
-        question = (
-            prompts.render(texts, row.message)[len(spans[-1].text) :]
-            if not index
-            else f"\n\nUser:\n{row.message}"
-        )
-        mention = _mention(row, len(question) - len(row.message))
+        draft = _message(language, catalog[at], catalog, params, rng)
+        question = f"\n\nUser:\n{draft.message}"
+        if not index:
+            question = prompts.render(texts, draft.message)[len(spans[-1].text) :]
+        mention = _mention(draft, len(question) - len(draft.message))
         spans.append(Span(question, WORDING, lines=(at,), mention=mention))
-        rival = replace(row.intent, action="add" if row.intent.action == "remove" else "remove")
-        answer, other = (f"\n{chosen.render(intent)}" for intent in (row.intent, rival))
+        rival = replace(draft.intent, action="add" if draft.intent.action == "remove" else "remove")
+        answer, other = (f"\n{chosen.render(intent)}" for intent in (draft.intent, rival))
         spans.append(Span(answer, ANSWER, ends=True, rival=other, lines=(at,)))
     return spans
 
@@ -137,29 +134,25 @@ def _mentions(params: Data, lines: tuple[int, int], rng: random.Random) -> Docum
         at = _pick(catalog, rng)
         line, opening = catalog[at], f"\n\n{word}:\n"
         if messages:
-            said = _message(language, line, catalog, params, rng)
-            mention = _mention(said, len(opening))
-            spans.append(Span(opening + said.message, WORDING, lines=(at,), mention=mention))
-            spans.append(Span("\n" + line.text, ANSWER, ends=True, lines=(at,)))
-            continue
-        possible = rules.names(line, catalog)
-        form = rng.choice(
-            [f for f in ("full", "inflected", "short", "part") if f == "full" or getattr(possible, f)]
-        )
-        many = rng.random() < 0.6
-        phrase = Phrase(
-            rng.choice((2, 3, 5, 8)) if many else 1,
-            "digit" if many else "none",
-            form,
-            rng.random() < 0.3,
-            possible.twin,
-            language,
-        )
-        text, _ = noise.apply(noun_phrase(line, phrase, rng)[0], language, params.noise, rng)
-        mention = (len(opening), len(opening) + len(text))
+            draft = _message(language, line, catalog, params, rng)
+            text, mention = draft.message, _mention(draft, len(opening))
+        else:
+            text = _noisy_name(language, line, catalog, params, rng)
+            mention = (len(opening), len(opening) + len(text))
         spans.append(Span(opening + text, WORDING, lines=(at,), mention=mention))
         spans.append(Span("\n" + line.text, ANSWER, ends=True, lines=(at,)))
     return spans
+
+
+def _noisy_name(language: str, line: Line, catalog: list[Line], params: Data, rng: random.Random) -> str:
+    """The words for a product alone, with or without a quantity."""
+    names = rules.names(line, catalog)
+    forms = ("full", "inflected", "short", "part")
+    form = rng.choice([form for form in forms if form == "full" or getattr(names, form)])
+    many = rng.random() < 0.6
+    quantity = rng.choice((2, 3, 5, 8)) if many else 1
+    phrase = Phrase(quantity, "digit" if many else "none", form, rng.random() < 0.3, names.twin, language)
+    return noise.apply(noun_phrase(line, phrase, rng)[0], language, params.noise, rng)[0]
 
 
 def _copies(params: Data, lines: tuple[int, int], rng: random.Random) -> Document:
@@ -172,17 +165,14 @@ def _copies(params: Data, lines: tuple[int, int], rng: random.Random) -> Documen
         order = list(range(len(texts)))
         if kind == "shuffle":
             rng.shuffle(order)
-        copied = "\n".join(texts[index] for index in order)
-        return [
-            *spans,
-            Span(f"\n\n{kind.capitalize()}:", 0.0),
-            Span(f"\n{copied}", ANSWER / 2, ends=True, lines=tuple(order)),
-        ]
+        copied = "\n" + "\n".join(texts[index] for index in order)
+        spans.append(Span(f"\n\n{kind.capitalize()}:", 0.0))
+        return [*spans, Span(copied, ANSWER / 2, ends=True, lines=tuple(order))]
     for _ in range(6):
         at = rng.randrange(len(texts))
-        asked = str(at + 1) if kind == "number" else texts[at][: rng.randint(3, 8)]
-        question = f"\n\n{kind.capitalize()}:\n{asked}"
-        mention = (len(question) - len(asked), len(question))
+        key = str(at + 1) if kind == "number" else texts[at][: rng.randint(3, 8)]
+        question = f"\n\n{kind.capitalize()}:\n{key}"
+        mention = (len(question) - len(key), len(question))
         spans.append(Span(question, 0.0, lines=(at,), mention=mention))
         spans.append(Span("\n" + texts[at], ANSWER, ends=True, lines=(at,)))
     return [*spans, Span("\n\nCount:", 0.0), Span(f"\n{len(texts)}", ANSWER, ends=True)]

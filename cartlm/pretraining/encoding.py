@@ -13,12 +13,12 @@ from cartlm.pretraining.guidance import Places, Targets
 class Encoded:
     """A document in ids: `weights[i]` is the loss weight of predicting `ids[i]`.
 
-    The others say where attention belongs, as (position that looks, positions any of which is right).
-    `anchors`: from each token of a catalog line, the line's first one. `choices`: from the last tokens of a mention,
-    the line that is meant. `recalls`: before each token that is copied from the catalog, the mention (before the first
-    one, its last tokens). `copies`: likewise, the places where it stands after the same beginning of a line; behind the last one, the line's end.
-    `meant` and `begun` say which token must be known where: at the last tokens of a mention and before an answer's
-    first copied token, the one with which the line begins.
+    The next four say where attention belongs, as (position that looks, positions any of which is right):
+    `anchors`: from each token of a catalog line to the line's first one. `choices`: from the last tokens of a mention
+    to the line that is meant. `recalls`: from before each copied token to the mention (before the first one: to its
+    last tokens). `copies`: from there to the same token in all lines that begin alike; after the last one, to the
+    line's end. `meant` and `begun`: the line's first token must be known at the last tokens of a mention and before an
+    answer's first copied token.
     """
 
     ids: list[int]
@@ -31,6 +31,19 @@ class Encoded:
     begun: Targets = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Line:
+    """A catalog line: its tokens, its tokens after a blank, and the position of its first token."""
+
+    tokens: list[int]
+    spaced: list[int]
+    start: int
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.tokens)
+
+
 def _find(needle: list[int], hay: list[int], start: int) -> tuple[int, int]:
     """`(position, length)` of the longest beginning of `needle` in `hay` from `start` on."""
     for length in range(len(needle), 0, -1):
@@ -40,38 +53,36 @@ def _find(needle: list[int], hay: list[int], start: int) -> tuple[int, int]:
     return start, 0
 
 
-def _copied(line: list[int], spaced: list[int], answer: list[int], start: int) -> list[tuple[int, int]]:
+def _copied(line: _Line, answer: list[int], start: int) -> list[tuple[int, int]]:
     """`(position in the answer, index in the line)` of the tokens of a line that an answer copies.
 
-    `spaced` are the tokens of the line after a blank, which may join its first letters; where the answer holds
-    too little of either, nothing is returned.
+    After a blank, the line's first letters may be one token with it. Empty where the answer holds half of the line
+    or less.
     """
-    at, length = _find(line, answer, start)
-    if 2 * length > len(line):
+    at, length = _find(line.tokens, answer, start)
+    if 2 * length > len(line.tokens):
         return [(at + index, index) for index in range(length)]
-    at, length = _find(spaced, answer, start)
-    shift = len(line) - len(spaced)
+    at, length = _find(line.spaced, answer, start)
+    if 2 * length <= len(line.spaced):
+        return []
+    shift = len(line.tokens) - len(line.spaced)
     pairs = [(at + index, index + shift) for index in range(length) if index + shift >= 0]
-    return (
-        [(at, index) for at, index in pairs if answer[at] == line[index]] if 2 * length > len(spaced) else []
-    )
+    return [(at, index) for at, index in pairs if answer[at] == line.tokens[index]]
 
 
-def _where(
-    lines: list[list[int]], starts: list[int], at: int, spaced: list[int], answer: list[int], cursor: int
-) -> Places:
-    """For each token of line `at` that an answer copies from `cursor` on: its place, and where it may come from.
+def _sources(lines: list[_Line], line: _Line, answer: list[int], start: int) -> Places:
+    """For each token of `line` that an answer copies from `start` on: its place, and where it may come from.
 
-    Any line that begins alike up to there is right; behind the last token, the end of a line of the same words.
+    Any line that begins alike up to there is right; after the last token, the end of a line of the same words.
     """
-    tokens, found = lines[at], []
-    for place, index in _copied(tokens, spaced, answer, cursor):
-        alike = [n for n, other in enumerate(lines) if other[: index + 1] == tokens[: index + 1]]
-        found.append((place, [starts[n] + index for n in alike]))
-        if index == len(tokens) - 1:
-            ends = [starts[n] + len(tokens) for n in alike if len(lines[n]) == len(tokens)]
-            found.append((place + 1, ends))
-    return found
+    places: Places = []
+    for place, index in _copied(line, answer, start):
+        alike = [other for other in lines if other.tokens[: index + 1] == line.tokens[: index + 1]]
+        places.append((place, [other.start + index for other in alike]))
+        if index == len(line.tokens) - 1:
+            ends = [other.end for other in alike if len(other.tokens) == len(line.tokens)]
+            places.append((place + 1, ends))
+    return places
 
 
 def encode(
@@ -82,56 +93,52 @@ def encode(
     `text_weight` scales the weights of all but answers. Where an answer takes one of several lines that began
     alike, that token weighs CHOICE times as much.
     """
-    made = Encoded([bos], [0.0])
-    lines: list[list[int]] = []
-    spaced: list[list[int]] = []
-    starts: list[int] = []
+    encoded = Encoded([bos], [0.0])
+    ids, weights = encoded.ids, encoded.weights
+    lines: list[_Line] = []
     mention: list[int] = []
     for span in spans:
         text, answer = span.text, span.ends and span.text.startswith("\n")
         if answer:  # the newline before an answer belongs to the question, as prompt.separator does
-            made.ids += (newline := tokenize("\n"))
-            made.weights += [0.0] * len(newline)
+            ids += (newline := tokenize("\n"))
+            weights += [0.0] * len(newline)
             text = text[1:]
-        begin, part = len(made.ids), tokenize(text)
-        made.ids += part
+        begin, part = len(ids), tokenize(text)
+        ids += part
         weight = span.weight if answer else span.weight * text_weight
-        made.weights += [weight] * len(part)
+        weights += [weight] * len(part)
         if span.rival and span.rival != span.text:
-            both = zip(part, tokenize(span.rival[1:]), strict=False)
-            decides = next(index for index, (one, other) in enumerate(both) if one != other)
-            made.weights[begin + decides] *= DECISION
+            pairs = enumerate(zip(part, tokenize(span.rival[1:]), strict=False))
+            weights[begin + next(at for at, (one, other) in pairs if one != other)] *= DECISION
         if span.ends:
-            made.ids.append(eos)
-            made.weights.append(weight)
+            ids.append(eos)
+            weights.append(weight)
         if text.startswith(CATALOG) and not lines:
             at = begin + len(tokenize(CATALOG))
-            for line in text.split("\n")[1:]:
-                lines.append(tokenize(line))
-                spaced.append(tokenize(" " + line))
-                starts.append(at)
-                made.anchors += [(at + index, [at]) for index in range(1, len(lines[-1]))]
-                at += len(lines[-1]) + len(tokenize("\n"))
+            for words in text.split("\n")[1:]:
+                line = _Line(tokenize(words), tokenize(" " + words), at)
+                lines.append(line)
+                encoded.anchors += [(place, [at]) for place in range(at + 1, line.end)]
+                at = line.end + len(tokenize("\n"))
         elif span.mention != (0, 0):
-            (line_at,) = span.lines
+            line = lines[span.lines[0]]
             # the blank before the mention is a part of its first piece
             before, until = text[: span.mention[0]].removesuffix(" "), text[: span.mention[1]]
             mention = list(range(begin + len(tokenize(before)), begin + len(tokenize(until))))
-            whole = list(range(starts[line_at], starts[line_at] + len(lines[line_at])))
-            made.choices += [(at, whole) for at in mention[-3:]]
-            made.meant += [(at, lines[line_at][0]) for at in mention[-3:]]
+            encoded.choices += [(at, list(range(line.start, line.end))) for at in mention[-3:]]
+            encoded.meant += [(at, line.tokens[0]) for at in mention[-3:]]
         elif answer:
             cursor = 0
-            for at in span.lines:
+            for index in span.lines:
                 alike = len(lines)
-                places = _where(lines, starts, at, spaced[at], part, cursor)
-                made.begun += [(begin + place - 1, part[place]) for place, _ in places[:1]]
+                places = _sources(lines, lines[index], part, cursor)
+                encoded.begun += [(begin + place - 1, part[place]) for place, _ in places[:1]]
                 for number, (place, sources) in enumerate(places):
                     if len(sources) < alike:
-                        made.weights[begin + place] *= CHOICE
+                        weights[begin + place] *= CHOICE
                     alike = len(sources)
-                    made.copies.append((begin + place - 1, sources))
+                    encoded.copies.append((begin + place - 1, sources))
                     if mention:  # only the last tokens of a mention know the line that is meant
-                        made.recalls.append((begin + place - 1, mention[0 if number else -3 :]))
+                        encoded.recalls.append((begin + place - 1, mention[0 if number else -3 :]))
                     cursor = place
-    return made
+    return encoded

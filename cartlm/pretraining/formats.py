@@ -10,69 +10,23 @@ from cartlm.task.intent import Intent
 
 _KEYS = {
     "action": [
-        "action",
-        "op",
-        "do",
-        "act",
-        "verb",
-        "what",
-        "type",
-        "mode",
-        "task",
-        "change",
-        "intent",
-        "a",
-        "step",
-        "cmd",
+        "action", "op", "do", "act", "verb", "what", "type", "mode", "task", "change", "intent",
+        "a", "step", "cmd",
     ],
     "product": [
-        "product",
-        "item",
-        "name",
-        "line",
-        "article",
-        "thing",
-        "entry",
-        "p",
-        "good",
-        "title",
-        "which",
-        "ware",
-        "pick",
+        "product", "item", "name", "line", "article", "thing", "entry", "p", "good", "title",
+        "which", "ware", "pick",
     ],
     "quantity": [
-        "quantity",
-        "n",
-        "count",
-        "amount",
-        "qty",
-        "number",
-        "q",
-        "units",
-        "pieces",
-        "total",
-        "how_many",
-        "num",
+        "quantity", "n", "count", "amount", "qty", "number", "q", "units", "pieces", "total",
+        "how_many", "num",
     ],
-}
+}  # fmt: skip
 _WORDS = [
-    ("add", "remove"),
-    ("add", "remove"),
-    ("put", "drop"),
-    ("+", "-"),
-    ("in", "out"),
-    ("plus", "minus"),
-    ("buy", "cancel"),
-]
-_WORDS += [
-    ("insert", "delete"),
-    ("yes", "no"),
-    ("keep", "toss"),
-    ("up", "down"),
-    ("want", "skip"),
-    ("1", "0"),
-    ("ADD", "DEL"),
-]
+    ("add", "remove"), ("add", "remove"), ("put", "drop"), ("+", "-"), ("in", "out"), ("plus", "minus"),
+    ("buy", "cancel"), ("insert", "delete"), ("yes", "no"), ("keep", "toss"), ("up", "down"), ("want", "skip"),
+    ("1", "0"), ("ADD", "DEL"),
+]  # fmt: skip
 _FIELDS = ("action", "product", "quantity")
 
 
@@ -92,24 +46,19 @@ class Format:
 
     def render(self, intent: Intent) -> str:
         """The answer for an intent."""
-        values: dict[str, str | int] = {
-            "action": self.words[intent.action == "remove"],
-            "product": intent.product,
-            "quantity": intent.quantity,
-        }
-        return self._write([(key, values[field]) for key, field in zip(self.keys, self.order, strict=True)])
+        return self._write(self.words[intent.action == "remove"], intent.product, intent.quantity)
 
     def header(self) -> str:
-        """The line that asks for this format: the same rendering with the choices in the values' places."""
-        values: dict[str, str | int] = {"action": "|".join(self.words), "product": "...", "quantity": 0}
-        pairs = [(key, values[field]) for key, field in zip(self.keys, self.order, strict=True)]
-        return f"Format: {self._write(pairs)}\n".replace("\n", " / ")[:-3] + "\n"
+        """The line that asks for this format: the same rendering with the choices in place of the values."""
+        choices = self._write("|".join(self.words), "...", 0).replace("\n", " / ")
+        return f"Format: {choices}\n"
 
-    def _write(self, pairs: list[tuple[str, str | int]]) -> str:
-        if self.kind == "json":
-            return json.dumps(dict(pairs), ensure_ascii=False)
-        if self.kind == "compact":
-            return json.dumps(dict(pairs), ensure_ascii=False, separators=(",", ":"))
+    def _write(self, action: str, product: str, quantity: int) -> str:
+        values = {"action": action, "product": product, "quantity": quantity}
+        pairs = [(key, values[field]) for key, field in zip(self.keys, self.order, strict=True)]
+        if self.kind in ("json", "compact"):
+            separators = (",", ":") if self.kind == "compact" else None
+            return json.dumps(dict(pairs), ensure_ascii=False, separators=separators)
         if self.kind == "pairs":
             return "; ".join(f"{key}={value}" for key, value in pairs)
         if self.kind == "lines":
@@ -119,7 +68,7 @@ class Format:
 
 TARGET = Format("json", _FIELDS, _FIELDS, ("add", "remove"))
 TARGET_HEADER = TARGET.header()
-"""Put before the prompt, it asks the base model for the completion of the task."""
+"""In front of a prompt it asks the base model for the completion of the task."""
 
 
 def sample(rng: random.Random) -> Format:
@@ -128,7 +77,7 @@ def sample(rng: random.Random) -> Format:
         kind = rng.choices(("json", "compact", "pairs", "lines", "bare"), (0.5, 0.1, 0.15, 0.1, 0.15))[0]
         order = list(_FIELDS)
         rng.shuffle(order)
-        # the product, which has to be copied, is always asked for
+        # always with the product, which has to be copied
         order = [field for field in order if field == "product" or rng.random() < 0.85]
         keys = tuple(rng.choice(_KEYS[field]) for field in order)
         chosen = Format(kind, tuple(order), keys, rng.choice(_WORDS))

@@ -1,7 +1,7 @@
-"""Guided attention: while training, chosen heads are told where to look; the model stays a plain Llama.
+"""Guided attention: while training, chosen heads learn where to look; the model stays a plain Llama.
 
 A few heads get a second loss, the negative log of the attention that falls on any right place (guided alignment,
-Chen et al., arXiv 1607.01628, with a set of right places instead of one). The text knows them: which catalog line a
+Chen et al., arXiv 1607.01628, with a set of right places instead of one). The text gives them: which catalog line a
 message means, and from where each token of an answer is copied.
 
 Looking at the right line is not enough: what is copied has to be passed on. So the input of a guided layer is also read
@@ -38,7 +38,7 @@ class Guide:
 
         return hook
 
-    def losses(self, layer: int, head: int, places: Sequence[Places]) -> Any:
+    def attention_loss(self, layer: int, head: int, places: Sequence[Places]) -> Any:
         """Summed -log attention of `head` on the right places; `places` has an entry per document of the batch."""
         import torch
         from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
@@ -65,7 +65,7 @@ class Guide:
         chosen = scores[documents, positions].masked_fill(later, float("-inf"))
         return (chosen.logsumexp(1) - chosen.masked_fill(~right, float("-inf")).logsumexp(1)).sum()
 
-    def reading_losses(self, layer: int, targets: Sequence[Targets]) -> Any:
+    def reading_loss(self, layer: int, targets: Sequence[Targets]) -> Any:
         """Summed cross-entropy of the tokens to be known at `layer`'s input, read with the output embeddings;
         `targets` has an entry per document of the batch.
         """

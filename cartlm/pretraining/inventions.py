@@ -1,8 +1,8 @@
-"""Products that no lexicon holds: their names cannot be learned by heart, only copied from the catalog."""
+"""Products in no lexicon: their names cannot be memorized, only copied from the catalog."""
 
 from __future__ import annotations
 
-import itertools
+import os
 import random
 from dataclasses import replace
 
@@ -10,34 +10,9 @@ from cartlm.data import rules
 from cartlm.data.lexicon import Product
 
 _ONSETS = [
-    "b",
-    "c",
-    "d",
-    "f",
-    "g",
-    "h",
-    "j",
-    "k",
-    "l",
-    "m",
-    "n",
-    "p",
-    "r",
-    "s",
-    "t",
-    "v",
-    "z",
-    "st",
-    "pr",
-    "kr",
-    "tr",
-    "pl",
-    "gr",
-    "ch",
-    "š",
-    "č",
-    "",
-]
+    "b", "c", "d", "f", "g", "h", "j", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "st", "pr",
+    "kr", "tr", "pl", "gr", "ch", "š", "č", "",
+]  # fmt: skip
 _NUCLEI = ["a", "e", "i", "o", "u", "a", "e", "i", "o", "ó", "ie", "ua"]
 _CODAS = ["", "", "", "n", "r", "s", "l", "k", "t", "m"]
 # noun and adjective endings: nominative, accusative, genitive, after 2-4, genitive plural
@@ -56,7 +31,7 @@ def _syllables(rng: random.Random, least: int = 1) -> str:
 
 
 def invented_product(language: str, rng: random.Random) -> Product:
-    """A product of invented words with the endings of its language: names cannot be learned by heart."""
+    """A product of invented words with the endings of its language."""
     count = rng.choice((1, 2, 2, 3))
     gender = rng.choice("fmn" if language == "croatian" else "fm")
     stems = [_syllables(rng, 2 if count == 1 else 1) for _ in range(count)]
@@ -79,25 +54,12 @@ def invented_product(language: str, rng: random.Random) -> Product:
     donor = rng.choice(rules.products(language, False))
     units = tuple(unit for unit in donor.units if unit not in ("pair", "par"))
     return Product(
-        language,
-        donor.domain,
-        name,
-        head,
-        forms,
-        gender if language != "english" else "",
-        units,
-        content if units else "",
-        donor.variants,
-    )
+        language, donor.domain, name, head, forms, gender if language != "english" else "", units,
+        content if units else "", donor.variants,
+    )  # fmt: skip
 
 
 _VOWELS, _CONSONANTS = "aeiou", "bcdfghjklmnprstvz"
-
-
-def _common(words: tuple[str, ...]) -> int:
-    """How many letters all words begin with."""
-    alike = (len(set(letters)) == 1 for letters in zip(*words, strict=False))
-    return sum(1 for _ in itertools.takewhile(bool, alike))
 
 
 def respelled_product(language: str, rng: random.Random) -> Product:
@@ -106,16 +68,14 @@ def respelled_product(language: str, rng: random.Random) -> Product:
     What changes from form to form (endings, and the letters that go with them) stays as it is in the language.
     """
     product = rng.choice(rules.products(language, False))
-    table = str.maketrans(
-        _VOWELS + _CONSONANTS,
-        "".join(rng.sample(_VOWELS, len(_VOWELS))) + "".join(rng.sample(_CONSONANTS, len(_CONSONANTS))),
-    )
+    shuffled = (rng.sample(letters, len(letters)) for letters in (_VOWELS, _CONSONANTS))
+    table = str.maketrans(_VOWELS + _CONSONANTS, "".join(map("".join, shuffled)))
     words = [form.split(" ") for form in product.forms.values() if form]
     new: dict[str, str] = {}
     everything = rng.random() < 0.5
     only = rng.randrange(len(words[0]))
     for index, forms in enumerate(zip(*words, strict=True)):
-        stem = _common(forms) - (1 if len(set(forms)) == 1 else 0)
+        stem = len(os.path.commonprefix(forms)) - (len(set(forms)) == 1)  # noqa: RUF071 - words, not paths
         if len(forms[0]) < 4 or not (everything or index == only):
             continue
         for form in forms:

@@ -1,4 +1,4 @@
-"""How far the base model is: the task itself, asked for by the format header, on rows it never saw."""
+"""How good the base model is: the task itself, requested by the format header, on rows it never saw."""
 
 from __future__ import annotations
 
@@ -8,56 +8,54 @@ from typing import Any
 from cartlm.data import rules
 from cartlm.data.config import Data
 from cartlm.pretraining.formats import TARGET_HEADER
+from cartlm.task.prompt import from_transformers
 from cartlm.task.rows import Row
+
+BATCH = 16
 
 
 def probe_rows(data: Data, count: int, seed: int) -> list[Row]:
-    """`count` rows, half of them of held-out products and frames; drawn apart from the test rows."""
+    """`count` rows, the first half of them of held-out products and frames; drawn apart from the test rows."""
     return rules.rows("probe", count, count // 2, data, random.Random(f"probe/{seed}"))
 
 
 def measure(
     model: Any, tokenizer: Any, rows: list[Row], separator: str, header: str = TARGET_HEADER
 ) -> dict[str, float]:
-    """Shares of the rows: exact match in all and on the first half (novel), and where the other answers go astray.
+    """Shares of the rows: exact match of all and of the first half (novel), and in which field the others go wrong.
 
-    An answer is exact if each of its tokens is the likeliest one after those before it: just then greedy decoding
-    gives it. One pass over the rows tells, where decoding takes one a token. `astray_<field>` counts the rows whose
-    first other token stands in that field (`action`: or before it).
+    An answer is exact if each of its tokens is the likeliest one after those before it, which is when greedy decoding
+    gives it: one pass over the rows suffices. `astray_<field>` counts the rows whose first wrong token is in that
+    field (`action`: or before it).
     """
     import torch
 
-    from cartlm.task.prompt import from_transformers
-
     builder = from_transformers(tokenizer, separator)
-    made = [(builder.prompt_ids(header + row.prompt), builder.completion_ids(row.completion)) for row in rows]
-    order = sorted(range(len(rows)), key=lambda index: sum(map(len, made[index])))
+    encoded = [
+        (builder.prompt_ids(header + row.prompt), builder.completion_ids(row.completion)) for row in rows
+    ]
+    order = sorted(range(len(rows)), key=lambda index: sum(map(len, encoded[index])))
     astray = [""] * len(rows)
-    for start in range(0, len(rows), 16):
-        part = order[start : start + 16]
-        longest = sum(map(len, made[part[-1]]))
-        ids = torch.full((len(part), longest), tokenizer.pad_token_id)
-        for at, index in enumerate(part):
-            whole = [*made[index][0], *made[index][1]]
+    for start in range(0, len(rows), BATCH):
+        batch = order[start : start + BATCH]
+        ids = torch.full((len(batch), sum(map(len, encoded[batch[-1]]))), tokenizer.pad_token_id)
+        for at, index in enumerate(batch):
+            whole = [*encoded[index][0], *encoded[index][1]]
             ids[at, : len(whole)] = torch.tensor(whole)
         with torch.no_grad():
             logits = model(input_ids=ids.to(model.device), use_cache=False).logits
-        for at, index in enumerate(part):
-            head, answer = made[index]
-            likeliest = logits[at, len(head) - 1 : len(head) + len(answer) - 1].argmax(-1).tolist()
-            wrong = [
-                place for place, pair in enumerate(zip(likeliest, answer, strict=True)) if len(set(pair)) > 1
-            ]
-            if wrong:
-                text = tokenizer.decode(answer[: wrong[0]])
+        for at, index in enumerate(batch):
+            prompt, answer = encoded[index]
+            likeliest = logits[at, len(prompt) - 1 : len(prompt) + len(answer) - 1].argmax(-1).tolist()
+            if likeliest != answer:
+                pairs = enumerate(zip(likeliest, answer, strict=True))
+                wrong = next(place for place, (one, other) in pairs if one != other)
+                text = tokenizer.decode(answer[:wrong])
                 astray[index] = next((f for f in ("quantity", "product") if f'"{f}"' in text), "action")
     half = len(rows) // 2
-    exact = [not field for field in astray]
-    return {
-        "exact": round(sum(exact) / len(rows), 4),
-        "exact_novel": round(sum(exact[:half]) / max(1, half), 4),
-        **{
-            f"astray_{field}": round(astray.count(field) / len(rows), 4)
-            for field in ("action", "product", "quantity")
-        },
+    shares = {
+        "exact": astray.count("") / len(rows),
+        "exact_novel": astray[:half].count("") / max(1, half),
+        **{f"astray_{field}": astray.count(field) / len(rows) for field in ("action", "product", "quantity")},
     }
+    return {name: round(share, 4) for name, share in shares.items()}

@@ -16,7 +16,7 @@ LONGEST = 1400  # tokens of a document; longer ones are left out
 GUIDED = ("anchors", "choices", "recalls", "copies")
 """What heads are guided to (encoding.Encoded), in the order of `Recipe.heads_guided`."""
 PASSED_ON = ("meant", "begun")
-"""What the input of a layer must know (encoding.Encoded), in the order of `Recipe.layers_told`."""
+"""What the input of a layer must know (encoding.Encoded), in the order of `Recipe.layers_read`."""
 
 
 class Recipe(Section):
@@ -57,8 +57,8 @@ class Recipe(Section):
         return (self.anchor_head, self.choice_head, self.recall_head, self.copy_head)
 
     @property
-    def layers_told(self) -> tuple[int, int]:
-        """What the choice head found is read by the recall head, and what that one found by the copy head."""
+    def layers_read(self) -> tuple[int, int]:
+        """The recall head's layer reads what the choice head found, the copy head's what the recall head found."""
         return (self.recall_head[0], self.copy_head[0])
 
     @model_validator(mode="after")
@@ -96,9 +96,7 @@ def load(path: Path) -> list[Recipe]:
     except (KeyError, TypeError):
         raise UserError(f"{path} lacks pretraining.shape or pretraining.phases", hint) from None
     if twice or not phases:
-        raise UserError(
-            f"{path}: {f'{twice[0]} stands in shape and in a phase' if twice else 'no phase'}", hint
-        )
+        raise UserError(f"{path}: {f'{twice[0]} is in shape and in a phase' if twice else 'no phase'}", hint)
     try:
         return [Recipe.model_validate({**shape, **phase}) for phase in phases]
     except ValidationError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,14 +10,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cartlm.data.config import Data
 from cartlm.errors import UserError
+from cartlm.files import replacing
 from cartlm.pretraining import corpus
 from cartlm.pretraining.encoding import Encoded, encode
 from cartlm.pretraining.guidance import Guide
 from cartlm.pretraining.recipe import GUIDED, LONGEST, PASSED_ON, Recipe, rate
+
+_PARTS = 8  # of a batch, whose gradients are computed in parallel
+_GROUP = 8  # steps whose documents are drawn together and sorted by length, so that little is padded
 
 
 def build(recipe: Recipe, special: Special) -> Any:
@@ -28,28 +31,15 @@ def build(recipe: Recipe, special: Special) -> Any:
 
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(
-        vocab_size=recipe.vocabulary,
-        hidden_size=recipe.hidden,
-        intermediate_size=recipe.intermediate,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        num_key_value_heads=recipe.heads,
-        max_position_embeddings=2048,
-        rms_norm_eps=1e-5,
-        tie_word_embeddings=True,
-        pad_token_id=special.pad,
-        bos_token_id=special.bos,
-        eos_token_id=special.eos,
-    )
+        vocab_size=recipe.vocabulary, hidden_size=recipe.hidden, intermediate_size=recipe.intermediate,
+        num_hidden_layers=recipe.layers, num_attention_heads=recipe.heads, num_key_value_heads=recipe.heads,
+        max_position_embeddings=2048, rms_norm_eps=1e-5, tie_word_embeddings=True,
+        pad_token_id=special.pad, bos_token_id=special.bos, eos_token_id=special.eos,
+    )  # fmt: skip
     return LlamaForCausalLM(config)
 
 
-_PARTS = 8  # a batch is worked on in so many parts
-_GROUP = 8  # steps whose documents are drawn together and sorted by length, so that little is padded
-
-
-@dataclass(frozen=True)
-class Special:
+class Special(NamedTuple):
     """The ids of the special tokens."""
 
     bos: int
@@ -75,14 +65,15 @@ def batches(
     rng = random.Random(f"{recipe.seed}/{phase}/{group}")
     progress = 1.0 if phase else group * _GROUP / recipe.steps
     rows: list[Encoded] = []
-    while sum(len(row.ids) for row in rows) < recipe.tokens_per_step * _GROUP:
-        row = encode(
-            corpus.document(data, progress, rng), tokenize, special.bos, special.eos, recipe.text_weight
-        )
+    total = 0
+    while total < recipe.tokens_per_step * _GROUP:
+        document = corpus.document(data, progress, rng)
+        row = encode(document, tokenize, special.bos, special.eos, recipe.text_weight)
         if len(row.ids) <= LONGEST:
             rows.append(row)
+            total += len(row.ids)
     rows.sort(key=lambda row: len(row.ids))
-    made, total, start = [], sum(len(row.ids) for row in rows), 0
+    group_batches, start = [], 0
     for index in range(_GROUP):
         end, count = start, 0
         others = _GROUP - 1 - index  # each of them gets one document at least
@@ -96,9 +87,9 @@ def batches(
         for at, row in enumerate(part):
             ids[at, : len(row.ids)] = torch.tensor(row.ids)
             weights[at, : len(row.ids)] = torch.tensor(row.weights)
-        made.append(Batch(ids, weights, part))
-    rng.shuffle(made)
-    return made
+        group_batches.append(Batch(ids, weights, part))
+    rng.shuffle(group_batches)
+    return group_batches
 
 
 def _optimizers(model: Any, recipe: Recipe) -> list[Any]:
@@ -117,63 +108,55 @@ def _gradients(
 ) -> tuple[list[Any], dict[str, float]]:
     """Gradients of the weighted loss over a batch; that loss, and the means on answers and guided places.
 
-    The batch is worked on in parts and the parts are added in their order: the result does not depend on
-    which worker was faster.
+    The parts of the batch are added in their order: the result does not depend on which worker was faster.
     """
     import torch
 
     ids, weights = batch.ids, batch.weights
     total = weights[:, 1:].sum()
-    counts = {
-        name: max(1, sum(len(getattr(d, name)) for d in batch.documents)) for name in (*GUIDED, *PASSED_ON)
-    }
-    heads = dict(zip(GUIDED, recipe.heads_guided, strict=True))
-    layers = dict(zip(PASSED_ON, recipe.layers_told, strict=True))
     parameters = list(model.parameters())
 
+    def places(name: str, rows: slice) -> list[Any]:
+        return [getattr(document, name) for document in batch.documents[rows]]
+
+    counts = {name: max(1, sum(map(len, places(name, slice(None))))) for name in (*GUIDED, *PASSED_ON)}
+
     def part(rows: slice) -> tuple[list[Any], list[float]]:
-        kept = (weights[rows] > 0).any(dim=0).nonzero().max() + 1
-        part_ids, weight = ids[rows, :kept], weights[rows, 1:kept]
+        length = (weights[rows] > 0).any(dim=0).nonzero().max() + 1
+        part_ids, weight = ids[rows, :length], weights[rows, 1:length]
         chosen = weight > 0
         with torch.autocast(ids.device.type, dtype=torch.bfloat16, cache_enabled=False):
             hidden = model.model(input_ids=part_ids, use_cache=False).last_hidden_state[:, :-1]
             logits = model.lm_head(hidden[chosen])
             guided = [
-                guide.losses(*heads[name], [getattr(d, name) for d in batch.documents[rows]]) / counts[name]
-                for name in GUIDED
+                guide.attention_loss(*head, places(name, rows)) / counts[name]
+                for name, head in zip(GUIDED, recipe.heads_guided, strict=True)
             ]
-            told = [
-                guide.reading_losses(layer, [getattr(d, name) for d in batch.documents[rows]]) / counts[name]
-                for name, layer in layers.items()
+            passed_on = [
+                guide.reading_loss(layer, places(name, rows)) / counts[name]
+                for name, layer in zip(PASSED_ON, recipe.layers_read, strict=True)
             ]
         each = torch.nn.functional.cross_entropy(logits.float(), part_ids[:, 1:][chosen], reduction="none")
         loss = (each * weight[chosen]).sum() / total
-        loss = loss + recipe.guidance * sum(guided) + recipe.passing_on * sum(told)
+        loss = loss + recipe.guidance * sum(guided) + recipe.passing_on * sum(passed_on)
         gradients = torch.autograd.grad(loss, parameters)
         answers = each.detach()[weight[chosen] >= 1.0]
-        return list(gradients), [
-            loss.item(),
-            answers.sum().item(),
-            answers.numel(),
-            *(one.item() for one in (*guided, *told)),
-        ]
+        extra = [one.item() for one in (*guided, *passed_on)]
+        return list(gradients), [loss.item(), answers.sum().item(), answers.numel(), *extra]
 
     size = max(1, round(len(ids) / _PARTS))
-    done = list(workers.map(part, [slice(at, at + size) for at in range(0, len(ids), size)]))
-    gradients = done[0][0]
-    for other, _ in done[1:]:
+    parts = list(workers.map(part, [slice(at, at + size) for at in range(0, len(ids), size)]))
+    gradients = parts[0][0]
+    for other, _ in parts[1:]:
         torch._foreach_add_(gradients, other)
-    loss, answers, answered, *guided = (sum(parts) for parts in zip(*(row for _, row in done), strict=True))
-    return gradients, {
-        "loss": loss,
-        "answer_loss": answers / max(1, answered),
-        **{f"{name}_loss": value for name, value in zip((*GUIDED, *PASSED_ON), guided, strict=True)},
-    }
+    loss, answers, answered, *extra = (sum(values) for values in zip(*(row for _, row in parts), strict=True))
+    means = {f"{name}_loss": value for name, value in zip((*GUIDED, *PASSED_ON), extra, strict=True)}
+    return gradients, {"loss": loss, "answer_loss": answers / max(1, answered), **means}
 
 
 @dataclass
 class State:
-    """A training as it stands: what a checkpoint holds."""
+    """What a checkpoint holds: the state of a training."""
 
     recipe: Recipe
     model: Any
@@ -183,25 +166,19 @@ class State:
     seconds: float = 0.0
 
     def save(self, folder: Path) -> None:
-        """Write `folder/checkpoint.pt` under a temporary name, then rename."""
+        """Write `folder/checkpoint.pt`."""
         import torch
 
-        temporary = folder / ".checkpoint.tmp"
-        torch.save(
-            {
-                "recipe": self.recipe.model_dump(),
-                "model": self.model.state_dict(),
-                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-                "step": self.step,
-                "tokens": self.tokens,
-                "seconds": self.seconds,
-            },
-            temporary,
-        )
-        os.replace(temporary, folder / "checkpoint.pt")
+        state = {
+            "recipe": self.recipe.model_dump(), "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "step": self.step, "tokens": self.tokens, "seconds": self.seconds,
+        }  # fmt: skip
+        with replacing(folder / "checkpoint.pt") as temporary:
+            torch.save(state, temporary)
 
     def resume(self, folder: Path) -> bool:
-        """Go on from `folder/checkpoint.pt` if it is there; the log is cut to it. Raises UserError."""
+        """Resume from `folder/checkpoint.pt` if it exists; the log is cut to its step. Raises UserError."""
         import torch
 
         path, log = folder / "checkpoint.pt", folder / "log.jsonl"
@@ -209,7 +186,7 @@ class State:
             return False
         state = torch.load(path, map_location=self.model.device, weights_only=True)
         if state["recipe"] != self.recipe.model_dump():
-            raise UserError(f"{path} is of another recipe", f"rm -r {folder}, then make base")
+            raise UserError(f"{path} belongs to another recipe", f"rm -r {folder}, then make base")
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -218,7 +195,7 @@ class State:
         log.write_text("".join(json.dumps(line) + "\n" for line in lines if line["step"] <= self.step))
         return True
 
-    def learn(self, batch: Batch, guide: Guide, workers: ThreadPoolExecutor) -> dict[str, float]:
+    def train_step(self, batch: Batch, guide: Guide, workers: ThreadPoolExecutor) -> dict[str, float]:
         """One step; returns its losses."""
         import torch
 
@@ -241,8 +218,8 @@ class State:
 
 @contextmanager
 def _threads(device: str, count: int) -> Iterator[ThreadPoolExecutor]:
-    """Workers for the parts of a batch: one-thread ones on a CPU, which lose less to other load than threads
-    inside every operation. Torch's own number of threads is put back at the end.
+    """Workers for the parts of a batch: on a CPU of one thread each, which other load slows down less than threads
+    inside every operation. Torch's own number of threads is restored at the end.
     """
     import torch
 
@@ -256,22 +233,22 @@ def _threads(device: str, count: int) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(before)
 
 
-def run(
+def train(
     recipe: Recipe,
     data: Data,
     tokenizer: Any,
     work: Path,
     probe: Callable[[Any], dict[str, float]],
-    say: Callable[[str], None],
+    report: Callable[[str], None],
     phase: int = 0,
     start: Mapping[str, Any] | None = None,
     threads: int = 1,
 ) -> Any:
-    """Train one phase to its last step, going on from `work/checkpoint.pt` where there is one; returns the model.
+    """Train one phase to its last step, resumed from `work/checkpoint.pt` where there is one; returns the model.
 
-    `start` are the weights that an earlier phase ended with; None: random ones. `probe(model)` gives the figures
-    that are logged to `work/log.jsonl` every `probe_every` steps beside the losses.
-    Raises UserError where the checkpoint is of another recipe.
+    `start`: the weights that an earlier phase ended with; None: random ones. The losses and, every `probe_every`
+    steps, the figures of `probe(model)` are logged to `work/log.jsonl`.
+    Raises UserError where the checkpoint belongs to another recipe.
     """
     import torch
 
@@ -285,12 +262,14 @@ def run(
         model.load_state_dict(start)
     state = State(recipe, model, _optimizers(model, recipe))
     if state.resume(work):
-        say(f"phase {phase + 1} resumed at step {state.step}")
+        report(f"phase {phase + 1} resumed at step {state.step}")
 
     def tokenize(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    guide = Guide(model, sorted({layer for layer, _ in recipe.heads_guided}))  # layers_told are among them
+    guide = Guide(
+        model, sorted({layer for layer, _ in recipe.heads_guided})
+    )  # recipe.layers_read are among them
     usual = attention.NAME if device == "cpu" else "sdpa"
     losses: list[dict[str, float]] = []
     ready: list[Batch] = []
@@ -301,7 +280,7 @@ def run(
             if not ready:
                 group = batches(recipe, data, phase, state.step // _GROUP, tokenize, special)
                 ready = group[state.step % _GROUP :]
-            losses = [*losses[-19:], state.learn(ready.pop(0), guide, workers)]
+            losses = [*losses[-19:], state.train_step(ready.pop(0), guide, workers)]
             state.seconds = before + time.monotonic() - started
             last = state.step == recipe.steps
             if state.step % 20 == 0 or last:
@@ -312,7 +291,7 @@ def run(
                     model.train().set_attn_implementation(usual)
                 with (work / "log.jsonl").open("a") as file:
                     file.write(json.dumps(line) + "\n")
-                say(json.dumps(line))
+                report(json.dumps(line))
             if state.step % recipe.save_every == 0 or last:
                 state.save(work)
     model.set_attn_implementation("sdpa")
@@ -320,7 +299,7 @@ def run(
 
 
 def _line(state: State, phase: int, losses: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """A line of the log: where training is, and the means of the last losses."""
+    """A line of the log: the step, and the means of the last losses."""
     return {
         "phase": phase + 1,
         "step": state.step,

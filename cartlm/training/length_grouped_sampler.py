@@ -5,8 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
-from torch.utils.data import Sampler
-
 POOL = 16  # batches whose rows are sorted by length together
 
 
@@ -28,7 +26,7 @@ def epoch_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) 
     return [row for batch in batches for row in batch] + rows[full:]
 
 
-class LengthGroupedSampler(Sampler[int]):
+class LengthGroupedSampler:
     """A sampler over `epoch_order`; transformers calls `set_epoch` before each epoch, a resumed one too."""
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:

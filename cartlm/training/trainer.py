@@ -67,7 +67,7 @@ def make_trainer(
             compute = super().compute_loss if device == "cuda" else completion_loss
             return compute(model, inputs, *args, **kwargs)
 
-        def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             lengths = [len(example["input_ids"]) for example in train]
             return LengthGroupedSampler(lengths, settings.batch_size, settings.seed)
 

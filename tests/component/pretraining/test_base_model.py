@@ -53,13 +53,13 @@ def gguf(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield engine
 
 
-def test_ten_thousand_messages_tokenize_alike(gguf: Any) -> None:
+def test_two_thousand_messages_tokenize_alike(gguf: Any) -> None:
     from transformers import AutoTokenizer
 
     ours = prompt.from_transformers(AutoTokenizer.from_pretrained(BASE), "\n")
     theirs = gguf.prompt_builder("\n")
     assert (ours.bos_id, ours.eos_id) == (theirs.bos_id, theirs.eos_id)
-    texts = _texts(10_000)
+    texts = _texts(2_000)
     different = [text for text in texts if ours.tokenize(text) != theirs.tokenize(text)]
     assert not different, (len(different), different[:5])
     for text in texts[len(ODD) :: 50]:

@@ -35,7 +35,7 @@ def test_it_is_the_attention_that_the_model_itself_pays(model: Any, head: int) -
     guide = Guide(model, [1])
     with torch.no_grad():
         attention = model.model(input_ids=IDS, output_attentions=True, use_cache=False).attentions[1]
-        loss = guide.losses(1, head, PLACES)
+        loss = guide.attention_loss(1, head, PLACES)
     expected = sum(
         -attention[document, head, position, right].sum().log()
         for document, places in enumerate(PLACES)
@@ -50,7 +50,7 @@ def test_following_it_sends_the_attention_there(model: Any) -> None:
     losses = []
     for _ in range(60):
         model.model(input_ids=IDS, use_cache=False)
-        loss = guide.losses(1, 3, PLACES)
+        loss = guide.attention_loss(1, 3, PLACES)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -61,7 +61,7 @@ def test_following_it_sends_the_attention_there(model: Any) -> None:
 def test_nothing_to_look_at_costs_nothing(model: Any) -> None:
     guide = Guide(model, [0])
     model.model(input_ids=IDS, use_cache=False)
-    loss = guide.losses(0, 0, [[], []])
+    loss = guide.attention_loss(0, 0, [[], []])
     assert loss.item() == 0.0
     loss.backward()
 
@@ -73,13 +73,13 @@ def test_a_layer_is_read_as_if_it_were_the_last(model: Any) -> None:
     guide = Guide(model, [1])
     with torch.no_grad():
         hidden = model.model(input_ids=IDS, output_hidden_states=True, use_cache=False).hidden_states[1]
-        loss = guide.reading_losses(1, TARGETS)
+        loss = guide.reading_loss(1, TARGETS)
         logits = model.lm_head(model.model.layers[1].input_layernorm(hidden)).log_softmax(-1)
     expected = -sum(
         logits[document, at, token] for document, found in enumerate(TARGETS) for at, token in found
     )
     assert loss.item() == pytest.approx(float(expected), rel=1e-4)
-    assert guide.reading_losses(1, [[], []]).item() == 0.0
+    assert guide.reading_loss(1, [[], []]).item() == 0.0
 
 
 def test_what_must_be_passed_on_is_learned_by_the_layers_before(model: Any) -> None:
@@ -87,7 +87,7 @@ def test_what_must_be_passed_on_is_learned_by_the_layers_before(model: Any) -> N
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for step in range(60):
         model.model(input_ids=IDS, use_cache=False)
-        loss = guide.reading_losses(1, TARGETS)
+        loss = guide.reading_loss(1, TARGETS)
         optimizer.zero_grad()
         loss.backward()
         if not step:

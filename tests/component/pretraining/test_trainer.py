@@ -12,7 +12,7 @@ from cartlm import params
 from cartlm.errors import UserError
 from cartlm.pretraining import corpus, tokenizer, trainer
 from cartlm.pretraining.guidance import Guide
-from cartlm.pretraining.recipe import Recipe
+from cartlm.pretraining.recipe import Recipe, rate
 from tests import ROOT
 
 DATA = params.load(ROOT / "params.yaml").data
@@ -29,7 +29,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from transformers import LlamaTokenizer
 
     folder = tmp_path_factory.mktemp("tokenizer")
-    lines = (line for text in corpus.texts(DATA, 150, 3) for line in text.split("\n"))
+    lines = (line for text in corpus.texts(DATA, 60, 3) for line in text.split("\n"))
     tokenizer.train(lines, folder, RECIPE.vocabulary, RECIPE.longest_piece)
     return LlamaTokenizer.from_pretrained(folder)
 
@@ -38,8 +38,8 @@ def _with(**changes: Any) -> Recipe:
     return RECIPE.model_copy(update=changes)
 
 
-def _run(loaded: Any, work: Path, recipe: trainer.Recipe = RECIPE, **more: Any) -> Any:
-    return trainer.run(recipe, DATA, loaded, work, lambda model: {"exact": 0.0}, lambda line: None, **more)
+def _run(loaded: Any, work: Path, recipe: Recipe = RECIPE, **more: Any) -> Any:
+    return trainer.train(recipe, DATA, loaded, work, lambda model: {"exact": 0.0}, lambda line: None, **more)
 
 
 def test_a_stop_and_a_resume_end_in_the_same_weights(loaded: Any, tmp_path: Path) -> None:
@@ -75,20 +75,20 @@ def test_a_stop_and_a_resume_end_in_the_same_weights(loaded: Any, tmp_path: Path
 
 
 def test_another_recipe_never_resumes(loaded: Any, tmp_path: Path) -> None:
-    _run(loaded, tmp_path)
+    _run(loaded, tmp_path, _with(steps=1))
     with pytest.raises(UserError, match=r"another recipe.*make base"):
         _run(loaded, tmp_path, _with(learning_rate=0.001))
 
 
 def test_the_rate_warms_up_stays_and_ends_at_zero() -> None:
-    rates = [trainer.rate(_with(steps=100, warmup_steps=10), step) for step in range(101)]
+    rates = [rate(_with(steps=100, warmup_steps=10), step) for step in range(101)]
     assert rates[0] == pytest.approx(0.0002)
     assert rates[10] == rates[60] == 0.002
     assert rates[100] == 0.0
     assert rates[80] < rates[70] < 0.002
     ends = _with(steps=100, warmup_steps=10, last_rate=0.25)
-    assert trainer.rate(ends, 60) == 0.002
-    assert trainer.rate(ends, 100) == pytest.approx(0.0005)
+    assert rate(ends, 60) == 0.002
+    assert rate(ends, 100) == pytest.approx(0.0005)
 
 
 def test_a_phase_goes_on_from_the_weights_of_the_one_before(loaded: Any, tmp_path: Path) -> None:

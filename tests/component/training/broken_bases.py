@@ -306,6 +306,8 @@ TOKENS: dict[str, tuple[Damage, tuple[str, ...]]] = {
         both(tokenizer(lambda v: v.update(normalizer={"type": "Lowercase"})), edit("tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")),
         ("gives", "catalog:", "back for", "Catalog:"),
     ),
+}  # fmt: skip
+GGUF: dict[str, tuple[Damage, tuple[str, ...]]] = {
     "a space in front of every text in the GGUF": (prefixed, ("row probe-english", "GGUF")),
     "a text that ends in another token": (tokenizer(ends_in("<pad>", 3)), ("bos, eos 1, 2", "GGUF 1, 3")),
     "BPE that llama.cpp does not know": (lambda f: byte_level(f), ("BPE pre-tokenizer was not recognized", "base.path")),

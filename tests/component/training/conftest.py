@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import torch
 import yaml
 
 from cartlm import params
+from cartlm.quantization import tokenizer_check
 from cartlm.task import rows
 from cartlm.training import base, qlora
 from tests import ROOT
@@ -23,6 +26,18 @@ from tests.fixtures.toy import toy_rows
 def one_thread() -> None:
     """Sums in one order, and no fighting over cores that other tests use."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def without_llama_cpp(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The base stage asks llama.cpp's converter, which takes seconds, only in tests that use `llama_cpp`."""
+    if "llama_cpp" not in request.fixturenames:
+        monkeypatch.setattr(tokenizer_check, "check_gguf", lambda *_: False)
+
+
+@pytest.fixture
+def llama_cpp() -> None:
+    """Ask llama.cpp's converter."""
 
 
 def settings(**changes: Any) -> params.Finetune:
@@ -47,7 +62,9 @@ def job(folder: Path, toy_base: Path, max_tokens: int = 640, **changes: Any) -> 
 def toy_base(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """models/base made from the toy model."""
     target = tmp_path_factory.mktemp("base") / "models/base"
-    base.make("embedded", str(toy_model), None, None, target)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizer_check, "check_gguf", lambda *_: False)
+        base.make("embedded", str(toy_model), None, None, target)
     return target
 
 
@@ -87,8 +104,10 @@ def start(folder: Path, name: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def run(folder: Path, name: str) -> subprocess.CompletedProcess[str]:
-    """A stage command to its end."""
-    process = start(folder, name)
-    said, errors = process.communicate()
-    return subprocess.CompletedProcess([name], process.returncode, said, errors)
+def run_stage(command: click.Command, folder: Path, capfd: Any) -> tuple[int, str, list[str]]:
+    """A stage in this process and `folder`: exit code, the last line of stdout, the lines of stderr."""
+    capfd.readouterr()
+    with contextlib.chdir(folder), pytest.raises(SystemExit) as ended:
+        command.main([])
+    out, err = capfd.readouterr()
+    return int(ended.value.code or 0), out.strip().rpartition("\n")[2], err.strip().splitlines() or [""]

@@ -73,12 +73,12 @@ def test_the_pad_token_of_params_stands_in(
 
 
 @pytest.mark.parametrize(
-    ("token", "said"),
+    ("token", "words"),
     [("<nothing>", "not in the vocabulary"), ("</s>", "is the end token"), ("<s>", "is the bos token")],
 )
-def test_a_wrong_pad_token_is_named(token: str, said: str, source: Path, tmp_path: Path) -> None:
+def test_a_wrong_pad_token_is_named(token: str, words: str, source: Path, tmp_path: Path) -> None:
     no_pad(source)
-    with pytest.raises(UserError, match=said) as error:
+    with pytest.raises(UserError, match=words) as error:
         base.make("embedded", str(source), None, token, tmp_path / "base")
     assert repr(token) in str(error.value)
 
@@ -165,11 +165,11 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_folder_is_one_line(name: str, source: Path, tmp_path: Path) -> None:
-    damage, said = WRONG[name]
+    damage, words = WRONG[name]
     damage(source)
     with pytest.raises(UserError) as error:
         base.make("embedded", str(source), None, None, tmp_path / "models/base")
-    assert said in str(error.value)
+    assert words in str(error.value)
     assert "\n" not in str(error.value)
     assert error.value.hint
     assert not list((tmp_path / "models").glob("*")) if (tmp_path / "models").exists() else True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -13,12 +12,15 @@ import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
 
+from cartlm.errors import UserError
+from cartlm.training import base
 from stages import base as stage
 from tests import ROOT
 from tests.component.training.broken_bases import (
     CASES,
     EMBEDDING,
     EOS_DICT,
+    GGUF,
     HEAD,
     INDEX,
     NORM,
@@ -30,6 +32,7 @@ from tests.component.training.broken_bases import (
     split,
     weights,
 )  # fmt: skip
+from tests.component.training.conftest import run_stage
 from tests.fixtures import llama3
 
 
@@ -39,42 +42,54 @@ def source(toy_model: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(toy_model, tmp_path / "source"))
 
 
-def run(source: Path, capsys: pytest.CaptureFixture[str], **sections: dict[str, Any]) -> tuple[int, str]:
-    """The stage in a folder of its own: exit code and the last line it wrote to stderr."""
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+
+
+def run(source: Path, capfd: pytest.CaptureFixture[str], **sections: dict[str, Any]) -> tuple[int, str]:
+    """The stage in a folder of its own: exit code and the last line of stderr."""
     folder = source.parent
-    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    values["base"]["path"] = str(source)
-    for name, changes in sections.items():
-        values[name] |= changes
-    (folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    capsys.readouterr()
-    with contextlib.chdir(folder), pytest.raises(SystemExit) as ended:
-        stage.main([])
-    said = capsys.readouterr().err.strip().splitlines()
-    return int(ended.value.code or 0), said[-1] if said else ""
+    sections["base"] = {"path": str(source)}
+    values = PARAMS | {name: PARAMS[name] | changes for name, changes in sections.items()}
+    (folder / "params.yaml").write_text(json.dumps(values), encoding="utf-8")
+    code, _, errors = run_stage(stage.main, folder, capfd)
+    return code, errors[-1]
 
 
 def refused(
-    source: Path, capsys: pytest.CaptureFixture[str], said: tuple[str, ...], **sections: dict[str, Any]
+    source: Path, capfd: pytest.CaptureFixture[str], words: tuple[str, ...], **sections: dict[str, Any]
 ) -> None:
-    code, line = run(source, capsys, **sections)
+    code, line = run(source, capfd, **sections)
     assert code == 2, line
     assert line.startswith("cartlm: error: ")
-    assert [word for word in said if word not in line] == [], line
+    assert [word for word in words if word not in line] == [], line
     assert "; " in line, "no hint"
     models = source.parent / "models"
     assert not models.exists() or not list(models.iterdir())
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_one_line_names_what_is_wrong(name: str, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    damage, said = CASES[name]
+def test_one_error_names_what_is_wrong(name: str, source: Path, tmp_path: Path) -> None:
+    damage, words = CASES[name]
     damage(source)
-    refused(source, capsys, said)
+    with pytest.raises(UserError) as error:
+        base.make("hub", str(source), None, None, tmp_path / "models/base")
+    assert [word for word in words if word not in error.value.message] == [], error.value.message
+    assert error.value.hint
+    assert not list((tmp_path / "models").glob("*"))
+
+
+@pytest.mark.usefixtures("llama_cpp")
+@pytest.mark.parametrize("name", GGUF)
+def test_what_llama_cpp_would_read_otherwise_is_one_line(
+    name: str, source: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    damage, words = GGUF[name]
+    damage(source)
+    refused(source, capfd, words)
 
 
 @pytest.mark.parametrize(
-    ("sections", "said"),
+    ("sections", "words"),
     [
         ({"prompt": {"max_tokens": 4000}}, ("prompt.max_tokens=4000", "max_position_embeddings 1024")),
         ({"prompt": {"separator": "</s>"}}, ("prompt.separator='</s>'", "special token </s>")),
@@ -82,13 +97,13 @@ def test_one_line_names_what_is_wrong(name: str, source: Path, capsys: pytest.Ca
     ],
 )
 def test_params_that_do_not_fit_the_model(
-    sections: dict[str, Any], said: tuple[str, ...], source: Path, capsys: pytest.CaptureFixture[str]
+    sections: dict[str, Any], words: tuple[str, ...], source: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     edit("tokenizer_config.json", pad_token=None)(source) if "pad_token" in sections["prompt"] else None
-    refused(source, capsys, said, **sections)
+    refused(source, capfd, words, **sections)
 
 
-def test_three_bits_want_sides_of_32(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_three_bits_want_sides_of_32(source: Path, capfd: pytest.CaptureFixture[str]) -> None:
     config(intermediate_size=100)(source)
 
     def cut(tensors: dict[str, np.ndarray]) -> None:
@@ -98,14 +113,14 @@ def test_three_bits_want_sides_of_32(source: Path, capsys: pytest.CaptureFixture
 
     weights(cut)(source)
     three = {"bits": 3, "group_size": 128, "symmetric": True, "act_order": False, "damp": 0.05}
-    refused(source, capsys, ("gptq.int3.bits=3", "100"), gptq={"int3": three})
-    assert run(source, capsys, gptq={"int3": three | {"bits": 4}})[0] == 0, "the advice works"
+    refused(source, capfd, ("gptq.int3.bits=3", "100"), gptq={"int3": three})
+    assert run(source, capfd, gptq={"int3": three | {"bits": 4}})[0] == 0, "the advice works"
 
 
-def test_a_bfloat16_merge_takes_what_float16_cannot(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bfloat16_merge_takes_what_float16_cannot(source: Path, capfd: pytest.CaptureFixture[str]) -> None:
     weights(lambda w: w.update({NORM: w[NORM].astype(np.float32) + 1e5}))(source)
-    refused(source, capsys, (NORM, "set merge.dtype to bfloat16"))
-    assert run(source, capsys, merge={"dtype": "bfloat16"})[0] == 0
+    refused(source, capfd, (NORM, "set merge.dtype to bfloat16"))
+    assert run(source, capfd, merge={"dtype": "bfloat16"})[0] == 0
 
 
 def files(folder: Path) -> set[str]:
@@ -113,7 +128,7 @@ def files(folder: Path) -> set[str]:
 
 
 def test_the_index_s_shards_are_checked_copied_and_loaded(
-    source: Path, capsys: pytest.CaptureFixture[str]
+    source: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """An older whole file beside them is neither; transformers, left to itself, would load that one."""
     import torch
@@ -125,7 +140,7 @@ def test_the_index_s_shards_are_checked_copied_and_loaded(
     save_file(old, source / "model.safetensors", metadata={"format": "pt"})
     save_file(old, source / "model-00003-of-00003.safetensors")
     (source / "pytorch_model.bin").write_bytes(b"x")
-    code, line = run(source, capsys)  # this index has no metadata, without which transformers loads none
+    code, line = run(source, capfd)  # this index has no metadata, without which transformers loads none
     assert code == 0, line
     assert "left out model-00003-of-00003.safetensors, model.safetensors, pytorch_model.bin" in line
     assert files(source) == {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", INDEX}
@@ -135,11 +150,11 @@ def test_the_index_s_shards_are_checked_copied_and_loaded(
 
 
 def test_other_weights_beside_the_whole_file_are_left_out(
-    source: Path, capsys: pytest.CaptureFixture[str]
+    source: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("model.fp16.safetensors", "consolidated.safetensors"):
         shutil.copy(source / "model.safetensors", source / name)
-    code, line = run(source, capsys)
+    code, line = run(source, capfd)
     assert code == 0, line
     assert files(source) == {"model.safetensors"}
     assert "left out consolidated.safetensors, model.fp16.safetensors" in line
@@ -166,9 +181,9 @@ ACCEPTED: dict[str, Damage] = {
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
-def test_what_all_stages_take_is_taken(name: str, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_all_stages_take_is_taken(name: str, source: Path, capfd: pytest.CaptureFixture[str]) -> None:
     ACCEPTED[name](source)
-    code, line = run(source, capsys)
+    code, line = run(source, capfd)
     assert code == 0, line
     made = json.loads((source.parent / "models/base/config.json").read_text(encoding="utf-8"))
     assert (made["bos_token_id"], made["eos_token_id"], made["pad_token_id"]) == (1, 2, 3)
@@ -177,9 +192,10 @@ def test_what_all_stages_take_is_taken(name: str, source: Path, capsys: pytest.C
     )
 
 
-def test_llama_3_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("llama_cpp")
+def test_llama_3_is_taken(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     source = llama3.make_toy_llama3(tmp_path / "source")
     code, line = run(
-        source, capsys, prompt={"pad_token": llama3.PAD}, gguf={"q4": {"type": "Q4_K_M", "imatrix": True}}
+        source, capfd, prompt={"pad_token": llama3.PAD}, gguf={"q4": {"type": "Q4_K_M", "imatrix": True}}
     )
     assert code == 0, line

@@ -18,7 +18,8 @@ from cartlm.engines.transformers import load
 from cartlm.errors import UserError
 from cartlm.task.prompt import from_transformers
 from cartlm.training import base, merge, qlora
-from tests.component.training.conftest import job, run, stage_folder
+from stages import merge as stage
+from tests.component.training.conftest import job, run_stage, stage_folder
 from tests.fixtures.toy import toy_rows
 
 Trained = tuple[Path, qlora.Finetuned, qlora.Job]
@@ -175,18 +176,20 @@ def test_an_untied_head_stays_a_head(toy_model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_stage_writes_model_and_metrics(trained: Trained, tmp_path: Path) -> None:
+def test_the_stage_writes_model_and_metrics(
+    trained: Trained, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     adapter, _, given = trained
     folder = stage_folder(tmp_path / "run", given.base)
-    failed = run(folder, "merge")
-    assert failed.returncode == 2
-    assert failed.stderr.splitlines()[-1] == "cartlm: error: models/adapter is missing; dvc repro finetune"
+    code, _, errors = run_stage(stage.main, folder, capfd)
+    assert code == 2
+    assert errors[-1] == "cartlm: error: models/adapter is missing; dvc repro finetune"
     shutil.copytree(adapter, folder / "models/adapter")
-    done = run(folder, "merge")
-    assert done.returncode == 0, done.stderr
+    code, last, errors = run_stage(stage.main, folder, capfd)
+    assert code == 0, errors
     metrics = json.loads((folder / "metrics/merge.json").read_text())
     assert metrics["n"] == 8
-    assert metrics["agreement"] == json.loads(done.stdout.splitlines()[-1])["agreement"]
+    assert metrics["agreement"] == json.loads(last)["agreement"]
     assert set(metrics["bytes"]) == {"embedding", "attention", "mlp", "norm"}
     assert metrics["machine"]["hash"]
     assert metrics["finetune"]["device"] in ("cpu", "cuda")
@@ -194,11 +197,9 @@ def test_the_stage_writes_model_and_metrics(trained: Trained, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_a_merge_that_lost_the_training_stops(
-    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """One line, exit code 2; figures, answers and models stay, and the same command goes on once params allow it."""
-    from stages import merge as stage
-
+    """One line, exit code 2; figures, answers and models stay, and the same command passes once params allow it."""
     adapter, _, given = trained
     folder = stage_folder(tmp_path / "run", given.base)
     shutil.copytree(adapter, folder / "models/adapter")
@@ -209,27 +210,19 @@ def test_a_merge_that_lost_the_training_stops(
         shutil.copy(given.base / "model.safetensors", arguments[-1] / "model.safetensors")
         return made
 
-    def run_stage(**changes: Any) -> tuple[int, str]:
+    def merge_with(**changes: Any) -> tuple[int, str]:
         values = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
         values["merge"] |= {"check_rows": 12, **changes}
         (folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            stage.main([])
-        return int(ended.value.code or 0), capsys.readouterr().err.strip().splitlines()[-1]
+        code, _, errors = run_stage(stage.main, folder, capfd)
+        return code, errors[-1]
 
-    monkeypatch.chdir(folder)
     monkeypatch.setattr(merge, "merge", lose)
-    code, line = run_stage(min_agreement=0.99)
+    code, line = merge_with(min_agreement=0.99)
     agreement = json.loads((folder / "metrics/merge.json").read_text(encoding="utf-8"))["agreement"]
     assert agreement < 0.7
     assert code == 2
-    for word in (
-        f"{agreement:.4g} of 12",
-        "merge.min_agreement=0.99",
-        "set merge.onto: nf4",
-        "runs/merge.json",
-    ):
+    for word in (f"{agreement:.4g} of 12", "merge.min_agreement=0.99", "merge.onto: nf4", "runs/merge.json"):
         assert word in line
     differ = json.loads((folder / "runs/merge.json").read_text(encoding="utf-8"))
     assert len(differ) == round(12 * (1 - agreement))
@@ -238,7 +231,7 @@ def test_a_merge_that_lost_the_training_stops(
     assert (folder / "models/merged/model.safetensors").exists()
 
     monkeypatch.setattr(merge, "merge", kept)
-    assert run_stage(onto="nf4")[0] == 0, "the advice works"
+    assert merge_with(onto="nf4")[0] == 0, "the advice works"
     assert json.loads((folder / "metrics/merge.json").read_text(encoding="utf-8"))["agreement"] >= 0.99
 
 

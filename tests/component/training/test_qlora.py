@@ -25,7 +25,8 @@ from cartlm.task.intent import Intent
 from cartlm.training import checkpoints, qlora
 from cartlm.training.examples import examples
 from cartlm.training.trainer import TARGETS, completion_loss, make_trainer
-from tests.component.training.conftest import ROOT, job, run, stage_folder, start
+from stages import finetune as stage
+from tests.component.training.conftest import ROOT, job, run_stage, stage_folder, start
 from tests.fixtures.toy import toy_rows
 
 
@@ -122,11 +123,9 @@ def test_rows_are_never_cut(tmp_path: Path, toy_base: Path) -> None:
 @pytest.mark.parametrize("where", ["message", "product"])
 @pytest.mark.parametrize("split", ["train", "validation", "calibration", "test", "published"])
 def test_a_special_token_in_a_row_stops_before_training(
-    split: str, where: str, tmp_path: Path, toy_base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    split: str, where: str, tmp_path: Path, toy_base: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     """llama-imatrix and llama-server would read it as the end of the text, long after training."""
-    from stages import finetune
-
     folder = stage_folder(tmp_path / "run", toy_base)
     path = folder / f"data/{split}.jsonl"
     every = row_files.read(path) if path.exists() else toy_rows(3)
@@ -134,13 +133,10 @@ def test_a_special_token_in_a_row_stops_before_training(
     said = "add tea</s>" if where == "message" else "add tea"
     odd = row_files.make("odd-0001", "english", ["Coffee", product], said, Intent("add", product, 1), {})
     row_files.write(path, [every[0], odd, *every[2:]])
-    monkeypatch.chdir(folder)
-    with pytest.raises(SystemExit) as ended:
-        finetune.main([])
-    assert ended.value.code == 2
-    line = capsys.readouterr().err.splitlines()[-1]
+    code, _, errors = run_stage(stage.main, folder, capfd)
+    assert code == 2
     for word in (f"data/{split}.jsonl", "row odd-0001", "</s>"):
-        assert word in line
+        assert word in errors[-1]
     assert not (folder / "models/adapter").exists()
     assert not (folder / "runs/finetune").exists()
 
@@ -221,7 +217,9 @@ def test_a_full_disk_is_one_line(tmp_path: Path, toy_base: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(tmp_path: Path, toy_base: Path) -> None:
+def test_a_killed_run_resumes_and_ends_as_an_undisturbed_one(
+    tmp_path: Path, toy_base: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     options = {"max_steps": 30, "save_steps": 3, "batch_size": 8, "lora_dropout": 0.05}
     given = job(tmp_path / "whole", toy_base, **options)
     whole = qlora.finetune(given, tmp_path / "whole/runs", tmp_path / "whole/adapter")
@@ -244,11 +242,11 @@ def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(tmp_path: Path, toy
     other = runs / "0123456789abcdef/checkpoint-27"
     other.mkdir(parents=True)
 
-    done = run(folder, "finetune")
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert 6 <= told["resumed_at"] < 30
-    assert told["steps"] == 30
+    code, last, errors = run_stage(stage.main, folder, capfd)
+    assert code == 0, errors
+    result = json.loads(last)
+    assert 6 <= result["resumed_at"] < 30
+    assert result["steps"] == 30
     assert [path.name for path in runs.iterdir()] == [run_folder.name], "another key's checkpoints are gone"
 
     ours = load_file(folder / "models/adapter/adapter_model.safetensors")
@@ -260,7 +258,7 @@ def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(tmp_path: Path, toy
         curve = list(csv.DictReader(file))
     assert [int(line["step"]) for line in curve] == [int(entry["step"]) for entry in whole.history]
     assert curve[-1]["eval_loss"] == f"{whole.eval_loss:.4g}"
-    assert "it/s" in done.stderr or "step/s" in done.stderr or "s/step" in done.stderr
+    assert any("step/s" in line or "s/step" in line for line in errors), "progress"
 
 
 def test_another_run_never_resumes(tmp_path: Path, toy_base: Path) -> None:
@@ -301,7 +299,7 @@ def test_accelerate_launch_starts_several_processes_and_one_writes(tmp_path: Pat
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert [line["steps"] for line in lines] == [4], "the second process says nothing"
+    assert [line["steps"] for line in lines] == [4], "the second process prints nothing"
     run_folder = next((folder / "runs/finetune").iterdir())
     assert checkpoints.last_complete(run_folder) == run_folder / "checkpoint-4"
     assert {path.name for path in (run_folder / "checkpoint-4").glob("rng_state*")} == {
