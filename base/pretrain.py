@@ -1,7 +1,7 @@
 """Make the embedded base model from nothing: python -m base.pretrain (from the repository root).
 
-With --after N, base/model is taken as what the first N phases gave, and the others go on from it.
-Goes on from its last checkpoint under base/build/work after a kill; uses CUDA where there is any.
+With --after N, the phases after the first N start from base/model, which those made.
+Resumes from its last checkpoint under base/build/work after a kill; uses CUDA where there is any.
 """
 
 from __future__ import annotations
@@ -26,46 +26,54 @@ from cartlm.task import prompt
 from cartlm.training import checkpoints
 
 ROOT, RECIPE, ACCEPTED = Path("base/build"), Path("base/params.yaml"), Path("base/model")
+LOG = "training_log.jsonl"
 TOKENIZER_TEXTS = 4000  # documents that the tokenizer is trained on
 PACKAGES = (data_package, pretraining_package)
 
 
 def code() -> list[Path]:
     """The files that decide the text and the training: with others, a checkpoint is not resumed."""
-    places = [Path(str(package.__file__)).parent for package in PACKAGES]
-    found = [path for place in places for path in place.rglob("*") if path.suffix in (".py", ".yaml", ".tsv")]
-    return [*sorted(found), Path(prompt.__file__)]
+    folders = [Path(str(package.__file__)).parent for package in PACKAGES]
+    files = [
+        path for folder in folders for path in folder.rglob("*") if path.suffix in (".py", ".yaml", ".tsv")
+    ]
+    return [*sorted(files), Path(prompt.__file__)]
 
 
-def make_tokenizer(wanted: recipe.Recipe, data: Data, folder: Path) -> Any:
+def make_tokenizer(first: recipe.Recipe, data: Data, folder: Path) -> Any:
     """The LlamaTokenizer in `folder`, trained unless it is there."""
     from transformers import LlamaTokenizer
 
     if not folder.exists():
-        lines = (
-            line for text in corpus.texts(data, TOKENIZER_TEXTS, wanted.seed) for line in text.split("\n")
-        )
+        texts = corpus.texts(data, TOKENIZER_TEXTS, first.seed)
         with replacing(folder, folder=True) as new:
-            tokenizer.train(lines, new, wanted.vocabulary, wanted.longest_piece)
+            lines = (line for text in texts for line in text.split("\n"))
+            tokenizer.train(lines, new, first.vocabulary, first.longest_piece)
     return LlamaTokenizer.from_pretrained(folder)
+
+
+def read_log(folder: Path, name: str = "log.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / name).read_text(encoding="utf-8").splitlines()]
 
 
 def accepted(after: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Weights and log of base/model. Raises UserError if it was not made by `after` phases."""
-    log = [json.loads(line) for line in (ACCEPTED / "training_log.jsonl").read_text().splitlines()]
-    if log[-1]["phase"] != after:
-        raise UserError(
-            f"--after {after}: {ACCEPTED} was made by {log[-1]['phase']} phases",
-            f"python -m base.pretrain --after {log[-1]['phase']}",
-        )
     from safetensors.torch import load_file
 
+    log = read_log(ACCEPTED, LOG)
+    if (phases := log[-1]["phase"]) != after:
+        raise UserError(
+            f"--after {after}: {ACCEPTED} was made by {phases} phases",
+            f"python -m base.pretrain --after {phases}",
+        )
     weights = load_file(ACCEPTED / "model.safetensors")
     return {**weights, "lm_head.weight": weights["model.embed_tokens.weight"]}, log
 
 
 @command.command
-@click.option("--after", type=click.IntRange(0), default=0, help="Take base/model for the first N phases.")
+@click.option(
+    "--after", type=click.IntRange(0), default=0, help="Start from base/model, made by the first N phases."
+)
 def main(after: int) -> None:
     """Tokenizer, phases of training, then the accepted form: float16 safetensors beside the tokenizer."""
     settings, phases = command.params(), recipe.load(RECIPE)
@@ -77,15 +85,10 @@ def main(after: int) -> None:
     torch.set_num_threads(threads)
     text = {name: data.model_dump()[name] for name in ("languages", "catalog", "wording", "noise")}
     files = [*code(), *([ACCEPTED / "model.safetensors"] if after else [])]
-    # the files as they are now: an edit in the middle of a run is not taken for what its phases began with
-    made_from: dict[str, Any] = {
-        "files": checkpoints.run_key({}, files),
-        "text": text,
-        "separator": separator,
-    }
-    made_from["first"] = phases[0].model_dump()
-    folder = ROOT / "work" / f"tokenizer-{checkpoints.run_key(made_from, [])}"
-    used: list[Path] = [folder]
+    # Of the files as they are now: a change during a run does not count for the phases that are left.
+    key = checkpoints.run_key({"text": text, "separator": separator, "first": phases[0].model_dump()}, files)
+    folder = ROOT / "work" / f"tokenizer-{key}"
+    used = [folder]
     log: list[dict[str, Any]] = []
     model, start = None, None
     if after:
@@ -95,14 +98,14 @@ def main(after: int) -> None:
     loaded = make_tokenizer(phases[0], data, folder)
     command.imported()
     rows = probe.probe_rows(data, phases[0].probe_rows, phases[0].seed)
-    for number, wanted in list(enumerate(phases))[after:]:
-        made_from = {"before": made_from, "phase": wanted.model_dump()}
-        work = ROOT / "work" / f"{number + 1}-{checkpoints.run_key(made_from, [])}"
+    for number, phase in list(enumerate(phases))[after:]:
+        key = checkpoints.run_key({"before": key, "phase": phase.model_dump()}, [])
+        work = ROOT / "work" / f"{number + 1}-{key}"
         model = trainer.train(
-            wanted, data, loaded, work, lambda trained: probe.measure(trained, loaded, rows, separator),
+            phase, data, loaded, work, lambda trained: probe.measure(trained, loaded, rows, separator),
             command.progress, number, start, threads,
         )  # fmt: skip
-        log += [json.loads(line) for line in (work / "log.jsonl").read_text().splitlines()]
+        log += read_log(work)
         start = model.state_dict()
         used.append(work)
     assert model is not None
@@ -112,11 +115,11 @@ def main(after: int) -> None:
         model.to(torch.float16).save_pretrained(new, safe_serialization=True)
         loaded.save_pretrained(new)
         shutil.copy(folder / "tokenizer.model", new)
-        (new / "training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+        (new / LOG).write_text("".join(json.dumps(line) + "\n" for line in log))
         text = card.card([phase.model_dump() for phase in phases], log, count, machine.fingerprint()["name"])
         (new / "README.md").write_text(text, encoding="utf-8")
-    for made in used:
-        shutil.rmtree(made)
+    for work in used:
+        shutil.rmtree(work)
     command.done({"parameters": count, **log[-1]})
 
 

@@ -33,7 +33,7 @@ def main() -> None:
         command.progress(
             f"{origin.path}: left out {', '.join(made.left_out)}; the weights are {', '.join(made.files)}"
         )
-    if not made.asked_llama_cpp:
+    if not made.llama_cpp_checked:
         command.progress(
             "llama.cpp is not installed (make setup): convert-gguf will check whether it takes the tokenizer"
         )

@@ -31,10 +31,8 @@ class Guide:
 
     def _keep(self, layer: int) -> Any:
         def hook(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
-            self._kept.__dict__.setdefault("inputs", {})[layer] = (
-                kwargs["hidden_states"],
-                kwargs["position_embeddings"],
-            )
+            inputs = self._kept.__dict__.setdefault("inputs", {})
+            inputs[layer] = kwargs["hidden_states"], kwargs["position_embeddings"]
 
         return hook
 
@@ -53,14 +51,15 @@ class Guide:
         key = torch.nn.functional.linear(hidden, attention.k_proj.weight[shared]).unsqueeze(1)
         query, key = apply_rotary_pos_emb(query, key, cos, sin)
         scores = (query[:, 0] @ key[:, 0].transpose(1, 2)).float() * size**-0.5  # (documents, tokens, tokens)
-        looks = [(document, position) for document, found in enumerate(places) for position, _ in found]
+        looks = [(document, *place) for document, found in enumerate(places) for place in found]
         if not looks:
             return scores.sum() * 0.0
-        documents, positions = (torch.tensor(part, device=scores.device) for part in zip(*looks, strict=True))
+        sources = [columns for _, _, columns in looks]
         right = torch.zeros((len(looks), scores.shape[2]), dtype=torch.bool)
-        for index, (_, sources) in enumerate(pair for found in places for pair in found):
-            right[index, sources] = True
+        for index, columns in enumerate(sources):
+            right[index, columns] = True
         right = right.to(scores.device)
+        documents, positions = torch.tensor([look[:2] for look in looks], device=scores.device).T
         later = torch.arange(scores.shape[2], device=scores.device) > positions[:, None]
         chosen = scores[documents, positions].masked_fill(later, float("-inf"))
         return (chosen.logsumexp(1) - chosen.masked_fill(~right, float("-inf")).logsumexp(1)).sum()

@@ -67,12 +67,12 @@ class Recipe(Section):
             raise ValueError(f"hidden {self.hidden} is not a multiple of twice heads {self.heads}")
         if self.tokens_per_step < 2 * LONGEST:
             raise ValueError(
-                f"tokens_per_step={self.tokens_per_step} is less than two documents of {LONGEST} tokens"
+                f"tokens_per_step={self.tokens_per_step} is less than two documents of {LONGEST}"
             )
         for layer, head in self.heads_guided:
             if layer >= self.layers or head >= self.heads:
                 raise ValueError(
-                    f"there is no layer {layer} with a head {head}: {self.layers} layers of {self.heads} heads"
+                    f"no layer {layer} with a head {head}: {self.layers} layers of {self.heads} heads"
                 )
         return self
 
@@ -88,16 +88,16 @@ def load(path: Path) -> list[Recipe]:
     """The phases of a recipe file. Raises UserError naming the first wrong key and its value."""
     hint = f"edit {path}, then make base"
     try:
-        given: Any = yaml_files.parse(path.read_bytes())
-        shape, phases = given["pretraining"]["shape"], given["pretraining"]["phases"]
-        twice = sorted(set(shape) & {name for phase in phases for name in phase})
+        content: Any = yaml_files.parse(path.read_bytes())
+        shape, phases = content["pretraining"]["shape"], content["pretraining"]["phases"]
+        if twice := sorted(set(shape) & {name for phase in phases for name in phase}):
+            raise UserError(f"{path}: {twice[0]} is in shape and in a phase", hint)
+        if not phases:
+            raise UserError(f"{path}: no phase", hint)
+        return [Recipe.model_validate({**shape, **phase}) for phase in phases]
     except yaml_files.NotYaml as error:
         raise UserError(f"{path} is not YAML: {error}", hint) from None
-    except (KeyError, TypeError):
-        raise UserError(f"{path} lacks pretraining.shape or pretraining.phases", hint) from None
-    if twice or not phases:
-        raise UserError(f"{path}: {f'{twice[0]} is in shape and in a phase' if twice else 'no phase'}", hint)
-    try:
-        return [Recipe.model_validate({**shape, **phase}) for phase in phases]
     except ValidationError as error:
         raise UserError(f"{path}: {first_wrong(error)}", hint) from None
+    except (KeyError, TypeError):
+        raise UserError(f"{path} lacks pretraining.shape or pretraining.phases", hint) from None

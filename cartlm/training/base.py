@@ -23,7 +23,7 @@ DOWNLOADED = (*model_dir.CONFIGS, *model_dir.DOWNLOADED, *model_dir.TOKENIZER, "
 class BaseModel:
     """The base model as written: origin (`revision`: the hub's commit), sizes, special tokens' ids.
 
-    `files` are its weights, `left_out` other weights in its folder; `asked_llama_cpp`: llama.cpp read the tokenizer too.
+    `files` are its weights, `left_out` other weights in its folder; `llama_cpp_checked`: llama.cpp read the tokenizer too.
     """
 
     origin: str
@@ -37,7 +37,7 @@ class BaseModel:
     pad_id: int
     files: tuple[str, ...]
     left_out: tuple[str, ...]
-    asked_llama_cpp: bool
+    llama_cpp_checked: bool
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,13 @@ def make(
             shutil.copyfile(folder / name, temporary / name)
         if model_dir.INDEX in weights.files:
             _complete_index(temporary / model_dir.INDEX, sum(sizes))
-        asked = tokenizer_check.check(
+        checked = tokenizer_check.check(
             temporary, later.separator, later.languages, later.imatrix, later.log, path
         )
         check_values(temporary, weights, config, later.merge_dtype, path)
     return BaseModel(
         path, commit, sum(tensor.parameters for tensor in weights.tensors.values()), sum(sizes), config["vocab_size"],
-        bool(config.get("tie_word_embeddings")), bos, eos, pad, weights.files, weights.left_out, asked,
+        bool(config.get("tie_word_embeddings")), bos, eos, pad, weights.files, weights.left_out, checked,
     )  # fmt: skip
 
 

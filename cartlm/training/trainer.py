@@ -21,6 +21,7 @@ from cartlm.training.length_grouped_sampler import LengthGroupedSampler
 
 TARGETS = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
 """All linear layers of a Llama but the head."""
+COLUMNS = ("step", "epoch", "loss", "learning_rate", "eval_loss")
 Examples = list[dict[str, list[int]]]
 
 
@@ -142,9 +143,7 @@ def training_curve(log: list[dict[str, Any]]) -> list[dict[str, float]]:
     """One mapping for each logged step, training and validation entries of a step joined."""
     steps: dict[int, dict[str, float]] = {}
     for entry in log:
-        known: dict[str, float] = {
-            name: entry[name] for name in ("epoch", "loss", "learning_rate", "eval_loss") if name in entry
-        }
-        if "loss" in known or "eval_loss" in known:
-            steps.setdefault(entry["step"], {"step": entry["step"]}).update(known)
+        if "loss" in entry or "eval_loss" in entry:
+            known = {name: entry[name] for name in COLUMNS if name in entry}
+            steps.setdefault(entry["step"], {}).update(known)
     return [steps[step] for step in sorted(steps)]
