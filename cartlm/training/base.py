@@ -169,20 +169,16 @@ def download(name: str, revision: str | None) -> tuple[Path, str]:
     try:
         folder = Path(hub.snapshot_download(name, revision=revision, allow_patterns=list(DOWNLOADED)))
     except errors.GatedRepoError:
-        raise UserError(
-            f"{what} is gated", f"accept its licence on https://huggingface.co/{name}, then hf auth login"
-        ) from None
+        hint = f"accept its licence on https://huggingface.co/{name}, then hf auth login"
+        raise UserError(f"{what} is gated", hint) from None
     except errors.RevisionNotFoundError:
         raise UserError(f"{name} has no revision {revision}", "set base.revision in params.yaml") from None
     except errors.RepositoryNotFoundError:
-        raise UserError(
-            f"the hub has no model {name} (or it is private)", "hf auth login, or set base.path"
-        ) from None
+        hint = "hf auth login, or set base.path"
+        raise UserError(f"the hub has no model {name} (or it is private)", hint) from None
     except Exception as error:  # each network library raises its own errors
         if isinstance(error, OSError) and error.errno in FULL:
             raise
-        raise UserError(
-            f"{what} cannot be fetched from the hub ({type(error).__name__})",
-            "check the network, or set base.path to a local folder, or make preset NAME=offline",
-        ) from None
+        hint = "check the network, or set base.path to a local folder, or make preset NAME=offline"
+        raise UserError(f"{what} cannot be fetched from the hub ({type(error).__name__})", hint) from None
     return folder, folder.name
