@@ -148,21 +148,17 @@ def files_by_role(folder: Path) -> dict[str, list[str]] | None:
     except Exception:  # `datasets` reads it too, and raises what is wrong
         return None
     by_role: dict[str, list[str]] = {}
-    others = []
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in name.parts)
-        if hidden or path.suffix.lower() not in SUFFIXES or not path.is_file():
-            continue
-        found = set().union(*(roles.roles_in_name(part) for part in name.with_suffix("").parts))
-        if len(found) > 1:
-            raise UserError(
-                f"{folder}: {roles.two_roles(name.as_posix(), found)}", f"mv {path} to another name"
-            )
-        if found:
-            by_role.setdefault(found.pop(), []).append(glob.escape(name.as_posix()))
-        else:
-            others.append(name.as_posix())
+    others: list[str] = []
+    for place in (folder, folder / "data"):
+        found = roles.survey(place, SUFFIXES) if place.is_dir() else roles.Folder()
+        if found.problems:
+            raise UserError(f"{folder}: {found.problems[0]}", "rename it in a copy of the dataset")
+        for file in found.files:
+            name = file.path.relative_to(folder).as_posix()
+            if file.named:
+                by_role.setdefault(file.role, []).append(glob.escape(name))
+            else:
+                others.append(name)
     if by_role and others:
         sampling.note(f"left out of {folder}, without a role in their names: {few(others, 8)}")
     return by_role or None

@@ -12,6 +12,7 @@ import json
 import math
 import re
 import unicodedata
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -192,43 +193,29 @@ def _json(data: bytes, encoding: charset.Charset) -> Records:
 
 def _json_values(text: str) -> Records:
     """The values of an array, or values that follow one another, with commas between them or not."""
-    line, end, array, comma_due = 1, 0, False, False
+    line_ends = [match.end() for match in re.finditer(r"\r\n|\r|\n", text)]
+    at, array, after_value = 0, False, False
     while True:
-        start = _skip_blanks(text, end)
-        line += _line_ends(text, end, start)
-        sign, end = text[start : start + 1], start + 1
-        if not sign:
-            if array:
-                yield line, "not JSON (the array is not closed)"
+        at = _BLANKS.match(text, at).end()  # type: ignore[union-attr]
+        line, sign = bisect_right(line_ends, at) + 1, text[at : at + 1]
+        if sign == "" or (array and sign == "]"):
+            more = bool(sign) and text[at + 1 :].strip(f"{_BLANK}\r")
+            if array and (more or not sign):
+                what = f"more follows after the array); {_REST}" if more else "the array is not closed)"
+                yield line, f"not JSON ({what}"
             return
-        if array and sign == "]":
-            if _skip_blanks(text, end) < len(text):
-                yield line, f"not JSON (more follows after the array); {_REST}"
-            return
-        if sign == "," and comma_due:
-            comma_due = False
-            continue
-        if sign == "[" and not array and not comma_due:
-            array = True
+        if (sign == "," and after_value) or (sign == "[" and not array and not after_value):
+            at, array, after_value = at + 1, array or sign == "[", False
             continue
         try:
-            if comma_due and array:
+            if after_value and array:
                 raise ValueError("no comma before it")
-            value, end = _DECODER.raw_decode(text, start)
+            value, end = _DECODER.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
             yield line, f"{_not_json(error)}; {_REST}"
             return
-        yield line, _NOT_UTF8 if _BYTES.search(text, start, end) else _record(value)
-        line, comma_due = line + _line_ends(text, start, end), True
-
-
-def _line_ends(text: str, start: int, end: int) -> int:
-    return text.count("\n", start, end) + text.count("\r", start, end) - text.count("\r\n", start, end)
-
-
-def _skip_blanks(text: str, start: int) -> int:
-    match = _BLANKS.match(text, start)
-    return match.end() if match else start
+        yield line, _NOT_UTF8 if _BYTES.search(text, at, end) else _record(value)
+        at, after_value = end, True
 
 
 def _not_json(error: Exception) -> str:

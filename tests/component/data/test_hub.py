@@ -59,24 +59,27 @@ def test_splits_are_seeded_disjoint_and_byte_for_byte(dataset: Path) -> None:
     assert {row.id for row in made["calibration"]} <= {row.id for row in made["train"]}
 
 
-def write_three_thousand(folder: Path) -> list[Row]:
-    """3,000 rows of ours in the published dataset's form."""
+def write_published(folder: Path, count: int) -> list[Row]:
+    """Rows of ours in the published dataset's form."""
     given = params.load(ROOT / "presets/offline.yaml").data
-    made = rules.rows("row", 3000, 0, given, random.Random(5))
+    made = rules.rows("row", count, 0, given, random.Random(5))
     columns = [{"prompt": row.prompt, "completion": row.completion, "language": row.language} for row in made]
     folder.mkdir()
     rewrite(folder, columns)
     return made
 
 
+SMALL = {"train": 270, "validation": 30, "test": 30, "calibration": 30}
+
+
 @pytest.mark.nightly
 @pytest.mark.slow
-def test_three_thousand_rows_in_the_published_form_train(tmp_path: Path) -> None:
-    """The stages themselves, on the embedded base; two steps of an epoch's 169, all rows checked and tokenized."""
-    write_three_thousand(tmp_path / "hub")
+def test_rows_in_the_published_form_train(tmp_path: Path) -> None:
+    """The stages themselves, on the embedded base; two steps, all rows checked and tokenized."""
+    write_published(tmp_path / "hub", 300)
     settings = yaml.safe_load((ROOT / "presets/offline.yaml").read_text(encoding="utf-8"))
     settings["base"]["path"] = str(ROOT / "base/model")
-    settings["data"] |= {"source": "hub", "path": str(tmp_path / "hub"), "test": 300}
+    settings["data"] |= {"source": "hub", "path": str(tmp_path / "hub")} | SMALL
     settings["finetune"]["max_steps"] = 2
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     with contextlib.chdir(tmp_path):
@@ -85,12 +88,12 @@ def test_three_thousand_rows_in_the_published_form_train(tmp_path: Path) -> None
     record = json.loads((tmp_path / "models/adapter/training.json").read_text(encoding="utf-8"))
     assert record["steps"] == 2
     assert 0 < record["eval_loss"] < 5
-    assert len((tmp_path / "data/train.jsonl").read_text(encoding="utf-8").splitlines()) == 2700
+    assert len((tmp_path / "data/train.jsonl").read_text(encoding="utf-8").splitlines()) == 270
 
 
 def test_three_thousand_rows_in_the_published_form_load_and_split(tmp_path: Path) -> None:
     """2,700 and 300 as in the paper, every text byte for byte."""
-    made = write_three_thousand(tmp_path / "hub")
+    made = write_published(tmp_path / "hub", 3000)
     paper = params.load(ROOT / "presets/paper.yaml").data.model_copy(update={"path": str(tmp_path / "hub")})
     found = splits.make_splits(paper).splits
     assert {name: len(rows) for name, rows in found.items()} == {
