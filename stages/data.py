@@ -12,10 +12,9 @@ import click
 
 from cartlm import command
 from cartlm.data import card, gates, generated, hub, splits
-from cartlm.data.config import Worded
 from cartlm.data.estimate import estimate
+from cartlm.data.wording_model import ask_server
 from cartlm.engines import remote
-from cartlm.engines.openai import Server
 from cartlm.errors import UserError
 from cartlm.files import write_text
 from cartlm.metrics import write_metrics
@@ -23,7 +22,7 @@ from cartlm.pipeline import answer_cache
 from cartlm.task import rows
 
 RESPONSES, PUBLISHED = Path("data/responses.jsonl"), Path("data/published.jsonl")
-POLL_S = 30.0  # between two looks at a batch; CARTLM_BATCH_POLL_S is for tests
+POLL_S = float(os.environ.get("CARTLM_BATCH_POLL_S", "30"))  # between two looks at a batch
 
 
 @command.command
@@ -49,7 +48,7 @@ def main(dry_run: bool) -> None:
     RESPONSES.parent.mkdir(parents=True, exist_ok=True)
     RESPONSES.touch()
     if data.source == "openai":
-        generator = generated.Generator(data, ask_server(data.openai))
+        generator = generated.Generator(data, ask_server(data.openai, RESPONSES, POLL_S))
         parts = generator.splits()
         about = {"wording": generator.report.metrics(data.openai)}
     else:
@@ -65,22 +64,6 @@ def main(dry_run: bool) -> None:
     write_text(Path("docs/data.md"), card.render_card(parts, metrics, data))
     write_metrics(Path("metrics/data.json"), metrics)
     command.done({name: len(part) for name, part in parts.items()})
-
-
-def ask_server(settings: Worded) -> generated.Ask:
-    """Answers from data/responses.jsonl, the missing ones from the server; the key comes from the environment."""
-    key = os.environ.get(settings.api_key_env) if settings.api_key_env else None
-    server = Server(
-        settings.base_url, settings.api_key_env, key, settings.timeout_s, 0, settings.concurrency,
-        command="dvc repro data",
-    )  # fmt: skip
-    budget = remote.Budget(settings.max_requests, settings.max_total_tokens)
-    if settings.batch:
-        poll_s = float(os.environ.get("CARTLM_BATCH_POLL_S", POLL_S))
-        return lambda requests, what: remote.collect_batch(requests, server, RESPONSES, what, budget, poll_s)
-    return lambda requests, what: remote.collect(
-        requests, server, RESPONSES, what, budget, settings.max_retries
-    )
 
 
 if __name__ == "__main__":

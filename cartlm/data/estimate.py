@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 
 from cartlm.data.config import Data
-from cartlm.data.generated import PROMPTS_PER_REQUEST, Generator, cost_usd
+from cartlm.data.generated import PROMPTS_PER_REQUEST, Generator, generation_prompts
 from cartlm.data.metaprompt import GenerationPrompt
+from cartlm.data.wording_model import cost_usd
 from cartlm.engines.openai import Reply
 from cartlm.engines.remote import Request
 
@@ -29,7 +30,7 @@ def estimate(params: Data, stored: Mapping[str, Reply]) -> str:
 
     generator, first = Generator(params, ask), list[Request]()
     try:
-        prompts = generator.prompts()
+        prompts = generation_prompts(params, generator.model)
     except _Missing as missing:
         first, text = list(missing.args), "x" * round(PROMPT_TOKENS * CHARS_PER_TOKEN)
         kinds = [(language, novel) for language in params.languages for novel in (False, True)]

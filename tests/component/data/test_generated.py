@@ -21,6 +21,7 @@ from click.testing import CliRunner, Result
 
 from cartlm import params
 from cartlm.data import generated, metaprompt
+from cartlm.data.wording_model import WordingModel
 from cartlm.engines import remote
 from cartlm.engines.openai import Reply
 from cartlm.engines.remote import Budget, Request
@@ -92,7 +93,7 @@ def test_refused_messages_are_sampled_and_asked_for_anew() -> None:
     assert refused["leak"] >= 4
     assert refused["not JSON"] >= 4
     assert not [row for rows in made.values() for row in rows if "{" in row.message]
-    metrics = generator.report.metrics(generator.settings)
+    metrics = generator.report.metrics(generator.params.openai)
     assert metrics["requests"] == len(model.asked) == len({request.key for request in model.asked})
     assert metrics["refused_other_language"] == refused["other language"]
     assert metrics["prompt_tokens"] == 100 * len(model.asked)
@@ -133,7 +134,7 @@ def test_answers_that_are_mostly_unreadable_are_shown(capsys: pytest.CaptureFixt
 def test_sampling_is_sent_as_params_say() -> None:
     model = Model()
     given = settings(openai={"temperature": None, "token_limit": "max_completion_tokens", "max_tokens": 77})
-    generated.Generator(given, model).prompts()
+    generated.generation_prompts(given, WordingModel(given.openai, model))
     for request in model.asked:
         assert request.body["max_completion_tokens"] == 77
         assert not {"temperature", "max_tokens"} & set(request.body)
@@ -224,6 +225,7 @@ def stage(folder: Path, *arguments: str, key: str | None = KEY) -> Result:
     """The stage in this process."""
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         patch.delenv("OPENAI_BASE_URL", raising=False)
+        patch.setattr(data_stage, "POLL_S", 0.1)
         return CliRunner(env={**environment(key), "CARTLM_TEST_KEY": key}).invoke(data_stage.main, arguments)
 
 
