@@ -125,10 +125,8 @@ def unfit_reason(data: Data, counts: Counts) -> str:
         sizes = f"data.train + data.validation = {needed}" if drawn else f"data.train={data.train}"
         return f"fewer than {sizes}"
     if drawn and counts.free < data.validation:
-        return (
-            f"but only {counts.free} without a near-duplicate among the others, fewer than "
-            f"data.validation={data.validation}"
-        )
+        few = f"but only {counts.free} without a near-duplicate among the others"
+        return f"{few}, fewer than data.validation={data.validation}"
     if data.calibration > data.train:
         return f"but data.calibration={data.calibration} is more than data.train={data.train}"
     return ""
@@ -147,9 +145,7 @@ def shortage(pool: Pool, params: Data, name: str) -> UserError | None:
         what = "every row for validation has a near-duplicate in the test"
         return UserError(f"{name}: {what}", "add other rows for validation")
     if counts.rows == 0 and given:
-        which = (
-            "that are unlike those of validation and test" if pool.leaked else "such as a file train.jsonl"
-        )
+        which = "that are unlike those held out" if pool.leaked else "such as a file train.jsonl"
         return UserError(f"{usable}, only for {' and '.join(given)}", f"add rows for training {which}")
     if counts.rows < 2:
         return UserError(f"{usable}; at least one to train on and one to validate on are needed", "add rows")
@@ -182,10 +178,8 @@ def without_leaks(
         if others and (score >= threshold or repeats.key(row) in same)
     }
     if leaks:
-        first, like = next((id, other.id) for id, other in leaks.items())
-        notes.append(
-            f"{role}: {len(leaks)} rows left out that are held out; the first: {first} is like {like}"
-        )
+        example = next(f"{id} is like {other.id}" for id, other in leaks.items())
+        notes.append(f"{role}: {len(leaks)} rows left out, like held-out rows; the first: {example}")
     return [row for row in rows if row.id not in leaks]
 
 

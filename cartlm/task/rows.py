@@ -18,7 +18,7 @@ FIELDS = ("id", "language", "catalog", "message", "prompt", "completion", "tags"
 
 @dataclass(frozen=True)
 class Row:
-    """One labelled message: `prompt` and `completion` are those of the published dataset, byte for byte."""
+    """One labelled message; `prompt` and `completion` have the form of the published dataset."""
 
     id: str
     language: str
@@ -46,31 +46,32 @@ def make(
 
 
 def _parse(line: str, where: str) -> Row:
+    def wrong(what: str) -> UserError:
+        return UserError(f"{where}: {what}", "dvc repro data")
+
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"{where}: not JSON ({error.msg} at column {error.colno})", "dvc repro data"
-        ) from None
+        raise wrong(f"not JSON ({error.msg} at column {error.colno})") from None
     if not isinstance(value, dict) or set(value) != set(FIELDS):
-        given = sorted(value) if isinstance(value, dict) else type(value).__name__
-        raise UserError(f"{where}: fields are {given}, not {sorted(FIELDS)}", "dvc repro data")
+        fields = sorted(value) if isinstance(value, dict) else type(value).__name__
+        raise wrong(f"fields are {fields}, not {sorted(FIELDS)}")
     row = Row(**value)
     for name in ("id", "language", "message", "prompt", "completion"):
         if not isinstance(value[name], str):
-            raise UserError(f"{where}: {name} is {value[name]!r:.60}, not text", "dvc repro data")
+            raise wrong(f"{name} is {value[name]!r:.60}, not text")
     if not isinstance(row.tags, dict):
-        raise UserError(f"{where}: tags is {row.tags!r:.60}, not a mapping", "dvc repro data")
+        raise wrong(f"tags is {row.tags!r:.60}, not a mapping")
     if not isinstance(row.catalog, list) or not all(isinstance(line, str) for line in row.catalog):
-        raise UserError(f"{where}: catalog is {row.catalog!r:.60}, not a list of lines", "dvc repro data")
+        raise wrong(f"catalog is {row.catalog!r:.60}, not a list of lines")
     if row.prompt != prompts.render(row.catalog, row.message):
-        raise UserError(f"{where}: the prompt is not its catalog and message", "dvc repro data")
+        raise wrong("the prompt is not its catalog and message")
     try:
-        intent = row.intent
+        product = row.intent.product
     except ValueError as error:
-        raise UserError(f"{where}: completion {row.completion!r:.60}: {error}", "dvc repro data") from None
-    if intent.product not in row.catalog:
-        raise UserError(f"{where}: product {intent.product!r} is not a catalog line", "dvc repro data")
+        raise wrong(f"completion {row.completion!r:.60}: {error}") from None
+    if product not in row.catalog:
+        raise wrong(f"product {product!r} is not a catalog line")
     return row
 
 
@@ -93,5 +94,5 @@ def read(path: Path) -> list[Row]:
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:
-    """Write rows under a temporary name, then rename."""
+    """Write the rows, the file whole or not at all."""
     write_text(path, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows))
