@@ -166,8 +166,10 @@ def test_a_row_that_repeats_within_a_role_is_named_with_both_places(
     assert files.gather(path, LANGUAGES).problems == [f"{other}: the same catalog and message as {one}"]
 
 
-@pytest.mark.parametrize("change", [{"quantity": 47}, {"action": "remove"}, {"language": "spanish"}])
-@pytest.mark.parametrize("again", SAME)
+@pytest.mark.parametrize(
+    ("again", "change"),
+    list(zip(SAME, [{"quantity": 47}, {"action": "remove"}, {"language": "spanish"}], strict=True)),
+)
 @pytest.mark.parametrize(
     ("first", "second"),
     [("a", "b"), ("test", "train"), ("validation", "train"), ("test", "val"), ("test", "eval")],

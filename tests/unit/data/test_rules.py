@@ -20,7 +20,7 @@ from tests import ROOT
 
 @pytest.fixture(scope="module")
 def data() -> Data:
-    sizes = {"train": 600, "validation": 60, "test": 150, "calibration": 90}
+    sizes = {"train": 450, "validation": 60, "test": 150, "calibration": 90}
     return params.load(ROOT / "params.yaml").data.model_copy(update=sizes)
 
 
@@ -111,7 +111,7 @@ def test_spanish_agrees_in_gender_and_number() -> None:
 
 def test_rows_hold_their_contract(made: dict[str, list[rows.Row]], data: Data) -> None:
     assert {name: len(part) for name, part in made.items()} == {
-        "train": 600, "validation": 60, "test": 150, "calibration": 90,
+        "train": 450, "validation": 60, "test": 150, "calibration": 90,
     }  # fmt: skip
     for part in made.values():
         for row in part:
