@@ -43,10 +43,12 @@ setup: $(if $(CARTLM_IMAGE),,$(STAMP)) ## the virtual environment and llama.cpp 
 STAGES := $(if $(filter gpu,$(CARTLM_IMAGE)),eval-reference eval eval-gptq)
 repro: setup ## the whole chain: data, fine-tuning, quantizing, accuracy, speed; prints the results table
 	@$(CARTLM) params check
+	@$(CARTLM) prune
 	@$(CARTLM) fetch-paid
 	@if [ -n "$$($(DVC) remote list)" ]; then $(DVC) repro --pull $(STAGES); else $(DVC) repro $(STAGES); fi
-	@$(if $(STAGES),$(DVC) repro -f -s summarize)
+	@$(if $(STAGES),$(DVC) repro -s summarize)
 	@$(CARTLM) check-models
+	@$(CARTLM) readme-table
 	@$(CARTLM) table
 
 check: lint ## the minute before a commit: lint and the unit tests
@@ -64,6 +66,7 @@ bench: setup ## speed, memory, energy again (CHECK=1: on the committed machine o
 	@$(CARTLM) check-inputs bench-cpu
 	@$(DVC) repro -f -s bench-cpu
 	@$(DVC) repro -s summarize
+	@$(CARTLM) readme-table
 	@$(PY) -m pytest -q tests/benchmarks --benchmark-enable --benchmark-autosave --benchmark-compare
 
 doctor: setup ## what this machine can do, and what each missing thing costs
@@ -73,13 +76,13 @@ architecture: setup ## speed, memory and energy of Llama 3.2 1B with random weig
 	@$(CARTLM) params check
 	@$(CARTLM) prune
 	@$(DVC) repro architecture/dvc.yaml
-	@$(DVC) repro -f -s summarize
+	@$(CARTLM) readme-table
 
 remote: setup ## accuracy, latency and cost of the servers under remote: in params.yaml (GPT-4.1, vLLM, llama-server)
 	@$(CARTLM) params check
 	@$(CARTLM) check-remote
 	@if [ -n "$$($(DVC) remote list)" ]; then $(DVC) repro --pull remote/dvc.yaml; else $(DVC) repro remote/dvc.yaml; fi
-	@$(DVC) repro -f -s summarize
+	@$(CARTLM) readme-table
 
 stale: setup ## which committed numbers are older than code and params, from what git has alone (ARGS=--json)
 	@$(CARTLM) stale $(ARGS)
@@ -103,14 +106,14 @@ docs: $(if $(CARTLM_IMAGE),,$(STAMP)) ## the documentation, built strictly into 
 bench-gpu: setup ## the same on this machine's CUDA card
 	@$(CARTLM) check-inputs gpu/dvc.yaml:bench-gpu
 	@$(DVC) repro -f -s gpu/dvc.yaml:bench-gpu
-	@$(DVC) repro -f -s summarize
+	@$(CARTLM) readme-table
 
 base: setup ## make the embedded base model anew (hours on a CPU) and put it into base/model
 	@$(DVC) repro base/dvc.yaml
 	@$(CARTLM) accept-base
 
-preset: setup ## rewrite params.yaml: make preset NAME=paper
-	@$(CARTLM) preset $(or $(NAME),$(error name one: make preset NAME=offline, or NAME=paper))
+preset: setup ## lay a preset over params.yaml: make preset NAME=paper (back: git checkout params.yaml)
+	@$(CARTLM) preset $(or $(NAME),$(error name one of presets/: make preset NAME=paper))
 
 pin: setup ## ask the hub which revisions params.yaml means, the registry for the base images' digests; write them down
 	@$(CARTLM) pin

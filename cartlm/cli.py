@@ -1,4 +1,4 @@
-"""The command line for people: cartlm --help lists its commands."""
+"""The command line: `cartlm --help` lists what people type; what only the Makefile calls is hidden."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import datetime
 import io
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import click
 
 from cartlm import command
-from cartlm import params as _params
+from cartlm import params as params_file
 from cartlm.compare import judge
 from cartlm.compare.comment import format_comment
 from cartlm.compare.comparison import as_json as comparison_json
@@ -23,47 +22,42 @@ from cartlm.errors import UserError
 from cartlm.files import write_text
 from cartlm.metrics import write_metrics
 from cartlm.pipeline import answer_cache, dvc_remote, repository, stale, variants
-from cartlm.report import summary
+from cartlm.report import paper, results, summary
 from cartlm.system import machine
 from cartlm.text import few
 
-PRESETS, RESPONSES = Path("presets"), "data/responses.jsonl"
-BASE_FILES = (
-    "config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-)
-BASE_MAX_MB = 16  # of 10^6 bytes: the weights stand in git
+PRESETS, METRICS, ROOT = Path("presets"), Path("metrics"), Path(".")
 
 
 @click.group(cls=command.Group)
 def main() -> None:
-    """cartlm, for people. Run in the repository's root; the measured chain itself is `make repro`."""
+    """A shop's intent reader from a small language model. Run these in the root of the repository.
+
+    `make repro` runs the measured chain itself.
+    """
 
 
 @main.group("params", cls=command.Group)
 def params_group() -> None:
-    """Look at params.yaml."""
+    """Check params.yaml."""
 
 
 @params_group.command("check")
 def params_check() -> None:
     """Stop with one line if params.yaml is wrong."""
-    found = command.params()
-    print(f"params.yaml is sound: {len(found.variants.names)} variants, data from {found.data.source}")
+    settings = command.params()
+    print(f"params.yaml is sound: {len(settings.variants.names)} variants, data from {settings.data.source}")
 
 
 @main.group("data", cls=command.Group)
 def data_group() -> None:
-    """Look at rows: your own file, and the natural set."""
+    """Check rows of your own."""
 
 
 @data_group.command("check")
 @click.argument("path", type=click.Path(path_type=Path))
 def data_check(path: Path) -> None:
-    """Name every problem of a file of rows, or a folder's, with file and line, and the sizes that fit; nothing is written."""
+    """List every problem in a file or folder of rows, with its line, and the sizes that fit; writes nothing."""
     from cartlm.data import files
 
     settings = command.params()
@@ -72,12 +66,12 @@ def data_check(path: Path) -> None:
         print(line)
         count += wrong
     if count:
-        raise UserError(f"{path} has {count} problem{'' if count == 1 else 's'}", "mend what is named above")
+        raise UserError(f"{path} has {count} problem{'' if count == 1 else 's'}", "fix what is listed above")
 
 
-@data_group.command("natural")
+@data_group.command("natural", hidden=True)
 def data_natural() -> None:
-    """Make the natural set anew from its turns, menu and readings (cartlm/evaluation/multidogo.py)."""
+    """Make the natural rows again from their turns, menu and readings (cartlm/evaluation/multidogo.py)."""
     from cartlm.evaluation import multidogo
     from cartlm.task import rows
 
@@ -90,54 +84,77 @@ def data_natural() -> None:
 @main.command()
 @click.argument("name")
 def preset(name: str) -> None:
-    """Rewrite params.yaml from presets/NAME.yaml; git diff shows what changed."""
+    """Change params.yaml to what presets/NAME.yaml sets; `git checkout params.yaml` brings the default back."""
     path = PRESETS / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml"))) or "none"
-        raise UserError(f"there is no preset {name}; there are: {known}", "make preset NAME=offline")
-    _params.load(path)
-    write_text(command.PARAMS, path.read_text(encoding="utf-8"))
-    print(f"params.yaml is now {path}; see git diff params.yaml, then make repro")
+        known = ", ".join(sorted(each.stem for each in PRESETS.glob("*.yaml"))) or "none"
+        raise UserError(
+            f"there is no preset {name}; there are: {known}", "git checkout params.yaml for the default"
+        )
+    write_text(command.PARAMS, params_file.preset_text(command.PARAMS, path))
+    print(
+        f"params.yaml has what {path} sets: make repro runs it, git checkout params.yaml brings the default back"
+    )
 
 
 @main.command()
 def pin() -> None:
     """Ask the hub for the revisions of the model and datasets that params.yaml names, and write them there."""
-    from cartlm.pipeline import revisions as pins
+    from cartlm.pipeline import revisions
 
     settings = command.params()
-    wanted = pins.list_pins(settings.base, settings.data)
-    revisions = {one: pins.ask(one) for one in wanted}
-    if changed := {one: sha for one, sha in revisions.items() if sha != one.now}:
-        pins.write(command.PARAMS, changed, datetime.date.today())
-    for one, sha in revisions.items():
-        said = "as it was" if one not in changed else f"was {one.now or 'not pinned'}"
-        print(f"{one.section}.{one.key} is {sha} of {one.kind} {one.name}; {said}")
-    if not wanted:
+    pins = revisions.list_pins(settings.base, settings.data)
+    answers = {each: revisions.ask_hub(each) for each in pins}
+    if changed := {each: sha for each, sha in answers.items() if sha != each.now}:
+        revisions.write(command.PARAMS, changed, datetime.date.today())
+    for each, sha in answers.items():
+        before = "unchanged" if each not in changed else f"was {each.now or 'not pinned'}"
+        print(f"{each.section}.{each.key} is {sha} of {each.kind} {each.name}; {before}")
+    if not pins:
         print("nothing to pin: params.yaml names no model or dataset of the hub")
 
 
-@main.command("pin-images")
+@main.command("pin-images", hidden=True)
 def pin_images() -> None:
-    """Ask the registry for the digest of each Dockerfile's base image, and write it there; none answers: it says so."""
-    from cartlm.pipeline import revisions as pins
+    """Ask the registry for the digests of the Dockerfiles' base images, and write them there."""
+    from cartlm.pipeline import revisions
 
     for file in map(Path, ("Dockerfile.cpu", "Dockerfile.gpu")):
-        image = pins.base_image(file)
+        image = revisions.base_image(file)
         try:
-            digest = pins.ask_registry(image)
+            digest = revisions.ask_registry(image)
         except UserError as error:
-            print(f"{file} keeps {image} as it is: {error}", file=sys.stderr)
+            print(f"{file} keeps {image}: {error}", file=sys.stderr)
             continue
-        changed = pins.write_digest(file, digest, datetime.date.today())
-        print(f"{file} builds on {image}@{digest}{'' if changed else '; as it was'}")
+        changed = revisions.write_digest(file, digest, datetime.date.today())
+        print(f"{file} builds on {image}@{digest}{'' if changed else '; unchanged'}")
 
 
 @main.command()
 def table() -> None:
     """Print the results table."""
-    rows = summary.collect(Path("metrics"), command.params().variants.names)
-    print(summary.table(rows))
+    print(summary.table(METRICS, command.params().variants.names))
+
+
+@main.command("readme-table", hidden=True)
+@click.option("--check", is_flag=True, help="Write nothing; exit code 1 if one is stale.")
+def readme_table(check: bool) -> int:
+    """Write the table in README.md, and docs/paper.md, from metrics/."""
+    settings, readme = command.params(), Path("README.md")
+    measured = paper.Measured(settings.base.path, settings.data.path or paper.GENERATED)
+    block = results.readme_block(METRICS, settings.variants.names)
+    texts = {
+        readme: results.with_block(readme.read_text(encoding="utf-8"), block),
+        Path("docs/paper.md"): paper.document(METRICS, measured),
+    }
+    changed = [path for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text]
+    if check and changed:
+        print(f"stale: {', '.join(map(str, changed))}; cartlm readme-table", file=sys.stderr)
+        return 1
+    for path in changed:
+        write_text(path, texts[path])
+        print(f"{path} is new: commit it")
+    return 0
 
 
 @main.command()
@@ -181,10 +198,10 @@ def compare(old: str, new: str | None, as_json: bool, everything: bool, as_comme
     """
     if as_comment and (as_json or everything):
         raise UserError("--comment goes with neither --json nor --all", "cartlm compare --help")
-    repository.check_repository(Path("."))
+    repository.check_repository(ROOT)
     if new is None:
         command.params()  # those of a commit cannot be corrected, so any that parse will do
-    comparison = judge.compare_commits(Path("."), old, new)
+    comparison = judge.compare_commits(ROOT, old, new)
     if as_json:
         values = comparison_json(comparison)
         print(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
@@ -199,125 +216,109 @@ def compare(old: str, new: str | None, as_json: bool, everything: bool, as_comme
 def stale_stages(as_json: bool) -> int:
     """Stages whose numbers are older than code, params or inputs; exit code 1 if the main graph has one.
 
-    Asks `dvc status`, and needs nothing but what git has.
+    Needs only what git has: missing data and models are ignored.
     """
-    repository.check_repository(Path("."))
-    found = stale.find_stale(Path("."))
-    print(json.dumps(stale.as_json(found), indent=2) if as_json else stale.format_report(found))
-    return 1 if found.stale else 0
+    repository.check_repository(ROOT)
+    report = stale.find_stale(ROOT)
+    print(json.dumps(stale.as_json(report), indent=2) if as_json else stale.format_report(report))
+    return 1 if report.stale else 0
 
 
 @main.command()
 def pull() -> None:
-    """Bring the main graph's models and data from the DVC remote; what it lacks is named, and no error."""
-    repository.check_repository(Path("."))
-    came = dvc_remote.pull(Path("."))
-    print(
-        f"{came.files} files came from {came.remote}; {came.outs - len(came.missing) - len(came.kept)} of {came.outs} outputs are here"
-    )
-    if came.missing:
-        names = few(came.missing, 8)
-        print(f"warning: the DVC remote {came.remote} lacks {names}; make repro makes them", file=sys.stderr)
-    if came.kept:
-        names = few(came.kept, 8)
+    """Fetch the main graph's models and data from the DVC remote; what it lacks is listed."""
+    repository.check_repository(ROOT)
+    transfer = dvc_remote.pull(ROOT)
+    here = transfer.outs - len(transfer.missing) - len(transfer.kept)
+    print(f"{transfer.files} files came from {transfer.remote}; {here} of {transfer.outs} outputs are here")
+    if transfer.missing:
+        names = few(transfer.missing, 8)
         print(
-            f"warning: {names} here is neither what dvc.lock says nor in DVC's cache, and stays; to take the remote's: "
-            f"dvc checkout --force {' '.join(came.kept)}",
+            f"warning: the DVC remote {transfer.remote} lacks {names}; make repro makes them", file=sys.stderr
+        )
+    if transfer.kept:
+        print(
+            f"warning: kept {few(transfer.kept, 8)}, changed here and in no cache; to take the remote's: "
+            f"dvc checkout --force {' '.join(transfer.kept)}",
             file=sys.stderr,
         )
 
 
 @main.command()
 def push() -> None:
-    """Copy models, data and paid answers to the DVC remote; commit dvc.lock beside."""
-    repository.check_repository(Path("."))
+    """Copy models, data and paid answers to the DVC remote; commit dvc.lock with it."""
+    repository.check_repository(ROOT)
     # In a container such a folder would be made there, and go with it.
-    went = dvc_remote.push(Path("."), create=not os.environ.get(machine.IMAGE))
-    print(f"{went.files} files went to {went.remote}; with dvc.lock in git, make pull brings them elsewhere")
-    if went.missing:
-        print(f"warning: not here, so not pushed: {few(went.missing, 8)}", file=sys.stderr)
+    transfer = dvc_remote.push(ROOT, create=not os.environ.get(machine.IMAGE))
+    print(
+        f"{transfer.files} files went to {transfer.remote}; with dvc.lock in git, make pull fetches them elsewhere"
+    )
+    if transfer.missing:
+        print(f"warning: not here, so not pushed: {few(transfer.missing, 8)}", file=sys.stderr)
 
 
-@main.command("check-inputs")
+@main.command("check-inputs", hidden=True)
 @click.argument("name", metavar="STAGE")
 def check_inputs(name: str) -> None:
-    """Stop with one line if models or data that a stage reads are not those which dvc.lock says were made."""
-    if wrong := dvc_remote.wrong_inputs(Path("."), name):
+    """Stop with one line if a stage's models or data are not those in dvc.lock."""
+    if wrong := dvc_remote.changed_inputs(ROOT, name):
         raise UserError(
-            f"{few(wrong, 4)} {'is' if len(wrong) == 1 else 'are'} not what dvc.lock says, so {name} would measure others",
-            f"make pull (then dvc checkout --force {wrong[0]} ... for what it says it kept), or make repro",
+            f"{few(wrong, 4)} {'is' if len(wrong) == 1 else 'are'} not as in dvc.lock, so {name} would measure something else",
+            f"make pull (then dvc checkout --force {wrong[0]} ... for what it kept), or make repro",
         )
 
 
-@main.command("check-models")
+@main.command("check-models", hidden=True)
 def check_models() -> None:
     """Stop with one line if a model that params.yaml lists is missing or cut short."""
-    found = command.params()
-    models = Path("models")
-    for name in ["base", "adapter", "merged", *found.gptq]:
-        check_weights(models / name)
-    for name in ["f16", *found.gguf]:
-        check_gguf(models / name / "model.gguf")
-    print(f"all {4 + len(found.gguf) + len(found.gptq)} models are there")
+    from cartlm.pipeline import model_files
+
+    settings, models = command.params(), Path("models")
+    for name in ["base", "adapter", "merged", *settings.gptq]:
+        model_files.check_weights(models / name, command.made_by(f"models/{name}"))
+    for name in ["f16", *settings.gguf]:
+        model_files.check_gguf(models / name / "model.gguf", command.made_by(f"models/{name}"))
+    print(f"all {4 + len(settings.gguf) + len(settings.gptq)} models are there")
 
 
-@main.command("check-remote")
+@main.command("check-remote", hidden=True)
 def check_remote() -> None:
-    """Stop with one line if params.yaml lists no server: DVC would take that for the whole main graph.
-
-    Answers that were paid for and lie in a DVC remote are fetched: DVC itself does not, once their stage has changed.
-    """
-    found = command.params().remote
-    if not found:
+    """Stop with one line if params.yaml lists no server: DVC would run the whole main graph. Fetches paid answers."""
+    servers = command.params().remote
+    if not servers:
         raise UserError(
             "params.yaml lists no server under remote",
             "copy an entry of presets/paper.yaml, then make remote",
         )
-    print(f"servers: {', '.join(found)}")
-    fetch([f"data/answers/{name}.jsonl" for name in found])
+    print(f"servers: {', '.join(servers)}")
+    fetch(f"data/answers/{name}.jsonl" for name in servers)
 
 
-@main.command("fetch-paid")
+@main.command("fetch-paid", hidden=True)
 def fetch_paid() -> None:
-    """Bring the answers of data.source openai that were paid for from the DVC remote, if they are not here."""
-    fetch([RESPONSES])
+    """Fetch the paid answers of data.source openai from the DVC remote, if they are not here."""
+    fetch(["data/responses.jsonl"])
 
 
 def fetch(paths: Iterable[str]) -> None:
-    """Bring what was paid for, with a warning for what no DVC remote has. Raises UserError if fetching fails."""
+    """Fetch paid answers, with a warning for what no DVC remote has. Raises UserError if fetching fails."""
     for path in paths:
         if warning := answer_cache.fetch(path):
             print(warning, file=sys.stderr)
 
 
-@main.command("accept-base")
+@main.command("accept-base", hidden=True)
 def accept_base() -> None:
     """Copy base/build/model into base/model, after checking its files and size."""
-    source, target = Path("base/build/model"), Path("base/model")
-    missing = [name for name in BASE_FILES if not (source / name).is_file()]
-    if missing:
-        raise UserError(f"{source} lacks {', '.join(missing)}", "make base")
-    check_weights(source)
-    size = sum(path.stat().st_size for path in source.glob("*.safetensors"))
-    if size > BASE_MAX_MB * 10**6:
-        raise UserError(
-            f"the weights in {source} are {size / 10**6:.1f} MB, more than {BASE_MAX_MB}",
-            "make the model smaller in base/params.yaml, or save it in 16 bits",
-        )
-    new, old = target.with_name("model.new"), target.with_name("model.old")
-    for folder in (new, old):
-        shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(source, new)
-    if target.exists():
-        os.replace(target, old)
-    os.replace(new, target)
-    shutil.rmtree(old, ignore_errors=True)
-    print(f"base/model is now {source}, {size / 10**6:.1f} MB of weights; commit it: git add base/model")
+    from cartlm.pipeline import model_files
+
+    size = model_files.accept_base(Path("base/build/model"), Path("base/model"))
+    print(f"base/model is now base/build/model, {size:.1f} MB of weights; commit it: git add base/model")
 
 
-@main.command("check-gpu")
+@main.command("check-gpu", hidden=True)
 def check_gpu() -> None:
-    """Whether torch can use a CUDA card here; what is missing, where it cannot."""
+    """Stop with one line if torch cannot use a CUDA card here."""
     from cartlm.system import cuda_driver
 
     print(cuda_driver.check(*cuda_driver.built_for(), image=os.environ.get(machine.IMAGE)))
@@ -329,7 +330,7 @@ def diagnose(as_json: bool) -> None:
     """What this machine can do, and what each missing thing costs; exit code 2 if a necessary one is missing."""
     from cartlm.system import doctor
 
-    found = doctor.examine(Path("."))
+    found = doctor.examine(ROOT)
     print(json.dumps(doctor.as_json(found), indent=2) if as_json else doctor.text(found))
     for each in doctor.broken(found):
         raise UserError(f"{each.name} is {each.state}: {each.cost}", each.command)
@@ -337,42 +338,11 @@ def diagnose(as_json: bool) -> None:
 
 @main.command()
 def prune() -> None:
-    """Remove metrics, models and lock entries of what left params.yaml (`dvc repro` does it by itself)."""
-    removed, kept = variants.prune(Path("."), command.params().variants)
+    """Remove metrics, models and lock entries of variants that left params.yaml; `make repro` does it first."""
+    removed, kept = variants.prune(ROOT, command.params().variants)
     print("\n".join(f"removed {name}" for name in removed) or "nothing to remove")
     for what in kept:
         print(f"warning: kept {what}; remove it if you do not need it", file=sys.stderr)
-
-
-def check_weights(folder: Path) -> None:
-    """Raises UserError unless `folder` holds a model or adapter config and complete safetensors files."""
-    from safetensors import SafetensorError, safe_open
-
-    maker = command.made_by(str(folder)) or "make base"
-    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
-        raise UserError(f"{folder} is missing or holds no model", maker)
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise UserError(f"{folder} holds no *.safetensors", maker)
-    for path in files:
-        try:
-            with safe_open(path, framework="numpy") as tensors:
-                tensors.keys()
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} does not load: {error}", f"rm -r {folder}, then {maker}") from None
-
-
-def check_gguf(path: Path) -> None:
-    """Raises UserError unless `path` is a complete GGUF file."""
-    from cartlm.quantization import gguf
-
-    maker = command.made_by(str(path.parent))
-    if not path.is_file():
-        raise UserError(f"{path} is missing", maker)
-    try:
-        gguf.contents(path)
-    except UserError as error:
-        raise UserError(error.message, f"rm {path}, then {maker}") from None
 
 
 if __name__ == "__main__":

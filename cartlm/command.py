@@ -43,7 +43,7 @@ for _name in ("torchao", "torch.utils._pytree"):
     # transformers imports torchao where it is installed, and that tells of CUDA parts which no CPU can load
     logging.getLogger(_name).setLevel(logging.ERROR)
 MADE_BY = {
-    "params.yaml": "make preset NAME=offline",
+    "params.yaml": "git checkout params.yaml",
     "base/model": "git checkout base/model",
     "data": "dvc repro data",
     "models/base": "dvc repro base",

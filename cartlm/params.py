@@ -84,7 +84,29 @@ def load(path: Path) -> Params:
     try:
         values = yaml_files.parse(path.read_bytes())
     except FileNotFoundError:
-        raise UserError(f"{path} is missing", "make preset NAME=offline") from None
+        raise UserError(f"{path} is missing", "git checkout params.yaml") from None
     except yaml_files.NotYaml as error:
         raise UserError(f"{path} is not YAML: {error}", f"git diff {path}") from None
     return parse(values, path.name)
+
+
+def preset_text(path: Path, preset: Path) -> str:
+    """A params file with a preset laid over it; named entries (gguf, gptq, remote) are replaced as a whole.
+
+    Comments and order stay. Raises UserError for a wrong preset.
+    """
+    try:
+        document = yaml_files.parse_editable(path.read_bytes())
+        yaml_files.overlay(
+            document, yaml_files.parse_editable(preset.read_bytes()), ("gguf", "gptq", "remote")
+        )
+    except yaml_files.NotYaml as error:
+        raise UserError(f"{path} or {preset} is not YAML: {error}", f"git diff {path} {preset}") from None
+    text = yaml_files.dump(document)
+    parse(yaml_files.parse(text), preset.name)
+    return text
+
+
+def load_preset(path: Path, preset: Path) -> Params:
+    """Params of a file with a preset laid over it."""
+    return parse(yaml_files.parse(preset_text(path, preset)), preset.name)

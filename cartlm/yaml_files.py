@@ -26,24 +26,26 @@ def parse(given: bytes | str) -> Any:
     return _load(YAML(typ="safe"), given)  # as dvc.utils.serialize has it
 
 
-def parse_editable(given: bytes | str) -> Any:
-    """The same with comments, quotes and order, for `write`. Raises NotYaml."""
-    return _load(_editor(), given)
+def parse_editable(given: bytes) -> Any:
+    """The same with comments, quotes and order, for `dump` and `write`. Raises NotYaml."""
+    return _load(_editor(), given.replace(b"\r\n", b"\n"))
 
 
-def write(path: Path, document: Any, null: str = "null") -> None:
-    """Write an edited document of `parse_editable`, with the line ends that the file at `path` has.
-
-    null: how an empty value is written; DVC's own lock files have "".
-    """
+def dump(document: Any, null: str = "null") -> str:
+    """The text of an edited document. null: how an empty value is written; DVC's own lock files have ""."""
     text = io.StringIO()
     editor = _editor()
     editor.representer.add_representer(
         type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", null)
     )
     editor.dump(document, text)
+    return text.getvalue()
+
+
+def write(path: Path, text: str) -> None:
+    """Write a text to a YAML file, with the line ends that it has."""
     crlf = path.exists() and b"\r\n" in path.read_bytes()
-    write_text(path, text.getvalue().replace("\n", "\r\n") if crlf else text.getvalue())
+    write_text(path, text.replace("\n", "\r\n") if crlf else text)
 
 
 def overlay(document: CommentedMap, changes: CommentedMap, replaced: tuple[str, ...] = ()) -> None:

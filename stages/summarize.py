@@ -1,4 +1,4 @@
-"""summarize: metrics/summary.csv, the README's results block and docs/paper.md, from all files under metrics/.
+"""summarize: metrics/summary.csv and docs/results.md, from the metrics of the main graph.
 
 python -m stages.summarize
 """
@@ -8,26 +8,23 @@ from __future__ import annotations
 from pathlib import Path
 
 from cartlm import command
-from cartlm.pipeline import variants
-from cartlm.report import paper, readme, summary
+from cartlm.files import write_text
+from cartlm.pipeline.variants import prune_metrics
+from cartlm.report import results, summary
 
 
 @command.command
 def main() -> None:
-    """Write metrics/summary.csv, the results block of README.md and docs/paper.md."""
-    metrics = Path("metrics")
-    settings = command.params()
-    listed = settings.variants.names
-    gone = variants.prune_metrics(metrics.parent, settings.variants)
-    for name in gone:
+    """Write the tables; metrics of variants that left params.yaml are removed."""
+    settings, metrics = command.params(), Path("metrics")
+    removed = prune_metrics(Path("."), settings.variants)
+    for name in removed:
         command.progress(f"removed {name}, no longer in params.yaml")
-    rows = summary.collect(metrics, listed)
-    summary.write(metrics / "summary.csv", rows)
-    changed = readme.update(Path("README.md"), metrics, listed)
-    measured = paper.Measured(settings.base.path, settings.data.path or paper.GENERATED)
-    paper.write(Path("docs/paper.md"), metrics, measured)
-    print(summary.table(rows))
-    command.done({"variants": len(rows), "readme_changed": changed, "removed": len(gone)})
+    variants = settings.variants.names
+    write_text(metrics / "summary.csv", summary.to_csv(summary.collect(metrics, variants)))
+    write_text(Path("docs/results.md"), results.document(metrics, variants))
+    print(summary.table(metrics, variants))
+    command.done({"variants": len(variants), "removed": len(removed)})
 
 
 if __name__ == "__main__":

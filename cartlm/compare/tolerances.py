@@ -18,7 +18,7 @@ STANDARD: Mapping[str, float] = {
     "accuracy": 0.005, "speed": 0.15, "latency": 0.3, "load": 0.5, "memory": 0.05, "energy": 0.15, "size": 0.01,
     "loss": 0.1,
 }  # fmt: skip
-"""Tolerances that an older side without its own is judged by: those of presets/offline.yaml."""
+"""Tolerances that an older side without its own is judged by: those of params.yaml."""
 LESS_STRICT: tuple[tuple[str, Literal["lower", "higher"]], ...] = (
     (r"compare\.\w+", "higher"),
     (r"(bench_cpu|gpu|architecture)\.max_spread", "higher"),

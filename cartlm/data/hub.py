@@ -93,7 +93,7 @@ def download(name: str, revision: str | None, key: str = "path") -> Path:
             raise
         raise UserError(
             f"the dataset {name} cannot be downloaded from the hub ({type(error).__name__})",
-            f"check the network, or set data.{key} to a local folder, or make preset NAME=offline",
+            f"check the network, or set data.{key} to a local folder, or git checkout params.yaml",
         ) from None
 
 

@@ -27,7 +27,7 @@ logging.getLogger("aiohttp_retry").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
-class Shared:
+class Transfer:
     """What went over, and what is not here: outputs that dvc.lock lists."""
 
     remote: str  # its name; a URL may hold a password
@@ -37,7 +37,7 @@ class Shared:
     kept: list[str] = field(default_factory=list)  # changed here, in DVC's cache nowhere: not overwritten
 
 
-def pull(root: Path) -> Shared:
+def pull(root: Path) -> Transfer:
     """Bring what dvc.lock says the main graph made. What the remote lacks is left out, unless that is all; what stands in its
     place here stays.
 
@@ -76,7 +76,7 @@ def pull(root: Path) -> Shared:
             f"the DVC remote {remote} cannot be reached, or has none of the {len(wanted)} outputs that are missing here",
             "dvc remote list, then make push on the machine that made them",
         )
-    return Shared(remote, files, len(made), missing, kept)
+    return Transfer(remote, files, len(made), missing, kept)
 
 
 def here(out: Output) -> bool:
@@ -84,7 +84,7 @@ def here(out: Output) -> bool:
     return bool(out.exists and not out.changed_checksum())
 
 
-def wrong_inputs(root: Path, name: str) -> list[str]:
+def changed_inputs(root: Path, name: str) -> list[str]:
     """What a stage reads of the main graph and the workspace does not have as dvc.lock says that it was made.
 
     That is: all outputs of the stages that make anything which it depends on. `name` as DVC's, `gpu/dvc.yaml:bench-gpu`.
@@ -106,7 +106,7 @@ def wrong_inputs(root: Path, name: str) -> list[str]:
         return [str(out) for stage in makers for out in stage.outs if out.use_cache and not here(out)]
 
 
-def push(root: Path, create: bool = True) -> Shared:
+def push(root: Path, create: bool = True) -> Transfer:
     """Copy what any pipeline made to the default remote, with paid answers; what is not here is left out.
 
     `create`: a remote that is a folder may be made by this. Raises UserError without a remote, where it cannot be
@@ -120,7 +120,7 @@ def push(root: Path, create: bool = True) -> Shared:
             raise UserError(
                 "nothing of what dvc.lock lists is in DVC's cache here", "make repro, or make pull"
             )
-        return Shared(remote, repo.push(), len(made), missing)
+        return Transfer(remote, repo.push(), len(made), missing)
 
 
 class Failures(logging.Handler):

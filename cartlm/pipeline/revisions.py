@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
 from cartlm import yaml_files
 from cartlm.data.config import Data
 from cartlm.errors import UserError
@@ -22,7 +24,7 @@ COMMIT = re.compile("[0-9a-f]{40}")
 BASE_IMAGE = re.compile(
     r"(?:# The registry's digest on .*\n)?ARG BASE_IMAGE=([^\s@]+)(@sha256:[0-9a-f]{64})?\n"
 )
-LINE = re.compile(r"(\s*\w+:)[^#\r]*(?:# the hub's [^\r;]*;?)?[ ]*(#?[^\r]*)(\r?)")
+ASKED = re.compile(r"^# the hub's [^;]*;?")
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def list_pins(base: Base, data: Data) -> list[Pin]:
     return [one for one in found if not Path(one.name).is_dir()]
 
 
-def ask(pin: Pin) -> str:
+def ask_hub(pin: Pin) -> str:
     """The commit that the pin's tag or branch stands at now, of a pinned or open one the default branch. Raises UserError."""
     import huggingface_hub as hub
     from huggingface_hub import errors
@@ -80,45 +82,25 @@ def ask(pin: Pin) -> str:
 
 
 def write(path: Path, revisions: Mapping[Pin, str], asked: datetime.date) -> None:
-    """Put the revisions into the params file, each with the day it was asked; all else stays as it is.
-
-    Raises UserError where a value does not stand on a line of its own, or others hang on it; nothing is written then.
-    """
-    text = path.read_bytes().decode("utf-8")
-    wanted, lines = yaml_files.parse(text), text.split("\n")
+    """Put the revisions into the params file, each with the day it was asked. Raises UserError where that fails."""
+    document, values = yaml_files.parse_editable(path.read_bytes()), yaml_files.parse(path.read_bytes())
     for pin, revision in revisions.items():
-        at = _line(lines, pin)
-        found = None if at is None else LINE.fullmatch(lines[at])
-        if at is None or not found:
-            raise UserError(
-                f"{path} has no line {pin.key}: under {pin.section}:",
-                f"set {pin.section}.{pin.key} to {revision}",
-            )
-        start, comment, end = found.groups()
-        said = f"the hub's {pin.named or 'default branch'} on {asked.isoformat()}"
-        more = f"; {comment.lstrip('# ')}" if comment else ""
-        lines[at] = f'{start} "{revision}" # {said}{more}{end}'
-        wanted[pin.section][pin.key] = revision
+        section = document[pin.section]
+        _, _, token, *_ = section.ca.items.get(pin.key) or (None, None, None)
+        kept = ASKED.sub("", token.value.strip()).lstrip("# ") if token else ""
+        section[pin.key] = DoubleQuotedScalarString(revision)
+        comment = f"the hub's {pin.named or 'default branch'} on {asked.isoformat()}"
+        section.yaml_add_eol_comment(f"{comment}; {kept}" if kept else comment, pin.key, column=0)
+        values[pin.section][pin.key] = revision
+    text = yaml_files.dump(document)
     try:
-        sound = yaml_files.parse("\n".join(lines)) == wanted
+        sound = yaml_files.parse(text) == values
     except yaml_files.NotYaml:
         sound = False
     if not sound:
         by_hand = ", ".join(f"{pin.section}.{pin.key} to {revision}" for pin, revision in revisions.items())
-        raise UserError(f"{path} cannot be written line by line", f"set {by_hand}")
-    write_text(path, "\n".join(lines))
-
-
-def _line(lines: list[str], pin: Pin) -> int | None:
-    """Where the value stands: by lines, so that comments and order of the file survive."""
-    inside = False
-    for at, line in enumerate(lines):
-        line = line.removeprefix("\ufeff")
-        if line and not line[0].isspace() and not line.startswith("#"):
-            inside = line.split(":")[0] == pin.section
-        elif inside and line.strip().startswith(f"{pin.key}:"):
-            return at
-    return None
+        raise UserError(f"{path} keeps its comments only if it is edited by hand", f"set {by_hand}")
+    yaml_files.write(path, text)
 
 
 def ask_registry(image: str) -> str:

@@ -129,5 +129,5 @@ def _prune_lock(path: Path, cells: Mapping[str, Collection[str]]) -> list[str]:
     for name in removed:
         del stages[name]
     if removed:
-        yaml_files.write(path, document, null="")
+        yaml_files.write(path, yaml_files.dump(document, null=""))
     return removed

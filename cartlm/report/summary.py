@@ -9,11 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cartlm.errors import UserError
-from cartlm.files import write_text
 from cartlm.metrics import read_metrics
-
-Value = float | int | str | None
-"""None is what was not measured: an empty cell, never 0."""
+from cartlm.report import cells
 
 COLUMNS: dict[str, tuple[str, str, str]] = {
     "size_mib": ("bench/cpu", "cpu", "size_mib"),  # of a GPTQ variant, which no CPU benchmark measures: gptq
@@ -28,6 +25,7 @@ COLUMNS: dict[str, tuple[str, str, str]] = {
     "natural_low": ("eval", "natural", "exact_match_low"),
     "natural_high": ("eval", "natural", "exact_match_high"),
     "unparseable": ("eval", "free", "unparseable"),
+    "truncated": ("eval", "free", "truncated"),
     "prefill_tokens_per_s": ("bench/cpu", "cpu", "prefill_tokens_per_s"),
     "decode_tokens_per_s": ("bench/cpu", "cpu", "decode_tokens_per_s"),
     "latency_ms_p50": ("bench/cpu", "cpu", "latency_ms_p50"),
@@ -36,91 +34,64 @@ COLUMNS: dict[str, tuple[str, str, str]] = {
     "peak_rss_mib": ("bench/cpu", "cpu", "peak_rss_mib"),
 }
 """Column -> folder under metrics/, section and key of the variant's file there."""
+HEADINGS = {
+    "variant": "variant",
+    "size_mib": "MiB",
+    "exact_match": "exact match [95 %]",
+    "natural": "natural [95 %]",
+    "decode_tokens_per_s": "decode tokens/s [95 %]",
+    "latency_ms_p50": "p50 ms [95 %]",
+    "peak_rss_mib": "peak RSS MiB [95 %]",
+}
+"""Columns of `cartlm table`."""
 
 
-def collect(metrics: Path, variants: Iterable[str]) -> list[dict[str, Value]]:
-    """One row a variant, in the order given; a file or key that is not there leaves an empty cell."""
+def read_optional(path: Path) -> Mapping[str, Any]:
+    """A metrics file; empty where it is not there."""
+    return read_metrics(path) if path.exists() else {}
+
+
+def collect(metrics: Path, variants: Iterable[str]) -> list[dict[str, Any]]:
+    """One row a variant, in the order given: the columns, None for what was not measured, and the limits of each."""
     rows = []
     for variant in variants:
-        files: dict[str, Mapping[str, Any]] = {}
-        row: dict[str, Value] = {"variant": variant}
+        files = {
+            folder: read_optional(metrics / folder / f"{variant}.json")
+            for folder in ("bench/cpu", "eval", "gptq")
+        }
+        row: dict[str, Any] = {"variant": variant}
         for column, (folder, section, key) in COLUMNS.items():
-            if folder not in files:
-                path = metrics / folder / f"{variant}.json"
-                files[folder] = read_metrics(path) if path.exists() else {}
-            row[column] = files[folder].get(section, {}).get(key)
-        made = metrics / "gptq" / f"{variant}.json"
-        if row["size_mib"] is None and made.exists():
-            row["size_mib"] = read_metrics(made)["quantize"]["size_mib"]
+            values = files[folder].get(section, {})
+            row[column] = values.get(key)
+            row |= {
+                f"{column}_{limit}": values[f"{key}_{limit}"]
+                for limit in ("low", "high")
+                if f"{key}_{limit}" in values
+            }
+        if row["size_mib"] is None and files["gptq"]:
+            row["size_mib"] = files["gptq"]["quantize"]["size_mib"]
         rows.append(row)
     return rows
 
 
-def to_csv(rows: Sequence[Mapping[str, Value]]) -> str:
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as CSV with a header line; None becomes an empty cell."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["variant", *COLUMNS], lineterminator="\n")
+    writer = csv.DictWriter(text, ["variant", *COLUMNS], lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
 
 
-def write(path: Path, rows: Sequence[Mapping[str, Value]]) -> None:
-    """Write the CSV under a temporary name, then rename."""
-    write_text(path, to_csv(rows))
+def with_header(metrics: Path, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A further row for a base model that was also asked with the header that names the format."""
+    header = read_optional(metrics / "eval" / f"{row['variant']}.json").get("header")
+    return [{**header, "variant": f"{row['variant']}, with the format header"}] if header else []
 
 
-def table(rows: Sequence[Mapping[str, Value]]) -> str:
-    """The rows as aligned text for a terminal, numbers to the right."""
-    if not rows:
+def table(metrics: Path, variants: Sequence[str]) -> str:
+    """The variants as aligned text for a terminal."""
+    if not variants:
         raise UserError("params.yaml lists no variant", "add one under gguf in params.yaml")
-    cells = [list(HEADINGS.values())] + [[shown(row, column) for column in HEADINGS] for row in rows]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(HEADINGS))]
-    lines = []
-    for line in cells:
-        padded = [line[0].ljust(widths[0])] + [
-            cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)
-        ]
-        lines.append("  ".join(padded).rstrip())
-    return "\n".join(lines)
-
-
-HEADINGS = {
-    "variant": "variant",
-    "size_mib": "MiB",
-    "exact_match": "exact match [95 %]",
-    "novel": "novel",
-    "croatian": "croatian",
-    "english": "english",
-    "spanish": "spanish",
-    "natural": "natural (English, add)",
-    "unparseable": "unparseable",
-    "prefill_tokens_per_s": "prefill tok/s",
-    "decode_tokens_per_s": "decode tok/s",
-    "latency_ms_p50": "p50 ms",
-    "latency_ms_p95": "p95 ms",
-    "queries_per_s": "queries/s",
-    "peak_rss_mib": "peak RSS MiB",
-}
-"""Columns shown to people, with their headings."""
-
-
-def shown(row: Mapping[str, Value], column: str) -> str:
-    """A cell for people: shares with three decimals and their interval, other numbers to three digits."""
-    value = row[column]
-    if value is None or isinstance(value, str):
-        return value or ""
-    if column in ("exact_match", "natural"):
-        low, high = row[f"{column}_low"], row[f"{column}_high"]
-        interval = f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else ""
-        return f"{value:.3f}{interval}"
-    if column in ("novel", "croatian", "english", "spanish", "unparseable"):
-        return f"{value:.3f}"
-    return number(value)
-
-
-def number(value: float | None) -> str:
-    """A measured number for people, to three digits; empty for what was not measured."""
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if value >= 99.95 else f"{value:#.3g}"
+    rows = [each for row in collect(metrics, variants) for each in (row, *with_header(metrics, row))]
+    return cells.aligned(HEADINGS, rows)

@@ -179,6 +179,6 @@ def download(name: str, revision: str | None) -> tuple[Path, str]:
     except Exception as error:  # each network library raises its own errors
         if isinstance(error, OSError) and error.errno in FULL:
             raise
-        hint = "check the network, or set base.path to a local folder, or make preset NAME=offline"
+        hint = "check the network, or set base.path to a local folder, or git checkout params.yaml"
         raise UserError(f"{what} cannot be fetched from the hub ({type(error).__name__})", hint) from None
     return folder, folder.name

@@ -105,7 +105,7 @@ CASES: dict[str, tuple[Spoil, list[str], list[str], int | None]] = {
         text(PARAMS, "weight_decay: 0.0", "weight_decay: '2e-4'"), ["finetune"], ["finetune.weight_decay = '2e-4'"], None,
     ),
     "params: out of range": (text(PARAMS, "typo: 0.5", "typo: 1.5"), ["data"], ["data.noise.typo = 1.5"], None),
-    "params: missing": (remove(PARAMS), ["evaluate", "q8_0"], ["params.yaml is missing", "make preset"], None),
+    "params: missing": (remove(PARAMS), ["evaluate", "q8_0"], ["params.yaml is missing", "git checkout params.yaml"], None),
     "params: not YAML": (text(PARAMS, "base:", "base: ["), ["summarize"], ["params.yaml is not YAML"], None),
     "data: more calibration than training rows": (
         text(PARAMS, "calibration: 12", "calibration: 99"), ["data"], ["data.calibration=99", "60 training rows"], None,
@@ -172,7 +172,6 @@ CASES: dict[str, tuple[Spoil, list[str], list[str], int | None]] = {
     "summarize: a broken metrics file": (
         content("metrics/eval/q8_0.json", b"{"), ["summarize"], ["metrics/eval/q8_0.json is not JSON"], None,
     ),
-    "summarize: README without markers": (content("README.md", b"# mine\n"), ["summarize"], ["README.md lacks"], None),
 }  # fmt: skip
 
 

@@ -165,13 +165,33 @@ def test_sections_and_file_name_the_same_keys() -> None:
     check(params.Params, values(), "params")
 
 
+def load_preset(path: Path) -> params.Params:
+    return params.load_preset(ROOT / "params.yaml", path)
+
+
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_presets_are_sound(path: Path) -> None:
-    params.load(path)
+    assert load_preset(path) != params.load(ROOT / "params.yaml")
 
 
-def test_presets_are_there() -> None:
-    assert {"offline", "paper"} <= {path.stem for path in PRESETS}
+def test_the_paper_preset_sets_the_paper_s_model_data_and_variants() -> None:
+    paper = load_preset(ROOT / "presets/paper.yaml")
+    assert (paper.base.path, paper.data.path) == ("meta-llama/Llama-3.2-1B", "jtlicardo/ecommerce-intent-3k")
+    assert list(paper.gguf) == ["q8_0", "q5_k_m", "q4_k_m", "q3_k_m"]  # a preset's variants replace ours
+    assert paper.finetune.epochs == 5.0
+    assert paper.finetune.seed == params.load(ROOT / "params.yaml").finetune.seed
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("base: {}\nfinetunes: 1\n", "finetunes = 1: unknown key"), ("base: [", "is not YAML"), ("base:\n  source: mine\n", "base.source")],
+)  # fmt: skip
+def test_a_wrong_preset_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"mine\.yaml") as error:
+        load_preset(tmp_path / "mine.yaml")
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_variant_names_are_unique_over_both_sections() -> None:
@@ -189,9 +209,9 @@ def test_a_server_tracks_its_own_block_and_the_separator() -> None:
 
 
 def test_presets_know_no_price_that_nobody_looked_up() -> None:
-    assert params.load(ROOT / "presets/offline.yaml").remote == {}
+    assert params.load(ROOT / "params.yaml").remote == {}
     for path in PRESETS:
-        for given in params.load(path).remote.values():
+        for given in load_preset(path).remote.values():
             assert given.price_source or given.input_price is given.output_price is None
 
 
@@ -345,7 +365,7 @@ def test_a_broken_file_is_one_line(tmp_path: Path, text: str, said: str) -> None
 
 
 def test_a_missing_or_binary_file_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is missing; make preset"):
+    with pytest.raises(UserError, match=r"is missing; git checkout params\.yaml"):
         params.load(tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="is not YAML"):

@@ -22,7 +22,7 @@ from tests.fixtures.llama3 import write_dataset
 
 
 def settings(path: Path | str, **changes: Any) -> params.Data:
-    found = params.load(ROOT / "presets/paper.yaml").data.model_dump()
+    found = params.load_preset(ROOT / "params.yaml", ROOT / "presets/paper.yaml").data.model_dump()
     small = {"train": 40, "validation": 12, "calibration": 12, "test": 12, "path": str(path)}
     return params.Data(**{**found, **small, **changes})
 
@@ -61,7 +61,7 @@ def test_splits_are_seeded_disjoint_and_byte_for_byte(dataset: Path) -> None:
 
 def write_published(folder: Path, count: int) -> list[Row]:
     """Rows of ours in the published dataset's form."""
-    given = params.load(ROOT / "presets/offline.yaml").data
+    given = params.load(ROOT / "params.yaml").data
     made = rules.rows("row", count, 0, given, random.Random(5))
     columns = [{"prompt": row.prompt, "completion": row.completion, "language": row.language} for row in made]
     folder.mkdir()
@@ -77,7 +77,7 @@ SMALL = {"train": 270, "validation": 30, "test": 30, "calibration": 30}
 def test_rows_in_the_published_form_train(tmp_path: Path) -> None:
     """The stages themselves, on the embedded base; two steps, all rows checked and tokenized."""
     write_published(tmp_path / "hub", 300)
-    settings = yaml.safe_load((ROOT / "presets/offline.yaml").read_text(encoding="utf-8"))
+    settings = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     settings["base"]["path"] = str(ROOT / "base/model")
     settings["data"] |= {"source": "hub", "path": str(tmp_path / "hub")} | SMALL
     settings["finetune"]["max_steps"] = 2
@@ -94,7 +94,9 @@ def test_rows_in_the_published_form_train(tmp_path: Path) -> None:
 def test_three_thousand_rows_in_the_published_form_load_and_split(tmp_path: Path) -> None:
     """2,700 and 300 as in the paper, every text byte for byte."""
     made = write_published(tmp_path / "hub", 3000)
-    paper = params.load(ROOT / "presets/paper.yaml").data.model_copy(update={"path": str(tmp_path / "hub")})
+    paper = params.load_preset(ROOT / "params.yaml", ROOT / "presets/paper.yaml").data.model_copy(
+        update={"path": str(tmp_path / "hub")}
+    )
     found = splits.make_splits(paper).splits
     assert {name: len(rows) for name, rows in found.items()} == {
         "train": 2700, "validation": 300, "test": 300, "calibration": 300

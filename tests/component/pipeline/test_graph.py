@@ -1,8 +1,4 @@
-"""dvc.yaml against the code: dependencies are the imports, and the graph never reaches into base/dvc.yaml.
-
-A stage depends on its script, its inputs, and the cartlm modules whose change can change the bytes of its
-outputs. NOT_TRACKED names the modules that a stage may import without depending on them, and why.
-"""
+"""dvc.yaml against the code: each stage depends on the packages it imports, and a bare repro stays in the main graph."""
 
 from __future__ import annotations
 
@@ -19,23 +15,15 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
+from cartlm import params, yaml_files
 from tests import ROOT
 
 NOT_TRACKED = {
-    "cartlm/__init__.py": "a version number",
-    "cartlm/errors.py": "how a failure is told",
-    "cartlm/pipeline/answer_cache.py": "looks whether paid answers are missing, and stops",
-    "cartlm/params.py": "checks values; the values themselves are tracked as params",
-    "cartlm/system/processes.py": "starts another program; what it starts and with what is in the caller",
-    "cartlm/metrics.py": "how numbers are written, not which",
-    "cartlm/command.py": "progress, errors and the last line of output",
-    "cartlm/pipeline/variants.py": "names the files of variants that are gone",
-    "cartlm/yaml_files.py": "reads params.yaml as DVC does; the values themselves are tracked as params",
-    "cartlm/system/llama_cpp_build.py": "finds the build that docker/llama_cpp.sh made, which is tracked",
-    "cartlm/system/machine.py": "says where a stage ran",
+    "cartlm/pipeline": "answers that were paid for, files of variants that are gone: it computes nothing",
+    "cartlm/system": "where a program runs: in each result as its machine and engine",
 }
+"""Packages that no stage depends on. Modules beside the packages say how numbers are written, read and reported."""
 PIPELINES = ("dvc.yaml", *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("*/dvc.yaml")))
-DATA_FILES = (".tsv", ".yaml", ".txt", ".json")
 
 
 def stages(pipeline: str = "dvc.yaml") -> dict[str, dict[str, Any]]:
@@ -44,121 +32,55 @@ def stages(pipeline: str = "dvc.yaml") -> dict[str, dict[str, Any]]:
     return {name: body.get("do", body) for name, body in found.items()}
 
 
-def module_files(name: str) -> list[Path]:
-    """The files that importing the dotted `name` runs, packages included; empty if it is none of ours."""
-    parts = name.split(".")
-    files = [ROOT.joinpath(*parts[:i], "__init__.py") for i in range(1, len(parts))]
-    last = ROOT.joinpath(*parts)
-    files.append(last / "__init__.py" if last.is_dir() else last.with_suffix(".py"))
-    return [path for path in files if path.exists()]
-
-
-def imports(path: Path) -> Iterator[Path]:
-    """Files of ours that a script or module imports or starts, those inside functions included."""
+def imports(path: Path) -> Iterator[str]:
+    """Modules of ours that a script imports or starts by name, those inside functions included, as paths."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
             names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            names = [node.value]  # python -m cartlm.bench.worker, in a process of its own
+            names = [node.value]  # python -m cartlm.bench.worker
         for name in names:
-            if name.split(".")[0] in ("cartlm", "stages"):
-                yield from module_files(name)
+            module = f"{name.replace('.', '/')}.py"
+            if name.startswith("cartlm.") and (ROOT / module).is_file():
+                yield module
 
 
-def closure(script: Path) -> set[str]:
-    """All files of ours that a stage script runs or may run, itself included."""
-    seen: set[Path] = set()
+def modules(script: Path) -> set[str]:
+    """Modules in packages of ours that a stage script runs, without those of packages that are not tracked."""
+    seen: set[str] = set()
     queue = [script]
     while queue:
-        path = queue.pop()
-        if path not in seen:
-            seen.add(path)
-            # An excluded module's own imports are followed only where a tracked one imports them too.
-            if path.relative_to(ROOT).as_posix() not in NOT_TRACKED:
-                queue.extend(imports(path))
-    return {path.relative_to(ROOT).as_posix() for path in seen if not is_docstring(path)}
+        for module in imports(queue.pop()):
+            package = module.rpartition("/")[0]
+            if module not in seen and package not in ("cartlm", *NOT_TRACKED):
+                seen.add(module)
+                queue.append(ROOT / module)
+    return seen
 
 
-def is_docstring(path: Path) -> bool:
-    """Whether a file holds nothing that runs, as most __init__.py."""
-    return all(isinstance(node, ast.Expr) for node in ast.parse(path.read_text(encoding="utf-8")).body)
-
-
-def declared(body: dict[str, Any]) -> set[str]:
-    """The code files among a stage's dependencies, folders as their files."""
-    found = set()
-    for dep in body.get("deps", []):
-        if dep.startswith(("cartlm", "stages", "base/pre")):
-            path = ROOT / dep
-            assert path.exists(), f"dvc.yaml: {dep} does not exist"
-            if path.suffix in DATA_FILES:
-                continue
-            files = (
-                [path] if path.is_file() else [p for p in path.rglob("*.py") if "__pycache__" not in p.parts]
-            )
-            found |= {file.relative_to(ROOT).as_posix() for file in files if not is_docstring(file)}
-    return found
-
-
-def script(body: dict[str, Any]) -> Path:
-    cmd = body["cmd"] if isinstance(body["cmd"], str) else body["cmd"][-1]
-    words = cmd.split()
-    assert words[:2] == ["python", "-m"], cmd
-    return ROOT / (words[2].replace(".", "/") + ".py")
+def script(body: dict[str, Any]) -> str:
+    words = body["cmd"].split()
+    assert words[:2] == ["python", "-m"]
+    return f"{words[2].replace('.', '/')}.py"
 
 
 @pytest.mark.parametrize(("pipeline", "name"), [(file, name) for file in PIPELINES for name in stages(file)])
-def test_dependencies_are_the_imports(pipeline: str, name: str) -> None:
+def test_a_stage_depends_on_what_it_runs(pipeline: str, name: str) -> None:
     body = stages(pipeline)[name]
-    needed, listed = closure(script(body)), declared(body)
-    assert needed - listed - set(NOT_TRACKED) == set(), f"{name} imports these and does not depend on them"
-    assert listed - needed - set(NOT_TRACKED) == set(), f"{name} depends on these and does not import them"
-
-
-@pytest.mark.parametrize("folder", ["metrics/gptq", "metrics/quantize"])
-def test_a_folder_that_stages_read_is_there_without_a_variant(folder: str) -> None:
-    """git keeps no empty one, so a clone of `gptq: {}` would lack what summarize depends on."""
-    assert (ROOT / folder / ".gitkeep").exists()
-    assert ".gitkeep" in (ROOT / ".dvcignore").read_text(encoding="utf-8").split()  # and it is no input
-
-
-def test_every_exclusion_exists_and_has_a_reason() -> None:
-    for path, reason in NOT_TRACKED.items():
-        assert (ROOT / path).exists(), path
-        assert reason
-
-
-def test_data_files_of_a_package_are_tracked_with_it() -> None:
-    """Whoever imports a module that stands beside data files depends on the whole folder."""
-    for name, body in stages().items():
-        for path in closure(script(body)) & {
-            "cartlm/data/lexicon.py",
-            "cartlm/data/wording.py",
-            "cartlm/data/noise.py",
-        }:
-            folder = Path(path).parent.as_posix()
-            assert folder in body["deps"], f"{name} reads the data files of {folder}"
-        if "cartlm/report/paper.py" in closure(script(body)):
-            assert "cartlm/report/paper.yaml" in body["deps"], f"{name} reads the paper's figures"
-
-
-@pytest.mark.parametrize("name", stages())
-def test_a_stage_script_is_thin(name: str) -> None:
-    path = script(stages()[name])
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 80, path
-
-
-def test_scripts_and_stages_agree() -> None:
-    graph = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in ROOT.glob("*/dvc.yaml")]
-    others = {body.get("do", body)["cmd"] for found in graph for body in found["stages"].values()}
-    called = {script(body).stem for body in stages().values()}
-    for path in (ROOT / "stages").glob("*.py"):
-        elsewhere = any(f"stages.{path.stem}" in str(cmd) for cmd in others)
-        assert path.stem in called or elsewhere or path.stem == "__init__", f"no stage calls {path}"
+    needed = modules(ROOT / script(body))
+    code = {dep for dep in body["deps"] if dep.startswith(("cartlm", "stages", "base/pretrain"))}
+    assert script(body) in code
+    for dep in code:
+        assert (ROOT / dep).exists(), f"{dep} is not there"
+        assert dep == script(body) or any(module.startswith(dep) for module in needed), f"{dep} is not used"
+    configs = {
+        f"{module.rpartition('/')[0]}/config.py" for module in needed
+    }  # checks of params, tracked as such
+    missing = {module for module in needed - configs if not any(module.startswith(dep) for dep in code)}
+    assert not missing
 
 
 def outs(body: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
@@ -169,86 +91,71 @@ def outs(body: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
 
 
 @pytest.mark.parametrize("name", stages())
-def test_outputs_stand_where_design_puts_them(name: str) -> None:
+def test_numbers_are_in_git_and_survive_a_failing_stage(name: str) -> None:
     for path, options, kind in outs(stages()[name]):
         in_git = path.startswith(("metrics/", "docs/"))
-        assert options.get("cache", True) is not in_git, (
-            f"{path}: in git means cache: false, else DVC's cache"
-        )
-        measured = path.startswith(("metrics/eval", "metrics/bench", "metrics/outcomes", "metrics/parity"))
-        if measured:
-            assert (kind, options.get("persist")) == ("outs", True), f"{path} must survive a failing stage"
-        assert not options.get("frozen")
-        assert in_git or path.startswith(("models/", "data/")), path
+        assert options.get("cache", True) is not in_git
+        if path.startswith(("metrics/eval", "metrics/bench", "metrics/outcomes", "metrics/parity")):
+            assert (kind, options.get("persist")) == ("outs", True)
 
 
-def test_top_level_metrics_are_files_with_numbers_only() -> None:
-    found = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
-    for path in found["metrics"]:
-        assert path.startswith("metrics/")
-        assert "outcomes" not in path
-    assert "metrics" not in found["metrics"], "metrics/ holds outcomes too: list its folders"
-    listed = tuple(found["metrics"])
-    cells = stages("remote/dvc.yaml")["eval-remote"]["metrics"]  # DVC shows those of a stage by itself
-    assert [next(iter(cell)) for cell in cells] == ["metrics/remote/${key}.json"]
-    listed = (*listed, "metrics/remote/")
-    for path in (ROOT / "metrics").rglob("*.json"):
-        assert path.relative_to(ROOT).as_posix().startswith(listed), f"{path} is not shown by dvc metrics"
-
-
-@pytest.mark.parametrize("forbidden", ["frozen", "always_changed"])
-def test_no_stage_hides_from_change(forbidden: str) -> None:
-    for path in [ROOT / "dvc.yaml", *ROOT.glob("*/dvc.yaml")]:
-        assert forbidden not in path.read_text(encoding="utf-8")
-
-
-def crossings(root: Path) -> list[str]:
-    """Stages of other pipeline files that a bare `dvc repro` in `root` would walk into."""
-    with Repo(str(root)) as repo:
-        graph = repo.index.graph
-        own = [stage for stage in graph if stage.path_in_repo == "dvc.yaml"]
-        assert own
-        seen, queue = set(own), list(own)
-        while queue:
-            for upstream in graph.successors(queue.pop()):
-                if upstream not in seen:
-                    seen.add(upstream)
-                    queue.append(upstream)
-        return sorted(f"{stage.path_in_repo}:{stage.name}" for stage in seen - set(own))
+@pytest.mark.parametrize("folder", ["metrics/gptq", "metrics/quantize"])
+def test_a_folder_that_stages_read_is_there_without_a_variant(folder: str) -> None:
+    """git keeps no empty one, so a clone of `gptq: {}` would lack what summarize depends on."""
+    assert (ROOT / folder / ".gitkeep").exists()
+    assert ".gitkeep" in (ROOT / ".dvcignore").read_text(encoding="utf-8").split()  # and it is no input
 
 
 @pytest.fixture
 def pipelines(tmp_path: Path) -> Path:
-    """A DVC repository with nothing but our pipeline files and params."""
-    for path in [
-        ROOT / "dvc.yaml",
-        ROOT / "params.yaml",
-        *ROOT.glob("*/dvc.yaml"),
-        *ROOT.glob("*/params.yaml"),
-    ]:
-        target = tmp_path / path.relative_to(ROOT)
-        target.parent.mkdir(exist_ok=True)
-        shutil.copy(path, target)
-    paper = yaml.safe_load((ROOT / "presets/paper.yaml").read_text(encoding="utf-8"))
-    params = yaml.safe_load((tmp_path / "params.yaml").read_text(encoding="utf-8"))
-    params["remote"] = paper["remote"]  # so that remote/dvc.yaml has a cell
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+    """A DVC repository with nothing but our pipeline files and params, with a server so that remote/dvc.yaml has a cell."""
+    names = [
+        "dvc.yaml",
+        ".dvcignore",
+        *(f"{path.parent.name}/{path.name}" for path in ROOT.glob("*/dvc.yaml")),
+    ]
+    for name in [*names, "base/params.yaml"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    text = params.preset_text(ROOT / "params.yaml", ROOT / "presets/paper.yaml")
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     Repo.init(str(tmp_path)).close()
+    shutil.copy(ROOT / ".dvcignore", tmp_path)
     return tmp_path
 
 
-def test_the_main_graph_never_reaches_another_pipeline_file(pipelines: Path) -> None:
-    assert (pipelines / "base" / "dvc.yaml").exists()
+def stages_of_other_files(root: Path) -> list[str]:
+    """Stages of other pipeline files that a bare `dvc repro` in `root` would run."""
+    with Repo(str(root)) as repo:
+        graph = repo.index.graph
+        main = [stage for stage in graph if stage.path_in_repo == "dvc.yaml"]
+        assert main
+        reached = set(main).union(*(nx.descendants(graph, stage) for stage in main))
+        return sorted(f"{stage.path_in_repo}:{stage.name}" for stage in reached - set(main))
+
+
+def test_a_bare_repro_runs_no_stage_of_another_pipeline_file(pipelines: Path) -> None:
     with Repo(str(pipelines)) as repo:
-        assert "eval-remote@gpt-4-1" in {stage.name for stage in repo.index.graph}
-    assert crossings(pipelines) == []
+        assert {"eval-remote@gpt-4-1", "pretrain", "bench-gpu"} <= {stage.name for stage in repo.index.graph}
+    assert stages_of_other_files(pipelines) == []
+
+
+@pytest.mark.parametrize(
+    ("dep", "other"),
+    [("base/build/model", "base/dvc.yaml:pretrain"), ("metrics/bench", "gpu/dvc.yaml:bench-gpu")],
+)
+def test_a_dependency_on_another_file_s_output_would_be_found(pipelines: Path, dep: str, other: str) -> None:
+    main = yaml_files.parse((pipelines / "dvc.yaml").read_bytes())
+    main["stages"]["summarize"]["deps"].append(dep)
+    (pipelines / "dvc.yaml").write_text(yaml.safe_dump(main), encoding="utf-8")
+    assert other in stages_of_other_files(pipelines)
 
 
 def test_the_image_for_cards_runs_all_but_the_other_target_s_benchmark(pipelines: Path) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     found = re.search(
-        r"^STAGES := \$\(if \$\(filter gpu,\$\(CARTLM_IMAGE\)\),(.+)\)$", makefile, flags=re.MULTILINE
+        r"^STAGES := \$\(if \$\(filter gpu,\$\(CARTLM_IMAGE\)\),(.+)\)$", makefile, re.MULTILINE
     )
     assert found
     with Repo(str(pipelines)) as repo:
@@ -257,20 +164,13 @@ def test_the_image_for_cards_runs_all_but_the_other_target_s_benchmark(pipelines
         asked = {name for name in main if name.partition("@")[0] in found[1].split()}
         upstream = {stage.name for name in asked for stage in nx.descendants(graph, main[name])}
         assert main.keys() - asked - upstream == {"bench-cpu", "summarize"}
-        groups = {
-            stage.name
-            for target in found[1].split()
-            for stage in repo.stage.collect(str(pipelines / "dvc.yaml") + ":" + target)
-        }
-        assert groups == asked
 
 
-def test_a_dependency_on_the_pretraining_output_would_be_found(pipelines: Path) -> None:
-    main = pipelines / "dvc.yaml"
-    base = yaml.safe_load((pipelines / "base" / "dvc.yaml").read_text(encoding="utf-8"))
-    body = next(body for body in base["stages"].values() if body.get("outs"))
-    out = next(iter(outs(body)))[0]
-    made = (pipelines / "base" / body.get("wdir", ".") / out).resolve().relative_to(pipelines).as_posix()
-    text = main.read_text(encoding="utf-8")
-    main.write_text(text.replace("- base/model\n", f"- {made}\n"), encoding="utf-8")
-    assert crossings(pipelines) != []
+def test_the_rounds_of_a_benchmark_are_no_metric(pipelines: Path) -> None:
+    folder = pipelines / "metrics/bench/cpu"
+    folder.mkdir(parents=True)
+    (folder / "f16.json").write_text('{"cpu": {"load_s": 0.5}}', encoding="utf-8")
+    (folder / "rounds.csv").write_text("round,variant,metric,value\n1,f16,cpu.load_s,0.5\n", encoding="utf-8")
+    with Repo(str(pipelines)) as repo:
+        shown = repo.metrics.show()[""]["data"]
+    assert [path for path in shown if "bench" in path] == ["metrics/bench/cpu/f16.json"]

@@ -59,7 +59,8 @@ def hub(shas: dict[str, str]) -> Iterator[str]:
 
 @pytest.fixture
 def pin(tmp_path: Path, hub: str) -> Run:
-    shutil.copy(ROOT / "presets/paper.yaml", tmp_path / "params.yaml")
+    text = params.preset_text(ROOT / "params.yaml", ROOT / "presets/paper.yaml")
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
 
     def run() -> subprocess.CompletedProcess[str]:
         environ = {**os.environ, "HF_ENDPOINT": hub, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf")}
@@ -185,7 +186,7 @@ def test_a_hub_that_is_not_there_is_one_line(
 
 
 def test_where_all_is_local_there_is_nothing_to_pin(pin: Run, tmp_path: Path) -> None:
-    shutil.copy(ROOT / "presets/offline.yaml", tmp_path / "params.yaml")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
     done = pin()
     assert done.returncode == 0, done.stderr
     assert "nothing to pin" in done.stdout

@@ -27,7 +27,7 @@ def values() -> dict[str, Any]:
 
 
 def block(section: str) -> dict[str, Any]:
-    paper = yaml.safe_load((ROOT / "presets/paper.yaml").read_text(encoding="utf-8"))
+    paper = yaml.safe_load(params.preset_text(ROOT / "params.yaml", ROOT / "presets/paper.yaml"))
     return next(iter(paper[section].values()))
 
 

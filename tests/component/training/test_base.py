@@ -216,7 +216,7 @@ def test_without_network_the_hub_is_one_line(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="cannot be fetched from the hub") as error:
         base.make("hub", "meta-llama/Llama-3.2-1B", None, None, tmp_path / "base")
-    assert "make preset NAME=offline" in str(error.value)
+    assert "git checkout params.yaml" in str(error.value)
 
 
 def test_only_weights_configs_and_tokenizers_are_asked_for(

@@ -80,26 +80,29 @@ def test_params_check_names_the_mistake(
 
 def test_params_check_without_a_file(cartlm: Run, repo: Path) -> None:
     (repo / "params.yaml").unlink()
-    failed(cartlm("params", "check"), "params.yaml is missing; make preset NAME=offline")
+    failed(cartlm("params", "check"), "params.yaml is missing; git checkout params.yaml")
 
 
-@pytest.mark.parametrize("name", ["paper", "offline"])
-def test_preset_rewrites_params(cartlm: Run, repo: Path, name: str) -> None:
-    done = cartlm("preset", name)
+def test_preset_overlays_params(cartlm: Run, repo: Path) -> None:
+    (repo / "presets/mine.yaml").write_text("finetune:\n  epochs: 2.5 # more\n", encoding="utf-8")
+    done = cartlm("preset", "mine")
     assert done.exit_code == 0, done.stderr
-    assert (repo / "params.yaml").read_bytes() == (repo / "presets" / f"{name}.yaml").read_bytes()
+    assert "git checkout params.yaml" in done.stdout
+    before = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    after = (repo / "params.yaml").read_text(encoding="utf-8")
+    assert after == before.replace("  epochs: 1.0\n", "  epochs: 2.5 # more\n")
     assert cartlm("params", "check").exit_code == 0
 
 
 def test_an_unknown_preset_lists_those_there_are(cartlm: Run, repo: Path) -> None:
     before = (repo / "params.yaml").read_bytes()
-    failed(cartlm("preset", "big"), "no preset big", "offline", "paper")
+    failed(cartlm("preset", "big"), "no preset big", "paper", "git checkout params.yaml")
     assert (repo / "params.yaml").read_bytes() == before
 
 
 def test_a_broken_preset_leaves_params_alone(cartlm: Run, repo: Path) -> None:
     before = (repo / "params.yaml").read_bytes()
-    (repo / "presets" / "mine.yaml").write_text("base: {}\n", encoding="utf-8")
+    (repo / "presets" / "mine.yaml").write_text("base: {x: 1}\n", encoding="utf-8")
     failed(cartlm("preset", "mine"), "mine.yaml")
     assert (repo / "params.yaml").read_bytes() == before
 
@@ -272,5 +275,5 @@ def test_prune_forgets_variants_that_are_gone(cartlm: Run, repo: Path) -> None:
 
 
 def test_wrong_use_is_one_line(cartlm: Run) -> None:
-    failed(cartlm("prset", "offline"), "prset", "--help")
+    failed(cartlm("prset", "paper"), "prset", "--help")
     failed(cartlm("preset"), "NAME")

@@ -78,7 +78,7 @@ def run(body: str, *arguments: str) -> Result:
             ["unexpected RuntimeError: odd thing; run again with CARTLM_DEBUG=1"],
         ),
         ("raise ValueError('odd')", ["unexpected ValueError: odd"]),
-        ("print(command.params())", ["params.yaml is missing; make preset NAME=offline"]),
+        ("print(command.params())", ["params.yaml is missing; git checkout params.yaml"]),
     ],
 )
 def test_one_line_and_exit_code_2(body: str, words: list[str]) -> None:

@@ -63,7 +63,7 @@ def test_rows_of_somebody_else_are_shown_only_where_a_param_asks(source: str) ->
 
 
 def test_a_hub_id_stands_in_the_card() -> None:
-    data = params.load(ROOT / "presets/paper.yaml").data
+    data = params.load_preset(ROOT / "params.yaml", ROOT / "presets/paper.yaml").data
     assert "jtlicardo/ecommerce-intent-3k" in card.render_card(
         {"train": toy_rows(3), "test": []}, METRICS, data
     )

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from cartlm.evaluation import paired
 from cartlm.evaluation.statistics import Pairs, mcnemar
-from cartlm.metrics import Outcome, write_outcomes
-from cartlm.report import readme
+from cartlm.metrics import Outcome
 
 
 def outcomes(right: str, start: int = 0) -> list[Outcome]:
@@ -82,12 +79,3 @@ def test_signed_points(share: float, said: str) -> None:
 )
 def test_p_values_show_on_which_side_of_the_level_they_are(p: float, said: str) -> None:
     assert paired.format_p(p) == said
-
-
-def test_the_readme_block_has_the_table(tmp_path: Path) -> None:
-    assert readme.against_f16(tmp_path, ["f16", "q2_k"]) == []
-    write_outcomes(tmp_path / "outcomes/f16.csv", outcomes("1" * 1000))
-    write_outcomes(tmp_path / "outcomes/q2_k.csv", outcomes("1" * 930 + "0" * 70))
-    text = readme.block(tmp_path, ["f16", "q2_k"])
-    assert "| q2_k | −7.0 [" in text
-    assert "q2_k |" not in "".join(readme.against_f16(tmp_path, ["f16"]))
