@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ def changed(first: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A copy of the first repository in which one GGUF variant left params.yaml."""
     repo = toy_repo.copy(first.repo, tmp_path_factory.mktemp("graph") / "changed")
     repo.set(lambda params: params["gguf"].pop("q4_k_m"))
+    repo.run(sys.executable, "-m", "cartlm.cli", "prune")  # as make repro does
     return run_graph(repo, "without q4_k_m")
 
 

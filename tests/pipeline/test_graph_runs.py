@@ -128,7 +128,7 @@ class TestChangedAndRebuilt:
         }  # fmt: skip
         for folder in ("metrics", "models", "runs"):
             assert not list((changed.repo.path / folder).rglob("q4_k_m*"))
-        assert "| q4_k_m |" not in (changed.repo.path / "README.md").read_text(encoding="utf-8")
+        assert "| q4_k_m |" not in (changed.repo.path / "docs/results.md").read_text(encoding="utf-8")
 
     def test_a_removed_cell_runs_nothing_but_benchmark_and_summary(self, changed: Run) -> None:
         lines = changed.output.splitlines()

@@ -84,7 +84,7 @@ def test_the_second_machine_benches_what_the_first_made_and_trains_nothing(machi
     changed = bench.run("git", "status", "--porcelain").stdout.split()[1::2]
     assert changed
     assert all(
-        path.startswith(("dvc.lock", "README.md", "metrics/bench/cpu/", "metrics/summary.csv"))
+        path.startswith(("dvc.lock", "docs/results.md", "metrics/bench/cpu/", "metrics/summary.csv"))
         for path in changed
     )
 

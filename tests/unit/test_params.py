@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import ast
 import copy
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from pydantic import BaseModel
 
-from cartlm import params
+from cartlm import params, yaml_files
 from cartlm.errors import UserError
 from tests import ROOT
 
@@ -32,8 +32,13 @@ NOT_TRACKED = {"compare": "`cartlm compare` judges finished numbers with it; no 
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
 
 
+@functools.cache
+def load_yaml(name: str) -> Any:
+    return yaml_files.parse((ROOT / name).read_bytes())
+
+
 def values() -> dict[str, Any]:
-    return yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    return copy.deepcopy(load_yaml("params.yaml"))
 
 
 def leaves(value: Any, key: str = "") -> Iterator[str]:
@@ -45,12 +50,13 @@ def leaves(value: Any, key: str = "") -> Iterator[str]:
         yield key
 
 
+@functools.cache
 def tracked() -> dict[str, list[str]]:
     """Stage -> the dotted keys it tracks; a foreach cell stands once for each of its keys."""
     found: dict[str, list[str]] = {}
     for pipeline in ("dvc.yaml", "architecture/dvc.yaml", "gpu/dvc.yaml"):
         where = pipeline.removesuffix("dvc.yaml")
-        for name, body in yaml.safe_load((ROOT / pipeline).read_text(encoding="utf-8"))["stages"].items():
+        for name, body in load_yaml(pipeline)["stages"].items():
             if "foreach" not in body:
                 found[where + name] = body.get("params", [])
                 continue
@@ -96,20 +102,44 @@ def test_a_cell_tracks_only_its_own_block() -> None:
                     assert key.split(".")[1] == cell
 
 
+def dotted(node: ast.AST) -> tuple[ast.AST, list[str]]:
+    """`a.b.c` as the node of `a` and the names after it."""
+    names: list[str] = []
+    while isinstance(node, ast.Attribute):
+        names.insert(0, node.attr)
+        node = node.value
+    return node, names
+
+
+def is_params(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and ast.unparse(node) == "command.params()"
+
+
+@functools.cache
 def read_keys(script: Path) -> set[str]:
-    """Keys of params.yaml that a stage script reads: names after `settings.`, as deep as keys go."""
+    """Keys of params.yaml that a stage script reads through what `command.params()` returns, as deep as keys go."""
     found: set[str] = set()
+    tree = ast.parse(script.read_text(encoding="utf-8"))
+    variables: dict[str, list[str]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign):
+            target, value = node.targets[0], node.value
+            if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):  # settings, metrics = ...
+                pairs = list(zip(target.elts, value.elts, strict=True))
+            else:
+                pairs = [(target, value)]
+            for name, given in pairs:
+                root, names = dotted(given)
+                if isinstance(name, ast.Name) and is_params(root):
+                    variables[name.id] = names
 
     def visit(node: ast.AST) -> None:
-        names: list[str] = []
-        inner = node
-        while isinstance(inner, ast.Attribute):
-            names.insert(0, inner.attr)
-            inner = inner.value
-        if names and isinstance(inner, ast.Name) and inner.id == "settings":
-            if names[0] == "variants":
+        root, names = dotted(node)
+        known = isinstance(root, ast.Name) and root.id in variables and isinstance(root.ctx, ast.Load)
+        if known or is_params(root):
+            names = [*(variables[root.id] if isinstance(root, ast.Name) else []), *names]
+            if names[:1] == ["variants"]:
                 found.update({"reference", "gguf", "gptq", "remote"})
-                return
             value: Any = values()
             key = []
             for name in names:
@@ -117,19 +147,20 @@ def read_keys(script: Path) -> set[str]:
                     break
                 key.append(name)
                 value = value[name]
-            found.add(".".join(key))
+            if key:
+                found.add(".".join(key))
             return
         for child in ast.iter_child_nodes(node):
             visit(child)
 
-    visit(ast.parse(script.read_text(encoding="utf-8")))
+    visit(tree)
     return found
 
 
 @pytest.mark.parametrize("name", tracked())
 def test_a_stage_tracks_what_its_script_reads(name: str) -> None:
     where, _, stage = name.split("@")[0].rpartition("/")
-    body = yaml.safe_load((ROOT / where / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
+    body = load_yaml(f"{where}/dvc.yaml".lstrip("/"))["stages"][stage]
     cmd = body.get("do", body)["cmd"]
     module = (cmd if isinstance(cmd, str) else cmd[-1]).split()[2]
     read, keys = read_keys(ROOT / f"{module.replace('.', '/')}.py"), set(tracked()[name])
@@ -203,7 +234,7 @@ def test_variant_names_are_unique_over_both_sections() -> None:
 
 
 def test_a_server_tracks_its_own_block_and_the_separator() -> None:
-    pipeline = yaml.safe_load((ROOT / "remote/dvc.yaml").read_text(encoding="utf-8"))
+    pipeline = load_yaml("remote/dvc.yaml")
     assert pipeline["stages"]["eval-remote"]["do"]["params"] == ["remote.${key}", "prompt.separator"]
     assert read_keys(ROOT / "stages/evaluate_remote.py") == {"remote", "prompt.separator"}
 
@@ -216,7 +247,7 @@ def test_presets_know_no_price_that_nobody_looked_up() -> None:
 
 
 def server(**other: Any) -> dict[str, Any]:
-    paper = yaml.safe_load((ROOT / "presets/paper.yaml").read_text(encoding="utf-8"))
+    paper = load_yaml("presets/paper.yaml")
     return {**paper["remote"]["gpt-4-1"], **other}
 
 
@@ -311,7 +342,7 @@ BROKEN = [
 
 @pytest.mark.parametrize(("key", "value", "said"), BROKEN, ids=[f"{key}={value}" for key, value, _ in BROKEN])
 def test_a_wrong_value_is_named(key: str, value: Any, said: str) -> None:
-    broken = copy.deepcopy(values())
+    broken = values()
     section, _, rest = key.partition(".")
     if section == "gguf" and (rest.startswith("..") or rest in params.RESERVED):
         broken["gguf"][rest] = value
@@ -342,7 +373,7 @@ def test_a_wrong_value_is_named(key: str, value: Any, said: str) -> None:
     ],
 )
 def test_a_missing_key_is_named(key: str) -> None:
-    broken = copy.deepcopy(values())
+    broken = values()
     *path, last = key.split(".")
     inner = broken
     for part in path:

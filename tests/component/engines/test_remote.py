@@ -257,7 +257,7 @@ ENTRY: dict[str, Any] = {
 
 
 def write_params(folder: Path, **entry: Any) -> None:
-    values = yaml.safe_load((ROOT / "presets" / "offline.yaml").read_text(encoding="utf-8"))
+    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     values["remote"] = {"gpt": {**ENTRY, **entry}}
     (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
 

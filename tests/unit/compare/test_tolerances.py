@@ -18,7 +18,7 @@ def side(compare: Any) -> Side:
 
 
 def test_the_standard_is_the_offline_preset() -> None:
-    assert params.load(ROOT / "presets/offline.yaml").compare.model_dump() == tolerances.STANDARD
+    assert params.load(ROOT / "params.yaml").compare.model_dump() == tolerances.STANDARD
 
 
 @pytest.mark.parametrize(
