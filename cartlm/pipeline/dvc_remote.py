@@ -1,7 +1,7 @@
 """Models and data to and from a DVC remote: what one machine made, another takes instead of making it again.
 
-DVC runs in this process, for its progress bars: its own command stops at the first file that a remote lacks, and ends
-well where the remote is gone.
+`dvc pull --allow-missing` (DVC 3.67) does not do: it brings nothing where a remote lacks one file, removes files of the
+workspace that neither cache nor remote have (paid answers, too), and reports success where the remote is gone.
 """
 
 from __future__ import annotations
@@ -12,17 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from cartlm.errors import UserError
 
-if TYPE_CHECKING:
-    from dvc.output import Output
-    from dvc.repo import Repo
-
 MAIN = "dvc.yaml"
 LOGGERS = ("dvc", "dvc_data", "dvc_objects")
-# DVC leaves its HTTP client to the garbage collector, which may come when all is said, and the client then complains.
+# DVC leaves its HTTP client to the garbage collector, which may come at the very end, and the client then complains.
 logging.getLogger("aiohttp_retry").setLevel(logging.ERROR)
 
 
@@ -38,72 +34,44 @@ class Transfer:
 
 
 def pull(root: Path) -> Transfer:
-    """Bring what dvc.lock says the main graph made. What the remote lacks is left out, unless that is all; what stands in its
-    place here stays.
+    """Bring what dvc.lock says the main graph made. What the remote lacks is left out, unless that is all; what was
+    changed here stays.
 
     Raises UserError without a remote, and where it cannot be read or has nothing of what is missing here.
     """
     from dvc.exceptions import DownloadError, DvcException
 
-    with opened(root, "dvc pull") as repo:
-        remote = checked(repo)
-        made = outputs(repo, main=True)
-        wanted = [out for out in made if not here(out)]
+    with open_repo(root, "dvc pull") as repo:
+        remote = check_remote(repo)
+        outs = outputs(repo, main=True)
+        wanted = [out for out in outs if not is_here(out)]
         # DVC's default for http alone: else what a broken connection left counts as the file.
         repo.config["remote"][remote]["verify"] = True
-        for out in made:  # one by one: DVC ends at the first that it cannot copy
+        for out in outs:  # one by one: DVC ends at the first that it cannot copy
             if out.changed_cache():
                 # Of a file that did not come DVC moves what is not there.
                 with suppress(DownloadError, FileNotFoundError):
                     repo.fetch(targets=[str(out)])
-        missing, kept, files = [], [], 0
-        for out in wanted:  # DVC's checkout of all would remove what it cannot replace
-            if out.changed_cache():
-                missing.append(str(out))
-                continue
+        missing = [str(out) for out in wanted if out.changed_cache()]
+        kept, files = [], 0
+        for name in (
+            str(out) for out in wanted if str(out) not in missing
+        ):  # checkout of all would remove the others
             try:
-                stats = repo.checkout(targets=[str(out)])["stats"]
+                stats = repo.checkout(targets=[name])["stats"]
+                files += stats["added"] + stats["modified"]
             except DvcException as error:
                 if "unsaved files" not in str(error):
                     raise
-                kept.append(str(out))
-            else:
-                files += stats["added"] + stats["modified"]
-    if not made:
+                kept.append(name)
+    if not outs:
         raise UserError("dvc.lock lists no output of the main graph", "git pull, or make repro")
     if missing and len(missing) == len(wanted):
         raise UserError(
             f"the DVC remote {remote} cannot be reached, or has none of the {len(wanted)} outputs that are missing here",
             "dvc remote list, then make push on the machine that made them",
         )
-    return Transfer(remote, files, len(made), missing, kept)
-
-
-def here(out: Output) -> bool:
-    """Whether the workspace has an output as dvc.lock says."""
-    return bool(out.exists and not out.changed_checksum())
-
-
-def changed_inputs(root: Path, name: str) -> list[str]:
-    """What a stage reads of the main graph and the workspace does not have as dvc.lock says that it was made.
-
-    That is: all outputs of the stages that make anything which it depends on. `name` as DVC's, `gpu/dvc.yaml:bench-gpu`.
-    """
-    with opened(root, "dvc status") as repo:
-        stages = [stage for stage in repo.index.stages if stage.path_in_repo == MAIN]
-        file, _, short = name.rpartition(":")
-        named = [
-            stage for stage in repo.index.stages if (stage.path_in_repo, stage.name) == (file or MAIN, short)
-        ]
-        if not named:
-            raise UserError(f"there is no stage {name}", "dvc stage list --all")
-        reads = [dep for stage in named for dep in stage.deps]
-        makers = [
-            stage
-            for stage in stages
-            if any(dep.fs.overlaps(dep.fs_path, out.fs_path) for out in stage.outs for dep in reads)
-        ]
-        return [str(out) for stage in makers for out in stage.outs if out.use_cache and not here(out)]
+    return Transfer(remote, files, len(outs), missing, kept)
 
 
 def push(root: Path, create: bool = True) -> Transfer:
@@ -112,33 +80,79 @@ def push(root: Path, create: bool = True) -> Transfer:
     `create`: a remote that is a folder may be made by this. Raises UserError without a remote, where it cannot be
     written, and where nothing is here.
     """
-    with opened(root, "dvc push") as repo:
-        remote = checked(repo, create)
-        made = outputs(repo)
-        missing = [str(out) for out in made if out.changed_cache()]
-        if len(missing) == len(made):
+    with open_repo(root, "dvc push") as repo:
+        remote = check_remote(repo, create)
+        outs = outputs(repo)
+        missing = [str(out) for out in outs if out.changed_cache()]
+        if len(missing) == len(outs):
             raise UserError(
                 "nothing of what dvc.lock lists is in DVC's cache here", "make repro, or make pull"
             )
-        return Transfer(remote, repo.push(), len(made), missing)
+        return Transfer(remote, repo.push(), len(outs), missing)
+
+
+def changed_inputs(root: Path, name: str) -> list[str]:
+    """What a stage reads of the main graph and the workspace does not have as dvc.lock says that it was made.
+
+    That is: all outputs of the stages that make anything which it depends on. `name` as DVC's, `gpu/dvc.yaml:bench-gpu`.
+    """
+    file, _, short = name.rpartition(":")
+    with open_repo(root, "dvc status") as repo:
+        stages = {(stage.path_in_repo, stage.name): stage for stage in repo.index.stages}
+        if (file or MAIN, short) not in stages:
+            raise UserError(f"there is no stage {name}", "dvc stage list --all")
+        reads = stages[file or MAIN, short].deps
+        makers = [
+            stage
+            for (path, _), stage in stages.items()
+            if path == MAIN
+            and any(dep.fs.overlaps(dep.fs_path, out.fs_path) for out in stage.outs for dep in reads)
+        ]
+        return [str(out) for stage in makers for out in stage.outs if out.use_cache and not is_here(out)]
+
+
+def is_here(out: Any) -> bool:
+    """Whether the workspace has an output as dvc.lock says."""
+    return bool(out.exists and not out.changed_checksum())
+
+
+def outputs(repo: Any, main: bool = False) -> list[Any]:
+    """Outputs in DVC's cache that a dvc.lock lists, of the main graph only or of all pipeline files."""
+    stages = [stage for stage in repo.index.stages if not main or stage.path_in_repo == MAIN]
+    return [out for stage in stages for out in stage.outs if out.use_cache and out.hash_info]
+
+
+def check_remote(repo: Any, create: bool = False) -> str:
+    """The name of the default remote. Raises UserError without one, and for a missing folder, unless `create`."""
+    if not repo.config["remote"]:
+        raise UserError("no DVC remote is configured", "dvc remote add -d NAME URL")
+    remote = repo.cloud.get_remote()
+    if remote.fs.protocol == "local" and not create and not Path(remote.path).is_dir():
+        raise UserError(
+            f"the folder of the DVC remote {remote.name} is not there: {remote.path}",
+            f"mount it, or dvc remote modify --local {remote.name} url FOLDER",
+        )
+    return str(remote.name)
 
 
 class Failures(logging.Handler):
-    """Keeps what DVC only logs: it counts a file that it could not copy as one that is not there, whatever the reason."""
+    """Keeps what DVC only logs: it counts a file that it could not copy as missing, whatever the reason."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
-        self.found: list[BaseException] = []
+        self.errors: list[BaseException] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
         if error is not None and not isinstance(error, FileNotFoundError):
-            self.found.append(error)
+            self.errors.append(error)
 
 
 @contextmanager
-def opened(root: Path, command: str) -> Iterator[Repo]:
-    """The repository, with DVC's loggers silent. What a remote's library raises, or DVC only logs, becomes a UserError."""
+def open_repo(root: Path, command: str) -> Iterator[Any]:
+    """The repository in this process, with DVC's loggers silent; whatever it or a remote's library raises or logs becomes
+    a UserError.
+    """
     from dvc.repo import Repo
 
     failures = Failures()
@@ -149,12 +163,12 @@ def opened(root: Path, command: str) -> Iterator[Repo]:
     try:
         with Repo(str(root)) as repo:
             yield repo
-        if failures.found:
-            raise failures.found[0]
+        if failures.errors:
+            raise failures.errors[0]
     except (UserError, KeyboardInterrupt):
         raise
     except Exception as raised:  # credentials, network, disk: each library has its own
-        error = failures.found[0] if failures.found else raised
+        error = failures.errors[0] if failures.errors else raised
         lines = str(error).strip().splitlines() or [type(error).__name__]
         package = re.search(r"'(dvc-[a-z0-9]+)' to be installed", lines[0])
         hint = f"pip install {package[1]}" if package else f"{command} -v"
@@ -162,28 +176,3 @@ def opened(root: Path, command: str) -> Iterator[Repo]:
     finally:
         for logger, propagate, handlers in before:
             logger.propagate, logger.handlers = propagate, handlers
-
-
-def checked(repo: Repo, create: bool = False) -> str:
-    """The name of the default remote. Raises UserError without one, and for a folder that is not there, unless `create`."""
-    if not repo.config["remote"]:
-        raise UserError("no DVC remote is configured", "dvc remote add -d NAME URL")
-    remote = repo.cloud.get_remote()
-    name = str(remote.name)
-    if remote.fs.protocol == "local" and not create and not Path(remote.path).is_dir():
-        raise UserError(
-            f"the folder of the DVC remote {name} is not there: {remote.path}",
-            f"mount it, or dvc remote modify --local {name} url FOLDER",
-        )
-    return name
-
-
-def outputs(repo: Repo, main: bool = False) -> list[Output]:
-    """Outputs in DVC's cache that a dvc.lock lists, of the main graph only or of all pipeline files."""
-    return [
-        out
-        for stage in repo.index.stages
-        if not main or stage.path_in_repo == MAIN
-        for out in stage.outs
-        if out.use_cache and out.hash_info
-    ]

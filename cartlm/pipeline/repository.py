@@ -18,9 +18,9 @@ def check_repository(root: Path) -> None:
     """Raises UserError unless `root` is the top of a git repository with a DVC pipeline."""
     done = run_git(root, "rev-parse", "--show-toplevel")
     if done.returncode != 0:
-        said = done.stderr.strip().splitlines()
+        lines = done.stderr.strip().splitlines()
         raise UserError(
-            f"{root.resolve()} is no git repository: {said[0] if said else 'git failed'}", "cd into one"
+            f"{root.resolve()} is no git repository: {lines[0] if lines else 'git failed'}", "cd into one"
         )
     top = Path(done.stdout.strip())
     if top.resolve() != root.resolve() or not ((root / ".dvc").is_dir() and (root / "dvc.yaml").is_file()):
@@ -28,7 +28,7 @@ def check_repository(root: Path) -> None:
 
 
 def is_checked_out(root: Path, revision: str | None) -> bool:
-    """Whether a side of the comparison is what lies in the workspace: the workspace itself, or HEAD without a change.
+    """Whether a revision is what the workspace has: None for the workspace itself, or HEAD without a change.
 
     New files that git does not track are none: a workflow writes its report to one.
     """
@@ -48,11 +48,17 @@ def resolve_commit(root: Path, revision: str) -> str:
     raise UserError(f"there is no commit {revision!r}", "git log --oneline")
 
 
-def run_git(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_git(root: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     """Run git in `root`. Raises UserError where it is not installed."""
     try:
         return subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, text=True, encoding="utf-8", errors="replace"
+            ["git", *arguments],
+            cwd=root,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
         )
     except FileNotFoundError:
         raise UserError("git is not installed", "install it, then run this again") from None

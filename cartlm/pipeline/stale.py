@@ -1,7 +1,8 @@
 """Which results are older than the code, params and inputs beside them: `dvc status`, less what is merely not here.
 
-A checkout with git's content alone has no data, no models and no DVC cache. DVC calls those deleted or not in cache;
-what git ignores is meant to be missing there, so it says nothing about the numbers that git has.
+A checkout with git's content alone has no data, no models and no DVC cache. DVC calls those deleted or not in cache; what
+git ignores is meant to be missing there. `dvc repro --dry --allow-missing` (DVC 3.67) does not answer this: at the first
+changed stage whose input is missing it ends with an error, and code or metrics that were deleted count as unchanged.
 """
 
 from __future__ import annotations
@@ -28,9 +29,8 @@ class Elsewhere:
     """A stage that a bare `dvc repro` leaves alone: its hardware or its server may not be at hand, so it never fails."""
 
     metrics: list[str] = field(default_factory=list)  # outputs that git has
-    commit: str | None = (
-        None  # the last to touch them; None: not run, without such outputs, or not committed yet
-    )
+    # the last commit to touch them; None: not run, without such outputs, or not committed yet
+    commit: str | None = None
     date: str | None = None  # of that commit, YYYY-MM-DD
     at_least: bool = False  # a shallow clone ends there: measured at that commit or before
     changed: list[str] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Elsewhere:
 
 @dataclass(frozen=True)
 class Report:
-    """What DVC says of every stage of every pipeline file."""
+    """What changed since each stage of every pipeline file was run."""
 
     stages: int  # of the main graph
     stale: dict[str, list[str]]  # stage of the main graph -> what changed since it was run
@@ -47,50 +47,42 @@ class Report:
 
 
 def find_stale(root: Path) -> Report:
-    """Ask DVC about the workspace. Raises UserError where it cannot tell."""
+    """Ask DVC about the workspace. Raises UserError where it fails."""
     with ThreadPoolExecutor() as pool:  # two programs, each some seconds
-        names = pool.submit(_said, root, "stage", "list", "--all", "--name-only")
-        status = json.loads(_said(root, "status", "--json") or "{}")
+        names = pool.submit(dvc_output, root, "stage", "list", "--all", "--name-only")
+        status = json.loads(dvc_output(root, "status", "--json") or "{}")
         listed = names.result().split()
     run = dvc_lock.read_stages(lambda path: read_file(root, None, path), "workspace")
-    outs = [out for stage in run.values() for out in stage.outs]
-    hidden = ignored(root, [*deleted(status), *outs])
-    changed = {
-        name: [NEVER_RUN] if name not in run else reasons(status[name], hidden)
-        for name in listed
-        if name in status
-    }
-    # DVC compares with what lies here; where that is nothing, the locks still tell of models made after they were read.
-    for name, anew in dvc_lock.remade_inputs(run).items():
-        if name in listed:
-            said = changed.get(name, [])
-            told = " ".join(said)
-            changed[name] = said + [each for each in anew if each.partition(" (")[0] not in told]
+    hidden = ignored(root, [*deleted_paths(status), *(out for stage in run.values() for out in stage.outs)])
+    remade = dvc_lock.remade_inputs(run)
+    changed: dict[str, list[str]] = {}
+    for name in listed:
+        if name in status and name not in run:
+            changed[name] = [NEVER_RUN]
+            continue
+        why = reasons(status.get(name, []), hidden)
+        # DVC compares with what is here; where that is nothing, the locks still have models made after they were read.
+        known = " ".join(why)
+        changed[name] = why + [each for each in remade.get(name, []) if each.partition(" (")[0] not in known]
     main = [name for name in listed if ELSEWHERE not in name]
+    others = {}
+    for name in listed:
+        if ELSEWHERE in name:
+            metrics = [out for out in run[name].outs if out not in hidden] if name in run else []
+            others[name] = elsewhere(root, metrics, changed[name])
     return Report(
-        len(main),
-        {name: changed[name] for name in main if changed.get(name)},
-        {
-            name: elsewhere(
-                root,
-                [out for out in run[name].outs if out not in hidden] if name in run else [],
-                changed.get(name, []),
-            )
-            for name in listed
-            if ELSEWHERE in name
-        },
-        next_command(root),
+        len(main), {name: changed[name] for name in main if changed[name]}, others, next_command(root)
     )
 
 
-def _said(root: Path, *arguments: str) -> str:
+def dvc_output(root: Path, *arguments: str) -> str:
+    """What DVC prints. Raises UserError where it fails."""
     done = run_dvc(root, *arguments)
     if done.returncode != 0:
         lines = (done.stderr or done.stdout).strip().splitlines()
         what = f"dvc {arguments[0]}"
         raise UserError(
-            f"{what} failed: {lines[0] if lines else processes.ended(done.returncode)}",
-            f"{what}, for all it says",
+            f"{what} failed: {lines[0] if lines else processes.ended(done.returncode)}", f"{what} -v"
         )
     return done.stdout.strip()
 
@@ -101,13 +93,12 @@ def next_command(root: Path) -> str:
     return "git checkout HEAD -- dvc.lock" if gone else "dvc repro"
 
 
-def deleted(status: Mapping[str, Sequence[Any]]) -> list[str]:
+def deleted_paths(status: Mapping[str, Sequence[Any]]) -> list[str]:
     """All paths that DVC misses."""
+    entries = [entry for each in status.values() for entry in each if isinstance(entry, dict)]
     return [
         path
-        for entries in status.values()
         for entry in entries
-        if isinstance(entry, dict)
         for paths in entry.values()
         for path, state in paths.items()
         if state == "deleted"
@@ -116,16 +107,12 @@ def deleted(status: Mapping[str, Sequence[Any]]) -> list[str]:
 
 def ignored(root: Path, paths: Iterable[str]) -> set[str]:
     """Those of `paths` that git ignores: data, models, and whatever else a checkout does not bring."""
-    names = sorted(set(paths))
-    found: set[str] = set()
-    for start in range(0, len(names), 500):  # the length of a command line has a limit
-        done = run_git(root, "-c", "core.quotePath=off", "check-ignore", "--", *names[start : start + 500])
-        found.update(done.stdout.splitlines())
-    return found
+    arguments = ("-c", "core.quotePath=off", "check-ignore", "--stdin")
+    return set(run_git(root, *arguments, stdin="\n".join(sorted(set(paths)))).stdout.splitlines())
 
 
 def reasons(entries: Sequence[Any], hidden: set[str]) -> list[str]:
-    """What DVC says of one stage that was run, in words; nothing of what is missing and in `hidden`."""
+    """What DVC has changed of one stage that was run, in words; without what is missing and in `hidden`."""
     found = []
     for entry in entries:
         if isinstance(entry, str):  # changed command, changed checksum, always changed
@@ -153,12 +140,12 @@ def elsewhere(root: Path, metrics: list[str], changed: list[str]) -> Elsewhere:
     """When a stage's metrics were last committed. Nothing where they are not, or not as they are now."""
     if not metrics or run_git(root, "status", "--porcelain", "--", *metrics).stdout.strip():
         return Elsewhere(metrics, changed=changed)
-    said = run_git(root, "log", "-1", "--date=short", "--format=%H %h %ad", "--", *metrics).stdout.split()
-    if len(said) != 3:
+    last = run_git(root, "log", "-1", "--date=short", "--format=%H %h %ad", "--", *metrics).stdout.split()
+    if len(last) != 3:
         return Elsewhere(metrics, changed=changed)
     boundary = run_git(root, "rev-parse", "--git-path", "shallow").stdout.strip()
     cut = (read_file(root, None, boundary) or b"").decode().split()
-    return Elsewhere(metrics, said[1], said[2], said[0] in cut, changed)
+    return Elsewhere(metrics, last[1], last[2], last[0] in cut, changed)
 
 
 def as_json(found: Report) -> dict[str, Any]:
@@ -176,15 +163,15 @@ def format_report(found: Report) -> str:
     lines = [headline(found) + (", for what changed since the run:" if found.stale else "")]
     lines += [f"  {', '.join(names)}: {few(why, 8)}" for names, why in group_by_reason(found.stale)]
     lines += [f"  next: {found.next}"] if found.stale else []
-    if told := format_elsewhere(found):
+    if others := format_elsewhere(found):
         lines += ["", "Other pipeline files, which only their own commands run:"]
-        lines += [f"  {line}" for line in told]
+        lines += [f"  {line}" for line in others]
     return "\n".join(lines)
 
 
 def headline(found: Report) -> str:
     if not found.stale:
-        return f"No stage of dvc.yaml is stale ({found.stages} asked)."
+        return f"No stage of dvc.yaml is stale (of {found.stages})."
     n = len(found.stale)
     return f"{n} of {found.stages} stages of dvc.yaml {'is' if n == 1 else 'are'} stale"
 
@@ -199,16 +186,18 @@ def group_by_reason(stale: Mapping[str, list[str]]) -> list[tuple[list[str], lis
 
 def format_elsewhere(found: Report) -> list[str]:
     """A sentence on the stages of other pipeline files; none on one without metrics of which nothing changed."""
-    said: dict[str, list[str]] = {}
+    lines: dict[str, list[str]] = {}
     for name, each in found.elsewhere.items():
         since = f"; changed since: {few(each.changed, 4)}" if each.changed else "; nothing changed since"
         if each.changed == [NEVER_RUN]:
-            said.setdefault("not measured yet", []).append(name)
+            lines.setdefault("not measured yet", []).append(name)
         elif each.commit:
             before = " or before (a shallow clone: git fetch --unshallow)" if each.at_least else ""
-            said.setdefault(f"measured at commit {each.commit} ({each.date}){before}{since}", []).append(name)
+            lines.setdefault(f"measured at commit {each.commit} ({each.date}){before}{since}", []).append(
+                name
+            )
         elif each.metrics:
-            said.setdefault(f"measured here, not committed{since}", []).append(name)
+            lines.setdefault(f"measured here, not committed{since}", []).append(name)
         elif each.changed:
-            said.setdefault(f"run before{since}", []).append(name)
-    return [f"{', '.join(names)}: {what}" for what, names in said.items()]
+            lines.setdefault(f"run before{since}", []).append(name)
+    return [f"{', '.join(names)}: {what}" for what, names in lines.items()]
