@@ -7,17 +7,15 @@ changed stage whose input is missing it ends with an error, and code or metrics 
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cartlm.errors import UserError
 from cartlm.pipeline import dvc_lock
-from cartlm.pipeline.repository import read_file, run_dvc, run_git
-from cartlm.system import processes
+from cartlm.pipeline.dvc_remote import open_repo
+from cartlm.pipeline.repository import read_file, run_git
 from cartlm.text import few
 
 NEVER_RUN = "never run"
@@ -48,10 +46,12 @@ class Report:
 
 def find_stale(root: Path) -> Report:
     """Ask DVC about the workspace. Raises UserError where it fails."""
-    with ThreadPoolExecutor() as pool:  # two programs, each some seconds
-        names = pool.submit(dvc_output, root, "stage", "list", "--all", "--name-only")
-        status = json.loads(dvc_output(root, "status", "--json") or "{}")
-        listed = names.result().split()
+    with (
+        contextlib.chdir(root),
+        open_repo(Path("."), "dvc status") as repo,
+    ):  # DVC names paths from where it is
+        listed = [stage.addressing for stage in repo.index.stages]
+        status = repo.status()
     run = dvc_lock.read_stages(lambda path: read_file(root, None, path), "workspace")
     hidden = ignored(root, [*deleted_paths(status), *(out for stage in run.values() for out in stage.outs)])
     remade = dvc_lock.remade_inputs(run)
@@ -73,18 +73,6 @@ def find_stale(root: Path) -> Report:
     return Report(
         len(main), {name: changed[name] for name in main if changed[name]}, others, next_command(root)
     )
-
-
-def dvc_output(root: Path, *arguments: str) -> str:
-    """What DVC prints. Raises UserError where it fails."""
-    done = run_dvc(root, *arguments)
-    if done.returncode != 0:
-        lines = (done.stderr or done.stdout).strip().splitlines()
-        what = f"dvc {arguments[0]}"
-        raise UserError(
-            f"{what} failed: {lines[0] if lines else processes.ended(done.returncode)}", f"{what} -v"
-        )
-    return done.stdout.strip()
 
 
 def next_command(root: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from dvc.repo import Repo as DvcRepo
 
+from cartlm import cli
 from cartlm.pipeline import stale
 
 MAIN = """
@@ -77,8 +80,10 @@ class Repo:
         (self.path / name).write_text(before.replace(old, new), "utf-8")
 
     def cartlm(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "cartlm.cli", *arguments]
-        return subprocess.run(command, cwd=self.path, capture_output=True, text=True)
+        """In this process."""
+        with contextlib.chdir(self.path):
+            done = CliRunner().invoke(cli.main, arguments)
+        return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +127,7 @@ def test_a_fresh_clone_without_data_models_and_cache_is_not_stale(origin: Repo, 
     assert done.returncode == 0, done.stdout + done.stderr
     commit, date = origin.git("log", "-1", "--format=%h %ad", "--date=short", "HEAD~1").split()
     assert done.stdout.splitlines() == [
-        "No stage of dvc.yaml is stale (4 asked).",
+        "No stage of dvc.yaml is stale (of 4).",
         "",
         "Other pipeline files, which only their own commands run:",
         f"  gpu/dvc.yaml:bench-gpu: measured at commit {commit} ({date}); nothing changed since",
