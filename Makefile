@@ -19,7 +19,7 @@ STAMP := .venv/setup-$(shell (pwd; cat docker/dev.txt pyproject.toml) | cksum | 
 .PHONY: help setup repro check test test-nightly lint docs bench bench-gpu doctor stale pull push architecture base remote preset pin image compare check-compare check-requests clean
 
 help: ## this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
 
 $(STAMP):
 	@docker/venv.sh "$(PYTHON)" .venv docker/dev.txt
@@ -36,12 +36,12 @@ architecture: ; @$(IN) repro-$(TARGET) $(if $(filter gpu,$(TARGET)),python -m gp
 test: ; @$(if $(filter gpu,$(TARGET)),$(error tests run in the image for cpu: make test TARGET=cpu),$(IN) test make test $(WORDS))
 setup check lint docs test-nightly bench-gpu base preset pin compare check-compare check-requests: ; $(error make $@ runs outside of images: leave TARGET out)
 else
-setup: $(if $(CARTLM_IMAGE),,$(STAMP)) ## the virtual environment and llama.cpp (done by the others as needed)
+setup: $(if $(CARTLM_IMAGE),,$(STAMP)) # the virtual environment and llama.cpp; the other targets call it
 	@$(if $(CARTLM_IMAGE),$(PY) -I cartlm/system/llama_cpp_check.py --once,docker/llama_cpp.sh --quiet --venv .venv)
 
 # In the image for cards all but bench-cpu, which belongs to the other target; empty: the whole graph.
 STAGES := $(if $(filter gpu,$(CARTLM_IMAGE)),eval-reference eval eval-gptq)
-repro: setup ## the whole chain: data, fine-tuning, quantizing, accuracy, speed; prints the results table
+repro: setup ## the whole chain from data to speed; prints the results
 	@$(CARTLM) params check
 	@$(CARTLM) prune
 	@$(CARTLM) fetch-paid
@@ -51,18 +51,18 @@ repro: setup ## the whole chain: data, fine-tuning, quantizing, accuracy, speed;
 	@$(CARTLM) readme-table
 	@$(CARTLM) table
 
-check: lint ## the minute before a commit: lint and the unit tests
+check: lint ## the minute before a commit: lint and unit tests
 	@$(PYTEST) tests/unit $(ARGS)
 
-test: setup ## all tests but the nightly ones (the first call also builds the portable llama.cpp)
+test: setup ## all tests but the nightly ones
 	@docker/llama_cpp.sh --quiet --portable --libraries
 	@$(PYTEST) $(ARGS)
 
-test-nightly: setup ## the tests that take minutes each: kills, two machines, the other graphs
+test-nightly: setup # tests that take minutes each: kills, two machines, other graphs
 	@docker/llama_cpp.sh --quiet --portable --libraries
 	@$(PYTEST) -m nightly $(ARGS)
 
-bench: setup ## speed, memory, energy again (CHECK=1: on the committed machine only), and our own code's benchmarks
+bench: setup ## speed, memory and energy again (CHECK=1: only on the committed machine)
 	@$(CARTLM) check-inputs bench-cpu
 	@$(DVC) repro -f -s bench-cpu
 	@$(DVC) repro -s summarize
@@ -72,34 +72,34 @@ bench: setup ## speed, memory, energy again (CHECK=1: on the committed machine o
 doctor: setup ## what this machine can do, and what each missing thing costs
 	@$(CARTLM) doctor
 
-architecture: setup ## speed, memory and energy of Llama 3.2 1B with random weights on this machine (gigabytes of disk)
+architecture: setup ## speed of Llama 3.2 1B with random weights on this machine
 	@$(CARTLM) params check
 	@$(CARTLM) prune
 	@$(DVC) repro architecture/dvc.yaml
 	@$(CARTLM) readme-table
 
-remote: setup ## accuracy, latency and cost of the servers under remote: in params.yaml (GPT-4.1, vLLM, llama-server)
+remote: setup ## accuracy, latency and cost of the servers in params.yaml
 	@$(CARTLM) params check
 	@$(CARTLM) check-remote
 	@if [ -n "$$($(DVC) remote list)" ]; then $(DVC) repro --pull remote/dvc.yaml; else $(DVC) repro remote/dvc.yaml; fi
 	@$(CARTLM) readme-table
 
-stale: setup ## which committed numbers are older than code and params, from what git has alone (ARGS=--json)
+stale: setup # which committed numbers are older than code and params (ARGS=--json)
 	@$(CARTLM) stale $(ARGS)
 
-pull: setup ## models and data that another machine made, from the DVC remote
+pull: setup ## models and data from the DVC remote
 	@$(CARTLM) pull
 
 push: setup ## models, data and paid answers to the DVC remote
 	@$(CARTLM) push
 
-lint: setup ## ruff, mypy, and the direction of imports
+lint: setup # ruff, mypy, and the direction of imports
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 	@lint-imports
 
-docs: $(if $(CARTLM_IMAGE),,$(STAMP)) ## the documentation, built strictly into build/site
+docs: $(if $(CARTLM_IMAGE),,$(STAMP)) ## the documentation, into build/site
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 	@echo "build/site is ready; to read and search it: python3 -m http.server --directory build/site"
 
@@ -108,31 +108,31 @@ bench-gpu: setup ## the same on this machine's CUDA card
 	@$(DVC) repro -f -s gpu/dvc.yaml:bench-gpu
 	@$(CARTLM) readme-table
 
-base: setup ## make the embedded base model anew (hours on a CPU) and put it into base/model
+base: setup # make the embedded base model again (hours on a CPU), into base/model
 	@$(DVC) repro base/dvc.yaml
 	@$(CARTLM) accept-base
 
-preset: setup ## lay a preset over params.yaml: make preset NAME=paper (back: git checkout params.yaml)
+preset: setup ## lay a preset over params.yaml (NAME=paper; back: git checkout params.yaml)
 	@$(CARTLM) preset $(or $(NAME),$(error name one of presets/: make preset NAME=paper))
 
-pin: setup ## ask the hub which revisions params.yaml means, the registry for the base images' digests; write them down
+pin: setup # ask the hub for the revisions in params.yaml, and the registry for the base images' digests
 	@$(CARTLM) pin
 	@$(CARTLM) pin-images
 
-compare: setup ## what changed since this branch left main (or REV=...), to the workspace (or WITH=...)
+compare: setup ## what changed since this branch left main (REV=, WITH=)
 	@$(CARTLM) compare $(or $(REV),$(shell git merge-base HEAD main 2>/dev/null || git merge-base HEAD origin/main 2>/dev/null),$(error there is no main here; name a commit: make compare REV=HEAD~1)) $(WITH) $(ARGS)
 
-check-compare: setup ## prove it: N=20 measurements of one commit are no change; a planted loss and slow-down are
+check-compare: setup # N=20 measurements of one commit are no change; a planted loss and slow-down are found
 	@$(PY) -m tests.benchmarks.check_compare --times $(or $(N),20)
 
-check-requests: setup ## prove it: 16 requests in flight against a server that takes 200 ms are at least 60 a second
+check-requests: setup # 16 requests in flight against a server that takes 200 ms are at least 60 a second
 	@$(PY) -m tests.benchmarks.check_requests
 
 endif
 
-image: ## a hardware target's image, cartlm:TARGET: make image TARGET=cpu (or gpu, test; ARGS= for docker build)
+image: ## the image of a hardware target (TARGET=cpu, gpu or test)
 	@docker/compose.sh image $(or $(TARGET),cpu) $(ARGS)
 
-clean: ## remove data, models, runs and tool caches; paid answers, DVC's cache, base/build and .venv stay
+clean: ## remove data, models and runs; paid answers and caches stay
 	[ ! -d data ] || find data -mindepth 1 -maxdepth 1 ! -name answers ! -name responses.jsonl -exec rm -rf {} +
 	rm -rf models runs build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -320,7 +320,7 @@ BROKEN = [
     ("data.languages", ["english", "english"], "names one twice"),
     ("data.wording.polite", 1.0, "data.wording: polite + rambling + correcting = 1.27 is more than 1"),
     ("data.seed", -1, "data.seed = -1"),
-    ("finetune.max_steps", 0, "finetune.max_steps = 0: 1 or more, or -1"),
+    ("finetune.max_steps", 0, "finetune.max_steps"),
     ("finetune.epochs", float("inf"), "finetune.epochs = inf"),
     ("reference.f16.engine", "transformers", "f16 runs in llama.cpp"),
     ("eval.max_new_tokens", 100_000_000, "eval.max_new_tokens = 100000000"),
