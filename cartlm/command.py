@@ -36,11 +36,11 @@ DEBUG = "CARTLM_DEBUG"
 # them again and again while they are imported, which takes a seventh of a stage's start.
 _GARBAGE = gc.get_threshold()
 gc.set_threshold(20_000, 50, 100)
-# Rust and C++ libraries tell the system's error only in words.
+# Rust and C++ libraries have the system's error only in words.
 FULL_WORDS = re.compile(r"os error (27|28|122)\b|No space left on device|File too large|Disk quota exceeded")
 MEMORY_WORDS = re.compile(r"can't allocate memory|CUDA out of memory|Cannot allocate memory")
 for _name in ("torchao", "torch.utils._pytree"):
-    # transformers imports torchao where it is installed, and that tells of CUDA parts which no CPU can load
+    # transformers imports torchao where it is installed, which logs CUDA parts that no CPU can load
     logging.getLogger(_name).setLevel(logging.ERROR)
 MADE_BY = {
     "params.yaml": "git checkout params.yaml",
@@ -53,7 +53,7 @@ MADE_BY = {
     "models": "dvc repro",
     "metrics": "dvc repro",
 }
-"""Who makes what lies under a path, longest path first where one holds another."""
+"""Path -> the command that makes what is below it; a longer path comes first."""
 
 
 def command(function: Callable[..., Any]) -> click.Command:
@@ -168,7 +168,7 @@ class Guard(click.Command):
 class Command(Guard):
     """A stage script's command; a second one of the same words in the same folder is refused.
 
-    It runs in a child process, so that its death by a signal is told, whoever started it.
+    It runs in a child process, so that its death by a signal is reported, whoever started it.
     """
 
     def main(self, *args: Any, **kwargs: Any) -> Any:

@@ -1,11 +1,11 @@
-"""A user's mistake, told in one line that names the value and the command to type next."""
+"""A user's mistake: one line that names the value and the command to type next."""
 
 from __future__ import annotations
 
 import errno
 
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-"""What an OSError says where a disk, a file's limit or a quota is full."""
+"""The errno of a full disk, file limit or quota."""
 
 
 class UserError(Exception):

@@ -5,21 +5,18 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 from cartlm.errors import UserError
 from cartlm.pipeline import dvc_lock
-from cartlm.system import processes
+from cartlm.pipeline.dvc_remote import open_repo
+from cartlm.pipeline.repository import read_file
 
 
 def bought(path: str) -> bool:
     """Whether a dvc.lock of the working directory lists `path` as an output that is not empty."""
-    stages = dvc_lock.read_stages(
-        lambda file: Path(file).read_bytes() if Path(file).is_file() else None, "workspace"
-    )
-    return any(made.outs.get(path, 0) > 0 for made in stages.values())
+    stages = dvc_lock.read_stages(lambda file: read_file(Path("."), None, file), "workspace")
+    return any(stage.outs.get(path, 0) > 0 for stage in stages.values())
 
 
 def here(path: str) -> bool:
@@ -35,13 +32,12 @@ def fetch(path: str) -> str:
     if here(path) or not bought(path):
         return ""
     Path(path).unlink(missing_ok=True)  # an empty one would be in the way
-    dvc = [sys.executable, "-m", "dvc"]
-    if subprocess.run([*dvc, "remote", "list"], capture_output=True).stdout.strip():
-        done = subprocess.run([*dvc, "pull", "--allow-missing", path], capture_output=True, text=True)
-        if done.returncode != 0:
-            said = (done.stderr or done.stdout).strip().splitlines()
-            raise UserError(
-                f"{path} was paid for and cannot be fetched: {said[0] if said else processes.ended(done.returncode)}",
-                f"dvc pull {path}",
-            )
+    try:
+        with open_repo(Path("."), "dvc pull") as repo:
+            if repo.config["remote"]:
+                repo.pull(targets=[path], allow_missing=True)
+    except UserError as error:
+        raise UserError(
+            f"{path} was paid for and cannot be fetched: {error.message}", f"dvc pull {path}"
+        ) from None
     return "" if here(path) else f"warning: {path} was paid for and is in no DVC remote of this repository"

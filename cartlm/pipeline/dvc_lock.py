@@ -86,7 +86,7 @@ def row_hashes(stages: Mapping[str, Stage]) -> dict[str, str]:
 
 
 def reads_other_data(old: Mapping[str, Stage], new: Mapping[str, Stage], file: str) -> bool:
-    """Whether the stages that wrote a file read other rows on the two sides; False where a lock does not tell."""
+    """Whether the stages that wrote a file read other rows on the two sides; False where a lock does not have it."""
     read = [
         {path: md5 for stage in side.values() if file in stage.outs for path, md5 in stage.hashes.items()}
         for side in (old, new)

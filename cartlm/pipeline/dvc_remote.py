@@ -34,7 +34,7 @@ class Transfer:
 
 
 def pull(root: Path) -> Transfer:
-    """Bring what dvc.lock says the main graph made. What the remote lacks is left out, unless that is all; what was
+    """Fetch the main graph's outputs in dvc.lock. What the remote lacks is left out, unless that is all; what was
     changed here stays.
 
     Raises UserError without a remote, and where it cannot be read or has nothing of what is missing here.
@@ -92,9 +92,9 @@ def push(root: Path, create: bool = True) -> Transfer:
 
 
 def changed_inputs(root: Path, name: str) -> list[str]:
-    """What a stage reads of the main graph and the workspace does not have as dvc.lock says that it was made.
+    """Outputs of the main graph that a stage reads and that are not here as in dvc.lock.
 
-    That is: all outputs of the stages that make anything which it depends on. `name` as DVC's, `gpu/dvc.yaml:bench-gpu`.
+    These are all outputs of the stages that make one of its dependencies. `name` as DVC's, `gpu/dvc.yaml:bench-gpu`.
     """
     file, _, short = name.rpartition(":")
     with open_repo(root, "dvc status") as repo:
@@ -112,7 +112,7 @@ def changed_inputs(root: Path, name: str) -> list[str]:
 
 
 def is_here(out: Any) -> bool:
-    """Whether the workspace has an output as dvc.lock says."""
+    """Whether the workspace has an output as it is in dvc.lock."""
     return bool(out.exists and not out.changed_checksum())
 
 

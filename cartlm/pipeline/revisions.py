@@ -39,7 +39,7 @@ class Pin:
 
     @property
     def named(self) -> str | None:
-        """The tag or branch that stands there; None for a commit or nothing, which mean the default branch."""
+        """The tag or branch given there; None for a commit or nothing: the default branch."""
         return None if self.now is None or COMMIT.fullmatch(self.now) else self.now
 
 
@@ -56,7 +56,7 @@ def list_pins(base: Base, data: Data) -> list[Pin]:
 
 
 def ask_hub(pin: Pin) -> str:
-    """The commit that the pin's tag or branch stands at now, of a pinned or open one the default branch. Raises UserError."""
+    """The commit of the pin's tag or branch, by default of the default branch. Raises UserError."""
     import huggingface_hub as hub
     from huggingface_hub import errors
 
@@ -73,7 +73,7 @@ def ask_hub(pin: Pin) -> str:
         ) from None
     except Exception as error:  # the network fails in the way of the library that meets it first
         raise UserError(
-            f"the hub does not say the revision of {pin.name} ({type(error).__name__}); params.yaml is as it was",
+            f"the hub gives no revision of {pin.name} ({type(error).__name__}); params.yaml is unchanged",
             "check the network, then make pin",
         ) from None
     if not info.sha:
@@ -109,20 +109,20 @@ def ask_registry(image: str) -> str:
     try:
         pulled = subprocess.run(["docker", "pull", "--quiet", image], capture_output=True, text=True)
         if pulled.returncode:
-            said = (pulled.stderr.strip().splitlines() or [processes.ended(pulled.returncode)])[-1]
-            raise UserError(f"no registry answers for {image}: {said}", hint)
+            lines = pulled.stderr.strip().splitlines() or [processes.ended(pulled.returncode)]
+            raise UserError(f"no registry answers for {image}: {lines[-1]}", hint)
         command = ["docker", "image", "inspect", "--format", "{{json .RepoDigests}}", image]
         shown = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError:
         raise UserError(f"docker, which asks for {image}'s digest, is not installed", hint) from None
     digests = {each.partition("@")[2] for each in json.loads(shown.stdout or "null") or []}
     if len(digests) != 1:
-        raise UserError(f"docker tells {len(digests)} digests of {image}, not one", hint)
+        raise UserError(f"docker has {len(digests)} digests of {image}, not one", hint)
     return digests.pop()
 
 
 def base_image(dockerfile: Path) -> str:
-    """The base image of a Dockerfile of ours, with its tag and without digest. Raises UserError where none stands."""
+    """The base image of a Dockerfile of ours, with its tag and without digest. Raises UserError without one."""
     found = BASE_IMAGE.search(dockerfile.read_text(encoding="utf-8"))
     if not found:
         raise UserError(f"{dockerfile} has no line ARG BASE_IMAGE=NAME:TAG", f"git checkout {dockerfile}")
@@ -130,7 +130,7 @@ def base_image(dockerfile: Path) -> str:
 
 
 def write_digest(dockerfile: Path, digest: str, asked: datetime.date) -> bool:
-    """Pin the base image there; False where it already stood at this digest, and nothing is written."""
+    """Pin the base image there; False, and nothing is written, where it has this digest already."""
     text = dockerfile.read_text(encoding="utf-8")
     found = BASE_IMAGE.search(text)
     assert found

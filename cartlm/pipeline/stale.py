@@ -1,4 +1,4 @@
-"""Which results are older than the code, params and inputs beside them: `dvc status`, less what is merely not here.
+"""Which results are older than the code, params and inputs beside them: `dvc status`, without what is only missing here.
 
 A checkout with git's content alone has no data, no models and no DVC cache. DVC calls those deleted or not in cache; what
 git ignores is meant to be missing there. `dvc repro --dry --allow-missing` (DVC 3.67) does not answer this: at the first
@@ -114,7 +114,7 @@ def reasons(entries: Sequence[Any], hidden: set[str]) -> list[str]:
                 elif state == "not in cache" or (state == "deleted" and path in hidden):
                     continue
                 elif kind == "changed outs" and state == "modified":
-                    found.append(f"{path} (is not what dvc.lock says)")
+                    found.append(f"{path} (not as in dvc.lock)")
                 else:
                     found.append(f"{path}{_how(state)}")
     return found

@@ -76,7 +76,7 @@ def prune_metrics(root: Path, variants: Variants) -> list[str]:
 def prune(root: Path, variants: Variants) -> tuple[list[str], list[str]]:
     """Remove metrics, models, raw files and lock entries of what is not listed; not while DVC runs.
 
-    Of models/ only what dvc.lock says such a cell made is removed, and only as it was made: DVC's cache still has it.
+    A model is removed only if dvc.lock has it from such a cell, and unchanged: DVC's cache still has it.
     Paid answers (data/answers) stay. Returns what was removed, and which models stay, with the reason.
     """
     metrics = prune_metrics(root, variants)

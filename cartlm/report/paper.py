@@ -23,13 +23,7 @@ FIGURES = Path(__file__).with_name("paper.yaml")
 GENERATED = "generated rows"
 ARCHITECTURE = "bench/cpu-llama-3.2-1b"
 Verdict = Literal["reproduced", "better", "not reproduced", "not testable"]
-HEADINGS = {
-    "claim": "claim",
-    "paper": "paper",
-    "ours": "ours [95 %]",
-    "on": "measured on",
-    "verdict": "verdict",
-}
+HEADINGS = {"claim": "claim", "paper": "paper", "ours": "ours [95 %]", "on": "on", "verdict": "verdict"}
 BASELINES = ("transformers-float16", "transformers-bfloat16", "transformers-float32", "f16")
 QUANTITIES = {
     "decode": ("cpu.decode_tokens_per_s", False),
@@ -97,15 +91,7 @@ def document(metrics: Path, measured: Measured) -> str:
     """The text of docs/paper.md."""
     model, dataset, found = figures()
     rows = [row(figure, metrics, measured, (model, dataset)) for figure in found]
-    lines = [
-        "| " + " | ".join(cell) + " |"
-        for cell in (
-            [*HEADINGS.values()],
-            ["---", "---:", "---:", "---", "---"],
-            *(each.values() for each in rows),
-        )
-    ]
-    parts = [*introduction(metrics, measured, model, dataset), "\n".join(lines)]
+    parts = [*introduction(metrics, measured, model, dataset), cells.markdown(HEADINGS, rows)]
     return "\n\n".join([*parts, *over_baselines(metrics), *hardware.sections(metrics)]) + "\n"
 
 

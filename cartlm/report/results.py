@@ -64,7 +64,12 @@ def document(metrics: Path, variants: Sequence[str]) -> str:
     fast = [row for row in rows if row["decode_tokens_per_s"] is not None]
     slow = ", ".join(f"`{row['variant']}`" for row in rows if row["decode_tokens_per_s"] is None)
     parts += ["## Speed and memory on the CPU", *([cells.markdown(SPEED, fast)] if fast else [])]
-    notes = [*speed_notes(metrics, rows)]
+    machines = sorted({row["machine"] for row in fast})
+    notes = [
+        *([f"Measured on {' and '.join(machines)}."] if machines else []),
+        "Speeds are medians across rounds; latencies are percentiles across all queries.",
+        *same_speed(rows),
+    ]
     if slow:
         notes.append(
             f"Not measured here: {slow}. This benchmark runs llama.cpp; transformers and GPTQ are measured with an "
@@ -105,17 +110,6 @@ def accuracy_notes(metrics: Path, variants: Sequence[str]) -> list[str]:
 
 def counts(files: Sequence[Mapping[str, Any]], section: str) -> str:
     return " or ".join(f"{n:,}" for n in sorted({file[section]["n"] for file in files if section in file}))
-
-
-def speed_notes(metrics: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How and where the speeds were measured."""
-    files = [read_optional(metrics / "bench" / "cpu" / f"{row['variant']}.json") for row in rows]
-    machines = sorted({file["machine"]["name"] for file in files if "machine" in file})
-    return [
-        *([f"Measured on {' and '.join(machines)}."] if machines else []),
-        "Speeds are medians across rounds; latencies are percentiles across all queries.",
-        *same_speed(rows),
-    ]
 
 
 def same_speed(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -68,6 +68,7 @@ def collect(metrics: Path, variants: Iterable[str]) -> list[dict[str, Any]]:
                 for limit in ("low", "high")
                 if f"{key}_{limit}" in values
             }
+        row["machine"] = files["bench/cpu"].get("machine", {}).get("name", "")
         if row["size_mib"] is None and files["gptq"]:
             row["size_mib"] = files["gptq"]["quantize"]["size_mib"]
         rows.append(row)

@@ -177,7 +177,7 @@ def test_a_hub_that_is_not_there_is_one_line(
     done = pin()
     assert done.exit_code == 2
     assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert "does not say the revision of meta-llama/Llama-3.2-1B" in done.stderr
+    assert "gives no revision of meta-llama/Llama-3.2-1B" in done.stderr
     assert (tmp_path / "params.yaml").read_bytes() == before
 
 
@@ -236,8 +236,8 @@ def test_base_images_get_their_digest(tmp_path: Path, images: Callable[[str], Re
     ("digests", "said"),
     [
         ("", "no registry answers for python:3.11"),
-        ("null", "docker tells 0 digests"),
-        ('["a@sha256:1", "b@sha256:2"]', "docker tells 2 digests"),
+        ("null", "docker has 0 digests"),
+        ('["a@sha256:1", "b@sha256:2"]', "docker has 2 digests"),
     ],
 )
 def test_without_an_answer_nothing_is_written(

@@ -160,7 +160,7 @@ CHANGES: dict[str, tuple[Change, dict[str, list[str]]]] = {
     "a command": (lambda it: it.edit("dvc.yaml", "cp rows.txt", "cp -f rows.txt"), {"data": ["the command"]}),
     "a metric": (
         lambda it: it.edit("metrics/eval.json", "1", "0"),
-        {"eval": ["metrics/eval.json (is not what dvc.lock says)"], "summarize": ["metrics/eval.json"]},
+        {"eval": ["metrics/eval.json (not as in dvc.lock)"], "summarize": ["metrics/eval.json"]},
     ),
     "a metric that is gone": (
         lambda it: it.git("rm", "-q", "metrics/summary.csv"),

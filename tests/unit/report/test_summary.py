@@ -45,7 +45,7 @@ def test_one_row_a_variant_in_order(metrics: Path) -> None:
         "exact_match_high": 0.9454, "novel": 0.91, "croatian": 0.9, "english": 0.95, "spanish": 0.94,
         "natural": 0.61, "natural_low": 0.56, "natural_high": 0.66, "unparseable": 0.001,
         "truncated": None, "prefill_tokens_per_s": 1234.0, "decode_tokens_per_s": 210.5,
-        "latency_ms_p50": 140.2, "latency_ms_p95": 201.0, "queries_per_s": 6.98, "peak_rss_mib": 55.5,
+        "latency_ms_p50": 140.2, "latency_ms_p95": 201.0, "queries_per_s": 6.98, "peak_rss_mib": 55.5, "machine": "",
     }  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def test_what_was_not_measured_is_an_empty_cell(metrics: Path) -> None:
     rows = summary.collect(metrics, ["merged", "q2_k"])
     assert rows[0]["exact_match"] == 0.9312
     assert rows[0]["size_mib"] is None
-    assert all(value is None for column, value in rows[1].items() if column != "variant")
+    assert all(rows[1][column] is None for column in summary.COLUMNS)
     lines = list(csv.DictReader(summary.to_csv(rows).splitlines()))
     assert lines[0]["decode_tokens_per_s"] == ""
     assert lines[1]["exact_match"] == ""
