@@ -70,6 +70,8 @@ def document(metrics: Path, variants: Sequence[str]) -> str:
         "Speeds are medians across rounds; latencies are percentiles across all queries.",
         *same_speed(rows),
     ]
+    if wide := read_optional(metrics / "bench/cpu/machine.json").get("details", {}).get("left_out"):
+        notes.append(f"Left empty, as the interval is wider than the value: {wide}.")
     if slow:
         notes.append(
             f"Not measured here: {slow}. This benchmark runs llama.cpp; transformers and GPTQ are measured with an "

@@ -58,6 +58,9 @@ def test_what_was_not_measured_has_its_reason(metrics: Path) -> None:
     assert list(rows(speed))[1:] == ["f16", "q8_0", "q2_k"]
     assert "Not measured here: `base`, `int8`" in speed
     assert "a toy CPU x2" in speed
+    assert "wider" not in speed
+    write_metrics(metrics / "bench/cpu/machine.json", {"details": {"left_out": "f16 cpu.latency_ms_p95"}})
+    assert "wider than the value: f16 cpu.latency_ms_p95." in results.document(metrics, NAMES)
 
 
 def test_the_notes_have_the_counts(metrics: Path) -> None:
