@@ -196,7 +196,7 @@ def test_another_clone_does_not_buy_rows_that_a_model_worded_again(
         clone = Repo(tmp_path / "clone")
         clone.set(lambda values: values["data"]["noise"].update(typo=0.1))  # needs no other answers
         refused = clone.dvc("repro", "data", check=False)
-        assert "data/responses.jsonl was paid for and is not here; make repro" in refused.stderr
+        assert "data/responses.jsonl was paid for and is missing; make repro" in refused.stderr
         fetch = (sys.executable, "-m", "cartlm.cli", "fetch-paid")
         repo.dvc("push")
         assert clone.run(*fetch).stderr == ""
