@@ -38,8 +38,7 @@ class Stage:
     outs: dict[str, int]  # path -> bytes
     hashes: dict[str, str]  # MD5 by path of the dependencies
     params: dict[str, dict[str, Any]]  # file -> dotted key -> value
-    made: dict[str, str] = field(default_factory=dict)  # MD5 by path of the outputs
-    cmd: str | list[str] = ""
+    out_hashes: dict[str, str] = field(default_factory=dict)  # MD5 by path of the outputs
 
     @property
     def code(self) -> dict[str, str]:
@@ -71,7 +70,6 @@ def _stage(entry: Mapping[str, Any]) -> Stage:
         {dep["path"]: dep["md5"] for dep in deps if dep.get("md5")},
         entry.get("params") or {},
         {out["path"]: out["md5"] for out in outs if out.get("md5")},
-        entry.get("cmd", ""),
     )
 
 
@@ -109,7 +107,7 @@ def md5(data: bytes) -> str:
 
 def remade_inputs(stages: Mapping[str, Stage]) -> dict[str, list[str]]:
     """Stage -> what it read that another stage has made differently since, by the hashes of the locks alone."""
-    now = {path: (md5, name) for name, stage in stages.items() for path, md5 in stage.made.items()}
+    now = {path: (md5, name) for name, stage in stages.items() for path, md5 in stage.out_hashes.items()}
     found = {}
     for name, stage in stages.items():
         anew = [

@@ -1,12 +1,10 @@
-"""git and DVC of a repository, as programs."""
+"""Commits and the workspace of a repository, through git."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import os
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -62,17 +60,6 @@ def run_git(root: Path, *arguments: str, stdin: str = "") -> subprocess.Complete
         )
     except FileNotFoundError:
         raise UserError("git is not installed", "install it, then run this again") from None
-
-
-def run_dvc(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run DVC in `root`."""
-    return subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "DVC_NO_ANALYTICS": "1"},
-    )
 
 
 def list_files(root: Path, commit: str | None, folder: str) -> list[str]:

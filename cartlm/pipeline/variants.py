@@ -93,7 +93,7 @@ def _prune_models(root: Path, variants: Variants) -> tuple[list[str], list[str]]
         path: md5
         for name, entry in entries.items()
         if _is_unlisted(name, variants.cells["dvc.lock"])
-        for path, md5 in entry.made.items()
+        for path, md5 in entry.out_hashes.items()
         if path.startswith("models/")
     }
     removed, kept = [], []
