@@ -23,7 +23,7 @@ from cartlm.training.config import Base, Finetune, Merge
 RESERVED = {
     **dict.fromkeys(("base", "adapter", "merged", "f16"), "another model is in models/{0}"),
     "architecture": "make architecture writes below models/{0}",
-    **dict.fromkeys(("machine", "rounds"), "metrics/bench has a file {0}"),
+    **dict.fromkeys(("machine", "rounds", "reference"), "metrics/bench has a file {0}"),
     **dict.fromkeys(("parity", "merge"), "a comparison calls metrics/{0}.json so"),
     **dict.fromkeys(("merged-bfloat16", "merged-nf4"), "a card's benchmark has a file {0}"),
 }

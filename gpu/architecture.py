@@ -4,8 +4,8 @@
     python -m gpu.architecture --out FOLDER           below FOLDER instead of metrics/bench/
     python -m gpu.architecture --device cpu --name toy --kernels torch --new 4
 
-It needs torch, transformers, numpy, scipy, statsmodels and safetensors, for GPTQ gptqmodel, for energy nvidia-ml-py (what is missing is named and left out), and
-none of this project's other packages. FP16, BF16 and GPTQ int4-g128 in each kernel that the card supports, at
+It needs torch, transformers, numpy, scipy, statsmodels, psutil and safetensors, gptqmodel for GPTQ and nvidia-ml-py for
+energy (what is missing is named and left out), and none of this project's other packages. FP16, BF16 and GPTQ int4-g128 in each kernel that the card supports, at
 batch 1 and 32: tokens/s of prefill and decode, memory, joules a token, in interleaved rounds, a fresh process each.
 """
 
@@ -21,11 +21,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cartlm.bench import gpu, random_weights
-from cartlm.bench import plan as bench
+from cartlm.bench import gpu, kernels, publish, random_weights, reference
+from cartlm.bench.plan import Model, Plan
 from cartlm.errors import UserError
 from cartlm.system import cpu_limits, machine
 
+COMMAND = "python -m gpu.architecture"
 BITS, GROUP_SIZE = 4, 128
 GPTQ = f"int{BITS}-g{GROUP_SIZE}"
 
@@ -39,7 +40,7 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--device", default="cuda", choices=("cuda", "cpu"), help="cpu: to try the script, no result"
     )
-    parser.add_argument("--kernels", default=",".join(gpu.KERNELS), help="of GPTQ, tried in this order")
+    parser.add_argument("--kernels", default=",".join(kernels.KERNELS), help="of GPTQ, tried in this order")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--queries", type=int, default=8, help="a round, one at a time")
     parser.add_argument("--batches", default="1,32")
@@ -50,42 +51,43 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(wanted: argparse.Namespace) -> dict[str, Any]:
+def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Make the models in a temporary folder, measure them, write the files; returns the last line of output."""
     machine.require_target("gpu", "make architecture TARGET=gpu")
-    card = None if wanted.device == "cpu" else gpu.require_cuda()
-    target = f"{gpu.slug(card['gpu']) if card else 'try'}-{wanted.name}"
-    shape = random_weights.SHAPES[wanted.name]
-    draw = random.Random(wanted.seed)
-    plan = bench.Plan(
-        seed=wanted.seed, rounds=wanted.rounds, warmups=4, queries=wanted.queries, threads=cpu_limits.threads(),
-        max_new_tokens=wanted.new, context_tokens=wanted.prompt + wanted.new, separator="\n",
-        batches=tuple(int(size) for size in wanted.batches.split(",")),
+    card = None if args.device == "cpu" else gpu.require_cuda()
+    target = f"{gpu.short_name(card['gpu']) if card else 'try'}-{args.name}"
+    shape = random_weights.SHAPES[args.name]
+    draw = random.Random(args.seed)
+    plan = Plan(
+        seed=args.seed, rounds=args.rounds, warmups=4, queries=args.queries, threads=cpu_limits.threads(),
+        max_new_tokens=args.new, context_tokens=args.prompt + args.new, separator="\n",
+        batches=tuple(int(size) for size in args.batches.split(",")),
     )  # fmt: skip
-    prompts = [([draw.randrange(256) for _ in range(wanted.prompt)], None) for _ in range(64)]
-    with tempfile.TemporaryDirectory(prefix="architecture-") as place:
-        folder, checkpoint = Path(place) / wanted.name, Path(place) / GPTQ
-        random_weights.write(folder, shape, wanted.seed)
-        random_weights.write_gptq(checkpoint, shape, BITS, GROUP_SIZE, wanted.seed)
-        for one in (folder, checkpoint):
-            random_weights.write_bytes_tokenizer(one)
-        half = bench.Model(folder, "transformers", "float16", device=wanted.device, fixed=True)
-        models, unsupported = gpu.models(
+    prompts = [([draw.randrange(256) for _ in range(args.prompt)], None) for _ in range(64)]
+    with tempfile.TemporaryDirectory(prefix="architecture-") as temporary:
+        weights, checkpoint = Path(temporary) / args.name, Path(temporary) / GPTQ
+        random_weights.write(weights, shape, args.seed)
+        random_weights.write_gptq(checkpoint, shape, BITS, GROUP_SIZE, args.seed)
+        for folder in (weights, checkpoint):
+            random_weights.write_bytes_tokenizer(folder)
+        half = Model(weights, "transformers", "float16", device=args.device, fixed=True)
+        models, unsupported = kernels.models(
             {"float16": half, "bfloat16": replace(half, dtype="bfloat16")}, {GPTQ: checkpoint},
-            device=wanted.device, dtype="float16", kernels=wanted.kernels.split(","),
-            made_by="python -m gpu.architecture", probe=gpu.probe(plan, prompts[0]),
+            device=args.device, dtype="float16", kernels=args.kernels.split(","), made_by=COMMAND,
+            probe=kernels.probe(plan, prompts[0]),
         )  # fmt: skip
         for name, why in unsupported.items():
-            say(f"{name} does not run here: {why}")
-        shutil.rmtree(wanted.raw / target, ignore_errors=True)  # models of an earlier run are gone
-        count = gpu.run(
-            wanted.out / target, wanted.raw / target, models, unsupported, prompts, plan, card=card, max_spread=wanted.max_spread, strict=False,
-            say=say, command="python -m gpu.architecture",
+            progress(f"{name} does not run here: {why}")
+        models[reference.REFERENCE] = reference.transformers_model(args.device, Path(temporary))
+        shutil.rmtree(args.raw / target, ignore_errors=True)  # models of an earlier run are gone
+        count = publish.run(
+            args.out / target, args.raw / target, models, prompts, plan, gpu.target(card),
+            max_spread=args.max_spread, strict=False, progress=progress, command=COMMAND, unsupported=unsupported,
         )  # fmt: skip
     return {"target": target, "variants": len(models), "measurements": count}
 
 
-def say(message: str) -> None:
+def progress(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
@@ -93,10 +95,10 @@ def main() -> None:
     try:
         print(json.dumps(measure(options())), flush=True)
     except UserError as error:
-        say(f"cartlm: error: {error}")
+        progress(f"cartlm: error: {error}")
         sys.exit(2)
     except ModuleNotFoundError as error:
-        say(f"cartlm: error: the package {error.name} is not installed; pip install {error.name}")
+        progress(f"cartlm: error: the package {error.name} is not installed; pip install {error.name}")
         sys.exit(2)
 
 

@@ -1,61 +1,24 @@
-"""Joules per query, token and correct answer: RAPL counters of the processor, NVML's counter of an NVIDIA card.
+"""Joules per query, token and correct answer, above the idle watts, by the counters of cartlm.system.meters.
 
-Both count all that the hardware does, other programs included: measure on a quiet machine, first the idle watts,
-then the queries alone, after the model is loaded and warm. Everything of RAPL is read below `root`, so that a tree of
-plain files stands in for /sys in tests. Why the powercap files and not a library: docs/log.md, "Energy meters compared".
+Measure on a quiet machine: first the idle watts, then the queries alone, after the model is loaded and warm.
 """
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cartlm.errors import UserError
 from cartlm.system.cpu_limits import ROOT
+from cartlm.system.meters import Counter, describe, nvml_counters, rapl_counters
 
-POWERCAP = "sys/class/powercap"
-# Zones of the control type intel-rapl, which AMD's have too; intel-rapl-mmio shows the same packages once more.
-ZONE = re.compile(r"intel-rapl:(\d+)(?::(\d+))?")
-DIE = re.compile(r"(package-\d+)-die-\d+")
 MAX_W = 1000.0  # of one counter: no zone or card takes more, so a faster one was reset or misread
 SLACK_J = 10.0  # counters are updated in steps of their own (1 ms for RAPL, up to 100 ms for NVML)
-MIRROR_UJ = 1_000_000  # two counters of one socket that are this near are one (codecarbon issue 1274)
-SAMPLE_S = 20.0  # the least range seen is 65.5 kJ, 65 s at MAX_W
+SAMPLE_S = 20.0  # the smallest known range is 65.5 kJ, 65 s at MAX_W
 SHORTEST_S = 1.0  # below that the steps of the counters show
-
-
-@dataclass(frozen=True)
-class Counter:
-    """A running sum of microjoules; `read` raises UserError. At `wraps_at` it starts again from 0 (None: never)."""
-
-    name: str
-    read: Callable[[], int]
-    wraps_at: int | None
-
-
-@dataclass(frozen=True)
-class Sources:
-    """What can be measured here, and where nothing can, why. Of each pair one text is empty."""
-
-    cpu: str
-    cpu_reason: str
-    gpu: str
-    gpu_reason: str
-
-    def metrics(self) -> dict[str, str]:
-        """For machine.json: `energy_cpu` or `energy_cpu_absent`, and the same for `gpu`."""
-        found = {
-            "energy_cpu": self.cpu,
-            "energy_cpu_absent": self.cpu_reason,
-            "energy_gpu": self.gpu,
-            "energy_gpu_absent": self.gpu_reason,
-        }
-        return {name: text for name, text in found.items() if text}
 
 
 @dataclass(frozen=True)
@@ -67,139 +30,6 @@ class Reading:
     source: str
     kind: str = "measured"  # or "estimated"
     problem: str = ""
-
-
-def available(root: Path = ROOT, gpu: int = 0) -> Sources:
-    """The meters of this machine. `gpu` is the card's number for NVML, which CUDA_VISIBLE_DEVICES does not change."""
-
-    def one(find: Callable[[], list[Counter]]) -> tuple[str, str]:
-        try:
-            return describe(find()), ""
-        except UserError as error:
-            return "", str(error)
-
-    return Sources(*one(lambda: rapl_counters(root)), *one(lambda: nvml_counters(gpu)))
-
-
-def describe(counters: list[Counter]) -> str:
-    """What a sum of counters is called: RAPL package-0 + package-0/dram."""
-    return f"{'RAPL' if counters[0].wraps_at else 'NVML'} {' + '.join(counter.name for counter in counters)}"
-
-
-def rapl_counters(root: Path = ROOT) -> list[Counter]:
-    """Counters that together are processors and memory, each joule once. UserError if one of them cannot be read.
-
-    Package zones and, beside them, dram: a package counts its core and uncore zones but not the memory, and psys
-    counts the packages again (kernel docs, power/powercap/powercap; powercap/powercap issue 3). Where Linux shows
-    the one counter of a socket for each of its dies (AMD Zen 1 and 2), it is taken once.
-    """
-    folder = root / POWERCAP
-    try:
-        # Linux links all zones there; in a container the folder that they lead to may stand in its place, parts in packages
-        paths = {path.name: path for path in [*folder.glob("*/intel-rapl:*"), *folder.iterdir()]}
-        found = sorted(
-            (int(match[1]), int(match[2] or -1), match[0]) for match in map(ZONE.fullmatch, paths) if match
-        )
-    except OSError:
-        raise UserError(
-            f"no RAPL: there is no /{POWERCAP} (virtual machines have none, nor other systems than Linux)"
-        ) from None
-    if not found:
-        raise UserError(f"no RAPL: /{POWERCAP} has no intel-rapl zone (virtual machines have none)")
-    counters: list[Counter] = []
-    packages: dict[int, str] = {}
-    seen: dict[str, list[int]] = {}
-    for package, part, zone in found:
-        name = _text(root, paths[zone] / "name")
-        if part < 0 and name.startswith("package-"):
-            packages[package] = name
-        elif part >= 0 and name == "dram" and package in packages:
-            name = f"{packages[package]}/dram"
-        else:
-            continue
-        counter = _zone(root, paths[zone], name)
-        value = counter.read()
-        if die := DIE.fullmatch(name):
-            values = seen.setdefault(die[1], [])
-            if any(abs(value - other) < MIRROR_UJ for other in values):
-                continue
-            values.append(value)
-        counters.append(counter)
-    if not counters:
-        raise UserError(f"no RAPL: none of the zones of /{POWERCAP} is a processor package")
-    return counters
-
-
-def _zone(root: Path, folder: Path, name: str) -> Counter:
-    wraps_at = _number(root, folder / "max_energy_range_uj")
-    if wraps_at == 0:
-        raise UserError(
-            f"/{(folder / 'max_energy_range_uj').relative_to(root)} is 0: no telling when it wraps"
-        )
-    return Counter(name, lambda: _number(root, folder / "energy_uj"), wraps_at)
-
-
-def _text(root: Path, path: Path) -> str:
-    """A file's text, or the reason why there is none, with the path below `root`."""
-    shown = f"/{path.relative_to(root)}"
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except PermissionError:
-        # only root may since Linux 5.10: from power one can guess at what other users compute (CVE-2020-8694)
-        raise UserError(
-            f"RAPL is there but unreadable: permission denied on {shown}",
-            f"run: sudo chmod a+r /{POWERCAP}/intel-rapl:*/energy_uj (until the next boot)",
-        ) from None
-    except FileNotFoundError:
-        raise UserError(
-            f"RAPL is there but unreadable: {shown} is missing (container engines hide it)",
-            "measure outside the container",
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"RAPL is there but unreadable: {getattr(error, 'strerror', error)} on {shown}"
-        ) from None
-
-
-def _number(root: Path, path: Path) -> int:
-    text = _text(root, path)
-    if not (text.isascii() and text.isdigit()):
-        raise UserError(f"RAPL is there but unreadable: /{path.relative_to(root)} says {text!r:.40}")
-    return int(text)
-
-
-def nvml() -> Any:
-    """pynvml, started. Raises UserError where the package or the driver is missing."""
-    try:
-        import pynvml
-    except ImportError:
-        raise UserError(
-            "no NVML: the package nvidia-ml-py is not installed", "pip install nvidia-ml-py"
-        ) from None
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        raise UserError(f"no NVIDIA driver: {error}") from None
-    return pynvml
-
-
-def nvml_counters(gpu: int) -> list[Counter]:
-    """The energy counter of one NVIDIA card (Volta and newer), memory and all, the whole card also under MIG.
-
-    nvmlDeviceGetTotalEnergyConsumption, millijoules since the driver was loaded. UserError where there is none.
-    """
-    pynvml = nvml()
-
-    def read() -> int:
-        try:
-            handle = pynvml.nvmlDeviceGetHandleByIndex(gpu)
-            return int(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) * 1000
-        except pynvml.NVMLError as error:
-            raise UserError(f"NVML shows no energy of GPU {gpu}: {error}") from None
-
-    read()
-    name = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(gpu))
-    return [Counter(name.decode() if isinstance(name, bytes) else str(name), read, None)]
 
 
 class Meter:

@@ -19,7 +19,7 @@ FIELDS = {"VmRSS": "rss_mib", "VmHWM": "peak_rss_mib", "RssAnon": "rss_anon_mib"
 
 @dataclass(frozen=True)
 class Memory:
-    """MiB; the peak is over the life of the process, or since `forget_peak`."""
+    """MiB; the peak is over the life of the process, or since `reset_peak`."""
 
     rss_mib: float
     peak_rss_mib: float
@@ -48,7 +48,7 @@ def now(status: Path = STATUS) -> Memory:
     return Memory(**found)
 
 
-def forget_peak(clear: Path = CLEAR) -> bool:
+def reset_peak(clear: Path = CLEAR) -> bool:
     """Let the peak begin anew at the memory of now, so that load and run have one each; False where that cannot be
     done (kernel documentation, filesystems/proc, clear_refs 5).
     """

@@ -47,7 +47,7 @@ def config(shape: Shape) -> Any:
 
     return LlamaConfig(
         **vars(shape), max_position_embeddings=131072, tie_word_embeddings=True, rms_norm_eps=1e-5,
-        bos_token_id=128000, eos_token_id=128001,
+        bos_token_id=shape.vocab_size - 256, eos_token_id=shape.vocab_size - 255,
         rope_parameters={
             "rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0,
             "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,

@@ -2,7 +2,7 @@
 
 `allocated`: tensors, by torch. `reserved`: what torch took from the driver, its free blocks included. `used`: by how much the
 card's free memory fell since this process had its CUDA context, kernels' code and libraries included; the context
-itself, some hundred MiB a process, is not in it, and other programs would be. Peaks of torch begin anew with `forget_peak`.
+itself, some hundred MiB a process, is not in it, and other programs would be. Peaks of torch begin anew with `reset_peak`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import gc
 from typing import Any
 
-from cartlm.bench.energy import nvml
 from cartlm.errors import UserError
 from cartlm.files import MIB
+from cartlm.system.meters import nvml
 
 
 def card_index() -> int:
@@ -44,16 +44,16 @@ class Vram:
 
             self.cuda = torch.cuda
             self.free_before = self.cuda.mem_get_info()[0]
-            self.forget_peak()
+            self.reset_peak()
 
-    def forget_peak(self) -> None:
+    def reset_peak(self) -> None:
         """Let torch's peaks begin at what is allocated now."""
         if self.cuda:
             self.cuda.synchronize()
             self.cuda.reset_peak_memory_stats()
 
     def now(self, when: str) -> dict[str, float]:
-        """vram_<when>_allocated_mib, _reserved_mib (peaks since `forget_peak`) and _used_mib."""
+        """vram_<when>_allocated_mib, _reserved_mib (peaks since `reset_peak`) and _used_mib."""
         if not self.cuda:
             return {}
         self.cuda.synchronize()

@@ -31,14 +31,14 @@ class Group:
             (self.folder / "cgroup.procs").write_text(str(os.getpid()), encoding="ascii")
 
     def peak_bytes(self) -> int | None:
-        """The highest memory of the group since it began, or since `forget_peak` (v1); None where unknown.
+        """The highest memory of the group since it began, or since `reset_peak` (v1); None where unknown.
 
         Unknown is also 0: that of a group that no process could join.
         """
         text = read(self.folder / PEAK[self.version]) or ""
         return int(text) or None if text.isdigit() else None
 
-    def forget_peak(self) -> bool:
+    def reset_peak(self) -> bool:
         """Let the peak begin anew; False where the kernel cannot (v2 does so for one open file only)."""
         if self.version != 1:
             return False

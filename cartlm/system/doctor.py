@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cartlm.bench import energy
 from cartlm.errors import UserError
 from cartlm.system import cgroup as group
 from cartlm.system import cuda_driver, llama_cpp_build, llama_cpp_check, machine
+from cartlm.system import meters as energy_meters
 from cartlm.system.cpu_limits import ROOT, affinity, cpu_quota, threads
 
 PACKAGES = {
@@ -166,7 +166,7 @@ def card(target: str | None) -> Finding:
 
 
 def meters(system: Path) -> list[Finding]:
-    found = energy.available(system)
+    found = energy_meters.available(system)
     cost = "no joules in the results; bench_cpu.idle_w and load_w give an estimate"
     cpu = (
         Finding("energy, CPU", found.cpu)

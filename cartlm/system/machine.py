@@ -10,13 +10,16 @@ import os
 import platform
 import sys
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from cartlm.errors import UserError
-from cartlm.system import llama_cpp_build
+from cartlm.system import llama_cpp_build, meters
 from cartlm.system.cpu_limits import ROOT, affinity, cpu_quota, groups, read, threads
 
 GIB = 2**30
@@ -46,26 +49,25 @@ class Throttling:
 
 def memory_limit(root: Path = ROOT) -> int | None:
     """Bytes that the cgroups above this process allow it; None without a limit."""
-    found = []
+    limits = []
     for version, folder in groups(root, "memory"):
         text = read(folder / ("memory.max" if version == 2 else "memory.limit_in_bytes")) or ""
-        if text.isdigit() and int(text) < 2**60:  # v1 says "no limit" by a number near 2**63
-            found.append(int(text))
-    return min(found, default=None)
+        if text.isdigit() and int(text) < 2**60:  # v1 writes a number near 2**63 for no limit
+            limits.append(int(text))
+    return min(limits, default=None)
 
 
 def throttling(root: Path = ROOT) -> Throttling | None:
-    """The counters now, to be subtracted from those of later; None where the kernel keeps none."""
-    periods, seconds, seen = 0, 0.0, False
+    """The counters now; None where the kernel keeps none."""
+    total = None
     for _, folder in groups(root, "cpu"):
-        values = dict(
-            line.split(" ", 1) for line in (read(folder / "cpu.stat") or "").splitlines() if " " in line
-        )
+        lines = (read(folder / "cpu.stat") or "").splitlines()
+        values = dict(line.split(" ", 1) for line in lines if " " in line)
         if "nr_throttled" in values:
-            seen = True
-            periods += int(values["nr_throttled"])
-            seconds += int(values.get("throttled_usec", 0)) / 1e6 + int(values.get("throttled_time", 0)) / 1e9
-    return Throttling(periods, seconds) if seen else None
+            seconds = int(values.get("throttled_usec", 0)) / 1e6 + int(values.get("throttled_time", 0)) / 1e9
+            total = total or Throttling(0, 0.0)
+            total = Throttling(total.periods + int(values["nr_throttled"]), total.seconds + seconds)
+    return total
 
 
 @dataclass(frozen=True)
@@ -77,64 +79,45 @@ class Busy:
 
 
 def busy_seconds(root: Path = ROOT, cpus: Collection[int] | None = None) -> Busy | None:
-    """Of all CPUs, or of those numbered in `cpus`, from /proc/stat, in steps of 0.01 s; None where it does not tell.
+    """Of all CPUs, or of those numbered in `cpus`, from /proc/stat, in steps of 0.01 s; None where it lacks them.
 
-    A container sees the /proc/stat of its host: what runs on CPUs outside its cpuset is in the sum of all.
+    A container sees the /proc/stat of its host, so the sum of all includes CPUs outside its cpuset. (psutil has no
+    numbers of CPUs.)
     """
-    wanted = {"cpu"} if cpus is None else {f"cpu{number}" for number in cpus}
+    names = {"cpu"} if cpus is None else {f"cpu{number}" for number in cpus}
     lines = [line.split() for line in (read(root / "proc/stat") or "").splitlines()]
-    found = [list(map(int, values[:8])) for name, *values in filter(None, lines) if name in wanted]
-    if len(found) < len(wanted) or any(len(values) < 8 for values in found):
+    rows = [list(map(int, values[:8])) for name, *values in filter(None, lines) if name in names]
+    if len(rows) < len(names) or any(len(values) < 8 for values in rows):
         return None
-    user, nice, system, _idle, _iowait, irq, softirq, steal = map(sum, zip(*found, strict=True))
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(sum, zip(*rows, strict=True))
     ticks = os.sysconf("SC_CLK_TCK")
     return Busy((user + nice + system + irq + softirq + steal) / ticks, steal / ticks)
 
 
-def _cpuinfo(root: Path) -> list[dict[str, str]]:
-    blocks = (read(root / "proc/cpuinfo") or "").split("\n\n")
-    pairs = ([line.partition(":") for line in block.splitlines()] for block in blocks)
-    return [{key.strip(): value.strip() for key, _, value in block} for block in pairs if block]
+def _cpuinfo(root: Path, *keys: str) -> str:
+    """The first value of /proc/cpuinfo with one of `keys`, the first key first; empty without one."""
+    lines = [line.partition(":") for line in (read(root / "proc/cpuinfo") or "").splitlines()]
+    values = {name.strip(): value.strip() for name, _, value in reversed(lines)}
+    return next((values[key] for key in keys if values.get(key)), "")
 
 
 def cpu_model(root: Path = ROOT) -> str:
-    """The processor's name, or its Arm part number, or the architecture where the kernel tells neither."""
-    for info in _cpuinfo(root):
-        for key in ("model name", "Model", "CPU part"):
-            if info.get(key):
-                return f"CPU part {info[key]}" if key == "CPU part" else info[key]
-    return platform.processor() or platform.machine()
+    """The processor's name, or its Arm part number, or the architecture where the kernel names neither."""
+    if name := _cpuinfo(root, "model name", "Model"):
+        return name
+    part = _cpuinfo(root, "CPU part")
+    return f"CPU part {part}" if part else platform.processor() or platform.machine()
 
 
 def instructions(root: Path = ROOT) -> list[str]:
     """Instruction sets of the processor for which llama.cpp has code, in the order of INSTRUCTIONS."""
-    for info in _cpuinfo(root):
-        flags = set((info.get("flags") or info.get("Features") or "").split())
-        if flags:
-            return [name for name in INSTRUCTIONS if name in flags]
-    return []
-
-
-def cores(root: Path = ROOT) -> tuple[int | None, int]:
-    """(physical, logical) cores of the machine; physical is None where the kernel does not tell."""
-    infos = [info for info in _cpuinfo(root) if "processor" in info]
-    pairs = {(info.get("physical id", "0"), info["core id"]) for info in infos if "core id" in info}
-    return len(pairs) or None, len(infos) or os.cpu_count() or 1
-
-
-def memory(root: Path = ROOT) -> int:
-    """Bytes of RAM of the machine. Raises UserError where /proc does not tell."""
-    for line in (read(root / "proc/meminfo") or "").splitlines():
-        if line.startswith("MemTotal:"):
-            return int(line.split()[1]) * 1024
-    if hasattr(os, "sysconf") and root == ROOT:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    raise UserError(f"{root / 'proc/meminfo'} does not tell the size of the memory", "run on Linux")
+    flags = _cpuinfo(root, "flags", "Features").split()
+    return [name for name in INSTRUCTIONS if name in flags]
 
 
 def usable_memory(root: Path = ROOT) -> int:
     """Bytes that a process may use: the machine's RAM, or less by the limit of a cgroup above it."""
-    return min(memory(root), memory_limit(root) or sys.maxsize)
+    return min(psutil.virtual_memory().total, memory_limit(root) or sys.maxsize)
 
 
 def runtime(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> str:
@@ -150,7 +133,7 @@ def runtime(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> str:
 
 
 def require_target(target: str, hint: str = "", environ: Mapping[str, str] = os.environ) -> None:
-    """Raises UserError in an image of another hardware target: its numbers would stand under the wrong name.
+    """Raises UserError in an image of another hardware target: its numbers would go under the wrong name.
 
     `hint` is the command that measures there, `make bench TARGET=...` by default.
     """
@@ -174,69 +157,66 @@ def build() -> dict[str, str]:
     flags = [flag for flag in info["flags"] if flag.startswith("GGML_") and "CCACHE" not in flag]
     without = ",".join(info.get("without", []))
     kind = f"{info['kind']} without {without}" if without else info["kind"]
-    found = {"build": f"{kind} {' '.join(flags)}", "build_compiler": info["compiler"]}
-    return found | ({"build_without": without, "build_reason": info["reason"]} if without else {})
+    values = {"build": f"{kind} {' '.join(flags)}", "build_compiler": info["compiler"]}
+    return values | ({"build_without": without, "build_reason": info["reason"]} if without else {})
 
 
 def card(number: int = 0) -> dict[str, Any]:
     """An NVIDIA card by NVML: `gpu`, `gpu_driver`, `gpu_memory_gib` and the `gpu_power_limit_w` set on it.
 
-    Empty without the package nvidia-ml-py, driver or card; a card that does not tell one of them lacks that key.
+    Empty without the package nvidia-ml-py, driver or card; what a card does not report is absent.
     """
     try:
-        import pynvml
-    except ImportError:
+        pynvml = meters.nvml()
+    except UserError:
         return {}
     try:
-        pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByIndex(number)
     except pynvml.NVMLError:
         return {}
-    asked = {
+    queries = {
         "gpu": lambda: pynvml.nvmlDeviceGetName(handle),
         "gpu_driver": pynvml.nvmlSystemGetDriverVersion,
         "gpu_memory_gib": lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).total / GIB,
         "gpu_power_limit_w": lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
     }
-    found: dict[str, Any] = {}
-    for name, ask in asked.items():
-        try:
-            value = ask()
-        except pynvml.NVMLError:
-            continue
-        found[name] = value.decode() if isinstance(value, bytes) else value
-    return found
+    values: dict[str, Any] = {}
+    for name, query in queries.items():
+        with suppress(pynvml.NVMLError):
+            value = query()
+            values[name] = value.decode() if isinstance(value, bytes) else value
+    return values
 
 
 def fingerprint(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The `machine` section of every metrics file: `name` for people, `build`, and `hash` to compare by.
 
     Two runs compare if the hashes are equal: processor, instruction sets (a virtual machine may hide AMX), usable CPUs
-    and memory (whole GiB), runtime, and llama.cpp's build with what was left out of it. Kernel and libraries are left out: they change without another machine.
+    and memory (whole GiB), runtime, and llama.cpp's build with what was left out of it. Kernel and libraries are left
+    out: they change without another machine.
     """
     quota = cpu_quota(root)
     count = f"x{affinity()}" if quota is None or quota >= affinity() else f"x{affinity()} (quota {quota:g})"
     name = f"{cpu_model(root)} {count}, {round(usable_memory(root) / GIB)} GiB, {runtime(root, environ)}"
-    made = build()
-    code = [made[key] for key in ("build", "build_compiler") if key in made]
-    matters = [name, *instructions(root), *code]
-    found = {"name": name, "hash": hashlib.sha256("\n".join(matters).encode()).hexdigest()[:12]}
-    return {**found, "build": made["build"]} if made else found
+    llama_cpp = build()
+    code = [llama_cpp[key] for key in ("build", "build_compiler") if key in llama_cpp]
+    content = "\n".join([name, *instructions(root), *code])
+    values = {"name": name, "hash": hashlib.sha256(content.encode()).hexdigest()[:12]}
+    return {**values, "build": llama_cpp["build"]} if llama_cpp else values
 
 
 def details(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """Everything about the machine that a reader of a benchmark may ask for; what is unknown is absent."""
-    physical, logical = cores(root)
-    quota, limit = cpu_quota(root), memory_limit(root)
-    found: dict[str, Any] = {
+    """What a reader of a benchmark may want to know of the machine; what is unknown is absent."""
+    limit = memory_limit(root)
+    values: dict[str, Any] = {
         "cpu": cpu_model(root),
         "instructions": " ".join(instructions(root)),
-        "cores_physical": physical,
-        "cores_logical": logical,
+        "cores_physical": psutil.cpu_count(logical=False),
+        "cores_logical": psutil.cpu_count(),
         "affinity_cpus": affinity(),
-        "quota_cpus": quota,
+        "quota_cpus": cpu_quota(root),
         "threads": threads(root),
-        "ram_gib": memory(root) / GIB,
+        "ram_gib": psutil.virtual_memory().total / GIB,
         "memory_limit_gib": None if limit is None else limit / GIB,
         "runtime": runtime(root, environ),
         "image": environ.get(IMAGE) or None,
@@ -244,10 +224,15 @@ def details(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> dict[
         "python": platform.python_version(),
         **build(),
         **card(),
+        **libraries(),
     }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def libraries() -> dict[str, str]:
+    """The versions of those of LIBRARIES that are installed."""
+    versions = {}
     for name in LIBRARIES:
-        try:
-            found[name.replace("-", "_")] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return {key: value for key, value in found.items() if value is not None}
+        with suppress(metadata.PackageNotFoundError):
+            versions[name.replace("-", "_")] = metadata.version(name)
+    return versions

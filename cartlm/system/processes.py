@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from cartlm.errors import UserError
 from cartlm.system import machine
 from cartlm.system.cpu_limits import ROOT
@@ -68,7 +70,7 @@ def ended(code: int, root: Path = ROOT) -> str:
     if found == signal.SIGKILL:
         limit, gib = machine.memory_limit(root), machine.GIB
         allowed = "no limit of a cgroup" if limit is None else f"{limit / gib:.1f} GiB by the cgroup's limit"
-        words += f" {allowed}, {machine.memory(root) / gib:.1f} GiB in the machine"
+        words += f" {allowed}, {psutil.virtual_memory().total / gib:.1f} GiB in the machine"
     return f"killed by {found.name}{words and ': ' + words}"
 
 

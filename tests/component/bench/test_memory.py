@@ -53,10 +53,10 @@ def test_load_and_run_have_a_peak_each() -> None:
     block = touched(80)
     peak = memory.now().peak_rss_mib
     block.close()
-    if not memory.forget_peak():
+    if not memory.reset_peak():
         pytest.skip("this kernel does not let a process reset its peak (/proc/self/clear_refs)")
     assert memory.now().peak_rss_mib < peak - 70
 
 
 def test_a_peak_that_cannot_be_forgotten(tmp_path: Path) -> None:
-    assert not memory.forget_peak(tmp_path / "none" / "clear_refs")
+    assert not memory.reset_peak(tmp_path / "none" / "clear_refs")

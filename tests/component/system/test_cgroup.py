@@ -50,7 +50,7 @@ def test_the_peak_of_a_real_group() -> None:
         "import sys; from pathlib import Path; from cartlm.system import cgroup as group\n"
         "own = group.Group(int(sys.argv[1]), Path(sys.argv[2])); own.join()\n"
         "block = bytearray(b'x') * (200 * 2**20); first = own.peak_bytes(); del block\n"
-        "print(first, own.forget_peak(), own.peak_bytes())"
+        "print(first, own.reset_peak(), own.peak_bytes())"
     )
     with cgroup.own() as own:
         assert own is not None

@@ -1,0 +1,178 @@
+"""Energy counters: RAPL of the processor, read below `root`, and NVML's of an NVIDIA card.
+
+Both count all that the hardware does, other programs included. Why the powercap files and not a library: docs/log.md,
+"Energy meters compared".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cartlm.errors import UserError
+from cartlm.system.cpu_limits import ROOT
+
+POWERCAP = "sys/class/powercap"
+# Zones of the control type intel-rapl, which AMD's have too; intel-rapl-mmio shows the same packages once more.
+ZONE = re.compile(r"intel-rapl:(\d+)(?::(\d+))?")
+DIE = re.compile(r"(package-\d+)-die-\d+")
+MIRROR_UJ = 1_000_000  # two counters of one socket that are this near are one (codecarbon issue 1274)
+
+
+@dataclass(frozen=True)
+class Counter:
+    """A running sum of microjoules; `read` raises UserError. At `wraps_at` it starts again from 0 (None: never)."""
+
+    name: str
+    read: Callable[[], int]
+    wraps_at: int | None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What can be measured here, or the reason why not. Of each pair one is empty."""
+
+    cpu: str
+    cpu_reason: str
+    gpu: str
+    gpu_reason: str
+
+    def metrics(self) -> dict[str, str]:
+        """For machine.json: `energy_cpu` or `energy_cpu_absent`, and the same for `gpu`."""
+        values = {
+            "energy_cpu": self.cpu, "energy_cpu_absent": self.cpu_reason,
+            "energy_gpu": self.gpu, "energy_gpu_absent": self.gpu_reason,
+        }  # fmt: skip
+        return {name: value for name, value in values.items() if value}
+
+
+def available(root: Path = ROOT, gpu: int = 0) -> Sources:
+    """The meters of this machine. `gpu` is the card's number for NVML, which CUDA_VISIBLE_DEVICES does not change."""
+
+    def source(counters: Callable[[], list[Counter]]) -> tuple[str, str]:
+        try:
+            return describe(counters()), ""
+        except UserError as error:
+            return "", str(error)
+
+    return Sources(*source(lambda: rapl_counters(root)), *source(lambda: nvml_counters(gpu)))
+
+
+def describe(counters: list[Counter]) -> str:
+    """The name of a sum of counters, such as RAPL package-0 + package-0/dram."""
+    return f"{'RAPL' if counters[0].wraps_at else 'NVML'} {' + '.join(counter.name for counter in counters)}"
+
+
+def rapl_counters(root: Path = ROOT) -> list[Counter]:
+    """Counters that add up to processors and memory, each joule once. Raises UserError if one of them cannot be read.
+
+    Package zones and dram: a package counts its core and uncore zones but not the memory, and psys counts the packages
+    again (kernel docs, power/powercap/powercap; powercap/powercap issue 3). Where Linux shows the one counter of a
+    socket for each of its dies (AMD Zen 1 and 2), it is taken once.
+    """
+    folder = root / POWERCAP
+    try:
+        # Linux links all zones here; a container may have the folder they point to instead, with parts inside packages
+        paths = {path.name: path for path in [*folder.glob("*/intel-rapl:*"), *folder.iterdir()]}
+    except OSError:
+        raise UserError(
+            f"no RAPL: there is no /{POWERCAP} (virtual machines have none, nor other systems than Linux)"
+        ) from None
+    zones = sorted(
+        (int(match[1]), int(match[2] or -1), match[0]) for match in map(ZONE.fullmatch, paths) if match
+    )
+    if not zones:
+        raise UserError(f"no RAPL: /{POWERCAP} has no intel-rapl zone (virtual machines have none)")
+    counters: list[Counter] = []
+    packages: dict[int, str] = {}
+    by_socket: dict[str, list[int]] = {}
+    for package, part, zone in zones:
+        name = _read(root, paths[zone] / "name")
+        if part < 0 and name.startswith("package-"):
+            packages[package] = name
+        elif part >= 0 and name == "dram" and package in packages:
+            name = f"{packages[package]}/dram"
+        else:
+            continue
+        counter = _counter(root, paths[zone], name)
+        value = counter.read()
+        if die := DIE.fullmatch(name):
+            values = by_socket.setdefault(die[1], [])
+            if any(abs(value - other) < MIRROR_UJ for other in values):
+                continue
+            values.append(value)
+        counters.append(counter)
+    if not counters:
+        raise UserError(f"no RAPL: none of the zones of /{POWERCAP} is a processor package")
+    return counters
+
+
+def _counter(root: Path, zone: Path, name: str) -> Counter:
+    limit = zone / "max_energy_range_uj"
+    wraps_at = _read_number(root, limit)
+    if wraps_at == 0:
+        raise UserError(f"/{limit.relative_to(root)} is 0: no telling when it wraps")
+    return Counter(name, lambda: _read_number(root, zone / "energy_uj"), wraps_at)
+
+
+def _read(root: Path, path: Path) -> str:
+    """A file's text. Raises UserError with the reason why it cannot be read."""
+    shown, problem = f"/{path.relative_to(root)}", "RAPL is there but unreadable: "
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except PermissionError:
+        # only root may since Linux 5.10: power reveals what other users compute (CVE-2020-8694)
+        raise UserError(
+            f"{problem}permission denied on {shown}",
+            f"run: sudo chmod a+r /{POWERCAP}/intel-rapl:*/energy_uj (until the next boot)",
+        ) from None
+    except FileNotFoundError:
+        raise UserError(
+            f"{problem}{shown} is missing (container engines hide it)", "measure outside the container"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{problem}{getattr(error, 'strerror', error)} on {shown}") from None
+
+
+def _read_number(root: Path, path: Path) -> int:
+    text = _read(root, path)
+    if not (text.isascii() and text.isdigit()):
+        raise UserError(f"RAPL is there but unreadable: /{path.relative_to(root)} is {text!r:.40}")
+    return int(text)
+
+
+def nvml() -> Any:
+    """pynvml, started. Raises UserError where the package or the driver is missing."""
+    try:
+        import pynvml
+    except ImportError:
+        raise UserError(
+            "no NVML: the package nvidia-ml-py is not installed", "pip install nvidia-ml-py"
+        ) from None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        raise UserError(f"no NVIDIA driver: {error}") from None
+    return pynvml
+
+
+def nvml_counters(gpu: int) -> list[Counter]:
+    """The energy counter of one NVIDIA card (Volta and newer), memory and all, the whole card also under MIG.
+
+    nvmlDeviceGetTotalEnergyConsumption, millijoules since the driver was loaded. Raises UserError where there is none.
+    """
+    pynvml = nvml()
+
+    def read() -> int:
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByIndex(gpu)
+            return int(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) * 1000
+        except pynvml.NVMLError as error:
+            raise UserError(f"NVML shows no energy of GPU {gpu}: {error}") from None
+
+    read()
+    name = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(gpu))
+    return [Counter(name.decode() if isinstance(name, bytes) else str(name), read, None)]
