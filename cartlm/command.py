@@ -174,7 +174,7 @@ class Command(Guard):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         # accelerate launch has processes of its own, and a test calls the command in its own process
         if getattr(self.callback, "__module__", "") == "__main__" and "LOCAL_RANK" not in os.environ:
-            processes.watch(" ".join([Path(sys.argv[0]).stem, *sys.argv[1:]]))
+            processes.supervise(" ".join([Path(sys.argv[0]).stem, *sys.argv[1:]]))
         return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:

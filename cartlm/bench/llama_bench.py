@@ -47,6 +47,6 @@ def llama_bench(model: Path, prompt_tokens: int, new_tokens: int, threads: int) 
         }
     except (ValueError, KeyError, TypeError):
         lines = done.stderr.strip().splitlines() if done.returncode >= 0 else []
-        said = lines[-1][:200] if lines else processes.ended(done.returncode)
-        hint = processes.advice(done.returncode, f"rm {model}, then dvc repro")
+        said = lines[-1][:200] if lines else processes.describe_exit(done.returncode)
+        hint = processes.exit_hint(done.returncode, f"rm {model}, then dvc repro")
         raise UserError(f"llama-bench of {model}: {said}", hint) from None

@@ -77,8 +77,8 @@ def _wait(running: subprocess.Popen[bytes], port: int, model: Path) -> None:
 
 def _dead(running: subprocess.Popen[bytes], model: Path) -> UserError:
     return UserError(
-        f"llama-server of {model}: {processes.ended(running.returncode)}",
-        processes.advice(running.returncode, "make doctor"),
+        f"llama-server of {model}: {processes.describe_exit(running.returncode)}",
+        processes.exit_hint(running.returncode, "make doctor"),
     )
 
 

@@ -173,7 +173,9 @@ def run_worker(job: Job, timeout_s: float | None = None) -> Record:
         except subprocess.TimeoutExpired:
             raise UserError(f"{what} took more than {timeout_s:.0f} s", "") from None
     if done.returncode < 0:
-        raise UserError(f"{what}: {processes.ended(done.returncode)}", processes.advice(done.returncode))
+        raise UserError(
+            f"{what}: {processes.describe_exit(done.returncode)}", processes.exit_hint(done.returncode)
+        )
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise UserError(f"{what}: {lines[-1].removeprefix('cartlm: error: ')}", "run it again")

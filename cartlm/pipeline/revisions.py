@@ -109,7 +109,7 @@ def ask_registry(image: str) -> str:
     try:
         pulled = subprocess.run(["docker", "pull", "--quiet", image], capture_output=True, text=True)
         if pulled.returncode:
-            lines = pulled.stderr.strip().splitlines() or [processes.ended(pulled.returncode)]
+            lines = pulled.stderr.strip().splitlines() or [processes.describe_exit(pulled.returncode)]
             raise UserError(f"no registry answers for {image}: {lines[-1]}", hint)
         command = ["docker", "image", "inspect", "--format", "{{json .RepoDigests}}", image]
         shown = subprocess.run(command, capture_output=True, text=True)

@@ -137,7 +137,7 @@ def _run_converter(folder: Path, made: Path, *options: str, writes: Path, log: P
         name: value for name, value in os.environ.items() if name not in ("NO_LOCAL_GGUF", "PYTHONPATH")
     }
     environ |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    processes.run(
+    processes.run_logged(
         [sys.executable, llama_cpp_build.converter(), folder, "--outfile", made, *options],
         log=log, writes=writes, environ=environ, reason=CONVERT_FAILURE, hint=hint,
     )  # fmt: skip
@@ -156,7 +156,7 @@ def quantize(
     tool = llama_cpp_build.tool("llama-quantize")
     options: list[str | Path] = ["--imatrix", imatrix] if imatrix is not None else []
     with replacing(target) as temporary:
-        processes.run(
+        processes.run_logged(
             [tool, *options, source, temporary, quantization, str(threads)],
             log=log, writes=target, reason=QUANTIZE_FAILURE, hint=f"make the source again: rm {source}, then dvc repro",
         )  # fmt: skip

@@ -94,7 +94,7 @@ def quantize(
         }
         job |= {name: str(path.resolve()) for name, path in paths.items()}
         (kept / "job.json").write_text(json.dumps(job), encoding="utf-8")
-        processes.run(
+        processes.run_logged(
             [sys.executable, "-m", "cartlm.quantization.gptq_worker", kept / "job.json"],
             log=runs / "log", writes=target, environ=_environment(device, threads), reason=FAILURE,
             hint=f"see {runs / 'log'}, then dvc repro quantize-gptq@{target.name}",

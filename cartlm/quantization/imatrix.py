@@ -148,7 +148,7 @@ def build(source: Path, pairs: Sequence[tuple[str, str]], separator: str, folder
         for group in groups:
             text.write_text(group.text, encoding="utf-8", newline="\n")
             before: list[str | Path] = ["--in-file", temporary] if temporary.exists() else []
-            processes.run(
+            processes.run_logged(
                 [tool, "-m", source, "-f", text, "-o", temporary, *before, "-c", str(group.tokens),
                  "--chunks", str(group.count), "-t", str(threads), "-ngl", "0", "--parse-special", "--no-ppl"],
                 log=folder / "log", writes=target, reason=FAILURE, hint=f"see {folder / 'log'}",

@@ -52,7 +52,7 @@ def die_with_parent() -> None:
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def killer(code: int) -> signal.Signals | None:
+def exit_signal(code: int) -> signal.Signals | None:
     """The signal in a return code: -n of a process, 128 + n of a shell; None where it ended by itself."""
     try:
         found = signal.Signals(-code if code < 0 else code - 128)
@@ -61,9 +61,9 @@ def killer(code: int) -> signal.Signals | None:
     return found if code < 0 or found in SIGNALS else None
 
 
-def ended(code: int, root: Path = ROOT) -> str:
+def describe_exit(code: int, root: Path = ROOT) -> str:
     """How a process ended, in words: `exit code 3`, `killed by SIGSEGV: a crash`."""
-    found = killer(code)
+    found = exit_signal(code)
     if found is None:
         return f"exit code {code}"
     words = SIGNALS.get(found, "")
@@ -74,9 +74,9 @@ def ended(code: int, root: Path = ROOT) -> str:
     return f"killed by {found.name}{words and ': ' + words}"
 
 
-def advice(code: int, otherwise: str = "") -> str:
+def exit_hint(code: int, otherwise: str = "") -> str:
     """What to type after such an end; `otherwise` where no signal was sent."""
-    found = killer(code)
+    found = exit_signal(code)
     if found is None:
         return otherwise
     if found == signal.SIGKILL:
@@ -84,7 +84,7 @@ def advice(code: int, otherwise: str = "") -> str:
     return "make doctor" if found in OURS else "run it again"
 
 
-def watch(name: str) -> None:
+def supervise(name: str) -> None:
     """Return in a child process; this one waits for it, tells of its death by a signal, and ends as it did.
 
     Call it before threads are started. A death by a signal is one line on stderr and exit code 2.
@@ -116,7 +116,9 @@ def watch(name: str) -> None:
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code < 0:
         print(
-            f"cartlm: error: {UserError(f'{name}: {ended(code)}', advice(code))}", file=sys.stderr, flush=True
+            f"cartlm: error: {UserError(f'{name}: {describe_exit(code)}', exit_hint(code))}",
+            file=sys.stderr,
+            flush=True,
         )
         code = 2
     os._exit(code)
@@ -131,7 +133,7 @@ def _in_foreground() -> bool:
         return False
 
 
-def run(
+def run_logged(
     command: Sequence[str | Path],
     *,
     log: Path,
@@ -169,4 +171,6 @@ def run(
     found = re.findall(reason, tail)
     lines = [line.strip() for line in tail.splitlines() if line.strip()]
     line = found[-1].strip() if found else lines[-1] if lines else "it said nothing"
-    raise UserError(f"{name} failed ({ended(code)}; all of it in {log}): {line[:300]}", advice(code, hint))
+    raise UserError(
+        f"{name} failed ({describe_exit(code)}; all of it in {log}): {line[:300]}", exit_hint(code, hint)
+    )

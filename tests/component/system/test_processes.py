@@ -146,7 +146,7 @@ def test_dvc_shows_it(folder: Path) -> None:
 )  # fmt: skip
 def test_return_codes_in_words(code: int, said: str) -> None:
     """139 is what a shell makes of SIGSEGV."""
-    assert processes.ended(code) == said
+    assert processes.describe_exit(code) == said
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_out_of_memory_names_the_limits(tmp_path: Path, limit: str, words: str) 
         path.write_text(text)
     for code in (-9, 137):
         assert (
-            processes.ended(code, tmp_path)
+            processes.describe_exit(code, tmp_path)
             == f"killed by SIGKILL: out of memory? {words}, 24.0 GiB in the machine"
         )
 
@@ -189,7 +189,7 @@ def test_a_tool_that_dies(tmp_path: Path, name: str, words: str, next_command: s
     """By process.run: the converter, llama-quantize, llama-imatrix, the GPTQ worker."""
     command = [sys.executable, "-c", f"import os, signal; os.kill(os.getpid(), signal.{name})"]
     with pytest.raises(UserError) as error:
-        processes.run(command, log=tmp_path / "log", writes=tmp_path / "out", hint="check models/f16")
+        processes.run_logged(command, log=tmp_path / "log", writes=tmp_path / "out", hint="check models/f16")
     told(error, name, words, next_command)
 
 
