@@ -16,6 +16,7 @@ from cartlm.system import llama_cpp_build
 PAD = "<|finetune_right_pad_id|>"
 PAD_ID = 128004  # its id since Llama 3.1; Llama 3.0, whose vocabulary the file holds, calls it reserved
 BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
+BYTES_EOS_ID = 257  # in the tokenizer of bytes
 # The pre-tokenizer of Llama 3's tokenizer.json, as in llama.cpp's src/llama-vocab.cpp (LLAMA_VOCAB_PRE_TYPE_LLAMA3).
 PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
@@ -101,9 +102,9 @@ def write_gptq(folder: Path, shape: Shape, bits: int, group_size: int, seed: int
     return sum(tensor.nbytes for tensor in weights.values())
 
 
-def write(folder: Path, shape: Shape, seed: int) -> int:
+def write(folder: Path, shape: Shape, seed: int, never: int | None = None) -> int:
     """A model folder in hub layout with random float16 weights (normal, deviation 0.02; norms 1); returns the number
-    of parameters. Raises OSError on a full disk.
+    of parameters. The token `never` has a logit of 0, so it is never the answer. Raises OSError on a full disk.
     """
     import torch
     from safetensors.torch import save_file
@@ -120,6 +121,8 @@ def write(folder: Path, shape: Shape, seed: int) -> int:
         else:
             drawn = torch.empty(tensor.shape).normal_(0.0, 0.02, generator=random)
             weights[name] = drawn.to(torch.float16)
+        if "embed_tokens" in name and never is not None:
+            weights[name][never] = 0
     folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     made.architectures, made.dtype = ["LlamaForCausalLM"], torch.float16

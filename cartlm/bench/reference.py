@@ -7,7 +7,6 @@ Its prompts are the same token ids in every round, and its answers never end, so
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ def transformers_model(device: str, folder: Path = FOLDER) -> Model:
     path = folder / "float16"
     if not path.exists():
         with replacing(path, folder=True) as new:
-            random_weights.write(new, replace(SHAPE, vocab_size=128256), SEED)  # so many tokens hide EOS
+            random_weights.write(new, SHAPE, SEED, never=random_weights.BYTES_EOS_ID)
             random_weights.write_bytes_tokenizer(new)
     return _model(path, engine="transformers", dtype="float16", device=device, fixed=True)
 

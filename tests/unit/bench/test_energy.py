@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 
 from cartlm.bench import energy, publish
-from cartlm.bench.energy import Meter, Reading, available, estimate, figures, idle_watts
+from cartlm.bench.energy import Meter, Reading, estimate, figures, idle_watts
 from cartlm.errors import UserError
 from cartlm.system.machine import Busy
+from cartlm.system.meters import available
 from tests import ROOT
 
 TREES = ROOT / "tests/fixtures/powercap"
@@ -190,7 +191,7 @@ def test_an_unreadable_file_says_what_to_type(
 def test_nonsense_is_a_reason(machine: Callable[[str], Machine], text: str) -> None:
     here = machine("amd")
     here.file("intel-rapl:0").write_text(text)
-    assert f"says {text!r}" in available(here.root).cpu_reason
+    assert f"is {text!r}" in available(here.root).cpu_reason
 
 
 def test_a_range_of_0_is_a_reason(machine: Callable[[str], Machine]) -> None:
@@ -251,9 +252,8 @@ def test_idle_watts_count_only_if_nothing_else_runs(
 ) -> None:
     here, stock = machine("amd"), iter([Busy(0, 0), Busy(busy, 0)])
     monkeypatch.setattr(energy.time, "sleep", lambda seconds: here.use(seconds, _0=12 * seconds))
-    monkeypatch.setattr(energy, "Meter", here.meter)
     monkeypatch.setattr(publish.machine, "busy_seconds", lambda: next(stock))
-    watts, problem = publish.idle_watts()
+    watts, problem = publish.idle_watts(publish.Target("cpu", {}, here.meter))
     assert watts == (expected and pytest.approx(expected))
     assert ("while the idle watts were measured" in problem) == (expected is None)
 
