@@ -1,4 +1,4 @@
-"""What this machine can do of what cartlm does, and what each missing thing costs; nothing heavy is imported."""
+"""What of cartlm works on this machine, and what each missing thing costs; nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -6,22 +6,17 @@ import configparser
 import importlib.metadata
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cartlm.errors import UserError
-from cartlm.system import cgroup as group
-from cartlm.system import cuda_driver, llama_cpp_build, llama_cpp_check, machine
-from cartlm.system import meters as energy_meters
+from cartlm.system import cgroup, cuda_driver, llama_cpp_build, llama_cpp_check, machine, meters
 from cartlm.system.cpu_limits import ROOT, affinity, cpu_quota, threads
 
 PACKAGES = {
     "dvc": ("no stage runs", ("", "cpu", "gpu")),
-    "torch": (
-        "no fine-tuning, merge, GPTQ, and accuracy of what transformers runs",
-        ("cpu", "gpu"),
-    ),
+    "torch": ("no fine-tuning, merge, GPTQ, and accuracy of what transformers runs", ("cpu", "gpu")),
     "transformers": ("the same as without torch", ("cpu", "gpu")),
     "bitsandbytes": ("no fine-tuning in NF4 (QLoRA)", ("cpu", "gpu")),
     "trl": ("no fine-tuning on a card", ("gpu",)),
@@ -29,7 +24,7 @@ PACKAGES = {
     "datasets": ("no rows of published datasets", ()),
     "openai": ("no rows that a model words, no servers to compare with", ()),
 }
-"""Distribution -> what does not work without it, and for whom that is all: "" (everybody), or the image of a target."""
+"""Distribution -> what does not work without it, and who needs it: "" (everybody), or the image of a target."""
 KEYS = {
     "OPENAI_API_KEY": "data.source openai and make remote, where their server wants a key",
     "HF_TOKEN": "models and datasets of the hub that ask for a licence, such as Llama's",
@@ -39,7 +34,7 @@ DISK_GIB, MEMORY_GIB = 5, 4
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked for. What is there has `found` alone; what is not, `cost` and the `command` that helps."""
+    """One thing looked for: `found`, or what its absence costs and the `command` that helps."""
 
     name: str
     found: str = ""
@@ -52,7 +47,7 @@ class Finding:
 def examine(root: Path, environ: Mapping[str, str] = os.environ, system: Path = ROOT) -> list[Finding]:
     """All findings for the repository at `root`; /proc and /sys are read below `system`."""
     target = environ.get(machine.IMAGE)
-    # an image is not mended from inside
+    # an image is not repaired from inside
     setup = f"make image TARGET={target}, outside of this container" if target else "make setup"
     return [
         Finding("hardware target", f"the image for {target}" if target else "native, no image of ours"),
@@ -65,8 +60,8 @@ def examine(root: Path, environ: Mapping[str, str] = os.environ, system: Path = 
             for name, (cost, needing) in PACKAGES.items()
         ),
         card(target),
-        *meters(system),
-        cgroup(system),
+        *energy_meters(system),
+        memory_cgroup(system),
         repository(root),
         remote(root),
         *(
@@ -77,7 +72,7 @@ def examine(root: Path, environ: Mapping[str, str] = os.environ, system: Path = 
 
 
 def broken(findings: Iterable[Finding]) -> list[Finding]:
-    """What must be there and is not."""
+    """What is needed and missing."""
     return [finding for finding in findings if finding.needed and not finding.found]
 
 
@@ -85,8 +80,8 @@ def text(findings: Iterable[Finding]) -> str:
     """A line for each, the missing ones with what they cost."""
     lines = []
     for each in findings:
-        said = each.found or f"{each.state}: {each.cost}" + (f" -> {each.command}" if each.command else "")
-        lines.append(f"{'ok' if each.found else 'NO' if each.needed else '--'}  {each.name:<16} {said}")
+        state = each.found or f"{each.state}: {each.cost}" + (f" -> {each.command}" if each.command else "")
+        lines.append(f"{'ok' if each.found else 'NO' if each.needed else '--'}  {each.name:<16} {state}")
     return "\n".join(lines)
 
 
@@ -94,28 +89,20 @@ def as_json(findings: Iterable[Finding]) -> list[dict[str, object]]:
     return [asdict(finding) for finding in findings]
 
 
-def attempt(name: str, ask: Callable[[], str], cost: str, command: str = "", needed: bool = False) -> Finding:
-    """A finding from a question that raises UserError where the answer is no."""
-    try:
-        return Finding(name, ask(), needed=needed)
-    except UserError as error:
-        return Finding(name, cost=f"{error.message}: {cost}", command=command or error.hint, needed=needed)
-
-
 def processor(system: Path) -> Finding:
     quota = cpu_quota(system)
     limit = "" if quota is None else f", quota {quota:g}"
     sets = " ".join(machine.instructions(system))
-    found = f"{machine.cpu_model(system)}, {affinity()} usable{limit}: {threads(system)} threads; {sets}"
-    return Finding("CPU", found)
+    cpus = f"{affinity()} usable{limit}: {threads(system)} threads"
+    return Finding("CPU", f"{machine.cpu_model(system)}, {cpus}; {sets}")
 
 
 def memory(system: Path) -> Finding:
     usable = machine.usable_memory(system) / machine.GIB
-    said = f"{usable:.1f} GiB{'' if machine.memory_limit(system) is None else ', by a limit'}"
+    size = f"{usable:.1f} GiB{'' if machine.memory_limit(system) is None else ', by a limit'}"
     if usable < MEMORY_GIB:
-        return Finding("memory", cost=f"{said}, less than {MEMORY_GIB}: stages may be killed")
-    return Finding("memory", said)
+        return Finding("memory", cost=f"{size}, less than {MEMORY_GIB}: stages may be killed")
+    return Finding("memory", size)
 
 
 def disk(root: Path) -> Finding:
@@ -127,23 +114,23 @@ def disk(root: Path) -> Finding:
 
 
 def llama_cpp(setup: str, image: bool = False) -> Finding:
-    """The build, proven on this CPU: a model of each type is loaded, asked and measured by it."""
-    cost = "no GGUF: neither made, evaluated nor measured"
+    """The build, proven on this CPU: it loads, asks and measures a model of each type."""
+    name, cost = "llama.cpp", "no GGUF: neither made, evaluated nor measured"
     try:
         info, prefix = llama_cpp_build.build_info(), llama_cpp_build.prefix()
     except UserError as error:
-        return Finding("llama.cpp", cost=f"{error.message}: {cost}", command=setup, needed=True)
-    without = "".join(f", without {name}" for name in info.get("without", []))
+        return Finding(name, cost=f"{error.message}: {cost}", command=setup, needed=True)
+    without = "".join(f", without {sets}" for sets in info.get("without", []))
     build = f"{info['kind']} build of llama-cpp-python {info['version']}{without}"
     verdict = llama_cpp_check.check(prefix)
-    if verdict.reason:
-        llama_cpp_check.forget(prefix)
-        # made anew on this machine it leaves out what dies here, unless docker takes the layers it has
-        again = setup.replace(",", " ARGS=--no-cache,") + " and on this machine" if image else setup
-        said = f"{build} does not work on this CPU: {verdict.reason}"
-        return Finding("llama.cpp", cost=f"{said}: {cost}", command=again, needed=True, state="broken")
-    llama_cpp_check.remember(prefix)
-    return Finding("llama.cpp", f"{build}, proven on this CPU ({verdict.variant or 'its'} code)", needed=True)
+    if not verdict.reason:
+        llama_cpp_check.remember(prefix)
+        return Finding(name, f"{build}, proven on this CPU ({verdict.variant or 'its'} code)", needed=True)
+    llama_cpp_check.forget(prefix)
+    # built again on this machine it leaves out what dies here, unless docker takes the layers it has
+    again = setup.replace(",", " ARGS=--no-cache,") + " and on this machine" if image else setup
+    cost = f"{build} does not work on this CPU: {verdict.reason}: {cost}"
+    return Finding(name, cost=cost, command=again, needed=True, state="broken")
 
 
 def package(name: str, cost: str, setup: str, needed: bool) -> Finding:
@@ -154,59 +141,55 @@ def package(name: str, cost: str, setup: str, needed: bool) -> Finding:
 
 
 def card(target: str | None) -> Finding:
-    def ask() -> str:
-        try:
-            return cuda_driver.check(*cuda_driver.built_for(), image=target)
-        except ModuleNotFoundError:
-            raise UserError("torch is not installed", "make setup") from None
-
-    if target == "gpu":
-        return attempt("CUDA card", ask, "this image measures nothing without one", needed=True)
-    return attempt("CUDA card", ask, "fine-tuning and GPTQ run on the CPU, make bench TARGET=gpu stops")
-
-
-def meters(system: Path) -> list[Finding]:
-    found = energy_meters.available(system)
-    cost = "no joules in the results; bench_cpu.idle_w and load_w give an estimate"
-    cpu = (
-        Finding("energy, CPU", found.cpu)
-        if found.cpu
-        else Finding("energy, CPU", cost=f"{found.cpu_reason}: {cost}")
-    )
-    if found.gpu:
-        return [cpu, Finding("energy, card", found.gpu)]
-    return [cpu, Finding("energy, card", cost=f"{found.gpu_reason}: no joules of a card")]
+    name, needed = "CUDA card", target == "gpu"
+    cost = "fine-tuning and GPTQ run on the CPU, make bench TARGET=gpu stops"
+    if needed:
+        cost = "this image measures nothing without one"
+    try:
+        return Finding(name, cuda_driver.check(*cuda_driver.built_for(), image=target), needed=needed)
+    except ModuleNotFoundError:
+        return Finding(name, cost=f"torch is not installed: {cost}", command="make setup", needed=needed)
+    except UserError as error:
+        return Finding(name, cost=f"{error.message}: {cost}", command=error.hint, needed=needed)
 
 
-def cgroup(system: Path) -> Finding:
-    if why := group.why_none(system):
+def energy_meters(system: Path) -> list[Finding]:
+    source = meters.available(system)
+    cpu_cost = "no joules in the results; bench_cpu.idle_w and load_w give an estimate"
+    return [
+        Finding("energy, CPU", source.cpu, "" if source.cpu else f"{source.cpu_reason}: {cpu_cost}"),
+        Finding(
+            "energy, card", source.gpu, "" if source.gpu else f"{source.gpu_reason}: no joules of a card"
+        ),
+    ]
+
+
+def memory_cgroup(system: Path) -> Finding:
+    if why := cgroup.why_none(system):
         return Finding("memory cgroup", cost=f"{why}: no peak with page cache, RSS alone")
     return Finding("memory cgroup", "one for each measured process")
 
 
 def repository(root: Path) -> Finding:
-    if (root / ".git").exists() and (root / ".dvc").is_dir():
-        if os.access(root, os.W_OK):
-            return Finding("repository", "here")
+    if not ((root / ".git").exists() and (root / ".dvc").is_dir()):
+        cost = "no git and DVC repository here: no stage runs"
+        return Finding("repository", cost=cost, command="mount a checkout at /repo")
+    if not os.access(root, os.W_OK):
         return Finding("repository", cost=f"{root} is read-only: no stage runs", command=f"ls -ld {root}")
-    return Finding(
-        "repository",
-        cost="no git and DVC repository here: no stage runs",
-        command="mount a checkout at /repo",
-    )
+    return Finding("repository", "here")
 
 
 def remote(root: Path) -> Finding:
-    cost = "each clone makes all models itself; see docs/guide/machines.md"
     if shutil.which("git") is None:
         return Finding("git", cost="no repository, no comparison", command="apt-get install git", needed=True)
+    name = "DVC remote"
     config = configparser.ConfigParser(interpolation=None, strict=False)
     try:
         config.read([root / ".dvc/config", root / ".dvc/config.local"], encoding="utf-8")
     except configparser.Error as error:
-        return Finding(
-            "DVC remote", cost=f"{error}: no stage runs".replace("\n", " "), command="dvc config --list"
-        )
-    if name := config.get("core", "remote", fallback=""):
-        return Finding("DVC remote", name)
-    return Finding("DVC remote", cost=cost, command="dvc remote add -d NAME URL")
+        cost = f"{error}: no stage runs".replace("\n", " ")
+        return Finding(name, cost=cost, command="dvc config --list")
+    if default := config.get("core", "remote", fallback=""):
+        return Finding(name, default)
+    cost = "each clone makes all models itself; see docs/guide/machines.md"
+    return Finding(name, cost=cost, command="dvc remote add -d NAME URL")

@@ -2,13 +2,13 @@
 
     python3 -I cartlm/system/llama_cpp_check.py [--once | --proven | --settle] .venv/llama.cpp
 
-Everything that may die runs in child processes. Answers are held against those of the same weights in float32, which
-other code computes. Standard library only: docker/llama_cpp.sh calls this before any package is installed, `cartlm
-doctor` at any time, make in an image before the first run.
+Whatever may die runs in child processes. Answers are compared with those of the same weights in float32, which other
+code computes. Standard library only: docker/llama_cpp.sh calls this before any package is installed, `cartlm doctor` at
+any time, make in an image before the first run.
 
 --once     only where it was not yet proven on this kind of CPU
---proven   only say whether it was, by the exit code
---settle   of a portable build take away what dies; of a native one print why it dies, which instruction sets to leave
+--proven   only report by the exit code whether it was
+--settle   remove from a portable build what dies; of a native one print why it dies, which instruction sets to leave
            out and cmake's flags for that, a line each, and exit with 3; exit with 4 where nothing is left to leave out
 """
 
@@ -58,7 +58,7 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """`reason` is empty where the build works; `fault`: the build's own, so that one without an instruction set may work."""
+    """`reason` is empty where the build works; `fault`: the build's own, so one without an instruction set may work."""
 
     reason: str = ""
     fault: bool = False
@@ -67,73 +67,50 @@ class Verdict:
 
 def check(prefix: Path) -> Verdict:
     """Make, load and ask a small model of each type with the build in `prefix`; some seconds."""
-    with tempfile.TemporaryDirectory(prefix="llama.cpp-check-") as place:
-        folder = Path(place)
-        command = [sys.executable, "-I", str(CHILD), str(prefix), place]
-        said, verdict = _run(command, prefix, "the Python binding")
-        steps = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
-        variant = next((step["variant"] for step in reversed(steps) if "variant" in step), "")
+    with tempfile.TemporaryDirectory(prefix="llama.cpp-check-") as folder:
+        output, verdict = _run([sys.executable, "-I", CHILD, prefix, folder], prefix, "the Python binding")
+        steps: dict[str, str] = {}  # the last of each: variant, doing, wrong
+        for line in output.splitlines():
+            steps |= json.loads(line) if line.startswith("{") else {}
+        variant = steps.get("variant", "")
         if verdict.reason:
-            doing = next(
-                (step["doing"] for step in reversed(steps) if "doing" in step), "loading the library"
-            )
-            wrong = next((step["wrong"] for step in steps if "wrong" in step), "")
-            return Verdict(wrong or f"{verdict.reason}, {doing}", verdict.fault, variant)
-        bench, threads = prefix / "bin/llama-bench", str(min(2, os.cpu_count() or 1))
-        for model in sorted(folder.glob("*.gguf")) if bench.exists() else ():
-            command = [
-                str(bench),
-                "-m",
-                str(model),
-                "-p",
-                "45",
-                "-n",
-                "3",
-                "-r",
-                "1",
-                "-t",
-                threads,
-                "-ngl",
-                "0",
-            ]
+            reason = f"{verdict.reason}, {steps.get('doing', 'loading the library')}"
+            return Verdict(steps.get("wrong", reason), verdict.fault, variant)
+        bench, threads = prefix / "bin/llama-bench", min(2, os.cpu_count() or 1)
+        for model in sorted(Path(folder).glob("*.gguf")) if bench.exists() else ():
+            command = [bench, "-m", model, "-p", 45, "-n", 3, "-r", 1, "-t", threads, "-ngl", 0]
             _, verdict = _run(command, prefix, "llama-bench")
             if verdict.reason:
                 return Verdict(f"{verdict.reason}, measuring {model.stem}", verdict.fault, variant)
         return Verdict(variant=variant)
 
 
-def _run(command: Sequence[str], prefix: Path, who: str) -> tuple[str, Verdict]:
-    """What a child said, and its end in words. In the library's folder, where portable builds look for variants."""
+def _run(command: Sequence[object], prefix: Path, name: str) -> tuple[str, Verdict]:
+    """A child's output, and how it ended. It runs in the library's folder, where portable builds look for variants."""
     environ = {**os.environ, "LLAMA_CPP_LIB_PATH": str(prefix / "lib"), "OMP_WAIT_POLICY": "passive"}
     try:
         done = subprocess.run(
-            command, cwd=prefix / "lib", env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            errors="replace", timeout=TIMEOUT_S, preexec_fn=_no_core,
+            [str(part) for part in command], cwd=prefix / "lib", env=environ, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return "", Verdict(f"{who} took more than {TIMEOUT_S} s")
+        return "", Verdict(f"{name} took more than {TIMEOUT_S} s")
     except OSError as error:
-        return "", Verdict(f"{who} does not start ({error.strerror})")
+        return "", Verdict(f"{name} does not start ({error.strerror})")
     if done.returncode < 0:
         number = -done.returncode
-        name = (
-            signal.Signals(number).name
-            if number in signal.Signals.__members__.values()
-            else f"signal {number}"
-        )
-        return done.stdout, Verdict(f"{who} was killed by {name}", -done.returncode in FAULTS)
+        known = number in signal.Signals.__members__.values()
+        killer = signal.Signals(number).name if known else f"signal {number}"
+        return done.stdout, Verdict(f"{name} was killed by {killer}", number in FAULTS)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return done.stdout, Verdict(f"{who} fails ({last[:200]})", done.returncode == WRONG)
+        return done.stdout, Verdict(f"{name} fails ({last[:200]})", done.returncode == WRONG)
     return done.stdout, Verdict()
 
 
-def _no_core() -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
 def settle(prefix: Path) -> list[str]:
-    """Check, and take from a portable build the variants that die until one works; its build.json tells.
+    """Check, and take from a portable build the variants that die until one works; build.json records them.
 
     Returns nothing, or of a native build why it dies, all instruction sets to leave out, and cmake's flags for that.
     Raises SystemExit after one line where nothing is left to leave out, or where the check itself fails.
@@ -142,17 +119,14 @@ def settle(prefix: Path) -> list[str]:
         info = json.loads((prefix / "build.json").read_text(encoding="utf-8"))
         without = info.get("without", [])
         if not verdict.fault:
-            _stop(f"cannot be checked: {verdict.reason}", "mend that, then run it again")
+            _stop(f"cannot be checked: {verdict.reason}", "repair that, then run it again")
         if info["kind"] == "native" and (left := next_set(without)):
             without.append(left)
-            return [
-                verdict.reason,
-                " ".join(without),
-                " ".join(f"-D{flag}" for flag in native_flags(without)),
-            ]
+            flags = " ".join(f"-D{flag}" for flag in native_flags(without))
+            return [verdict.reason, " ".join(without), flags]
         if info["kind"] == "native" or not leave_out(prefix, info, verdict):
-            said = f" even without {', '.join(without)}" if without else ""
-            what = f"does not work on this CPU{said}: {verdict.reason}"
+            even = f" even without {', '.join(without)}" if without else ""
+            what = f"does not work on this CPU{even}: {verdict.reason}"
             _stop(what, "try another compiler: CC=clang CXX=clang++ docker/llama_cpp.sh", HOPELESS)
     remember(prefix)
     return []
@@ -164,59 +138,57 @@ def _stop(what: str, hint: str, code: int = 2) -> NoReturn:
 
 
 def cpuinfo() -> str:
-    """What the kernel says of the CPU; empty where there is no /proc."""
+    """The text of /proc/cpuinfo; empty where there is none."""
     try:
         return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
 
 
-def cpu_flags(said: str) -> set[str] | None:
+def cpu_flags(text: str | None = None) -> set[str] | None:
     """Instruction sets of an x86 CPU by the kernel's names; None of another one."""
-    found = (line for line in said.splitlines() if line.startswith("flags"))
-    return next((set(line.partition(":")[2].split()) for line in found), None)
+    lines = (cpuinfo() if text is None else text).splitlines()
+    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), None)
 
 
-def options(without: Sequence[str], flags: set[str]) -> dict[str, bool]:
-    """ggml's options for instruction sets: which this CPU has, and `without` does not name."""
-    return {
-        option: name not in without and set(needs.split()) <= flags
-        for name, listed in SETS.items()
-        for option, needs in listed.items()
-    }
-
-
-def next_set(without: Sequence[str], said: str | None = None) -> str:
-    """What to leave out next; empty where nothing is left. `native`: whatever it is that a CPU without a table has."""
-    flags = cpu_flags(cpuinfo() if said is None else said)
+def next_set(without: Sequence[str], text: str | None = None) -> str:
+    """What to leave out next; empty where nothing is left. `native`: all that a CPU without a table has."""
+    flags = cpu_flags(text)
     if flags is None:
         return "" if "native" in without else "native"
-    have = options((), flags)
-    return next(
-        (name for name in SETS if name not in without and any(have[option] for option in SETS[name])), ""
+    present = (
+        name
+        for name, options in SETS.items()
+        if any(set(needs.split()) <= flags for needs in options.values())
     )
+    return next((name for name in present if name not in without), "")
 
 
-def native_flags(without: Sequence[str], said: str | None = None) -> list[str]:
+def native_flags(without: Sequence[str], text: str | None = None) -> list[str]:
     """ggml's options for a build for this CPU without some of its instruction sets."""
-    flags = cpu_flags(cpuinfo() if said is None else said)
-    found = {} if flags is None else options(without, flags)
-    return ["GGML_NATIVE=OFF", *(f"GGML_{name}={'ON' if on else 'OFF'}" for name, on in found.items())]
+    flags = cpu_flags(text)
+    if flags is None:
+        return ["GGML_NATIVE=OFF"]
+    switches = {
+        option: name not in without and set(needs.split()) <= flags
+        for name, options in SETS.items()
+        for option, needs in options.items()
+    }
+    return ["GGML_NATIVE=OFF", *(f"GGML_{option}={'ON' if on else 'OFF'}" for option, on in switches.items())]
 
 
 def leave_out(prefix: Path, info: dict[str, Any], verdict: Verdict) -> bool:
-    """Take the variant that ran, and all with its instruction set, from a portable build; whether others are left."""
+    """Take the variant that ran, and all with its instruction set, from a portable build; False if none would be left."""
     name = next((name for name, variants in VARIANTS.items() if verdict.variant in variants), verdict.variant)
-    doomed = [f"libggml-cpu-{variant}.so" for variant in VARIANTS.get(name, (verdict.variant,))]
-    files = [path for path in (prefix / "lib").glob("libggml-cpu-*.so") if path.name in doomed]
-    if not files or len(files) == len(list((prefix / "lib").glob("libggml-cpu-*.so"))):
+    doomed = VARIANTS.get(name, (verdict.variant,))
+    libraries = {path.stem[len("libggml-cpu-") :]: path for path in (prefix / "lib").glob("libggml-cpu-*.so")}
+    gone = libraries.keys() & set(doomed)
+    if not gone or gone == libraries.keys():
         return False
-    for path in files:
-        path.unlink()
+    for variant in gone:
+        libraries[variant].unlink()
     info["without"] = [*info.get("without", []), name]
-    info["left_out"] = sorted(
-        [*info.get("left_out", []), *(path.stem[len("libggml-cpu-") :] for path in files)]
-    )
+    info["left_out"] = sorted([*info.get("left_out", []), *gone])
     info["reason"] = info.get("reason") or verdict.reason
     new = prefix / "build.json.new"
     new.write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
@@ -226,10 +198,9 @@ def leave_out(prefix: Path, info: dict[str, Any], verdict: Verdict) -> bool:
 
 
 def _mark(prefix: Path) -> Path:
-    """The file that says: this build was proven on this kind of CPU."""
-    root = os.environ.get("CARTLM_CACHE") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"), "cartlm"
-    )
+    """The file that exists once this build was proven on this kind of CPU."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    root = os.environ.get("CARTLM_CACHE") or f"{home}/cartlm"
     lines = (cpuinfo() or platform.platform()).splitlines()
     names = ("model name", "CPU part", "flags", "Features")
     kind = sorted({line for line in lines if line.startswith(names)}) or lines
@@ -238,7 +209,7 @@ def _mark(prefix: Path) -> Path:
 
 
 def remember(prefix: Path) -> None:
-    """Nothing happens where the cache cannot be written: it is proven again the next time."""
+    """Where the cache cannot be written, the build is proven again the next time."""
     with contextlib.suppress(OSError):
         mark = _mark(prefix)
         mark.parent.mkdir(parents=True, exist_ok=True)
@@ -251,21 +222,21 @@ def forget(prefix: Path) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    named = [each for each in arguments if not each.startswith("--")]
-    prefix = Path(
-        named[0] if named else os.environ.get("CARTLM_LLAMA_CPP", f"{sys.prefix}/llama.cpp")
-    ).resolve()
+    options = {each for each in arguments if each.startswith("--")}
+    default = os.environ.get("CARTLM_LLAMA_CPP", f"{sys.prefix}/llama.cpp")
+    prefix = Path(next((each for each in arguments if each not in options), default)).resolve()
     if not (prefix / "build.json").is_file():
         _stop(f"is not in {prefix}", "make setup")
-    if "--proven" in arguments:
-        sys.exit(not _mark(prefix).exists())
-    if "--once" in arguments and _mark(prefix).exists():
-        return None
-    if "--settle" in arguments:
-        if plan := settle(prefix):
-            print("\n".join(plan))
+    proven = _mark(prefix).exists()
+    if "--proven" in options:
+        sys.exit(not proven)
+    if "--once" in options and proven:
+        return
+    if "--settle" in options:
+        if lines := settle(prefix):
+            print("\n".join(lines))
             sys.exit(REBUILD)
-        return None
+        return
     if reason := check(prefix).reason:
         forget(prefix)
         _stop(f"in {prefix} does not work on this CPU: {reason}", "make doctor")

@@ -1,9 +1,9 @@
-"""What cartlm/system/llama_cpp_check.py starts: a small model of each type is made and asked through the Python binding.
+"""The child of cartlm/system/llama_cpp_check.py: makes a small model of each type and asks it through the Python binding.
 
     python3 -I cartlm/system/llama_cpp_probe.py PREFIX FOLDER
 
-Says each step as a JSON line and leaves the models in FOLDER. Exit code 3: it answers, and wrongly. Any step may kill
-the process, which is what it is for. Standard library only.
+Prints each step as a JSON line and leaves the models in FOLDER. Exit code 3: the answers are wrong. Any step may kill
+the process; that is what it is for. Standard library only.
 """
 
 from __future__ import annotations
@@ -45,21 +45,23 @@ def ask(prefix: Path, folder: Path) -> None:
             os.fsencode(prefix / "lib")
         )
     c.llama_backend_init()
-    _say(variant=_variant())
+    _report(variant=_variant())
     for name, number in TYPES.items():
         quantized, plain = folder / f"{name}.gguf", folder / f"{name}-float32.gguf"
-        _say(doing=f"quantizing to {name}")
+        _report(doing=f"quantizing to {name}")
         _quantize(c, folder / SOURCE, quantized, number)
         _quantize(c, quantized, plain, 0)
-        _say(doing=f"asking a model in {name}")
+        _report(doing=f"asking a model in {name}")
         ours, right = _logits(c, quantized), _logits(c, plain)
         plain.unlink()
         if not all(map(math.isfinite, ours)):
-            _say(wrong=f"the answers of a model in {name} are not numbers")
+            _report(wrong=f"the answers of a model in {name} are not numbers")
             sys.exit(WRONG)
-        alike = _cosine(ours, right)
-        if not alike >= LEAST:
-            _say(wrong=f"a model in {name} answers something else than its weights say (cosine {alike:.3f})")
+        cosine = _cosine(ours, right)
+        if not cosine >= LEAST:
+            _report(
+                wrong=f"a model in {name} answers otherwise than its weights in float32 (cosine {cosine:.3f})"
+            )
             sys.exit(WRONG)
 
 
@@ -69,7 +71,7 @@ def _cosine(first: Sequence[float], second: Sequence[float]) -> float:
     return sum(a * b for a, b in zip(first, second, strict=True)) / lengths if lengths else 0.0
 
 
-def _say(**step: str) -> None:
+def _report(**step: str) -> None:
     print(json.dumps(step), flush=True)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cartlm.bench import publish, runner
+from cartlm.bench import publish, reference, runner
 from cartlm.bench.plan import Model, Plan
 from cartlm.errors import UserError
 from cartlm.metrics import read_metrics

@@ -20,12 +20,12 @@ SCRIPT = ROOT / "docker/llama_cpp.sh"
 ANSWER = """
 import json, sys
 from pathlib import Path
-from cartlm import llama_cpp_paths
 from cartlm.engines import llama_cpp
+from cartlm.system import llama_cpp_build
 with llama_cpp.load(Path(sys.argv[1]), threads=1) as engine:
     ids = engine.prompt_builder("\\n").prompt_ids(sys.argv[2])
     text = engine.answer(ids, 64).text
-    print(json.dumps({"variant": llama_cpp_paths.cpu_variant(), "text": text, "engine": engine.describe()}))
+    print(json.dumps({"variant": llama_cpp_build.cpu_variant(), "text": text, "engine": engine.describe()}))
 """
 
 

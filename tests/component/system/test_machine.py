@@ -1,4 +1,4 @@
-"""The machine from fake trees of /proc and /sys/fs/cgroup, and from the real one."""
+"""Limits and load of real processes on this machine."""
 
 from __future__ import annotations
 
@@ -9,192 +9,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from cartlm.errors import UserError
-from cartlm.system import cpu_limits as cpus
-from cartlm.system import machine
-from cartlm.system.machine import Throttling
+from cartlm.system import cpu_limits
 from tests import ROOT
-
-REPOSITORY = ROOT
-GROUPS_V1 = "5:cpuset:/\n4:memory:{0}\n3:cpu,cpuacct:{0}\n0::/\n"
-CPUINFO = """processor\t: {n}
-model name\t: Toy 9000
-physical id\t: {socket}
-core id\t\t: {core}
-flags\t\t: fpu sse4_2 avx avx2 fma f16c {more}
-"""
-
-
-def tree(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    return root
-
-
-def v2(root: Path, group: str, files: dict[str, str]) -> Path:
-    mount = "sys/fs/cgroup/"
-    return tree(
-        root,
-        {
-            "proc/self/cgroup": f"0::{group}\n",
-            mount + "cgroup.controllers": "cpu memory",
-            **{mount + k: v for k, v in files.items()},
-        },
-    )
-
-
-def v1(root: Path, group: str, files: dict[str, str]) -> Path:
-    mount = "sys/fs/cgroup/"
-    return tree(
-        root, {"proc/self/cgroup": GROUPS_V1.format(group), **{mount + k: v for k, v in files.items()}}
-    )
-
-
-@pytest.mark.parametrize(
-    ("group", "files", "quota", "threads"),
-    [
-        ("/", {"cpu.max": "max 100000"}, None, 8),
-        ("/", {}, None, 8),  # the root group of a host has no cpu.max
-        ("/", {"cpu.max": "50000 100000"}, 0.5, 1),
-        ("/", {"cpu.max": "350000 100000\n"}, 3.5, 3),
-        ("/", {"cpu.max": "9900000 100000"}, 99, 8),
-        ("/a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": "200000 100000"}, 2, 2),
-        ("/a/b", {"a/b/cpu.max": "100000 50000", "a/cpu.max": "600000 100000"}, 2, 2),
-        ("/docker/0123", {"cpu.max": "150000 100000"}, 1.5, 1),  # the host's path, seen in a container
-        ("/../../x", {"cpu.max": "400000 100000"}, 4, 4),  # outside this cgroup namespace
-    ],
-)
-def test_quota_v2(
-    tmp_path: Path, group: str, files: dict[str, str], quota: float | None, threads: int
-) -> None:
-    root = v2(tmp_path, group, files)
-    assert cpus.cpu_quota(root) == quota
-    assert cpus.threads(root, cpus=8) == threads
-
-
-@pytest.mark.parametrize(
-    ("group", "files", "quota", "threads"),
-    [
-        ("/", {"cpu,cpuacct/cpu.cfs_quota_us": "-1", "cpu,cpuacct/cpu.cfs_period_us": "100000"}, None, 8),
-        ("/", {"cpu,cpuacct/cpu.cfs_quota_us": "50000", "cpu,cpuacct/cpu.cfs_period_us": "100000"}, 0.5, 1),
-        ("/", {"cpu/cpu.cfs_quota_us": "250000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2.5, 2),
-        (
-            "/k/pod",
-            {
-                "cpu/k/pod/cpu.cfs_quota_us": "-1", "cpu/k/pod/cpu.cfs_period_us": "100000",
-                "cpu/k/cpu.cfs_quota_us": "300000", "cpu/k/cpu.cfs_period_us": "100000",
-            },
-            3, 3,
-        ),
-        ("/docker/0123", {"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1, 1),
-    ],
-)  # fmt: skip
-def test_quota_v1(
-    tmp_path: Path, group: str, files: dict[str, str], quota: float | None, threads: int
-) -> None:
-    root = v1(tmp_path, group, files)
-    assert cpus.cpu_quota(root) == quota
-    assert cpus.threads(root, cpus=8) == threads
-
-
-def test_hybrid_reads_both(tmp_path: Path) -> None:
-    """v1 controllers beside a v2 tree that has none of them; and v2 with the limit, where v1 has the memory."""
-    root = v1(tmp_path, "/x", {"cpu/x/cpu.cfs_quota_us": "200000", "cpu/x/cpu.cfs_period_us": "100000"})
-    tree(
-        root,
-        {"sys/fs/cgroup/unified/cgroup.controllers": "", "sys/fs/cgroup/unified/cpu.stat": "usage_usec 5"},
-    )
-    assert cpus.cpu_quota(root) == 2
-    assert machine.throttling(root) is None
-    tree(root, {"sys/fs/cgroup/unified/cpu.max": "100000 100000"})
-    assert cpus.cpu_quota(root) == 1
-
-
-def test_no_cgroups(tmp_path: Path) -> None:
-    assert cpus.cpu_quota(tmp_path) is None
-    assert machine.memory_limit(tmp_path) is None
-    assert machine.throttling(tmp_path) is None
-    assert cpus.threads(tmp_path, cpus=3) == 3
-
-
-def test_memory_limit(tmp_path: Path) -> None:
-    root = v2(tmp_path / "2", "/a", {"a/memory.max": "max", "memory.max": str(2**30)})
-    assert machine.memory_limit(root) == 2**30
-    root = v1(tmp_path / "1", "/a", {"memory/a/memory.limit_in_bytes": "9223372036854771712"})
-    assert machine.memory_limit(root) is None
-    tree(root, {"sys/fs/cgroup/memory/memory.limit_in_bytes": str(2**31)})
-    assert machine.memory_limit(root) == 2**31
-
-
-def test_throttling(tmp_path: Path) -> None:
-    stat = "usage_usec 9\nnr_periods 10\nnr_throttled 4\nthrottled_usec 2500000\n"
-    root = v2(tmp_path / "2", "/a", {"a/cpu.stat": stat, "cpu.stat": "nr_throttled 1\nthrottled_usec 500000"})
-    before = machine.throttling(root)
-    assert before == Throttling(5, 3.0)
-    tree(
-        root,
-        {
-            "sys/fs/cgroup/a/cpu.stat": stat.replace("throttled 4", "throttled 6").replace(
-                "2500000", "2600000"
-            )
-        },
-    )
-    after = machine.throttling(root)
-    assert after is not None
-    assert after.since(before) == Throttling(2, pytest.approx(0.1))
-    root = v1(
-        tmp_path / "1", "/", {"cpu/cpu.stat": "nr_periods 1\nnr_throttled 3\nthrottled_time 1500000000\n"}
-    )
-    assert machine.throttling(root) == Throttling(3, 1.5)
 
 
 def test_affinity_is_obeyed() -> None:
     """One CPU left to a real process is one thread."""
     code = (
-        "import os; from cartlm.measure import cpus; print(cpus.threads(), end=' ');"
-        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(cpus.affinity(), cpus.threads())"
+        "import os; from cartlm.system import cpu_limits; print(cpu_limits.threads(), end=' ');"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(cpu_limits.affinity(), cpu_limits.threads())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     all_of_them, affinity, threads = map(int, done.stdout.split())
     assert (affinity, threads) == (1, 1)
     assert 1 <= all_of_them <= len(os.sched_getaffinity(0))
-
-
-def toy(root: Path, cpus: int = 8, more: str = "avx512f avx512_vnni") -> Path:
-    blocks = [CPUINFO.format(n=n, socket=n // 4, core=n % 2, more=more) for n in range(cpus)]
-    return tree(
-        root,
-        {"proc/cpuinfo": "\n".join(blocks), "proc/meminfo": f"MemTotal:  {24 * 2**20} kB\nMemFree: 1 kB"},
-    )
-
-
-def test_processor(tmp_path: Path) -> None:
-    root = toy(tmp_path)
-    assert machine.cpu_model(root) == "Toy 9000"
-    assert machine.cores(root) == (4, 8)  # two sockets of two cores of two threads
-    assert machine.instructions(root) == ["sse4_2", "avx", "f16c", "fma", "avx2", "avx512f", "avx512_vnni"]
-    assert machine.memory(root) == 24 * 2**30
-    arm = tree(
-        tmp_path / "arm",
-        {"proc/cpuinfo": "processor : 0\nFeatures : fp asimd asimddp i8mm\nCPU part : 0xd40\n"},
-    )
-    assert machine.cpu_model(arm) == "CPU part 0xd40"
-    assert machine.instructions(arm) == ["asimd", "asimddp", "i8mm"]
-    assert machine.cores(arm) == (None, 1)
-
-
-def test_an_image_of_the_other_target_measures_nothing() -> None:
-    for target, other in (("cpu", "gpu"), ("gpu", "cpu")):
-        machine.require_target(target, environ={})
-        machine.require_target(target, environ={"CARTLM_IMAGE": target})
-        with pytest.raises(UserError, match=f"image for {other}.*; make bench TARGET={target}"):
-            machine.require_target(target, environ={"CARTLM_IMAGE": other})
 
 
 @pytest.mark.parametrize(
@@ -208,7 +39,7 @@ def test_an_image_of_the_other_target_measures_nothing() -> None:
 )
 def test_benchmark_stages_ask_first(module: str, target: str, other: str, tmp_path: Path) -> None:
     """In an empty folder: they refuse before they look for params, models or a card."""
-    environ = {**os.environ, "CARTLM_IMAGE": other, "PYTHONPATH": str(REPOSITORY)}
+    environ = {**os.environ, "CARTLM_IMAGE": other, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-m", module], cwd=tmp_path, env=environ, capture_output=True, text=True
     )
@@ -219,75 +50,9 @@ def test_benchmark_stages_ask_first(module: str, target: str, other: str, tmp_pa
     assert done.stderr.count("\n") == 1
 
 
-def test_runtime(tmp_path: Path) -> None:
-    assert machine.runtime(tmp_path, {}) == "native"
-    tree(tmp_path, {".dockerenv": ""})
-    assert machine.runtime(tmp_path, {}) == "container"
-    assert machine.runtime(tmp_path, {"CARTLM_IMAGE": "cpu"}) == "image"
-    tree(tmp_path, {"proc/2/comm": "kthreadd\n"})
-    assert machine.runtime(tmp_path, {}) == "native"  # a machine made from an image
-
-
-def test_fingerprint(tmp_path: Path) -> None:
-    root = toy(tmp_path / "a")
-    found = machine.fingerprint(root, {})
-    assert found["name"] == f"Toy 9000 x{cpus.affinity()}, 24 GiB, native"
-    assert found["build"].startswith(("native GGML_NATIVE=ON", "portable GGML_NATIVE=OFF"))
-    assert machine.fingerprint(toy(tmp_path / "b"), {}) == found
-    hashes = {found["hash"]}
-    hashes.add(machine.fingerprint(toy(tmp_path / "c", more="avx512f"), {})["hash"])
-    hashes.add(machine.fingerprint(root, {"CARTLM_IMAGE": "cpu"})["hash"])
-    v2(root, "/", {"cpu.max": "50000 100000"})
-    assert "(quota 0.5)" in machine.fingerprint(root, {})["name"]
-    hashes.add(machine.fingerprint(root, {})["hash"])
-    v2(root, "/", {"cpu.max": "max", "memory.max": str(4 * 2**30)})
-    assert "4 GiB" in machine.fingerprint(root, {})["name"]
-    hashes.add(machine.fingerprint(root, {})["hash"])
-    assert len(hashes) == 5
-
-
-def test_amx_is_another_machine(tmp_path: Path) -> None:
-    """The name of the processor and all else are the same: one virtual machine shows AMX, the other hides it."""
-    avx512 = "avx512f avx512_vnni avx512_bf16"
-    plain = toy(tmp_path / "plain", more=avx512)
-    amx = toy(tmp_path / "amx", more=f"{avx512} amx_tile amx_int8 amx_bf16")
-    assert machine.fingerprint(plain, {})["name"] == machine.fingerprint(amx, {})["name"]
-    assert machine.fingerprint(plain, {})["hash"] != machine.fingerprint(amx, {})["hash"]
-    assert "amx_int8" in machine.details(amx, {})["instructions"]
-
-
-def test_what_a_build_left_out_is_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = toy(tmp_path / "cpu", more="avx512f amx_tile amx_int8")
-    monkeypatch.setenv("CARTLM_LLAMA_CPP", str(tmp_path))
-    build = {"kind": "portable", "flags": ["GGML_NATIVE=OFF", "LLAMA_X=1"], "compiler": "c++ 12"}
-    found = {}
-    for name, more in {
-        "before": {},  # builds of an older script
-        "whole": {"without": [], "reason": "", "mended": "AMX tile configuration"},
-        "amx": {"without": ["amx"], "reason": "killed by SIGSEGV"},
-        "avx512": {"without": ["amx", "avx512"], "reason": "killed by SIGSEGV"},
-        "again": {"without": ["amx"], "reason": "killed by SIGILL"},
-    }.items():
-        tree(tmp_path, {"build.json": json.dumps(build | more)})
-        found[name] = machine.fingerprint(root, {}), machine.details(root, {})
-    assert found["before"][0] == found["whole"][0]
-    assert found["amx"][0] == found["again"][0]
-    assert len({fingerprint["hash"] for fingerprint, _ in found.values()}) == 3
-    assert found["amx"][0]["build"] == "portable without amx GGML_NATIVE=OFF"
-    assert found["amx"][1]["build_without"] == "amx"
-    assert found["amx"][1]["build_reason"] == "killed by SIGSEGV"
-    assert "build_without" not in found["whole"][1]
-
-
-def test_fingerprint_without_llama_cpp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A training image has none, and its stages record their machine too."""
-    monkeypatch.setenv("CARTLM_LLAMA_CPP", str(tmp_path))
-    assert machine.fingerprint(toy(tmp_path), {}).keys() == {"name", "hash"}
-
-
 def test_half_a_cpu_gives_one_thread() -> None:
     """In a real cgroup with a real quota."""
-    version, parent = next(cpus.groups(Path("/"), "cpu"), (0, Path("/none")))
+    version, parent = next(cpu_limits.groups(Path("/"), "cpu"), (0, Path("/none")))
     quota = parent / f"cartlm-test-{os.getpid()}" / ("cpu.max" if version == 2 else "cpu.cfs_quota_us")
     try:
         quota.parent.mkdir()
@@ -300,7 +65,7 @@ def test_half_a_cpu_gives_one_thread() -> None:
             pytest.skip("this machine hands no CPU controller to new cgroups")
         code = (
             f"import os; open({str(quota.parent / 'cgroup.procs')!r}, 'w').write(str(os.getpid()))\n"
-            "from cartlm.measure import cpus; print(cpus.cpu_quota(), cpus.threads())"
+            "from cartlm.system import cpu_limits; print(cpu_limits.cpu_quota(), cpu_limits.threads())"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.split() == ["0.5", "1"]
@@ -312,65 +77,6 @@ def test_half_a_cpu_gives_one_thread() -> None:
             time.sleep(0.02)
 
 
-class FakeNvml(ModuleType):
-    """As much of pynvml as is called, of one card that does not tell its power limit."""
-
-    class NVMLError(Exception):
-        pass
-
-    def nvmlInit(self) -> None: ...
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
-        if index:
-            raise self.NVMLError("Invalid Argument")
-        return index
-
-    def nvmlDeviceGetName(self, handle: int) -> bytes:
-        return b"Toy H9000"
-
-    def nvmlSystemGetDriverVersion(self) -> str:
-        return "999.1"
-
-    def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:
-        return SimpleNamespace(total=80 * 2**30)
-
-    def nvmlDeviceGetEnforcedPowerLimit(self, handle: int) -> int:
-        raise self.NVMLError("Not Supported")
-
-
-def test_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a stand-in for NVIDIA's binding: this machine has no card."""
-    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml("pynvml"))
-    assert machine.card() == {"gpu": "Toy H9000", "gpu_driver": "999.1", "gpu_memory_gib": 80.0}
-    assert machine.card(1) == {}
-    monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert machine.card() == {}
-
-
-def test_this_machine() -> None:
-    found = machine.details()
-    assert all(isinstance(value, str | int | float) for value in found.values())
-    assert found["threads"] <= found["affinity_cpus"] <= found["cores_logical"]
-    assert 0.1 < found["ram_gib"] < 1e5
-    assert found["llama_cpp_python"]
-
-
-def test_busy_seconds(tmp_path: Path) -> None:
-    tree(tmp_path, {"proc/stat": "cpu  100 20 30 9999 8888 4 5 6 7 8\ncpu0 1 2 3 4 5 6 7 8 9 10\n"})
-    ticks = os.sysconf("SC_CLK_TCK")
-    assert machine.busy_seconds(tmp_path) == machine.Busy(165 / ticks, 6 / ticks)
-    assert machine.busy_seconds(tmp_path / "none") is None
-    assert machine.busy_seconds(tmp_path, {0}) == machine.Busy(27 / ticks, 8 / ticks)
-    assert machine.busy_seconds(tmp_path, {0, 1}) is None
-    before = machine.busy_seconds()
-    sum(i * i for i in range(3_000_000))
-    after = machine.busy_seconds()
-    assert before is not None
-    assert after is not None
-    assert after.all > before.all
-    assert after.stolen >= before.stolen
-
-
 def test_load_on_cpus_that_may_not_be_used_is_not_ours() -> None:
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs two CPUs, one of them kept free")
@@ -378,7 +84,7 @@ def test_load_on_cpus_that_may_not_be_used_is_not_ours() -> None:
         "import json, os, subprocess, sys, time; first, second, *_ = sorted(os.sched_getaffinity(0));"
         "busy = subprocess.Popen(['taskset', '-c', str(second), sys.executable, '-c', 'while True: pass']);"
         "os.sched_setaffinity(0, {first});"
-        "from cartlm.bench.worker import Others; others = Others(); time.sleep(1.5);"
+        "from cartlm.bench.worker import OtherPrograms; others = OtherPrograms(); time.sleep(1.5);"
         "print(json.dumps(others.so_far())); busy.kill()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cartlm.bench import llama_bench, llama_server, plan
+from cartlm.bench import llama_bench, llama_server, runner
 from cartlm.errors import UserError
 from cartlm.system import llama_cpp_build, processes
 from tests import ROOT
@@ -21,19 +21,20 @@ DEATHS = [
     ("SIGBUS", "a crash", "make doctor"),
     ("SIGILL", "an instruction that this CPU lacks", "make doctor"),
     ("SIGFPE", "a crash", "make doctor"),
-    ("SIGABRT", "it gave itself up", "make doctor"),
+    ("SIGABRT", "it aborted itself", "make doctor"),
     ("SIGKILL", "out of memory?", "lower the batch sizes"),
     ("SIGTERM", "stopped from outside", "run it again"),
-    ("SIGHUP", "its terminal went away", "run it again"),
+    ("SIGHUP", "its terminal was closed", "run it again"),
     ("SIGXCPU", "its limit of CPU time", "run it again"),
     ("SIGUSR1", "", "run it again"),
 ]
 STAGE = """
 import os, signal, sys, time
 import click
-from cartlm import stage
+from cartlm import command
+from cartlm.errors import UserError
 
-@stage.command
+@command.command
 @click.argument("how")
 def main(how: str) -> None:
     print("begun", os.getpid(), flush=True)
@@ -42,8 +43,8 @@ def main(how: str) -> None:
     elif how == "wait":
         time.sleep(600)
     elif how == "refuse":
-        raise stage.UserError("no", "yes")
-    stage.done({"how": how})
+        raise UserError("no", "yes")
+    command.done({"how": how})
 
 if __name__ == "__main__":
     main()
@@ -136,39 +137,6 @@ def test_dvc_shows_it(folder: Path) -> None:
     assert "failed to reproduce 'toy'" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("code", "said"),
-    [
-        (1, "exit code 1"), (2, "exit code 2"), (127, "exit code 127"), (255, "exit code 255"),
-        (-11, "killed by SIGSEGV: a crash"), (139, "killed by SIGSEGV: a crash"), (-64, "killed by SIGRTMAX"),
-        (132, "killed by SIGILL: an instruction that this CPU lacks"), (-100, "exit code -100"),
-    ],
-)  # fmt: skip
-def test_return_codes_in_words(code: int, said: str) -> None:
-    """139 is what a shell makes of SIGSEGV."""
-    assert processes.describe_exit(code) == said
-
-
-@pytest.mark.parametrize(
-    ("limit", "words"), [("max", "no limit of a cgroup"), (str(3 * 2**29), "1.5 GiB by the cgroup's limit")]
-)
-def test_out_of_memory_names_the_limits(tmp_path: Path, limit: str, words: str) -> None:
-    for name, text in {
-        "proc/meminfo": f"MemTotal: {24 * 2**20} kB\n",
-        "proc/self/cgroup": "0::/\n",
-        "sys/fs/cgroup/cgroup.controllers": "memory\n",
-        "sys/fs/cgroup/memory.max": limit,
-    }.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    for code in (-9, 137):
-        assert (
-            processes.describe_exit(code, tmp_path)
-            == f"killed by SIGKILL: out of memory? {words}, 24.0 GiB in the machine"
-        )
-
-
 def tools(folder: Path, monkeypatch: pytest.MonkeyPatch, **scripts: str) -> None:
     """Stand-ins for llama.cpp's tools."""
     for name, text in scripts.items():
@@ -238,6 +206,6 @@ def test_a_measured_worker_that_dies(
     (tmp_path / "sitecustomize.py").write_text(f"import os, signal; os.kill(os.getpid(), signal.{name})")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(UserError) as error:
-        plan.work({"what": "queries", "model": "models/q8_0", "device": "cpu"})
+        runner.run_worker({"kind": "queries", "model": "models/q8_0", "device": "cpu"})
     told(error, name, words, next_command)
     assert "measuring models/q8_0" in error.value.message
