@@ -7,6 +7,7 @@ vocabulary file that comes with llama.cpp.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,106 +57,104 @@ def config(shape: Shape) -> Any:
     )  # fmt: skip
 
 
+def _draw(
+    shape: Shape, seed: int, linear: Callable[[str, Any, Any], dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Random float16 weights by name (normal, deviation 0.02; norms 1); `linear` draws those of the projections."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    with torch.device("meta"):
+        empty = LlamaForCausalLM(config(shape))
+    random = torch.Generator().manual_seed(seed)
+    weights: dict[str, Any] = {}
+    for name, tensor in empty.named_parameters():  # the tied output is named once
+        if linear and "_proj" in name:
+            weights |= linear(name.removesuffix("weight"), tensor, random)
+        elif tensor.ndim == 1:
+            weights[name] = torch.ones(tensor.shape, dtype=torch.float16)
+        else:
+            weights[name] = torch.empty(tensor.shape).normal_(0.0, 0.02, generator=random).half()
+    return weights
+
+
+def _save(
+    folder: Path, shape: Shape, weights: dict[str, Any], quantization: dict[str, Any] | None = None
+) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    model = config(shape)
+    model.architectures, model.dtype = ["LlamaForCausalLM"], torch.float16
+    if quantization:
+        model.quantization_config = quantization
+    model.save_pretrained(folder)
+
+
+def write(folder: Path, shape: Shape, seed: int, never: int | None = None) -> int:
+    """A model folder in hub layout with random float16 weights; returns the number of parameters.
+
+    The token `never` has a logit of 0, so it is never the answer. Raises OSError on a full disk.
+    """
+    weights = _draw(shape, seed)
+    if never is not None:
+        weights["model.embed_tokens.weight"][never] = 0
+    _save(folder, shape, weights)
+    return sum(tensor.numel() for tensor in weights.values())
+
+
 def write_gptq(folder: Path, shape: Shape, bits: int, group_size: int, seed: int) -> int:
-    """A GPTQ checkpoint of random integers, scaled so that its weights spread as those of `write`; returns the bytes.
+    """A GPTQ checkpoint of random integers, scaled to the deviation of `write`; returns the bytes.
 
     Speed and memory depend on shapes and bits only, so nothing is calibrated. The layout is that of gptqmodel's
     format `gptq`: qweight [inputs * bits / 32, outputs], zeros stored less 1. Raises OSError on a full disk.
     """
     import torch
-    from safetensors.torch import save_file
-    from transformers import LlamaForCausalLM
 
-    made = config(shape)
-    with torch.device("meta"):
-        empty = LlamaForCausalLM(made)
-    random = torch.Generator().manual_seed(seed)
     middle, width = 2 ** (bits - 1), 32 // bits
     zeros = sum((middle - 1) << (bits * place) for place in range(width))
     zeros -= 2**32 if zeros >= 2**31 else 0
-    weights = {}
-    for name, tensor in empty.named_parameters():
-        if "_proj" not in name:
-            drawn = torch.ones(tensor.shape) if tensor.ndim == 1 else torch.empty(tensor.shape)
-            weights[name] = (drawn if tensor.ndim == 1 else drawn.normal_(0.0, 0.02, generator=random)).half()
-            continue
+    deviation = (2**bits) / 12**0.5  # of evenly drawn integers
+
+    def linear(part: str, tensor: Any, random: Any) -> dict[str, Any]:
         outputs, inputs = tensor.shape
-        part, groups = name.removesuffix("weight"), inputs // group_size
-        shape_ = (inputs // width, outputs)
-        weights[f"{part}qweight"] = torch.randint(
-            -(2**31), 2**31, shape_, generator=random, dtype=torch.int32
-        )
-        weights[f"{part}qzeros"] = torch.full((groups, outputs // width), zeros, dtype=torch.int32)
-        deviation = (2**bits) / 12**0.5  # of integers drawn evenly
-        weights[f"{part}scales"] = torch.full((groups, outputs), 0.02 / deviation, dtype=torch.float16)
-        weights[f"{part}g_idx"] = (torch.arange(inputs) // group_size).to(torch.int32)
-    how = {
+        groups, packed = inputs // group_size, (inputs // width, outputs)
+        return {
+            f"{part}qweight": torch.randint(-(2**31), 2**31, packed, generator=random, dtype=torch.int32),
+            f"{part}qzeros": torch.full((groups, outputs // width), zeros, dtype=torch.int32),
+            f"{part}scales": torch.full((groups, outputs), 0.02 / deviation, dtype=torch.float16),
+            f"{part}g_idx": (torch.arange(inputs) // group_size).to(torch.int32),
+        }
+
+    weights = _draw(shape, seed, linear)
+    quantization = {
         "bits": bits, "group_size": group_size, "desc_act": False, "sym": True, "lm_head": False, "quant_method": "gptq",
         "checkpoint_format": "gptq", "format": "gptq", "method": "gptq", "pack_dtype": "int32", "meta": {},
     }  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    made.architectures, made.dtype = ["LlamaForCausalLM"], torch.float16
-    made.quantization_config = how
-    made.save_pretrained(folder)
-    (folder / "quantize_config.json").write_text(json.dumps(how, indent=2), encoding="utf-8")
+    _save(folder, shape, weights, quantization)
+    (folder / "quantize_config.json").write_text(json.dumps(quantization, indent=2), encoding="utf-8")
     return sum(tensor.nbytes for tensor in weights.values())
 
 
-def write(folder: Path, shape: Shape, seed: int, never: int | None = None) -> int:
-    """A model folder in hub layout with random float16 weights (normal, deviation 0.02; norms 1); returns the number
-    of parameters. The token `never` has a logit of 0, so it is never the answer. Raises OSError on a full disk.
-    """
-    import torch
-    from safetensors.torch import save_file
-    from transformers import LlamaForCausalLM
-
-    made = config(shape)
-    with torch.device("meta"):
-        empty = LlamaForCausalLM(made)
-    random = torch.Generator().manual_seed(seed)
-    weights = {}
-    for name, tensor in empty.named_parameters():  # the tied output is named once
-        if tensor.ndim == 1:
-            weights[name] = torch.ones(tensor.shape, dtype=torch.float16)
-        else:
-            drawn = torch.empty(tensor.shape).normal_(0.0, 0.02, generator=random)
-            weights[name] = drawn.to(torch.float16)
-        if "embed_tokens" in name and never is not None:
-            weights[name][never] = 0
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    made.architectures, made.dtype = ["LlamaForCausalLM"], torch.float16
-    made.save_pretrained(folder)
-    return sum(tensor.numel() for tensor in weights.values())
-
-
 def write_bytes_tokenizer(folder: Path) -> None:
-    """A tokenizer of single bytes, for prompts that are given as ids: an engine wants one, with BOS and EOS."""
+    """A tokenizer of single bytes, for prompts that are given as ids: an engine needs one, with BOS and EOS."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     vocabulary = {letter: byte for byte, letter in bytes_to_unicode().items()}
-    added = [
-        {"id": 256 + place, "content": token, "single_word": False, "lstrip": False, "rstrip": False,
-         "normalized": False, "special": True}
-        for place, token in enumerate((BOS, EOS))
-    ]  # fmt: skip
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    tokenizer: dict[str, Any] = {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
-        "pre_tokenizer": byte_level, "post_processor": None, "decoder": byte_level,
-        "model": {
-            "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-            "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "vocab": vocabulary, "merges": [],
-        },
-    }  # fmt: skip
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
-    settings = {"bos_token": BOS, "eos_token": EOS, "tokenizer_class": "PreTrainedTokenizerFast"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.add_special_tokens([BOS, EOS])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    _save_tokenizer(folder, tokenizer)
 
 
 def write_tokenizer(folder: Path) -> None:
     """tokenizer.json and tokenizer_config.json of Llama 3.2, without a pad token, as published."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+
     from cartlm.quantization import gguf  # not on a machine that has torch alone
 
     fields = gguf.reader(llama_cpp_build.llama3_vocabulary()).fields
@@ -166,40 +165,31 @@ def write_tokenizer(folder: Path) -> None:
 
     tokens, types = texts("tokens"), fields["tokenizer.ggml.token_type"].contents()
     tokens[PAD_ID] = PAD
-    added = [
-        {"id": number, "content": token, "single_word": False, "lstrip": False, "rstrip": False,
-         "normalized": False, "special": True}
-        for number, (token, kind) in enumerate(zip(tokens, types, strict=True))
-        if kind == 3
-    ]  # fmt: skip
-    specials = {token["id"] for token in added}
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    bos = {"SpecialToken": {"id": BOS, "type_id": 0}}
-    template = {
-        "type": "TemplateProcessing",
-        "single": [bos, {"Sequence": {"id": "A", "type_id": 0}}],
-        "pair": [bos, {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-        "special_tokens": {BOS: {"id": BOS, "ids": [tokens.index(BOS)], "tokens": [BOS]}},
-    }
-    split = {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated", "invert": False}
-    tokenizer: dict[str, Any] = {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
-        "post_processor": {"type": "Sequence", "processors": [byte_level, template]},
-        "decoder": byte_level,
-        "model": {
-            "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-            "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": True,
-            "vocab": {token: number for number, token in enumerate(tokens) if number not in specials},
-            "merges": texts("merges"),
-        },
-    }  # fmt: skip
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
-    config = {
-        "bos_token": BOS, "eos_token": EOS, "clean_up_tokenization_spaces": True,
-        "model_input_names": ["input_ids", "attention_mask"], "model_max_length": 131072,
-        "tokenizer_class": "PreTrainedTokenizerFast",
-    }  # fmt: skip
+    special = [number for number, kind in enumerate(types) if kind == 3]
+    vocabulary = {token: number for number, token in enumerate(tokens) if number < special[0]}
+    merges = [(left, right) for left, _, right in (merge.partition(" ") for merge in texts("merges"))]
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=True))
+    tokenizer.add_special_tokens(
+        [AddedToken(tokens[number], special=True, normalized=False) for number in special]
+    )
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    split = pre_tokenizers.Split(Regex(PATTERN), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+    template = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A $B:1", special_tokens=[(BOS, tokens.index(BOS))]
+    )
+    tokenizer.post_processor = processors.Sequence([processors.ByteLevel(), template])
+    tokenizer.decoder = decoders.ByteLevel()
+    _save_tokenizer(
+        folder, tokenizer, clean_up_tokenization_spaces=True, model_input_names=["input_ids", "attention_mask"],
+        model_max_length=131072,
+    )  # fmt: skip
+
+
+def _save_tokenizer(folder: Path, tokenizer: Any, **settings: Any) -> None:
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
+    names = {"bos_token": BOS, "eos_token": EOS}
+    config = {**names, **settings, "tokenizer_class": "PreTrainedTokenizerFast"}
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
-    special = {"bos_token": BOS, "eos_token": EOS}
-    (folder / "special_tokens_map.json").write_text(json.dumps(special), encoding="utf-8")
+    if settings:
+        (folder / "special_tokens_map.json").write_text(json.dumps(names), encoding="utf-8")
