@@ -73,10 +73,10 @@ def fingerprint(card: Mapping[str, Any]) -> dict[str, str]:
 def target(card: Mapping[str, Any] | None, details: Mapping[str, Any] | None = None) -> Target:
     """The card of `require_cuda`, or, to try a script, the CPU in its place (None)."""
     if card is None:
-        return Target("gpu", machine.fingerprint(), None, meters.available().metrics())
+        return Target("gpu", machine.fingerprint(), None, meters.available())
     index = card.get("nvml_index")
     meter = None if index is None else partial(energy.Meter, gpu=index)
-    about = {**meters.available(gpu=index or 0).metrics(), **card, **(details or {})}
+    about = {**meters.available(gpu=index or 0), **card, **(details or {})}
     return Target("gpu", fingerprint(card), meter, about)
 
 

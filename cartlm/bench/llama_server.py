@@ -25,7 +25,9 @@ def server(model: Path, slots: int, context_tokens: int, threads: int) -> Iterat
 
     No prompt is cached: each query is prefilled as a new shopper's would be. Raises UserError if it does not start.
     """
-    port = _free_port()
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port: int = unused.getsockname()[1]
     command = [
         llama_cpp_build.tool("llama-server"), "-m", model, "--host", "127.0.0.1", "--port", port, "-t", threads,
         "-c", slots * context_tokens, "-np", slots, "-ngl", 0, "--no-kv-unified", "--no-cache-prompt",
@@ -37,14 +39,13 @@ def server(model: Path, slots: int, context_tokens: int, threads: int) -> Iterat
     )  # fmt: skip
     try:
         _wait(running, port, model)
-        try:
-            yield port
-        except (OSError, http.client.HTTPException):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                running.wait(2)  # it may be dying
-            if running.returncode is None:
-                raise
-            raise _dead(running, model) from None
+        yield port
+    except (OSError, http.client.HTTPException):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.wait(2)  # it may be dying
+        if running.returncode is None:
+            raise
+        raise _exit_error(running, model) from None
     finally:
         running.terminate()
         try:
@@ -54,18 +55,11 @@ def server(model: Path, slots: int, context_tokens: int, threads: int) -> Iterat
             running.wait()
 
 
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
-
-
 def _wait(running: subprocess.Popen[bytes], port: int, model: Path) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         if running.poll() is not None:
-            raise _dead(running, model)
+            raise _exit_error(running, model)
         with contextlib.suppress(OSError, http.client.HTTPException):
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
             connection.request("GET", "/health")
@@ -75,14 +69,12 @@ def _wait(running: subprocess.Popen[bytes], port: int, model: Path) -> None:
     raise UserError(f"llama-server of {model} did not answer within {START_S} s", "make setup")
 
 
-def _dead(running: subprocess.Popen[bytes], model: Path) -> UserError:
-    return UserError(
-        f"llama-server of {model}: {processes.describe_exit(running.returncode)}",
-        processes.exit_hint(running.returncode, "make doctor"),
-    )
+def _exit_error(running: subprocess.Popen[bytes], model: Path) -> UserError:
+    what = f"llama-server of {model}: {processes.describe_exit(running.returncode)}"
+    return UserError(what, processes.exit_hint(running.returncode, "make doctor"))
 
 
-def ask(port: int, ids: list[int], max_new_tokens: int) -> tuple[float, str]:
+def complete(port: int, ids: list[int], max_new_tokens: int) -> tuple[float, str]:
     """(seconds, text) of one greedy completion of `ids`. Raises UserError for another status than 200.
 
     Greedy by top_k 1: without samplers the server draws at random, whatever the temperature.
@@ -95,12 +87,12 @@ def ask(port: int, ids: list[int], max_new_tokens: int) -> tuple[float, str]:
     try:
         connection.request("POST", "/completion", json.dumps(body), {"Content-Type": "application/json"})
         response = connection.getresponse()
-        said: dict[str, Any] = json.loads(response.read())
+        reply: dict[str, Any] = json.loads(response.read())
     finally:
         connection.close()
     if response.status != 200:
-        raise UserError(f"llama-server answered {response.status}: {str(said)[:200]}")
-    return time.perf_counter() - started, str(said["content"])
+        raise UserError(f"llama-server answered {response.status}: {str(reply)[:200]}")
+    return time.perf_counter() - started, str(reply["content"])
 
 
 def load(
@@ -109,6 +101,6 @@ def load(
     """Answer `prompts` with `in_flight` requests at a time: `queries_per_s`, and `latencies_s` of each."""
     with ThreadPoolExecutor(in_flight) as clients:
         started = time.perf_counter()
-        made = list(clients.map(lambda ids: ask(port, ids, max_new_tokens), prompts))
+        answers = list(clients.map(lambda ids: complete(port, ids, max_new_tokens), prompts))
         seconds = time.perf_counter() - started
-    return {"queries_per_s": len(prompts) / seconds, "latencies_s": [latency for latency, _ in made]}
+    return {"queries_per_s": len(prompts) / seconds, "latencies_s": [latency for latency, _ in answers]}

@@ -44,7 +44,7 @@ class Target:
 def cpu(idle_w: float | None, load_w: float | None) -> Target:
     """The CPU of this machine; `idle_w` and `load_w` are its watts where it has no meter."""
     watts = aggregate.Watts(given_idle=idle_w, given_load=load_w, cpus=psutil.cpu_count() or 1)
-    return Target("cpu", machine.fingerprint(), energy.Meter, meters.available().metrics(), watts)
+    return Target("cpu", machine.fingerprint(), energy.Meter, meters.available(), watts)
 
 
 def run(

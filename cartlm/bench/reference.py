@@ -13,6 +13,7 @@ from typing import Any
 from cartlm.bench import random_weights
 from cartlm.bench.plan import Model
 from cartlm.files import replacing
+from cartlm.system import llama_cpp_probe
 
 REFERENCE = "reference"
 SEED = 7
@@ -20,6 +21,8 @@ PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 20, 192, 32
 SHAPE = random_weights.Shape(
     256, 512, 6, 8, 8, 32, vocab_size=1024
 )  # about the offline model's, so it costs as much
+GGUF_SHAPE = llama_cpp_probe.Shape(6, 256, 512, 8, 8, 1024, context=2048, deviation=0.02)
+TOKENS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *(f"t{n}" for n in range(765))]
 TYPE = "Q4_K_M"
 FOLDER = Path("runs/reference")
 
@@ -55,60 +58,7 @@ def gguf_model(folder: Path = FOLDER) -> Model:
     if not path.exists():
         source = path.with_name("f16.gguf")
         with replacing(source) as new:
-            _write_gguf(new)
+            llama_cpp_probe.write_model(new, GGUF_SHAPE, SEED, TOKENS)
         gguf.quantize(source, path, TYPE, threads=1, log=path.with_suffix(".log"))
         source.unlink()
     return _model(path)
-
-
-def _write_gguf(path: Path) -> None:
-    """Random float16 weights (normal, deviation 0.02; norms 1) and a vocabulary of bytes and numbers.
-
-    The row of EOS in the output matrix is zero: some other token always has a higher logit.
-    """
-    import numpy as np
-    from gguf import GGUFWriter, TokenType
-
-    size, eos = SHAPE.vocab_size, 2
-    names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    names += [f"t{number}" for number in range(len(names), size)]
-    types = [TokenType.UNKNOWN] + 2 * [TokenType.CONTROL] + 256 * [TokenType.BYTE]
-    types += (size - len(types)) * [TokenType.NORMAL]
-    writer = GGUFWriter(path, "llama")
-    writer.add_context_length(2048)
-    writer.add_block_count(SHAPE.num_hidden_layers)
-    writer.add_embedding_length(SHAPE.hidden_size)
-    writer.add_feed_forward_length(SHAPE.intermediate_size)
-    writer.add_head_count(SHAPE.num_attention_heads)
-    writer.add_head_count_kv(SHAPE.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(size)
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list(names)
-    writer.add_token_scores([-float(number) for number in range(size)])
-    writer.add_token_types(types)
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(eos)
-
-    draw = np.random.default_rng(SEED)
-    width, inner = SHAPE.hidden_size, SHAPE.intermediate_size
-    kv = SHAPE.num_key_value_heads * SHAPE.head_dim
-    matrices = {
-        "attn_q": (width, width), "attn_k": (kv, width), "attn_v": (kv, width), "attn_output": (width, width),
-        "ffn_gate": (inner, width), "ffn_up": (inner, width), "ffn_down": (width, inner),
-    }  # fmt: skip
-    shapes = {"token_embd": (size, width), "output": (size, width)}
-    for layer in range(SHAPE.num_hidden_layers):
-        shapes |= {f"blk.{layer}.{name}": shape for name, shape in matrices.items()}
-        for norm in ("attn_norm", "ffn_norm"):
-            writer.add_tensor(f"blk.{layer}.{norm}.weight", np.ones(width, np.float32))
-    writer.add_tensor("output_norm.weight", np.ones(width, np.float32))
-    for name, shape in shapes.items():
-        weights = (0.02 * draw.standard_normal(shape, np.float32)).astype(np.float16)
-        if name == "output":
-            weights[eos] = 0
-        writer.add_tensor(f"{name}.weight", weights)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()

@@ -1,7 +1,7 @@
 """A cgroup of its own for one measured process: its peak memory, page cache included.
 
-The cgroup's peak is what a container's memory limit is held against. Pages of a file that were in the page cache
-before are charged to whom they were first read by: a model file that is warm does not count here, unlike in RSS.
+The peak is what a container's memory limit applies to. Pages of a file are charged to the first process that read
+them: a model file already in the page cache does not count here, unlike in RSS.
 """
 
 from __future__ import annotations
@@ -26,27 +26,26 @@ class Group:
     folder: Path
 
     def join(self) -> None:
-        """Put the calling process into the group, if the kernel lets it: for `preexec_fn`, before memory is used."""
+        """For `preexec_fn`: put the calling process into the group, if the kernel lets it, before it uses memory."""
         with contextlib.suppress(OSError):
             (self.folder / "cgroup.procs").write_text(str(os.getpid()), encoding="ascii")
 
     def peak_bytes(self) -> int | None:
         """The highest memory of the group since it began, or since `reset_peak` (v1); None where unknown.
 
-        Unknown is also 0: that of a group that no process could join.
+        0 is unknown too: no process could join the group.
         """
         text = read(self.folder / PEAK[self.version]) or ""
         return int(text) or None if text.isdigit() else None
 
     def reset_peak(self) -> bool:
-        """Let the peak begin anew; False where the kernel cannot (v2 does so for one open file only)."""
-        if self.version != 1:
+        """Start the peak anew; False where the kernel cannot (v2 does so for one open file only)."""
+        if self.version == 2:
             return False
-        try:
+        with contextlib.suppress(OSError):
             (self.folder / PEAK[1]).write_text("0", encoding="ascii")
-        except OSError:
-            return False
-        return True
+            return True
+        return False
 
 
 def why_none(root: Path = ROOT) -> str:
@@ -67,10 +66,10 @@ def own(root: Path = ROOT) -> Iterator[Group | None]:
         yield None
         return
     version, parent = next(groups(root, "memory"))
-    for left in parent.glob("cartlm-*"):  # by a run that was killed
-        if not (root / "proc" / left.name.split("-")[1]).exists():
+    for stale in parent.glob("cartlm-*"):  # of a killed run
+        if not (root / "proc" / stale.name.split("-")[1]).exists():
             with contextlib.suppress(OSError):
-                left.rmdir()
+                stale.rmdir()
     folder = parent / f"cartlm-{os.getpid()}-{time.monotonic_ns()}"
     try:
         folder.mkdir()
@@ -80,7 +79,7 @@ def own(root: Path = ROOT) -> Iterator[Group | None]:
     try:
         yield Group(version, folder)
     finally:
-        for _ in range(50):  # the kernel lets go of a dead process's group a moment later
+        for _ in range(50):  # the kernel releases a dead process's group a moment later
             with contextlib.suppress(OSError):
                 folder.rmdir()
                 break

@@ -25,7 +25,7 @@ def groups(root: Path, controller: str) -> Iterator[tuple[int, Path]]:
     """(cgroup version, folder) of this process's groups for a controller, innermost first, up to the mount.
 
     In a container without a cgroup namespace the path of /proc/self/cgroup is the host's; only the mount's top
-    is there then, and it is the container's own group.
+    exists then, and it is the container's own group.
     """
     top = root / "sys/fs/cgroup"
     for line in (read(root / "proc/self/cgroup") or "").splitlines():
@@ -33,22 +33,15 @@ def groups(root: Path, controller: str) -> Iterator[tuple[int, Path]]:
         controllers, _, path = rest.partition(":")
         if number == "0" and not controllers:
             version, mounts = 2, [top, top / "unified"]
+            mounts = [mount for mount in mounts if (mount / "cgroup.controllers").exists()]
         elif controller in controllers.split(","):
             version, mounts = 1, [top / controllers, top / controller]
         else:
             continue
-        mount = next((mount for mount in mounts if _is_mount(mount, version)), None)
-        if mount is None:
-            continue
+        mount = next((mount for mount in mounts if mount.is_dir()), None)
         parts = [part for part in PurePosixPath(path).parts if part not in ("/", "..")]
-        for depth in range(len(parts), -1, -1):
-            folder = mount.joinpath(*parts[:depth])
-            if folder.is_dir():
-                yield version, folder
-
-
-def _is_mount(folder: Path, version: int) -> bool:
-    return (folder / "cgroup.controllers").exists() if version == 2 else folder.is_dir()
+        folders = [mount.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)] if mount else []
+        yield from ((version, folder) for folder in folders if folder.is_dir())
 
 
 def cpu_quota(root: Path = ROOT) -> float | None:
@@ -57,16 +50,13 @@ def cpu_quota(root: Path = ROOT) -> float | None:
     cgroup v2: cpu.max, v1: cpu.cfs_quota_us over cpu.cfs_period_us (kernel docs, admin-guide/cgroup-v2 and
     scheduler/sched-bwc).
     """
-    found = []
+    quotas = []
     for version, folder in groups(root, "cpu"):
-        if version == 2:
-            quota, _, period = (read(folder / "cpu.max") or "").partition(" ")
-        else:
-            quota = read(folder / "cpu.cfs_quota_us") or ""
-            period = read(folder / "cpu.cfs_period_us") or ""
-        if quota.isdigit() and period.isdigit() and int(period) > 0:
-            found.append(int(quota) / int(period))
-    return min(found, default=None)
+        files = ("cpu.max",) if version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        numbers = " ".join(read(folder / file) or "" for file in files).split()
+        if len(numbers) == 2 and all(map(str.isdigit, numbers)) and int(numbers[1]) > 0:
+            quotas.append(int(numbers[0]) / int(numbers[1]))
+    return min(quotas, default=None)
 
 
 def affinity() -> int:
@@ -79,8 +69,7 @@ def affinity() -> int:
 def threads(root: Path = ROOT, cpus: int | None = None) -> int:
     """Threads worth starting: floor of the smaller of quota and affinity (`cpus`), at least 1.
 
-    More of them than the quota allows are throttled in each period, which costs far more than it gives.
+    More threads than the quota allows are throttled in each period, which costs far more than it gives.
     """
-    allowed = float(affinity() if cpus is None else cpus)
-    quota = cpu_quota(root)
-    return max(1, math.floor(allowed if quota is None else min(quota, allowed)))
+    allowed = affinity() if cpus is None else cpus
+    return max(1, math.floor(min(cpu_quota(root) or allowed, allowed)))

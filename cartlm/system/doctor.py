@@ -154,14 +154,17 @@ def card(target: str | None) -> Finding:
 
 
 def energy_meters(system: Path) -> list[Finding]:
-    source = meters.available(system)
-    cpu_cost = "no joules in the results; bench_cpu.idle_w and load_w give an estimate"
-    return [
-        Finding("energy, CPU", source.cpu, "" if source.cpu else f"{source.cpu_reason}: {cpu_cost}"),
-        Finding(
-            "energy, card", source.gpu, "" if source.gpu else f"{source.gpu_reason}: no joules of a card"
-        ),
-    ]
+    costs = {
+        "cpu": "no joules in the results; bench_cpu.idle_w and load_w give an estimate",
+        "gpu": "no joules of a card",
+    }
+    sources, findings = meters.available(system), []
+    for key, name in (("cpu", "energy, CPU"), ("gpu", "energy, card")):
+        if source := sources.get(f"energy_{key}"):
+            findings.append(Finding(name, source))
+        else:
+            findings.append(Finding(name, cost=f"{sources[f'energy_{key}_absent']}: {costs[key]}"))
+    return findings
 
 
 def memory_cgroup(system: Path) -> Finding:

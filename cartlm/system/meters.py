@@ -31,34 +31,18 @@ class Counter:
     wraps_at: int | None
 
 
-@dataclass(frozen=True)
-class Sources:
-    """What can be measured here, or the reason why not. Of each pair one is empty."""
+def available(root: Path = ROOT, gpu: int = 0) -> dict[str, str]:
+    """The meters of this machine, for machine.json: `energy_cpu`, or the reason as `energy_cpu_absent`; `energy_gpu` alike.
 
-    cpu: str
-    cpu_reason: str
-    gpu: str
-    gpu_reason: str
-
-    def metrics(self) -> dict[str, str]:
-        """For machine.json: `energy_cpu` or `energy_cpu_absent`, and the same for `gpu`."""
-        values = {
-            "energy_cpu": self.cpu, "energy_cpu_absent": self.cpu_reason,
-            "energy_gpu": self.gpu, "energy_gpu_absent": self.gpu_reason,
-        }  # fmt: skip
-        return {name: value for name, value in values.items() if value}
-
-
-def available(root: Path = ROOT, gpu: int = 0) -> Sources:
-    """The meters of this machine. `gpu` is the card's number for NVML, which CUDA_VISIBLE_DEVICES does not change."""
-
-    def source(counters: Callable[[], list[Counter]]) -> tuple[str, str]:
+    `gpu` is the card's number for NVML, which CUDA_VISIBLE_DEVICES does not change.
+    """
+    sources = {}
+    for name, counters in (("cpu", lambda: rapl_counters(root)), ("gpu", lambda: nvml_counters(gpu))):
         try:
-            return describe(counters()), ""
+            sources[f"energy_{name}"] = describe(counters())
         except UserError as error:
-            return "", str(error)
-
-    return Sources(*source(lambda: rapl_counters(root)), *source(lambda: nvml_counters(gpu)))
+            sources[f"energy_{name}_absent"] = str(error)
+    return sources
 
 
 def describe(counters: list[Counter]) -> str:

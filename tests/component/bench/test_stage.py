@@ -208,8 +208,8 @@ def test_the_server_gives_the_answers_of_our_engine(tmp_path: Path) -> None:
         prompts = [builder.prompt_ids(f"Catalog:\nTea\nJam\n\nUser:\nadd {n} jam") for n in range(2, 8)]
         ours = [engine.answer(ids, 24).text for ids in prompts]
     with llama_server.server(model, 2, 512, 1) as port:
-        theirs = [llama_server.ask(port, ids, 24)[1] for ids in prompts]
-        again = [llama_server.ask(port, ids, 24)[1] for ids in prompts]
+        theirs = [llama_server.complete(port, ids, 24)[1] for ids in prompts]
+        again = [llama_server.complete(port, ids, 24)[1] for ids in prompts]
     assert theirs == again
     assert (
         sum(a == b for a, b in zip(ours, theirs, strict=True)) >= len(prompts) - 1
