@@ -99,7 +99,7 @@ def of(kind: str, records: Iterable[Record]) -> list[Record]:
 
 
 def spread(records: Sequence[Record]) -> float:
-    """How far the rounds of a variant lie apart: interquartile range over median of their decode speeds.
+    """How far apart the rounds of a variant are: interquartile range over median of their decode speeds.
 
     Not of their latencies: each round asks other prompts, long or short ones.
     """
@@ -130,7 +130,7 @@ def _relative_range(values: Sequence[float]) -> float:
 
 
 def unsteady(records: Mapping[str, Sequence[Record]], max_spread: float) -> list[str]:
-    """Variants whose rounds, or the tails of them, lie further apart than `max_spread`."""
+    """Variants whose rounds, or their tails, are further apart than `max_spread`."""
     return [
         variant
         for variant, of_variant in records.items()

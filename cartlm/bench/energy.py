@@ -35,9 +35,8 @@ class Reading:
 class Meter:
     """Joules between `start` and `stop`, of the processors, or of the one card that `gpu` numbers.
 
-    Raises UserError where `available` gives a reason. A thread reads the counters every SAMPLE_S seconds, so any
-    number of wraps is seen; only where it was kept from running so long that a counter could have come round
-    unseen, the reading says so as its problem. Idle, it costs some microseconds a sample.
+    Raises UserError where there is no meter. A thread reads the counters every SAMPLE_S seconds, so that no wrap is
+    missed; where it was held up so long that one may have been, that is the reading's problem.
     """
 
     def __init__(
@@ -88,9 +87,7 @@ class Meter:
 
     def _add(self, counter: Counter, microjoules: int, gap: float) -> None:
         if counter.wraps_at and gap * MAX_W > counter.wraps_at / 1e6:
-            self._problem = (
-                f"{counter.name} was not read for {gap:.0f} s: it may have come round more than once"
-            )
+            self._problem = f"{counter.name} was not read for {gap:.0f} s: it may have wrapped more than once"
         if microjoules < 0 and counter.wraps_at:
             microjoules += counter.wraps_at
         joules = microjoules / 1e6
@@ -118,10 +115,9 @@ def idle_watts(meter: Meter, seconds: float) -> float | None:
 
 
 def estimate(idle_w: float, load_w: float, cpu_seconds: float, cpus: int, seconds: float) -> Reading:
-    """What a machine with these watts, idle and with all of its `cpus` busy, uses while they work `cpu_seconds`.
+    """The energy of a machine with these watts, idle and with all `cpus` busy, while they work `cpu_seconds`.
 
-    A straight line between the two, which real processors do not follow: the first busy core takes most. Good for
-    comparing variants on one machine, not machines.
+    Linear between the two, although the first busy core takes most: it compares variants on one machine, not machines.
     """
     busy = min(1.0, cpu_seconds / (cpus * seconds)) if seconds > 0 else 0.0
     source = f"watts given in params.yaml ({idle_w:g} W idle, {load_w:g} W at full load)"
@@ -134,8 +130,8 @@ def figures(
     """Metrics of a span in which so many queries were answered: joules above idle over each count.
 
     energy_j_per_query, energy_j_per_token (generated ones; the prompt's energy is in it), energy_j_per_correct,
-    idle_w, energy_kind (measured or estimated), energy_source. A count of 0 or None leaves its figure out; where
-    no figure can stand, `energy_absent` alone says why.
+    idle_w, energy_kind (measured or estimated), energy_source. A count of 0 or None leaves its figure out; without
+    any figure there is only `energy_absent`, the reason.
     """
     if reading.problem:
         return {"energy_absent": reading.problem}

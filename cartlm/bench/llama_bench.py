@@ -1,10 +1,11 @@
-"""Is our harness honest? The same file, threads and lengths through llama-bench, in turns with our own engine."""
+"""Checks our harness: the same file, threads and lengths through llama-bench, in turns with our own engine."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 from pathlib import Path
+from statistics import median
 
 from cartlm.engines.llama_cpp import LlamaCpp
 from cartlm.errors import UserError
@@ -15,21 +16,14 @@ REPEATS = 3  # in one process, after a warm-up; the median counts
 
 def ours(engine: LlamaCpp, prompt_tokens: int, new_tokens: int) -> dict[str, float]:
     """prefill_tokens_per_s and decode_tokens_per_s of our engine."""
-    import numpy as np
-
     engine.pace(prompt_tokens, 1)
-    made = [engine.pace(prompt_tokens, new_tokens) for _ in range(REPEATS)]
-    prefill_s, decode_s = np.median(np.array(made), axis=0)
-    return {
-        "prefill_tokens_per_s": prompt_tokens / float(prefill_s),
-        "decode_tokens_per_s": new_tokens / float(decode_s),
-    }
+    runs = [engine.pace(prompt_tokens, new_tokens) for _ in range(REPEATS)]
+    prefill_s, decode_s = (median(seconds) for seconds in zip(*runs, strict=True))
+    return {"prefill_tokens_per_s": prompt_tokens / prefill_s, "decode_tokens_per_s": new_tokens / decode_s}
 
 
 def llama_bench(model: Path, prompt_tokens: int, new_tokens: int, threads: int) -> dict[str, float]:
     """The same of llama-bench, which warms up by itself. Raises UserError if it fails."""
-    import numpy as np
-
     command = [
         llama_cpp_build.tool("llama-bench"), "-m", model, "-p", prompt_tokens, "-n", new_tokens, "-t", threads,
         "-ngl", 0, "-r", REPEATS, "-o", "json",
@@ -39,14 +33,10 @@ def llama_bench(model: Path, prompt_tokens: int, new_tokens: int, threads: int) 
         preexec_fn=processes.die_with_parent,
     )  # fmt: skip
     try:
-        found = json.loads(done.stdout)
-        samples = {bool(test["n_gen"]): test["samples_ts"] for test in found}
-        return {
-            "prefill_tokens_per_s": float(np.median(samples[False])),
-            "decode_tokens_per_s": float(np.median(samples[True])),
-        }
+        speeds = {bool(test["n_gen"]): median(test["samples_ts"]) for test in json.loads(done.stdout)}
+        return {"prefill_tokens_per_s": speeds[False], "decode_tokens_per_s": speeds[True]}
     except (ValueError, KeyError, TypeError):
         lines = done.stderr.strip().splitlines() if done.returncode >= 0 else []
-        said = lines[-1][:200] if lines else processes.describe_exit(done.returncode)
+        reason = lines[-1][:200] if lines else processes.describe_exit(done.returncode)
         hint = processes.exit_hint(done.returncode, f"rm {model}, then dvc repro")
-        raise UserError(f"llama-bench of {model}: {said}", hint) from None
+        raise UserError(f"llama-bench of {model}: {reason}", hint) from None

@@ -1,8 +1,8 @@
 """Memory of this process by the kernel's own account (/proc/self/status), in MiB.
 
-Resident memory counts the pages of the mapped model file that were touched, so a file that several processes
-share is counted in each, and a model grows into it with use (llama.cpp issue 864). Hence the named parts:
-`rss_anon` is what only this process holds, `rss_file` what is mapped from files.
+Resident memory counts the touched pages of the mapped model file, so several processes each count a file they share,
+and a model grows into it with use (llama.cpp issue 864). Hence the parts: `rss_anon` belongs to this process alone,
+`rss_file` is mapped from files. (psutil has neither them nor the peak.)
 """
 
 from __future__ import annotations
@@ -30,27 +30,24 @@ class Memory:
 def now(status: Path = STATUS) -> Memory:
     """This process's memory now. Raises UserError without a Linux /proc.
 
-    VmHWM, not getrusage's ru_maxrss: the latter is inherited over exec from the process that started this one.
+    VmHWM, not getrusage's ru_maxrss, which is inherited over exec from the process that started this one.
     """
     try:
         lines = status.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise UserError(
-            f"{status} cannot be read ({error.strerror}): memory is measured on Linux only", ""
-        ) from None
+        message = f"{status} cannot be read ({error.strerror}): memory is measured on Linux only"
+        raise UserError(message, "") from None
     pairs = [line.partition(":") for line in lines]
-    found = {FIELDS[key]: int(value.split()[0]) / 1024 for key, _, value in pairs if key in FIELDS}
-    missing = sorted(set(FIELDS.values()) - found.keys())
-    if missing:
-        raise UserError(
-            f"{status} lacks {', '.join(missing)}: a kernel older than 4.5?", "run on a newer Linux"
-        )
-    return Memory(**found)
+    values = {FIELDS[key]: int(value.split()[0]) / 1024 for key, _, value in pairs if key in FIELDS}
+    if missing := sorted(set(FIELDS.values()) - values.keys()):
+        what = f"{status} lacks {', '.join(missing)}: a kernel older than 4.5?"
+        raise UserError(what, "run on a newer Linux")
+    return Memory(**values)
 
 
 def reset_peak(clear: Path = CLEAR) -> bool:
-    """Let the peak begin anew at the memory of now, so that load and run have one each; False where that cannot be
-    done (kernel documentation, filesystems/proc, clear_refs 5).
+    """Start the peak anew, so that load and run have one each; False where the kernel refuses (filesystems/proc,
+    clear_refs 5).
     """
     try:
         clear.write_text("5", encoding="ascii")

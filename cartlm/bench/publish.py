@@ -1,6 +1,6 @@
 """Measures and publishes a folder of metrics/bench/: a file per variant, machine.json and rounds.csv.
 
-Nothing is written where the rounds lie too far apart.
+Nothing is written where the rounds are too far apart.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def run(
     """Measure `models` and write `folder`; returns the number of measurements, all of which are kept in `raw`.
 
     `command` is what to type after a refusal; `unsupported` holds kernels that do not run here, with the reason.
-    Raises UserError for rounds that lie too far apart and, with `strict`, on another machine than the committed one;
+    Raises UserError for rounds that are too far apart and, with `strict`, on another machine than the committed one;
     `folder` is then untouched.
     """
     if warning := compare_machine(committed(folder / "machine.json"), target.machine, strict):
@@ -136,7 +136,7 @@ def idle_watts(target: Target) -> tuple[float | None, str]:
 
 
 def refuse_unsteady(records: Mapping[str, Sequence[Record]], max_spread: float, command: str) -> None:
-    """Raise UserError, with the visible reason, where a variant's rounds lie further apart than `max_spread`."""
+    """Raise UserError, with the visible reason, where a variant's rounds are further apart than `max_spread`."""
     for variant in aggregate.unsteady(records, max_spread):
         of_variant = aggregate.of("queries", records[variant])
         median, tail = aggregate.spread(of_variant), aggregate.tail_spread(of_variant)

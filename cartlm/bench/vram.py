@@ -1,8 +1,8 @@
 """Memory of a CUDA card, in MiB, by three accounts that differ (optimum-benchmark issue 31).
 
-`allocated`: tensors, by torch. `reserved`: what torch took from the driver, its free blocks included. `used`: by how much the
-card's free memory fell since this process had its CUDA context, kernels' code and libraries included; the context
-itself, some hundred MiB a process, is not in it, and other programs would be. Peaks of torch begin anew with `reset_peak`.
+`allocated`: tensors, by torch. `reserved`: what torch took from the driver, its free blocks included. `used`: by how
+much the card's free memory fell since this process had its CUDA context: code of kernels and libraries and other
+programs included, the context itself (some hundred MiB) excluded. `reset_peak` starts torch's peaks anew.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from cartlm.system.meters import nvml
 
 
 def card_index() -> int:
-    """NVML's number of the card that CUDA calls 0: CUDA_VISIBLE_DEVICES changes the one and not the other.
+    """NVML's number of the card that CUDA calls 0, which CUDA_VISIBLE_DEVICES changes.
 
-    Raises UserError where NVML is not there, or does not know the card (a part of one under MIG).
+    Raises UserError without NVML, or where it does not list the card (a part of one under MIG).
     """
     pynvml = nvml()
     import torch
@@ -31,7 +31,7 @@ def card_index() -> int:
                 return number
     except pynvml.NVMLError as error:
         raise UserError(f"NVML does not answer: {error}") from None
-    raise UserError(f"NVML does not know the card {ours}")
+    raise UserError(f"NVML does not list the card {ours}")
 
 
 class Vram:

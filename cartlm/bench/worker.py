@@ -101,7 +101,9 @@ def queries(job: Job) -> dict[str, Any]:
     """
     _import_engine(job)  # the library is not a part of the load
     group = cgroup.Group(job["group"][0], Path(job["group"][1])) if job.get("group") else None
-    card = vram.Vram(job["device"] if job["engine"] == "transformers" else "cpu")  # torch knows no other's
+    card = vram.Vram(
+        job["device"] if job["engine"] == "transformers" else "cpu"
+    )  # torch sees no other memory
     memory.reset_peak()
     before = memory.now()
     load1, others = os.getloadavg()[0], OtherPrograms()

@@ -1,6 +1,6 @@
 """How many CPUs this process may use, from its cgroups (v1 and v2) and its affinity: so many threads are started.
 
-Everything is read below `root`, so that a tree of plain files stands in for /proc and /sys in tests.
+Everything is read below `root`, which tests replace by a tree of plain files.
 """
 
 from __future__ import annotations

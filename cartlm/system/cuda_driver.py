@@ -1,4 +1,4 @@
-"""Whether a CUDA program can start here: asked of the driver itself, without torch, in milliseconds."""
+"""Whether a CUDA program can start here, by the driver itself: without torch, in milliseconds."""
 
 from __future__ import annotations
 
@@ -19,10 +19,7 @@ CARDS = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 
 
 def built_for() -> tuple[str, str | None]:
-    """The installed torch and the CUDA that it was built for (None: none), without importing it.
-
-    Raises ModuleNotFoundError.
-    """
+    """Version and CUDA (None: none) of the installed torch, without importing it. Raises ModuleNotFoundError."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
@@ -37,7 +34,7 @@ def check(
     environ: Mapping[str, str] = os.environ,
     load: Callable[[str], Any] = ctypes.CDLL,
 ) -> str:
-    """One line about cards and driver that torch, built for `cuda`, can use; `image`: the target of the image, if in one.
+    """One line about the cards and the driver that torch, built for `cuda`, can use; `image`: the target of our image.
 
     Raises UserError where torch has no CUDA, where driver or card are missing, and where the driver is too old.
     """
@@ -49,23 +46,21 @@ def check(
         hint = f"docker run --gpus all cartlm:{image}" if image else "nvidia-smi"
         where = "in this container" if image else "on this machine"
         raise UserError(f"no NVIDIA driver {where}: {LIBRARY} is missing", hint) from None
-    found = ctypes.c_int()
-    driver.cuDriverGetVersion(ctypes.byref(found))
-    newest = f"{found.value // 1000}.{found.value % 1000 // 10}"
+    version, cards = ctypes.c_int(), ctypes.c_int()
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    newest = f"{version.value // 1000}.{version.value % 1000 // 10}"
     status = driver.cuInit(0)
     # Within a major version of CUDA, any driver of it will do.
-    if status == INSUFFICIENT_DRIVER or found.value // 1000 < int(cuda.split(".")[0]):
+    if status == INSUFFICIENT_DRIVER or version.value // 1000 < int(cuda.split(".")[0]):
         raise UserError(
             f"the NVIDIA driver is too old: it runs CUDA {newest}, torch {torch} needs {cuda}",
             "install a newer driver on the host, then nvidia-smi",
         )
     if status == 0:
-        cards = ctypes.c_int()
         driver.cuDeviceGetCount(ctypes.byref(cards))
-        if cards.value:
-            return f"{cards.value} CUDA card(s), driver for CUDA {newest}, torch {torch} for CUDA {cuda}"
+    if cards.value:
+        return f"{cards.value} CUDA card(s), driver for CUDA {newest}, torch {torch} for CUDA {cuda}"
     hidden = ", ".join(f"{name}={environ[name]}" for name in CARDS if name in environ)
     why = "" if status in (0, NO_DEVICE) else f" (cuInit: error {status})"
-    raise UserError(
-        f"the NVIDIA driver shows no card{why}" + (f"; set here: {hidden}" if hidden else ""), "nvidia-smi -L"
-    )
+    hidden = f"; set here: {hidden}" if hidden else ""
+    raise UserError(f"the NVIDIA driver shows no card{why}{hidden}", "nvidia-smi -L")

@@ -1,4 +1,4 @@
-"""Where the one llama.cpp of docker/llama_cpp.sh lies: its tools, its converter, and which CPU variant runs."""
+"""The one llama.cpp of docker/llama_cpp.sh: its tools, its converter, and which CPU variant runs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def tool(name: str) -> Path:
 
 
 def converter() -> Path:
-    """The official convert_hf_to_gguf.py; run it with this python, its gguf-py lies beside it."""
+    """The official convert_hf_to_gguf.py; run it with this python; its gguf-py is beside it."""
     return prefix() / "convert" / "convert_hf_to_gguf.py"
 
 
@@ -52,8 +52,8 @@ def llama3_vocabulary() -> Path:
 
 
 def build_info() -> dict[str, Any]:
-    """What docker/llama_cpp.sh wrote: source, version, kind (native or portable), compiler, flags, build_seconds,
-    mended (what of the source), without (instruction sets that died on this CPU) and the reason.
+    """What docker/llama_cpp.sh recorded: source, version, kind (native or portable), compiler, flags, build_seconds,
+    mended (what was patched), without (instruction sets that died on this CPU) and the reason.
     """
     info: dict[str, Any] = json.loads((prefix() / "build.json").read_text(encoding="utf-8"))
     return info
@@ -63,13 +63,11 @@ def cpu_variant() -> str | None:
     """The CPU code that runs in this process: `native`, or the variant which a portable build chose.
 
     Call it after llama_cpp made a model or ran llama_backend_init(); None where no backend is loaded yet or the
-    system has no /proc. llama.cpp keeps only the chosen variant mapped, so the process's own map is the witness.
+    system has no /proc. llama.cpp keeps only the chosen variant mapped, so the process's own map shows it.
     """
     try:
         maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    found = set(re.findall(r"/libggml-cpu(?:-([a-z0-9_]+))?\.so", maps))
-    if not found:
-        return None
-    return "+".join(sorted(name or "native" for name in found))
+    names = set(re.findall(r"/libggml-cpu(?:-([a-z0-9_]+))?\.so", maps))
+    return "+".join(sorted(name or "native" for name in names)) or None

@@ -1,6 +1,6 @@
 """The machine a number was measured on: what a process may use of it, and a fingerprint to compare two by.
 
-Everything is read below `root`, so that a tree of plain files stands in for /proc and /sys in tests.
+Everything is read below `root`, which tests replace by a tree of plain files.
 """
 
 from __future__ import annotations
