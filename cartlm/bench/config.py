@@ -8,21 +8,29 @@ from pydantic import AfterValidator, Field, model_validator
 
 from cartlm.config import Count, Name, Positive, Section, Seed, Threads
 
+NotNegative = Annotated[int, Field(ge=0)]
 
-class BenchCpu(Section):
+
+class Schedule(Section):
+    """What all benchmarks have."""
+
     seed: Seed
     rounds: Count
-    warmups: Annotated[int, Field(ge=4)]
-    queries: Count  # test prompts a round and variant
+    warmups: Annotated[int, Field(ge=4)]  # queries before the measured ones, in each process
+    queries: Count  # test prompts per round and variant, one at a time
+    # Interquartile range over median of the rounds' decode speeds, and of the 95th percentiles of their seconds per
+    # token: above it, nothing is published
+    max_spread: Positive
+
+
+class BenchCpu(Schedule):
     threads: Threads | None  # null: as many as quota and affinity allow
-    max_spread: Positive  # interquartile range of the rounds' decode speeds over their median: above it, none is published
-    served_rounds: Annotated[int, Field(ge=0)]  # rounds that also go through llama-server
+    served_rounds: NotNegative  # rounds that also go through llama-server
     served_queries: Count  # of each of those rounds and numbers in flight
     in_flight: Annotated[list[Count], Field(min_length=1)]  # requests at a time there
-    harness_rounds: Annotated[int, Field(ge=0)]  # rounds that are also compared with llama-bench
-    idle_w: (
-        Positive | None
-    )  # the machine's watts, idle and at full load, for an estimate where no meter can be read
+    harness_rounds: NotNegative  # rounds that are also compared with llama-bench
+    # The machine's watts, idle and at full load, for an estimate where no meter can be read
+    idle_w: Positive | None
     load_w: Positive | None
 
     @model_validator(mode="after")
@@ -38,22 +46,17 @@ class BenchCpu(Section):
         return self
 
 
-class Architecture(Section):
+class Architecture(Schedule):
     """`make architecture`: a known architecture with random weights, measured on this machine."""
 
     name: Literal["llama-3.2-1b", "llama-3.2-3b", "toy"]
-    seed: Seed
     types: list[Literal["q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k"]]  # GGUF, beside f16
     dtypes: list[Literal["float16", "bfloat16", "float32"]]  # of transformers on the CPU
-    rounds: Count
-    warmups: Annotated[int, Field(ge=4)]
     warmup_tokens: Count  # new tokens of a warm-up query
-    queries: Count  # a round and variant
     new_tokens: Count  # of each query: random weights never end an answer
-    harness_rounds: Annotated[int, Field(ge=0)]
+    harness_rounds: NotNegative
     harness_prompt: Count  # tokens, for us and for llama-bench
     harness_new: Count
-    max_spread: Positive
 
     @model_validator(mode="after")
     def _sound(self) -> Architecture:
@@ -67,25 +70,16 @@ class Architecture(Section):
 
 def _card(name: str) -> str:
     if name in ("accuracy", "models") or name.split("-")[0] in ("cpu", "gpu"):
-        raise ValueError(
-            "no card is called so, and other numbers go by that name; a word of the card's name, as t4"
-        )
+        raise ValueError("the name is taken by other metrics; use a word of the card's name, as t4")
     return name
 
 
-class Gpu(Section):
+class Gpu(Schedule):
     """gpu/dvc.yaml: the benchmark of a CUDA card."""
 
     card: Annotated[
         Name, AfterValidator(_card)
     ]  # a word of its name, as t4 or h100; the metrics' folder, too
     dtype: Literal["float16", "bfloat16"]  # of GPTQ's activations and of what is not quantized
-    seed: Seed
-    rounds: Count
-    warmups: Annotated[int, Field(ge=4)]
-    queries: Count  # a round and variant, one at a time
     batches: list[Count]  # rows answered together
-    accuracy_batch: Annotated[
-        int, Field(ge=0)
-    ]  # all test rows, so many together; 0: accuracy is not measured
-    max_spread: Positive
+    accuracy_batch: NotNegative  # all test rows, so many together; 0: accuracy is not measured

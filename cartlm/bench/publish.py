@@ -10,7 +10,6 @@ import io
 import json
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,13 +124,11 @@ def idle_watts(target: Target) -> tuple[float | None, str]:
         meter = None
     if meter is None:
         return None, ""
-    before, began = machine.busy_seconds(), time.monotonic()
+    others = machine.OtherPrograms()
     watts = energy.idle_watts(meter, IDLE_S)
-    after = machine.busy_seconds()
-    if before and after and target.section == "cpu":
-        others = (after.all - before.all) / (time.monotonic() - began)
-        if others > aggregate.DISTURBED:
-            return None, f"other programs kept {others:.1f} CPUs busy while the idle watts were measured"
+    busy = others.so_far().get("other_cpus_host", 0.0)
+    if busy > aggregate.DISTURBED and target.section == "cpu":
+        return None, f"other programs kept {busy:.1f} CPUs busy while the idle watts were measured"
     return watts, "" if watts is not None else "the idle watts could not be measured"
 
 

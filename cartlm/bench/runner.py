@@ -86,17 +86,20 @@ def close(raw: Path) -> None:
 
 def _describe(record: Record) -> str:
     """A measurement for the progress line."""
-    if record["kind"] == "served":
-        parts = [f"{level['queries_per_s']:.1f} at {n}" for n, level in record["levels"].items()]
-        return f"queries/s in flight: {', '.join(parts)}"
-    if record["kind"] == "batched":
-        parts = [f"{level.get('decode_tokens_per_s', 0):.0f} at {n}" for n, level in record["levels"].items()]
-        return f"decode tokens/s at batch: {', '.join(parts)}"
     if record["kind"] == "accuracy":
         return f"{record['exact']} of {record['n']} rows right"
-    speeds = record["ours"] if record["kind"] == "harness" else record
-    text = f"{speeds['prefill_tokens_per_s']:.0f} prefill and {speeds.get('decode_tokens_per_s', 0):.0f} decode tokens/s"
-    return f"{text} beside llama-bench" if record["kind"] == "harness" else text
+    if levels := record.get("levels"):
+        name, unit = (
+            ("queries_per_s", "queries/s in flight")
+            if record["kind"] == "served"
+            else ("decode_tokens_per_s", "decode tokens/s at batch")
+        )
+        return f"{unit}: {', '.join(f'{level.get(name, 0):.1f} at {n}' for n, level in levels.items())}"
+    prefill, decode = (
+        record.get("ours", record).get(f"{phase}_tokens_per_s", 0) for phase in ("prefill", "decode")
+    )
+    beside = " beside llama-bench" if "ours" in record else ""
+    return f"{prefill:.0f} prefill and {decode:.0f} decode tokens/s{beside}"
 
 
 def _session(
@@ -122,9 +125,11 @@ def _session(
 
 
 def _code() -> list[str]:
-    """What measures: hashes of this package and of the engines, and the versions of what they call."""
-    packages = (Path(__file__).parent, Path(__file__).parents[1] / "engines")
-    files = [path for package in packages for path in sorted(package.glob("*.py"))]
+    """What measures: hashes of three packages, and the versions of the libraries they call."""
+    root = Path(__file__).parents[1]
+    files = [
+        file for package in ("bench", "engines", "system") for file in sorted((root / package).glob("*.py"))
+    ]
     return [*(hashlib.sha256(file.read_bytes()).hexdigest() for file in files), repr(machine.libraries())]
 
 

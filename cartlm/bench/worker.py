@@ -22,37 +22,6 @@ from cartlm.files import MIB
 from cartlm.system import cgroup, machine
 
 
-class OtherPrograms:
-    """CPUs that other programs kept busy since this object was made, and those that a hypervisor took away."""
-
-    def __init__(self) -> None:
-        self._cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None  # of a cpuset too
-        self._before, self._own, self._time = self._busy(), _own_seconds(), time.monotonic()
-
-    def _busy(self) -> tuple[machine.Busy | None, machine.Busy | None]:
-        return machine.busy_seconds(cpus=self._cpus), machine.busy_seconds()
-
-    def so_far(self) -> dict[str, float]:
-        """Mean numbers: `other_cpus`, of those this process may use, of them `stolen_cpus`, and `other_cpus_host` of
-        the whole machine; empty where the kernel does not count them.
-        """
-        (usable, host), (usable_before, host_before) = self._busy(), self._before
-        if usable is None or host is None or usable_before is None or host_before is None:
-            return {}
-        seconds, own = time.monotonic() - self._time, _own_seconds() - self._own
-        return {
-            "other_cpus": max(0.0, (usable.all - usable_before.all - own) / seconds),
-            "other_cpus_host": max(0.0, (host.all - host_before.all - own) / seconds),
-            "stolen_cpus": (usable.stolen - usable_before.stolen) / seconds,
-        }
-
-
-def _own_seconds() -> float:
-    """CPU seconds of this process and of its children that have ended."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
-
-
 def _import_engine(job: Job) -> Any:
     """The module of the job's engine, with the heavy library that it brings."""
     if job["engine"] == "transformers":
@@ -106,7 +75,7 @@ def queries(job: Job) -> dict[str, Any]:
     )  # torch sees no other memory
     memory.reset_peak()
     before = memory.now()
-    load1, others = os.getloadavg()[0], OtherPrograms()
+    load1, others = os.getloadavg()[0], machine.OtherPrograms()
     started = time.perf_counter()
     engine = _load(job)
     load_s = time.perf_counter() - started
@@ -153,7 +122,7 @@ def batched(job: Job) -> dict[str, Any]:
     with _load(job) as engine:
         tokenize = _tokenizer(job, engine)
         prompts = [tokenize(prompt) for prompt, _ in job["prompts"]]
-        others = OtherPrograms()
+        others = machine.OtherPrograms()
         for size in job["batches"]:
             engine.answers(prompts[:size], job["warmup_tokens"], size)
             meter, started, times = _start_meter(job["device"]), time.perf_counter(), 0
@@ -194,7 +163,7 @@ def served(job: Job) -> dict[str, Any]:
     with _load(job) as engine:
         tokenize = _tokenizer(job, engine)
         warmups, prompts = ([tokenize(prompt) for prompt, _ in job[name]] for name in ("warmups", "prompts"))
-    others = OtherPrograms()
+    others = machine.OtherPrograms()
     with llama_server.server(Path(job["model"]), most, job["context_tokens"], job["threads"]) as port:
         llama_server.load(port, warmups, most, job["warmup_tokens"])
         levels = {str(n): llama_server.load(port, prompts, n, new_tokens) for n in job["in_flight"]}
@@ -206,7 +175,7 @@ def harness(job: Job) -> dict[str, Any]:
     from cartlm.bench import llama_bench  # brings llama.cpp, which has no place in a transformers process
 
     path, lengths = Path(job["model"]), (job["harness_prompt"], job["harness_new"])
-    others = OtherPrograms()
+    others = machine.OtherPrograms()
     speeds: dict[str, Any] = {}
     for who in ("ours", "llama_bench") if job["round"] % 2 else ("llama_bench", "ours"):
         if who == "ours":

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from cartlm.errors import UserError
+from cartlm.system import llama_cpp_probe
 
 
 def prefix() -> Path:
@@ -63,11 +63,6 @@ def cpu_variant() -> str | None:
     """The CPU code that runs in this process: `native`, or the variant which a portable build chose.
 
     Call it after llama_cpp made a model or ran llama_backend_init(); None where no backend is loaded yet or the
-    system has no /proc. llama.cpp keeps only the chosen variant mapped, so the process's own map shows it.
+    system has no /proc.
     """
-    try:
-        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    names = set(re.findall(r"/libggml-cpu(?:-([a-z0-9_]+))?\.so", maps))
-    return "+".join(sorted(name or "native" for name in names)) or None
+    return llama_cpp_probe.cpu_variant() or None

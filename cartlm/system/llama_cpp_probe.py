@@ -15,6 +15,7 @@ import json
 import math
 import os
 import random
+import re
 import struct
 import sys
 import types
@@ -60,7 +61,7 @@ def ask(prefix: Path, folder: Path) -> None:
             os.fsencode(prefix / "lib")
         )
     c.llama_backend_init()
-    _report(variant=_variant())
+    _report(variant=cpu_variant())
     for name, number in TYPES.items():
         quantized, plain = folder / f"{name}.gguf", folder / f"{name}-float32.gguf"
         _report(doing=f"quantizing to {name}")
@@ -102,12 +103,12 @@ def _binding(prefix: Path) -> Any:
     return importlib.import_module("llama_cpp.llama_cpp")
 
 
-def _variant() -> str:
-    """As cartlm.system.llama_cpp_build.cpu_variant."""
+def cpu_variant() -> str:
+    """The CPU code of ggml that is mapped into this process (llama.cpp keeps only the chosen one); empty without."""
     with contextlib.suppress(OSError):
         maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
-        names = {line.rpartition("/libggml-cpu")[2] for line in maps.splitlines() if "/libggml-cpu" in line}
-        return "+".join(sorted(name.partition(".so")[0].lstrip("-") or "native" for name in names))
+        names = set(re.findall(r"/libggml-cpu(?:-([a-z0-9_]+))?\.so", maps))
+        return "+".join(sorted(name or "native" for name in names))
     return ""
 
 

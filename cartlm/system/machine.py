@@ -9,6 +9,7 @@ import hashlib
 import os
 import platform
 import sys
+import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -92,6 +93,36 @@ def busy_seconds(root: Path = ROOT, cpus: Collection[int] | None = None) -> Busy
     user, nice, system, _idle, _iowait, irq, softirq, steal = map(sum, zip(*rows, strict=True))
     ticks = os.sysconf("SC_CLK_TCK")
     return Busy((user + nice + system + irq + softirq + steal) / ticks, steal / ticks)
+
+
+class OtherPrograms:
+    """CPUs that other programs kept busy since this object was made, and those that a hypervisor took away."""
+
+    def __init__(self) -> None:
+        self._cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None  # of a cpuset too
+        self._before = self._read()
+
+    def _read(self) -> tuple[Busy | None, Busy | None, float, float]:
+        """Of the usable CPUs, of the host, by this process and its ended children, and the time."""
+        own = sum(os.times()[:4])
+        return busy_seconds(cpus=self._cpus), busy_seconds(), own, time.monotonic()
+
+    def so_far(self) -> dict[str, float]:
+        """Mean numbers: `other_cpus`, of those this process may use, of them `stolen_cpus`, and `other_cpus_host` of
+        the whole machine; empty where the kernel does not count them.
+        """
+        (usable, host, own, now), (usable_before, host_before, own_before, before) = (
+            self._read(),
+            self._before,
+        )
+        if usable is None or host is None or usable_before is None or host_before is None:
+            return {}
+        own, seconds = own - own_before, now - before
+        return {
+            "other_cpus": max(0.0, (usable.all - usable_before.all - own) / seconds),
+            "other_cpus_host": max(0.0, (host.all - host_before.all - own) / seconds),
+            "stolen_cpus": (usable.stolen - usable_before.stolen) / seconds,
+        }
 
 
 def _cpuinfo(root: Path, *keys: str) -> str:

@@ -84,7 +84,7 @@ def test_load_on_cpus_that_may_not_be_used_is_not_ours() -> None:
         "import json, os, subprocess, sys, time; first, second, *_ = sorted(os.sched_getaffinity(0));"
         "busy = subprocess.Popen(['taskset', '-c', str(second), sys.executable, '-c', 'while True: pass']);"
         "os.sched_setaffinity(0, {first});"
-        "from cartlm.bench.worker import OtherPrograms; others = OtherPrograms(); time.sleep(1.5);"
+        "from cartlm.system.machine import OtherPrograms; others = OtherPrograms(); time.sleep(1.5);"
         "print(json.dumps(others.so_far())); busy.kill()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -13,13 +13,13 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from cartlm.bench import energy, publish
 from cartlm.bench.energy import Meter, Reading, estimate, figures, idle_watts
 from cartlm.errors import UserError
-from cartlm.system.machine import Busy
 from cartlm.system.meters import available
 from tests import ROOT
 
@@ -242,13 +242,14 @@ def test_idle_watts(machine: Callable[[str], Machine], monkeypatch: pytest.Monke
     assert idle_watts(here.meter(), 5) is None
 
 
-@pytest.mark.parametrize(("busy", "expected"), [(0.0, 12.0), (90.0, None)])
+@pytest.mark.parametrize(("busy", "expected"), [(0.0, 12.0), (1.3, None)])
 def test_idle_watts_count_only_if_nothing_else_runs(
     machine: Callable[[str], Machine], monkeypatch: pytest.MonkeyPatch, busy: float, expected: float | None
 ) -> None:
-    here, stock = machine("amd"), iter([Busy(0, 0), Busy(busy, 0)])
+    here = machine("amd")
+    others = SimpleNamespace(so_far=lambda: {"other_cpus_host": busy})
     monkeypatch.setattr(energy.time, "sleep", lambda seconds: here.use(seconds, _0=12 * seconds))
-    monkeypatch.setattr(publish.machine, "busy_seconds", lambda: next(stock))
+    monkeypatch.setattr(publish.machine, "OtherPrograms", lambda: others)
     watts, problem = publish.idle_watts(publish.Target("cpu", {}, here.meter))
     assert watts == (expected and pytest.approx(expected))
     assert ("while the idle watts were measured" in problem) == (expected is None)

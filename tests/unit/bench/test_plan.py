@@ -11,6 +11,7 @@ import yaml
 from cartlm.bench.config import Architecture, BenchCpu, Gpu
 from cartlm.bench.latency import Query, rates
 from cartlm.bench.plan import Model, Plan
+from cartlm.config import Section
 from cartlm.task.config import Prompt
 from tests import ROOT
 
@@ -50,7 +51,7 @@ def test_rates() -> None:
 def test_a_plan_is_its_section_of_params() -> None:
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     prompt = Prompt.model_validate(params["prompt"])
-    sections = {"bench_cpu": BenchCpu, "architecture": Architecture, "gpu": Gpu}
+    sections: dict[str, type[Section]] = {"bench_cpu": BenchCpu, "architecture": Architecture, "gpu": Gpu}
     plans = {
         name: Plan.of(section.model_validate(params[name]), prompt, 2, 24)
         for name, section in sections.items()
