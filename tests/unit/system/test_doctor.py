@@ -51,6 +51,7 @@ def test_a_package_that_is_not_there() -> None:
 def test_little_memory_and_a_meter(tmp_path: Path) -> None:
     """A constructed /proc and /sys."""
     files = {
+        "proc/cpuinfo": "model name : Toy 9000\n",
         "proc/self/cgroup": "0::/\n",
         "sys/fs/cgroup/cgroup.controllers": "memory\n",
         "sys/fs/cgroup/memory.max": f"{2**30}\n",
