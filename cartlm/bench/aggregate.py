@@ -59,11 +59,11 @@ def interval(
 
     if len(rounds) < 2:
         return None
-    found = bootstrap(
+    low, high = bootstrap(
         (np.arange(len(rounds)),), lambda picked: statistic([rounds[int(i)] for i in picked]), vectorized=False,
         n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(seed),
     ).confidence_interval  # fmt: skip
-    return float(found.low), float(found.high)
+    return float(low), float(high)
 
 
 def _percentile(percent: int, rounds: Sequence[Sequence[float]]) -> float:
@@ -87,9 +87,8 @@ def _medians(records: Sequence[Mapping[str, Any]], names: Iterable[str], seed: i
     section: Section = {}
     for name in names:
         if all(name in record for record in records):
-            section |= _with_interval(
-                name, [[record[name]] for record in records], partial(_percentile, 50), seed
-            )
+            rounds = [[record[name]] for record in records]
+            section |= _with_interval(name, rounds, partial(_percentile, 50), seed)
     return section
 
 
@@ -144,7 +143,7 @@ def reason(records: Sequence[Record]) -> str:
     if held > 0:
         return f"the cgroup's CPU quota held it back for {held:.1f} s; raise the quota or start fewer threads"
     if cause := _disturbance(records):
-        return "{} took up to {:.1f} CPUs; {}".format(*cause)
+        return cause
     return "no reason is visible from here (heat, other guests of the host); measure again, or raise max_spread in params.yaml"
 
 
@@ -153,25 +152,19 @@ def disturbed(sections: Iterable[Mapping[str, float]], command: str = "make benc
 
     llama.cpp's threads wait for each other after every operation, so one that is descheduled stops them all.
     """
-    if cause := _disturbance(list(sections)):
-        return (
-            "warning: {} took {:.1f} CPUs, so the speeds are too low; {}".format(*cause)
-            + f", then: {command}"
-        )
+    cause = _disturbance(list(sections))
+    return f"warning: the speeds are too low: {cause}, then: {command}" if cause else ""
+
+
+def _disturbance(values: Sequence[Mapping[str, Any]]) -> str:
+    """Who took CPUs, how many at most and what helps; an empty text below DISTURBED."""
+    stolen = [each.get("stolen_cpus", 0.0) for each in values]
+    programs = [each.get("other_cpus", 0.0) - each.get("stolen_cpus", 0.0) for each in values]
+    if max(programs, default=0.0) > DISTURBED:
+        return f"other programs took up to {max(programs):.1f} CPUs; stop them"
+    if max(stolen, default=0.0) > DISTURBED:
+        return f"the hypervisor took up to {max(stolen):.1f} CPUs; measure when its other guests are quiet"
     return ""
-
-
-def _disturbance(values: Sequence[Mapping[str, Any]]) -> tuple[str, float, str] | None:
-    """(who took CPUs, how many at most, what helps): other programs, or a hypervisor; None below DISTURBED."""
-    programs = max(
-        (each.get("other_cpus", 0.0) - each.get("stolen_cpus", 0.0) for each in values), default=0.0
-    )
-    stolen = max((each.get("stolen_cpus", 0.0) for each in values), default=0.0)
-    if programs > DISTURBED:
-        return "other programs", programs, "stop them"
-    if stolen > DISTURBED:
-        return "the hypervisor", stolen, "measure when its other guests are quiet"
-    return None
 
 
 def queries(records: Sequence[Record], size_bytes: int | None, seed: int) -> Section:
@@ -184,21 +177,18 @@ def queries(records: Sequence[Record], size_bytes: int | None, seed: int) -> Sec
     """
     import numpy as np
 
-    section: Section = {"n": len(records), "size_mib": (size_bytes or 0) / MIB} | _medians(
-        records, MEDIANS, seed
-    )
-    if size_bytes is None:
-        del section["size_mib"]
+    section: Section = {"n": len(records)}
+    if size_bytes is not None:
+        section["size_mib"] = size_bytes / MIB
+    section |= _medians(records, MEDIANS, seed)
     for name, percents in PERCENTILES.items():
         each = [[1000 * query[f"{name}_s"] for query in record["queries"]] for record in records]
         for percent in percents:
             section |= _with_interval(f"{name}_ms_p{percent}", each, partial(_percentile, percent), seed)
-    for name, total in (
-        ("other_cpus", np.median),
-        ("stolen_cpus", np.median),
-        ("throttled_periods", sum),
-        ("throttled_s", sum),
-    ):
+    totals: dict[str, Callable[[Any], float]] = {
+        "other_cpus": np.median, "stolen_cpus": np.median, "throttled_periods": sum, "throttled_s": sum,
+    }  # fmt: skip
+    for name, total in totals.items():
         if all(name in record for record in records):
             section[name] = total([record[name] for record in records])
     every = [query for record in records for query in record["queries"]]
@@ -302,10 +292,8 @@ def joules(records: Sequence[Record], watts: Watts, seed: int) -> Section:
     else:
         return {}
     every = [query for record in records for query in record["queries"]]
-    tokens, correct = (
-        sum(query["decoded_tokens"] for query in every),
-        sum(query["exact"] is True for query in every),
-    )
+    tokens = sum(query["decoded_tokens"] for query in every)
+    correct = sum(query["exact"] is True for query in every)
     section: Section = energy.figures(_total(readings), idle, len(every), tokens, correct)
     if "energy_j_per_query" in section and idle is not None:
         each = [

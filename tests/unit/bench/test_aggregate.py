@@ -206,7 +206,7 @@ def test_disturbed() -> None:
     assert aggregate.disturbed([{"other_cpus": 0.1}, {}]) == ""
     assert "1.3 CPUs" in aggregate.disturbed([{"other_cpus": 0.1}, {"other_cpus": 1.3}])
     stolen = aggregate.disturbed([{"other_cpus": 0.7, "stolen_cpus": 0.6}])
-    assert "the hypervisor took 0.6 CPUs" in stolen
+    assert "the hypervisor took up to 0.6 CPUs" in stolen
 
 
 def test_a_program_is_blamed_for_what_it_took_even_where_a_hypervisor_took_more_in_another_round() -> None:
