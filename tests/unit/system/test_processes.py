@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,3 +45,27 @@ def test_out_of_memory_names_the_limits(
             processes.describe_exit(code, tmp_path)
             == f"killed by SIGKILL: out of memory? {words}, 24.0 GiB in the machine"
         )
+
+
+DEATHS = [
+    ("SIGSEGV", "a crash", "make doctor"),
+    ("SIGBUS", "a crash", "make doctor"),
+    ("SIGILL", "an instruction that this CPU lacks", "make doctor"),
+    ("SIGFPE", "a crash", "make doctor"),
+    ("SIGABRT", "it aborted itself", "make doctor"),
+    ("SIGKILL", "out of memory?", "lower the batch sizes"),
+    ("SIGTERM", "stopped from outside", "run it again"),
+    ("SIGHUP", "its terminal was closed", "run it again"),
+    ("SIGXCPU", "its limit of CPU time", "run it again"),
+    ("SIGUSR1", "", "run it again"),
+]
+
+
+@pytest.mark.parametrize(("name", "words", "next_command"), DEATHS)
+def test_each_signal_has_its_meaning_and_its_next_command(name: str, words: str, next_command: str) -> None:
+    for code in (-signal.Signals[name], 128 + signal.Signals[name]):
+        if code < 0 or words:  # what a shell makes of SIGUSR1 may be the exit code of a program as well
+            assert words in processes.describe_exit(code)
+            assert name in processes.describe_exit(code)
+            assert next_command in processes.exit_hint(code)
+    assert processes.exit_hint(3, "dvc repro") == "dvc repro"
