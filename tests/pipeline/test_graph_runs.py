@@ -35,7 +35,9 @@ def test_a_bare_repro_runs_to_the_end(first: Run) -> None:
     assert {path.stem for path in (metrics / "outcomes").iterdir()} == set(VARIANTS)
     assert {path.stem for path in (metrics / "quantize").iterdir()} == {"q8_0", "q4_k_m"}
     assert {path.stem for path in (metrics / "gptq").iterdir()} == {"int4-g32"}
-    assert {path.stem for path in (metrics / "bench/cpu").iterdir()} == {"machine", "f16", "q8_0", "q4_k_m"}
+    assert {path.stem for path in (metrics / "bench/cpu").iterdir()} == {
+        "machine", "rounds", "reference", "f16", "q8_0", "q4_k_m",
+    }  # fmt: skip
     for name in ("data.json", "finetune.csv", "merge.json", "parity.json", "summary.csv"):
         assert (metrics / name).stat().st_size > 0
     assert first.repo.json("metrics/parity.json")["agreement"] >= 0.995
@@ -53,6 +55,8 @@ def test_the_summary_has_what_was_measured(first: Run) -> None:
         for row in csv.DictReader((first.repo.path / "metrics/summary.csv").read_text("utf-8").splitlines())
     }
     assert list(rows) == VARIANTS
+    # figures of a busy machine whose interval is wider than themselves
+    left_out = first.repo.json("metrics/bench/cpu/machine.json")["details"].get("left_out", "")
     for variant, row in rows.items():
         assert float(row["exact_match_low"]) <= float(row["exact_match"]) <= float(row["exact_match_high"])
         for column in ("novel", "croatian", "english", "spanish", "unparseable"):
@@ -62,6 +66,8 @@ def test_the_summary_has_what_was_measured(first: Run) -> None:
             "size_mib", "prefill_tokens_per_s", "decode_tokens_per_s", "latency_ms_p50", "latency_ms_p95",
             "queries_per_s", "peak_rss_mib",
         ):  # fmt: skip
+            if f"{variant} cpu.{column}" in left_out:
+                continue
             measured = benched or (variant, column) == ("int4-g32", "size_mib")
             assert (float(row[column]) > 0) if measured else (row[column] == ""), f"{variant}: {column}"
     assert (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import shutil
 import signal
@@ -84,6 +85,8 @@ def test_stage(quantized: Path) -> None:
         "f16.json", "machine.json", "q4_k_m.json", "reference.json", "rounds.csv",
     ]  # fmt: skip
     check_reference(folder)
+    # a busy machine may give figures whose interval is wider than themselves
+    left_out = read_metrics(folder / "machine.json")["details"].get("left_out", "").split(", ")
     for variant in ("f16", "q4_k_m"):
         found = read_metrics(folder / f"{variant}.json")
         assert list(found) == ["machine", "engine", "cpu", "served", "harness"]
@@ -91,16 +94,20 @@ def test_stage(quantized: Path) -> None:
         assert found["engine"]["threads"] == 1
         speed = found["cpu"]
         for name in CONTRACT:
+            if f"{variant} cpu.{name}" in left_out:
+                assert name not in speed
+                speed[name] = speed[f"{name}_low"] = speed[f"{name}_high"] = math.nan
+                continue
             assert speed[name] > 0
             if name != "size_mib":
                 assert speed[f"{name}_low"] <= speed[name] <= speed[f"{name}_high"]
-        assert speed["latency_ms_p50"] <= speed["latency_ms_p95"]
+        assert not speed["latency_ms_p50"] > speed["latency_ms_p95"]
         assert speed["baseline_rss_mib"] < speed["load_rss_mib"] <= speed["peak_rss_mib"]
         assert (speed["n"], speed["queries"]) == (2, 6)
         size = (quantized / f"models/{variant}/model.gguf").stat().st_size
         assert speed["size_mib"] == pytest.approx(size / 2**20, rel=1e-3)
-        assert speed["latency_ms_p95"] <= speed["latency_ms_p99"]
-        assert speed["ttft_ms_p50"] < speed["latency_ms_p50"]
+        assert not speed["latency_ms_p95"] > speed["latency_ms_p99"]
+        assert not speed["ttft_ms_p50"] > speed["latency_ms_p50"]
         assert speed["baseline_rss_mib"] < speed["load_peak_rss_mib"]
         assert max(speed["load_peak_rss_mib"], speed["run_peak_rss_mib"]) == pytest.approx(
             speed["peak_rss_mib"], rel=0.01
