@@ -94,11 +94,14 @@ def test_the_fastest_kernel_speaks_for_its_variant(tmp_path: Path, monkeypatch: 
     target = publish.Target("gpu", gpu.fingerprint(CARD), lambda: None, CARD)  # type: ignore[arg-type,return-value]
     unsupported = {"int4@machete": "needs SM90", "int8@torch": "no"}
     lines: list[str] = []
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics/int3.json").write_text("{}")
     count = publish.run(
         tmp_path / "metrics", tmp_path / "raw", models, [], plan, target, max_spread=9.0, strict=False,
         progress=lines.append, unsupported=unsupported,
     )  # fmt: skip
     assert count == 5 * 5
+    assert any("int3.json, no longer measured" in line for line in lines)
     found = {path.stem: read_metrics(path) for path in (tmp_path / "metrics").glob("*.json")}
     assert set(found) == {"merged", "merged-nf4", "int4", "reference", "machine"}
     assert set(found["merged"]) == {"machine", "engine", "gpu", "energy", "batch_32", "accuracy"}
