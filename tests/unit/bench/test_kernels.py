@@ -90,6 +90,7 @@ def test_the_fastest_kernel_speaks_for_its_variant(tmp_path: Path, monkeypatch: 
     made["merged"][0]["load_s"] = 100.0
     monkeypatch.setattr(runner, "measure", lambda *_: made)
     monkeypatch.setattr(publish, "idle_watts", lambda target: (50.0, ""))
+    monkeypatch.setattr(publish, "committed", lambda path: {})
     plan = Plan(7, 2, 4, 4, 1, 8, 64, "\n")
     target = publish.Target("gpu", gpu.fingerprint(CARD), lambda: None, CARD)  # type: ignore[arg-type,return-value]
     unsupported = {"int4@machete": "needs SM90", "int8@torch": "no"}
