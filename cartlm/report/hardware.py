@@ -65,10 +65,14 @@ def architecture(folder: Path) -> str:
         f"{', another machine than that of the [main tables](results.md)' if apart else ''}.",
         cells.markdown(CPU, [{"variant": name, **files[name]["cpu"]} for name in sorted(files, key=by_bits)]),
     ]
-    if ratios := [file["harness"] for file in files.values() if "harness" in file]:
+    harness = [file["harness"] for file in files.values() if "harness" in file]
+    ratios = {
+        phase: [section[f"{phase}_ratio"] for section in harness if f"{phase}_ratio" in section]
+        for phase in ("prefill", "decode")
+    }
+    if any(ratios.values()):
         shown = ", ".join(
-            f"{phase} {min(r[f'{phase}_ratio'] for r in ratios):.2f} to {max(r[f'{phase}_ratio'] for r in ratios):.2f}"
-            for phase in ("prefill", "decode")
+            f"{phase} {min(values):.2f} to {max(values):.2f}" for phase, values in ratios.items() if values
         )
         parts.append(
             f"Our engine's speed over llama-bench's, for the same file, threads and lengths: {shown}."
