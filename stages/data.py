@@ -14,7 +14,7 @@ from cartlm import command
 from cartlm.data import card, gates, generated, hub, splits
 from cartlm.data.estimate import estimate
 from cartlm.data.wording_model import ask_server
-from cartlm.engines import remote
+from cartlm.engines.replies import read_replies
 from cartlm.errors import UserError
 from cartlm.files import write_text
 from cartlm.metrics import write_metrics
@@ -34,7 +34,7 @@ def main(dry_run: bool) -> None:
     data = command.params().data
     if dry_run:
         no_model = f"data.source={data.source} asks no model"
-        print(estimate(data, remote.stored(RESPONSES)) if data.source == "openai" else no_model)
+        print(estimate(data, read_replies(RESPONSES)) if data.source == "openai" else no_model)
         return
     published = hub.held_out(data)
     paid_for = RESPONSES.as_posix()

@@ -16,8 +16,8 @@ REPEATS = 3  # in one process, after a warm-up; the median counts
 
 def ours(engine: LlamaCpp, prompt_tokens: int, new_tokens: int) -> dict[str, float]:
     """prefill_tokens_per_s and decode_tokens_per_s of our engine."""
-    engine.pace(prompt_tokens, 1)
-    runs = [engine.pace(prompt_tokens, new_tokens) for _ in range(REPEATS)]
+    engine.benchmark_pp_tg(prompt_tokens, 1)
+    runs = [engine.benchmark_pp_tg(prompt_tokens, new_tokens) for _ in range(REPEATS)]
     prefill_s, decode_s = (median(seconds) for seconds in zip(*runs, strict=True))
     return {"prefill_tokens_per_s": prompt_tokens / prefill_s, "decode_tokens_per_s": new_tokens / decode_s}
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 Better = Literal["higher", "lower"]
 RULES: tuple[tuple[str, str, Better], ...] = (
     (r"exact_match|parsed_equal|agreement", "accuracy", "higher"),
-    (r"unparseable|never_stopped", "accuracy", "lower"),
+    (r"unparseable|truncated", "accuracy", "lower"),
     (r"(batch_\d+_)?(prefill|decode)_tokens_per_s|queries_per_s", "speed", "higher"),
     (r"load_s", "load", "lower"),
     (r"\w+_ms_p(50|95)", "latency", "lower"),  # p99 rests on a query or two

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from cartlm.config import Count, Positive, Price, Section, Seed, Share, Tokens
-from cartlm.engines.config import Temperature, TokenLimit, check_server
+from cartlm.config import Count, Section, Seed, Share, Tokens
+from cartlm.engines.config import Server
 from cartlm.task.config import Language
 
 
@@ -73,12 +73,9 @@ class Gates(Section):
     twins: Share  # least share of catalogs with near-twins
 
 
-class Worded(Section):
+class Worded(Server):
     """`data.source: openai`: the model that words our labels (cartlm/data/generated.py)."""
 
-    base_url: str | None  # such as http://127.0.0.1:8080/v1; null: the client's default
-    model: Annotated[str, Field(min_length=1)]
-    api_key_env: str | None  # name of the environment variable with the key; null: a server without keys
     prompts: Count  # generation prompts a language
     examples: Count  # messages of one answer
     noise: Literal[
@@ -86,22 +83,9 @@ class Worded(Section):
     ]  # by the operators of data.noise, or by the model, but for data.noise.clean
     structured: bool  # OpenAI's structured outputs; false for servers without them
     batch: bool  # the Batch API: cheaper, within 24 hours
-    temperature: Temperature | None  # null: not sent, for models that take none but their own
     max_tokens: Tokens  # of one answer
-    token_limit: TokenLimit
     max_requests: Count | None  # new requests of one run; null: no limit
     max_total_tokens: Count | None  # their tokens, prompts and answers
-    concurrency: Count
-    max_retries: Annotated[int, Field(ge=0)]
-    timeout_s: Positive  # of each try
-    input_price: Price | None  # US dollars per million tokens; null: no cost is reported
-    output_price: Price | None
-    price_source: str | None
-
-    @model_validator(mode="after")
-    def _sound(self) -> Worded:
-        check_server(self)
-        return self
 
 
 class Data(Section):

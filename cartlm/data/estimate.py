@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from cartlm.data.config import Data
 from cartlm.data.generated import PROMPTS_PER_REQUEST, Generator, generation_prompts
 from cartlm.data.metaprompt import GenerationPrompt
-from cartlm.data.wording_model import cost_usd
 from cartlm.engines.openai import Reply
-from cartlm.engines.remote import Request
+from cartlm.engines.replies import Request
 
 CHARS_PER_TOKEN = 3.5  # of such requests, English and Croatian mixed; an estimate, servers count themselves
 PROMPT_TOKENS, MESSAGE_TOKENS = 160, 35  # of a generation prompt, of a message, with the JSON around it
@@ -48,7 +47,7 @@ def estimate(params: Data, stored: Mapping[str, Reply]) -> str:
     prompt_tokens = round(chars / CHARS_PER_TOKEN)
     completion_tokens = len(first) * PROMPTS_PER_REQUEST * PROMPT_TOKENS
     completion_tokens += MESSAGE_TOKENS * sum(len(batch.labels) for batch in batches)
-    cost = cost_usd(params.openai, prompt_tokens, completion_tokens)
+    cost = params.openai.cost_usd(prompt_tokens, completion_tokens)
     price = "no price is given" if cost is None else f"about {cost:.2f} US dollars"
     return (
         f"{len(requests):,} new requests of about {prompt_tokens:,} prompt and {completion_tokens:,} completion tokens "

@@ -18,7 +18,7 @@ from cartlm.data.metaprompt import GenerationPrompt, Label
 from cartlm.data.sampling import balanced_subset
 from cartlm.data.wording_model import Ask, Report, WordingModel
 from cartlm.engines.openai import Reply
-from cartlm.engines.remote import Request
+from cartlm.engines.replies import Request
 from cartlm.errors import UserError
 from cartlm.task.intent import ACTIONS, Intent
 from cartlm.task.rows import Row, make

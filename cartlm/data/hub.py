@@ -184,7 +184,7 @@ def read_rows(name: str, parts: Mapping[str, _Records], languages: Sequence[str]
 
 def _as_row(id: str, record: dict[str, Any], languages: Sequence[str]) -> Row:
     """A row without tags; only a product is changed, to its catalog line's own bytes. Raises ValueError."""
-    catalog, message = prompts.split(record["prompt"])
+    catalog, message = prompts.split_prompt(record["prompt"])
     row = Row(id, record["language"], catalog, message, record["prompt"], record["completion"], {})
     records.check_language(row.language, languages)
     records.check_catalog(catalog)

@@ -17,7 +17,6 @@ import yaml
 from cartlm.data import filters
 from cartlm.data.config import Worded
 from cartlm.data.lexicon import Line
-from cartlm.engines.remote import sampling
 from cartlm.task.intent import Intent
 
 FIELDS = ("persona", "situation", "register", "domain", "prompt")
@@ -82,7 +81,7 @@ def _body(
     settings: Worded, messages: list[dict[str, str]], name: str, types: Mapping[str, str]
 ) -> dict[str, Any]:
     """A request for a list `name` of objects with fields of these JSON types."""
-    limits = sampling(settings.temperature, settings.token_limit, settings.max_tokens)
+    limits = settings.sampling_fields(settings.max_tokens)
     body = {"model": settings.model, **limits}
     if settings.structured:
         entry = _strict({key: {"type": kind} for key, kind in types.items()})

@@ -19,8 +19,7 @@ from typing import Any
 from cartlm.data.filters import bad_sign
 from cartlm.data.tables import OURS, PUBLISHED
 from cartlm.task import prompt as prompts
-from cartlm.task.intent import ACTIONS, Intent
-from cartlm.task.intent import read as read_intent
+from cartlm.task.intent import ACTIONS, Intent, parse_intent
 from cartlm.task.rows import Row, make
 
 LEAK = ('"action"', '"quantity"')
@@ -38,8 +37,8 @@ def as_row(id: str, record: dict[str, Any], languages: Sequence[str], barred: Co
         columns_given = ", ".join(map(str, record)) or "nothing"
         raise ValueError(f"nothing in {', '.join(missing)}; the row has {columns_given}")
     if published:
-        catalog, message = prompts.split(_text(record, "prompt"))
-        intent = read_intent(_text(record, "completion"))
+        catalog, message = prompts.split_prompt(_text(record, "prompt"))
+        intent = parse_intent(_text(record, "completion"))
         if record["completion"] != intent.canonical():
             completion = record["completion"]
             raise ValueError(f"completion {completion!r:.80} is not written as {intent.canonical()!r:.80}")

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from cartlm.data.config import Worded
-from cartlm.engines import remote
-from cartlm.engines.openai import CUT, Reply, Server
-from cartlm.engines.remote import Request
+from cartlm.engines.batch_api import collect_replies_by_batch
+from cartlm.engines.budget import Budget
+from cartlm.engines.openai import Reply
+from cartlm.engines.replies import Asking, Request, collect_replies, usage_section
 from cartlm.text import help_to_read
 
 Ask = Callable[[Sequence[Request], str], Mapping[str, Reply]]
@@ -26,20 +27,15 @@ Ask = Callable[[Sequence[Request], str], Mapping[str, Reply]]
 def ask_server(settings: Worded, responses: Path, poll_s: float) -> Ask:
     """Answers from the file `responses`, the missing ones from the server; the key comes from the environment."""
     key = os.environ.get(settings.api_key_env) if settings.api_key_env else None
-    address = (settings.base_url, settings.api_key_env, key, settings.timeout_s, 0, settings.concurrency)
-    server = Server(*address, command="dvc repro data")
-    budget = remote.Budget(settings.max_requests, settings.max_total_tokens)
-    if settings.batch:
-        return lambda requests, what: remote.collect_batch(requests, server, responses, what, budget, poll_s)
-    retries = settings.max_retries
-    return lambda requests, what: remote.collect(requests, server, responses, what, budget, retries)
+    budget = Budget(settings.max_requests, settings.max_total_tokens)
 
+    def ask(requests: Sequence[Request], what: str) -> Mapping[str, Reply]:
+        asking = Asking(settings, key, responses, "dvc repro data", what)
+        if settings.batch:
+            return collect_replies_by_batch(requests, asking, budget, poll_s)
+        return collect_replies(requests, asking, budget)
 
-def cost_usd(settings: Worded, prompt_tokens: int, completion_tokens: int) -> float | None:
-    """The list price of these tokens; None without prices in params.yaml."""
-    if settings.input_price is None or settings.output_price is None:
-        return None
-    return (prompt_tokens * settings.input_price + completion_tokens * settings.output_price) / 1e6
+    return ask
 
 
 @dataclass
@@ -63,15 +59,7 @@ class Report:
         }
         for reason, count in sorted(self.refused.items()):
             section[f"refused_{re.sub(r'[^a-z0-9]+', '_', reason.lower())}"] = count
-        tokens: dict[str, int] = {}
-        for name in ("prompt_tokens", "completion_tokens"):
-            counts = [getattr(reply, name) for reply in self.replies.values()]
-            if None not in counts:  # else the server does not count them
-                tokens[name] = sum(counts)
-        cost = cost_usd(settings, **tokens) if len(tokens) == 2 else None
-        if cost is not None:
-            section |= {"cost_usd": cost, "price_source": settings.price_source or "unknown"}
-        return section | tokens
+        return section | usage_section(self.replies.values(), settings)
 
 
 class WordingModel:
@@ -95,7 +83,7 @@ class WordingModel:
     def parse(self, reply: Reply, parser: Callable[[str, int], list[str]], count: int) -> list[str]:
         """The `count` texts of an answer. Raises ValueError for one that is cut or has another form."""
         try:
-            if reply.finish_reason.lower() in CUT:
+            if reply.is_truncated:
                 raise ValueError("cut at max_tokens")
             return parser(reply.text, count)
         except ValueError:

@@ -1,4 +1,4 @@
-"""How a server is reached and what it says besides answers: proxies, waits, the words of its errors."""
+"""How a server is reached, and what its errors mean: proxies, waits, failed requests."""
 
 from __future__ import annotations
 
@@ -25,13 +25,30 @@ HINTS = (
     ("response_format", "set data.openai.structured to false in params.yaml"),
     ("json_schema", "set data.openai.structured to false in params.yaml"),
 )
-"""What a server's words mention that refuse a field of the request, and what helps; the first that fits."""
+"""Part of a message that refuses a field of the request, and the param to change; the first match counts."""
+
+
+class RequestFailed(Exception):
+    """A request without a whole answer: `what` happened, in one line without the key, and a `hint`.
+
+    `retryable`: another try may succeed, no sooner than in `retry_after_s`. `free`: the server did no work, so the
+    try cost nothing.
+    """
+
+    def __init__(
+        self, what: str, hint: str = "", retryable: bool = False, retry_after_s: float = 0.0, free: bool = False
+    ) -> None:  # fmt: skip
+        self.what, self.hint = what, hint
+        self.retryable, self.retry_after_s, self.free = retryable, retry_after_s, free
+
+    def __str__(self) -> str:
+        return self.what
 
 
 def http_client(url: str) -> tuple[str, Any]:
-    """`VARIABLE=address` of the proxy on the way to `url`, empty for none, and a client for openai that takes it.
+    """The proxy on the way to `url` as `VARIABLE=address` (empty: none), and an httpx client for the openai package.
 
-    A server on this machine is asked directly. Raises UserError for a proxy that cannot be used.
+    A server on this machine is asked directly. Raises UserError for an unusable proxy.
     """
     import openai
 
@@ -39,35 +56,29 @@ def http_client(url: str) -> tuple[str, Any]:
     host = parts.hostname or ""
     if is_loopback(host):
         return "", openai.DefaultHttpxClient(trust_env=False)
-    proxy = _proxy(parts.scheme, host)
-    try:  # the environment also names certificates of one's own
+    kinds = [] if proxy_bypass(host) else [kind for kind in (parts.scheme, "all") if getproxies().get(kind)]
+    proxy = _proxy_setting(kinds[0]) if kinds else ""
+    try:  # trusts the environment, which may also name certificates
         return proxy, openai.DefaultHttpxClient()
-    except ImportError:  # httpx makes a transport for each proxy, used or not
+    except ImportError:  # httpx prepares every proxy, used or not
         if not proxy:
             return "", openai.DefaultHttpxClient(trust_env=False)
-        socks = next(
-            (_shown(kind) for kind, value in getproxies().items() if value.startswith("socks")), proxy
-        )
-        raise UserError(f"{socks} is a SOCKS proxy, which needs a package", "pip install socksio") from None
+        socks = [_proxy_setting(kind) for kind, value in getproxies().items() if value.startswith("socks")]
+        raise UserError(
+            f"{socks[0] if socks else proxy} is a SOCKS proxy, which needs a package", "pip install socksio"
+        ) from None
     except OSError as error:
         names = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]
-        named = ", ".join(f"{name}={os.environ[name]}" for name in names) or "the certificates"
+        where = ", ".join(f"{name}={os.environ[name]}" for name in names) or "the certificates"
         raise UserError(
-            f"{named}: {error.strerror or error}", f"unset {' '.join(names)}" if names else ""
+            f"{where}: {error.strerror or error}", f"unset {' '.join(names)}" if names else ""
         ) from None
     except Exception as error:  # httpx.InvalidURL is no ValueError
-        wrong = proxy or next(map(_shown, getproxies()), "a proxy of the environment")
+        wrong = proxy or next(map(_proxy_setting, getproxies()), "a proxy of the environment")
         raise UserError(f"{wrong} is no usable proxy: {error}", f"unset {wrong.partition('=')[0]}") from None
 
 
-def _proxy(scheme: str, host: str) -> str:
-    """`VARIABLE=address` of the environment's proxy for a host, without a password; empty for none, as on this machine."""
-    if is_loopback(host) or proxy_bypass(host):
-        return ""
-    return next((_shown(kind) for kind in (scheme, "all") if getproxies().get(kind)), "")
-
-
-def _shown(kind: str) -> str:
+def _proxy_setting(kind: str) -> str:
     """`VARIABLE=address` of a kind of proxy, without user and password."""
     head, _, address = getproxies()[kind].rpartition("@")
     scheme = f"{head.partition('://')[0]}://" if "://" in head else ""
@@ -77,48 +88,46 @@ def _shown(kind: str) -> str:
 def is_loopback(host: str) -> bool:
     """Whether a host name or address is this machine."""
     host = host.rstrip(".").lower()
-    try:
-        address: Any = ipaddress.ip_address(host)
-    except ValueError:
-        if not re.fullmatch(r"[\d.]+", host):
-            return host == "localhost" or host.endswith(".localhost")
-        try:
-            address = ipaddress.ip_address(socket.inet_aton(host))  # 127.1
-        except OSError:
-            return False
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:  # inet_aton also reads 127.1
+        address = ipaddress.ip_address(host if ":" in host else socket.inet_ntoa(socket.inet_aton(host)))
+    except (ValueError, OSError):
+        return False
     address = getattr(address, "ipv4_mapped", None) or address
     return address.is_loopback or address.is_unspecified
 
 
-def refused_field(said: str) -> str:
-    """The setting that helps where a server's words refuse a field of the request; empty where they do not."""
-    fitting = [help for name, help in HINTS if name in said] if REFUSED.search(said) else []
-    return fitting[0] if fitting else ""
+def refused_field_hint(message: str) -> str:
+    """The param to change where a server's message refuses a field of the request; empty for other messages."""
+    hints = [hint for part, hint in HINTS if part in message] if REFUSED.search(message) else []
+    return hints[0] if hints else ""
 
 
-def words(value: Any) -> str:
-    """What the body of an error says, in the forms that servers use; empty for none."""
+def error_message(body: Any) -> str:
+    """The message in the decoded body of an error, in the forms that servers use; empty for none."""
     for name in ("error", "message", "detail"):
-        if isinstance(value, dict) and value.get(name):
-            value = value[name]
+        if isinstance(body, dict) and body.get(name):
+            body = body[name]
     if isinstance(
-        value, list
+        body, list
     ):  # FastAPI: [{"loc": ["body", "max_tokens"], "msg": "extra fields not permitted"}]
-        each = [one for one in value if isinstance(one, dict)]
-        pairs = [
-            (*map(str, one.get("loc") or ()), words(one.get("msg") or one.get("message"))) for one in each
+        parts = [
+            [*map(str, item.get("loc") or ()), error_message(item.get("msg") or item.get("message"))]
+            for item in body
+            if isinstance(item, dict)
         ]
-        value = "; ".join(" ".join(pair) for pair in pairs)
-    return value if isinstance(value, str) else ""
+        return "; ".join(" ".join(part) for part in parts)
+    return body if isinstance(body, str) else ""
 
 
-def retry_after_s(text: str | None) -> float:
-    """The seconds to wait by a Retry-After header, a number or a date, at most two minutes; 0 for none."""
+def retry_after_s(header: str | None) -> float:
+    """The seconds to wait by a Retry-After header, a number or a date, at most two minutes; 0 without one."""
     try:
-        seconds = float(text or 0)
+        seconds = float(header or 0)
     except ValueError:
         try:
-            seconds = (parsedate_to_datetime(str(text)) - datetime.now(UTC)).total_seconds()
+            seconds = (parsedate_to_datetime(str(header)) - datetime.now(UTC)).total_seconds()
         except (ValueError, TypeError):  # TypeError: a date without a zone
             return 0.0
     return min(120.0, max(0.0, seconds))

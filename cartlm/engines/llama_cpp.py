@@ -111,7 +111,7 @@ class LlamaCpp:
             prefilled - started, ended - prefilled,
         )  # fmt: skip
 
-    def pace(self, prompt_tokens: int, new_tokens: int) -> tuple[float, float]:
+    def benchmark_pp_tg(self, prompt_tokens: int, new_tokens: int) -> tuple[float, float]:
         """Seconds to prefill `prompt_tokens` arbitrary tokens, and to decode `new_tokens` from an empty cache.
 
         What llama-bench times as pp and tg (tools/llama-bench), through this engine's own calls.

@@ -47,7 +47,7 @@ class Transformers:
         """The greedy completion of exactly `prompt_ids`, up to EOS or `max_new_tokens`, at batch 1."""
         return self._batch([prompt_ids], max_new_tokens)[0]
 
-    def verified(self, prompt_ids: list[int], max_new_tokens: int, draft: Sequence[int]) -> Answer:
+    def verify_draft(self, prompt_ids: list[int], max_new_tokens: int, draft: Sequence[int]) -> Answer:
         """The greedy completion at batch 1, faster where `draft` guesses it.
 
         As in speculative decoding (arXiv 2211.17192) one forward pass over prompt and draft tells how far the draft

@@ -12,7 +12,7 @@ from cartlm.evaluation.statistics import wilson
 from cartlm.task import intent
 from cartlm.task.rows import Row
 
-OutcomeName = Literal["exact", "parsed_equal", "wrong", "unparseable", "never_stopped"]
+OutcomeName = Literal["exact", "parsed_equal", "wrong", "unparseable", "truncated"]
 OUTCOMES: tuple[OutcomeName, ...] = get_args(OutcomeName)
 """Each row has exactly one: the completion byte for byte; other bytes that read as the same intent; another
 intent; no intent at all; no EOS within the cap, whatever stands before it."""
@@ -35,9 +35,9 @@ class Score:
 def score(row: Row, answer: Answer) -> Score:
     """Compare one answer with its row's completion."""
     if answer.finish_reason != "stop":
-        return Score("never_stopped")
+        return Score("truncated")
     try:
-        said = intent.read(answer.text)
+        said = intent.parse_intent(answer.text)
     except ValueError:
         return Score("unparseable")
     wanted = row.intent
@@ -51,7 +51,7 @@ def summarize(scores: Sequence[Score]) -> dict[str, int | float]:
     """The metrics of one decoding; all but `n` are shares of all rows.
 
     `exact_match` with its Wilson 95 % interval; `parsed_equal` counts the exact rows too (the answer reads as
-    the right intent), unlike the outcome of that name; `wrong`, `unparseable` and `never_stopped` as in
+    the right intent), unlike the outcome of that name; `wrong`, `unparseable` and `truncated` as in
     OUTCOMES, so that parsed_equal + these three = 1; `action`, `product` and `quantity` are rows with that
     field right. Raises ValueError without scores.
     """
@@ -66,7 +66,7 @@ def summarize(scores: Sequence[Score]) -> dict[str, int | float]:
         "parsed_equal": (count["exact"] + count["parsed_equal"]) / n,
         "wrong": count["wrong"] / n,
         "unparseable": count["unparseable"] / n,
-        "never_stopped": count["never_stopped"] / n,
+        "truncated": count["truncated"] / n,
         **{field: sum(getattr(one, field) for one in scores) / n for field in FIELDS},
     }
 

@@ -114,7 +114,7 @@ def _questions(
         draft = _message(language, catalog[at], catalog, params, rng)
         question = f"\n\nUser:\n{draft.message}"
         if not index:
-            question = prompts.render(texts, draft.message)[len(spans[-1].text) :]
+            question = prompts.render_prompt(texts, draft.message)[len(spans[-1].text) :]
         mention = _mention(draft, len(question) - len(draft.message))
         spans.append(Span(question, WORDING, lines=(at,), mention=mention))
         rival = replace(draft.intent, action="add" if draft.intent.action == "remove" else "remove")

@@ -15,8 +15,7 @@ from cartlm.evaluation.answers import engine_name, model_path
 from cartlm.params import Params
 from cartlm.system import cpu_limits
 from cartlm.task import prompt as prompts
-from cartlm.task.intent import Intent
-from cartlm.task.intent import read as read_intent
+from cartlm.task.intent import Intent, parse_intent
 
 MODELS = Path("models")
 
@@ -47,14 +46,14 @@ class Reader:
         if sign := bad_sign(message.replace("\n", " ").replace("\t", " ")):
             raise Unreadable(f"the message holds U+{ord(sign):04X}, as text that is not UTF-8 does")
         try:
-            ids = self._builder.prompt_ids(prompts.render(catalog, message))
+            ids = self._builder.prompt_ids(prompts.render_prompt(catalog, message))
         except UserError as error:
             raise Unreadable(error.message) from None
         answer = self._engine.answer(ids, self._max_new_tokens)
         if answer.finish_reason != "stop":
             raise Unreadable(f"the answer did not end within {self._max_new_tokens} tokens", answer.text)
         try:
-            intent = read_intent(answer.text)
+            intent = parse_intent(answer.text)
         except ValueError as error:
             raise Unreadable(f"the answer is no intent: {error}", answer.text) from None
         try:

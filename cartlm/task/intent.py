@@ -33,7 +33,7 @@ def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return dict(pairs)
 
 
-def read(text: str) -> Intent:
+def parse_intent(text: str) -> Intent:
     """The intent that an answer states.
 
     Takes the whole answer as one flat JSON object with exactly the three keys; white space and key

@@ -12,12 +12,12 @@ Tokenize = Callable[[str], list[int]]
 """Text to ids, adding no special token and reading none out of the text."""
 
 
-def render(catalog: Sequence[str], message: str) -> str:
+def render_prompt(catalog: Sequence[str], message: str) -> str:
     """The prompt, byte for byte as in the published dataset (arXiv 2510.21970)."""
     return "Catalog:\n" + "\n".join(catalog) + "\n\nUser:\n" + message
 
 
-def split(prompt: str) -> tuple[list[str], str]:
+def split_prompt(prompt: str) -> tuple[list[str], str]:
     """Catalog lines and message of a rendered prompt. Raises ValueError for another form."""
     head, found, message = prompt.partition("\n\nUser:\n")
     if not found or not head.startswith("Catalog:\n"):

@@ -10,8 +10,7 @@ from pathlib import Path
 from cartlm.errors import UserError
 from cartlm.files import write_text
 from cartlm.task import prompt as prompts
-from cartlm.task.intent import Intent
-from cartlm.task.intent import read as read_intent
+from cartlm.task.intent import Intent, parse_intent
 
 FIELDS = ("id", "language", "catalog", "message", "prompt", "completion", "tags")
 
@@ -30,7 +29,7 @@ class Row:
 
     @property
     def intent(self) -> Intent:
-        return read_intent(self.completion)
+        return parse_intent(self.completion)
 
 
 def make(
@@ -42,7 +41,9 @@ def make(
     tags: dict[str, str | bool | int],
 ) -> Row:
     """A row whose prompt and completion are rendered from its label."""
-    return Row(id, language, catalog, message, prompts.render(catalog, message), intent.canonical(), tags)
+    return Row(
+        id, language, catalog, message, prompts.render_prompt(catalog, message), intent.canonical(), tags
+    )
 
 
 def _parse(line: str, where: str) -> Row:
@@ -64,7 +65,7 @@ def _parse(line: str, where: str) -> Row:
         raise wrong(f"tags is {row.tags!r:.60}, not a mapping")
     if not isinstance(row.catalog, list) or not all(isinstance(line, str) for line in row.catalog):
         raise wrong(f"catalog is {row.catalog!r:.60}, not a list of lines")
-    if row.prompt != prompts.render(row.catalog, row.message):
+    if row.prompt != prompts.render_prompt(row.catalog, row.message):
         raise wrong("the prompt is not its catalog and message")
     try:
         product = row.intent.product

@@ -161,7 +161,7 @@ def compare(
     engine = Transformers(adapter, model.eval(), load_tokenizer(base))
     with torch.autocast(device, getattr(torch, compute_dtype), enabled=compute_dtype != "float32"):
         first = [
-            engine.verified(prompt, max_new_tokens, answer.token_ids)
+            engine.verify_draft(prompt, max_new_tokens, answer.token_ids)
             for prompt, answer in zip(prompts, second, strict=True)
         ]
     del model, engine
@@ -169,7 +169,7 @@ def compare(
     if different:  # because of the batch alone? at batch 1, as the adapter was asked
         engine = load(merged)
         for index in different:
-            second[index] = engine.verified(prompts[index], max_new_tokens, first[index].token_ids)
+            second[index] = engine.verify_draft(prompts[index], max_new_tokens, first[index].token_ids)
     divergences = [
         Divergence(index, first[index].text, second[index].text)
         for index in different

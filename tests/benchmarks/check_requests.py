@@ -17,8 +17,7 @@ import click
 from cartlm import command, params
 from cartlm.data import metaprompt
 from cartlm.data.generated import Generator, Slot
-from cartlm.engines import remote
-from cartlm.engines.openai import Server
+from cartlm.engines.replies import Asking, collect_replies, read_replies
 from tests import ROOT
 from tests.fixtures import wordsmith
 
@@ -39,12 +38,13 @@ def main(requests: int, in_flight: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "responses.jsonl"
         with wordsmith.served(Path(folder), 0.0, DELAY_S) as url:
-            server = Server(url, None, None, 30.0, 2, in_flight)
-            remote.collect(asked[:in_flight], server, path, "warm-up")
+            settings = {"base_url": url, "api_key_env": None, "timeout_s": 30.0, "max_retries": 2}
+            server = data.openai.model_copy(update=settings | {"concurrency": in_flight})
+            collect_replies(asked[:in_flight], Asking(server, None, path))
             began = time.monotonic()
-            remote.collect(asked, server, path, "requests")
+            collect_replies(asked, Asking(server, None, path))
             seconds = time.monotonic() - began
-        kept = len(remote.stored(path))
+        kept = len(read_replies(path))
     rate = (kept - in_flight) / seconds
     print(
         f"{rate:.1f} requests/s with {in_flight} in flight and {1000 * DELAY_S:.0f} ms each, {kept} answers kept"

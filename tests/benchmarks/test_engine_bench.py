@@ -11,7 +11,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from cartlm.task import intent
-from cartlm.task.prompt import PromptBuilder, render
+from cartlm.task.prompt import PromptBuilder, render_prompt
 
 ANSWER = '{"action": "add", "product": "Coconut Water (330ml can)", "quantity": 2}'
 CATALOG = [f"Product number {i} (500 g)" for i in range(20)]
@@ -19,13 +19,13 @@ MESSAGE = "molim te dodaj dvije kokosove vode, one male"
 
 
 def test_read_an_answer(benchmark: BenchmarkFixture) -> None:
-    assert benchmark(intent.read, ANSWER).quantity == 2
+    assert benchmark(intent.parse_intent, ANSWER).quantity == 2
 
 
 def test_read_a_broken_answer(benchmark: BenchmarkFixture) -> None:
     def read() -> str:
         with pytest.raises(ValueError, match="line 1") as error:
-            intent.read(ANSWER[:-5])
+            intent.parse_intent(ANSWER[:-5])
         return str(error.value)
 
     assert benchmark(read)
@@ -37,6 +37,6 @@ def test_build_a_prompt(benchmark: BenchmarkFixture) -> None:
     catalog = random.Random(7).sample(CATALOG, len(CATALOG))
 
     def build() -> list[int]:
-        return builder.prompt_ids(render(catalog, MESSAGE))
+        return builder.prompt_ids(render_prompt(catalog, MESSAGE))
 
     assert len(benchmark(build)) > 500

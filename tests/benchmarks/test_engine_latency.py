@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from cartlm.task.prompt import render
+from cartlm.task.prompt import render_prompt
 from tests.fixtures.base_gguf import write_base_gguf
 
 CATALOG = [f"Coconut Water ({size}ml can)" for size in range(200, 340, 10)]
@@ -30,7 +30,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def ids(engine: Any) -> list[int]:
-    made: list[int] = engine.prompt_builder("\n").prompt_ids(render(CATALOG, "add two 250ml coconut waters"))
+    made: list[int] = engine.prompt_builder("\n").prompt_ids(
+        render_prompt(CATALOG, "add two 250ml coconut waters")
+    )
     return made
 
 
@@ -48,6 +50,6 @@ def test_decode(benchmark: BenchmarkFixture, engine: Any) -> None:
 
 
 def test_tokenize(benchmark: BenchmarkFixture, engine: Any, ids: list[int]) -> None:
-    text = render(CATALOG, "add two 250ml coconut waters")
+    text = render_prompt(CATALOG, "add two 250ml coconut waters")
     builder = engine.prompt_builder("\n")
     assert benchmark(builder.prompt_ids, text) == ids

@@ -101,7 +101,7 @@ def as_text(row: Row, join: str) -> dict[str, str]:
 
 def published(row: Row) -> Row:
     intent = Intent(row["action"], row["product"], row["quantity"])
-    prompt = prompts.render(row["catalog"], row["message"])
+    prompt = prompts.render_prompt(row["catalog"], row["message"])
     return {"prompt": prompt, "completion": intent.canonical(), "language": row["language"]}
 
 

@@ -22,9 +22,9 @@ from click.testing import CliRunner, Result
 from cartlm import params
 from cartlm.data import generated, metaprompt
 from cartlm.data.wording_model import WordingModel
-from cartlm.engines import remote
+from cartlm.engines.budget import Budget
 from cartlm.engines.openai import Reply
-from cartlm.engines.remote import Budget, Request
+from cartlm.engines.replies import Request, read_replies
 from cartlm.errors import UserError
 from cartlm.task import rows as row_files
 from stages import data as data_stage
@@ -188,20 +188,20 @@ def test_messages_of_an_answer(text: str, wanted: Any) -> None:
 def test_a_budget_is_never_passed() -> None:
     body = {"model": "m", "max_tokens": 100, "messages": [{"role": "user", "content": "x" * 200}]}
     budget = Budget(2, None)
-    budget.take(body)
-    budget.take(body)
+    budget.reserve(body)
+    budget.reserve(body)
     with pytest.raises(Exception, match=r"max_requests=2 new requests are used up"):
-        budget.take(body)
+        budget.reserve(body)
     budget = Budget(None, 500)
-    reserved = budget.take(body)
+    reserved = budget.reserve(body)
     assert 200 < reserved < 260
     budget.settle(reserved, None)
     assert budget.tokens == reserved  # a time-out may have cost as much
     budget.settle(reserved, 80)
     assert budget.tokens == 80
-    budget.take(body)
+    budget.reserve(body)
     with pytest.raises(Exception, match=r"of max_total_tokens=500 are used up"):
-        budget.take(body)
+        budget.reserve(body)
 
 
 def write_params(folder: Path, url: str, openai: Mapping[str, Any] | None = None, **data: Any) -> None:
@@ -310,7 +310,7 @@ def test_the_batch_api_goes_on_after_a_kill_and_hands_nothing_in_twice(tmp_path:
             command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True
         ) as running:
             assert running.stderr
-            while "handed in" not in running.stderr.readline():
+            while "submitted" not in running.stderr.readline():
                 assert running.poll() is None
             running.kill()  # a batch is on the server, nothing of it here
         assert answers(tmp_path) == 0
@@ -423,8 +423,7 @@ def test_a_dry_run_asks_nothing_and_says_what_it_would_cost(tmp_path: Path) -> N
             "0 new requests of about 0 prompt and 0 completion tokens (about 0.00 US dollars)"
         )
         tokens = [
-            remote.stored(tmp_path / "data/responses.jsonl")[key].prompt_tokens or 0
-            for key in remote.stored(tmp_path / "data/responses.jsonl")
+            reply.prompt_tokens or 0 for reply in read_replies(tmp_path / "data/responses.jsonl").values()
         ]
         estimated = int(done.stdout.split("of about ")[1].split()[0].replace(",", ""))
         assert 0.5 < estimated / sum(tokens) < 2

@@ -74,13 +74,13 @@ def test_a_draft_changes_nothing_but_the_number_of_passes(
             [9],
             end,
         ):
-            found = engine.verified(ids, cap, draft)
+            found = engine.verify_draft(ids, cap, draft)
             assert (found.token_ids, found.text, found.finish_reason) == (
                 wanted.token_ids, wanted.text, wanted.finish_reason,
             )  # fmt: skip
             assert (found.prompt_tokens, found.decoded_tokens) == (len(ids), len(right))
         made.clear()
-        engine.verified(ids, cap, right)
+        engine.verify_draft(ids, cap, right)
         assert not made, "a right draft needs one pass"
 
 

@@ -37,7 +37,9 @@ def _texts(count: int) -> list[str]:
             at = rng.randrange(len(text) + 1)
             point = rng.choice([rng.randrange(0x20, 0xD800), rng.randrange(0xE000, 0x110000)])
             text = text[:at] + chr(point) + text[at:]
-        found.append(prompt.render([line.text for line in row.catalog], text) if rng.random() < 0.2 else text)
+        found.append(
+            prompt.render_prompt([line.text for line in row.catalog], text) if rng.random() < 0.2 else text
+        )
     return found
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cartlm.errors import UserError
-from cartlm.task.prompt import PromptBuilder, from_transformers, render, special_tokens, split
+from cartlm.task.prompt import PromptBuilder, from_transformers, render_prompt, special_tokens, split_prompt
 
 BOS, EOS, SHIFT = 1, 2, 3
 BUILDER = PromptBuilder(lambda text: [byte + SHIFT for byte in text.encode()], BOS, EOS, "\n")
@@ -36,18 +36,20 @@ class Tokenizer:
 
 
 def test_render_is_the_published_form() -> None:
-    assert render(["Jeans", "Čaj 20 g"], "add jeans") == "Catalog:\nJeans\nČaj 20 g\n\nUser:\nadd jeans"
+    assert (
+        render_prompt(["Jeans", "Čaj 20 g"], "add jeans") == "Catalog:\nJeans\nČaj 20 g\n\nUser:\nadd jeans"
+    )
 
 
 @given(st.lists(LINE, min_size=1), TEXT)
 def test_split_undoes_render(catalog: list[str], message: str) -> None:
-    assert split(render(catalog, message)) == (catalog, message)
+    assert split_prompt(render_prompt(catalog, message)) == (catalog, message)
 
 
 @pytest.mark.parametrize("text", ["", "Jeans", "Catalog:\nJeans", "Jeans\n\nUser:\nadd"])
 def test_split_refuses_another_form(text: str) -> None:
     with pytest.raises(ValueError, match="the prompt is not"):
-        split(text)
+        split_prompt(text)
 
 
 @given(TEXT, TEXT)

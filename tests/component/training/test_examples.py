@@ -10,7 +10,7 @@ import pytest
 
 from cartlm.engines.model_dir import load_tokenizer
 from cartlm.errors import UserError
-from cartlm.task.prompt import PromptBuilder, from_transformers, render
+from cartlm.task.prompt import PromptBuilder, from_transformers, render_prompt
 from cartlm.task.rows import Row
 from cartlm.training.examples import IGNORED, check, examples
 from tests.fixtures.toy import toy_rows
@@ -138,7 +138,7 @@ def test_engines_read_no_special_token_out_of_a_message(tokenizer: Any, toy_gguf
     """A test row may hold one: both engines are asked with the same ids, none of them special."""
     from cartlm.quantization.imatrix import vocabulary
 
-    prompt = render(ROWS[0].catalog, text)
+    prompt = render_prompt(ROWS[0].catalog, text)
     mine = from_transformers(tokenizer, "\n").prompt_ids(prompt)
     with vocabulary(toy_gguf, "\n") as vocab:
         assert vocab.builder.prompt_ids(prompt) == mine

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cartlm.data import records
-from cartlm.task.prompt import render
+from cartlm.task.prompt import render_prompt
 
 LANGUAGES = ["english", "croatian", "spanish"]
 
@@ -57,7 +57,7 @@ def row(**changes: Any) -> Any:
 def test_a_catalog_is_read(catalog: Any, lines: list[str]) -> None:
     made = row(catalog=catalog)
     assert made.catalog == lines
-    assert made.prompt == render(lines, "two teas")
+    assert made.prompt == render_prompt(lines, "two teas")
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_the_label_has_the_catalogs_own_bytes(product: str, line: str) -> None:
     made = row(catalog=["Tea", line], product=product)
     assert made.intent.product == line
     assert made.catalog == ["Tea", line]
-    published = {"prompt": render(["Tea", line], "two"), "language": "english"}
+    published = {"prompt": render_prompt(["Tea", line], "two"), "language": "english"}
     published["completion"] = json.dumps(
         {"action": "add", "product": product, "quantity": 2}, ensure_ascii=False
     )

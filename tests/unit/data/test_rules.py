@@ -115,8 +115,8 @@ def test_rows_hold_their_contract(made: dict[str, list[rows.Row]], data: Data) -
     }  # fmt: skip
     for part in made.values():
         for row in part:
-            assert row.prompt == prompt.render(row.catalog, row.message)
-            assert prompt.split(row.prompt) == (row.catalog, row.message)
+            assert row.prompt == prompt.render_prompt(row.catalog, row.message)
+            assert prompt.split_prompt(row.prompt) == (row.catalog, row.message)
             assert row.intent.product in row.catalog
             assert row.intent.canonical() == row.completion
             assert data.catalog.min_lines <= len(row.catalog) <= data.catalog.max_lines

@@ -40,8 +40,8 @@ def answer(text: str, reason: Any = "stop") -> Answer:
         (RIGHT + "}", "stop", "unparseable", ""),
         (RIGHT.replace("add", "buy"), "stop", "unparseable", ""),
         ("", "stop", "unparseable", ""),
-        (RIGHT, "length", "never_stopped", ""),
-        (RIGHT + RIGHT, "length", "never_stopped", ""),
+        (RIGHT, "length", "truncated", ""),
+        (RIGHT + RIGHT, "length", "truncated", ""),
     ],
 )
 def test_outcome_and_fields(text: str, reason: str, outcome: str, right: str) -> None:
@@ -54,24 +54,24 @@ def test_shares_of_a_mixed_set() -> None:
     whole = (True, True, True)
     scores = [
         *[Score("exact", *whole)] * 5, Score("parsed_equal", *whole), Score("wrong", True, False, True),
-        Score("unparseable"), *[Score("never_stopped")] * 2,
+        Score("unparseable"), *[Score("truncated")] * 2,
     ]  # fmt: skip
     found = summarize(scores)
     assert found["n"] == 10
     assert found["exact_match"] == 0.5
     assert found["exact_match_low"] < 0.5 < found["exact_match_high"]
     assert found["parsed_equal"] == 0.6
-    assert (found["wrong"], found["unparseable"], found["never_stopped"]) == (0.1, 0.1, 0.2)
+    assert (found["wrong"], found["unparseable"], found["truncated"]) == (0.1, 0.1, 0.2)
     assert (found["action"], found["product"], found["quantity"]) == (0.7, 0.6, 0.7)
     assert found["parsed_equal"] + found["wrong"] + found["unparseable"] + found[
-        "never_stopped"
+        "truncated"
     ] == pytest.approx(1)
 
 
 def test_no_row_counts_twice() -> None:
     for name in OUTCOMES:
         found = summarize([Score(name)])
-        parts = ("parsed_equal", "wrong", "unparseable", "never_stopped")
+        parts = ("parsed_equal", "wrong", "unparseable", "truncated")
         assert sum(found[part] for part in parts) == 1
 
 

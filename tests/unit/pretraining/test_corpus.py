@@ -17,8 +17,7 @@ from cartlm import params
 from cartlm.data import lexicon, messages, rules, wording
 from cartlm.pretraining import corpus, formats, inventions
 from cartlm.pretraining.encoding import encode
-from cartlm.task.intent import Intent
-from cartlm.task.intent import read as read_intent
+from cartlm.task.intent import Intent, parse_intent
 from tests import ROOT
 
 FRAMES = Path(corpus.__file__).parent / "frames"
@@ -37,7 +36,7 @@ def documents() -> list[corpus.Document]:
 
 def _is_target(answer: str) -> bool:
     try:
-        read_intent(answer.strip())
+        parse_intent(answer.strip())
     except ValueError:
         return False
     return True

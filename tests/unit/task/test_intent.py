@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cartlm.task.intent import ACTIONS, Intent, read
+from cartlm.task.intent import ACTIONS, Intent, parse_intent
 
 PRODUCTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 INTENTS = st.builds(Intent, st.sampled_from(ACTIONS), PRODUCTS, st.integers(1, 10**12))
@@ -25,12 +25,12 @@ def test_canonical_is_the_published_form() -> None:
 
 @given(INTENTS)
 def test_canonical_is_read_back(wish: Intent) -> None:
-    assert read(wish.canonical()) == wish
+    assert parse_intent(wish.canonical()) == wish
 
 
 @given(INTENTS, st.permutations(["action", "product", "quantity"]), st.sampled_from([None, 1, "\t"]))
 def test_white_space_and_key_order_are_free(wish: Intent, order: list[str], indent: int | str | None) -> None:
-    assert read(json.dumps({key: getattr(wish, key) for key in order}, indent=indent)) == wish
+    assert parse_intent(json.dumps({key: getattr(wish, key) for key in order}, indent=indent)) == wish
 
 
 @given(
@@ -40,16 +40,16 @@ def test_white_space_and_key_order_are_free(wish: Intent, order: list[str], inde
 )
 def test_any_text_reads_or_raises_value_error(text: str) -> None:
     try:
-        found = read(text)
+        found = parse_intent(text)
     except ValueError:
         return
-    assert read(found.canonical()) == found
+    assert parse_intent(found.canonical()) == found
 
 
 @given(st.dictionaries(st.sampled_from(["action", "product", "quantity"]), JSON).map(json.dumps))
 def test_fields_of_any_type_read_or_raise_value_error(text: str) -> None:
     try:
-        found = read(text)
+        found = parse_intent(text)
     except ValueError:
         return
     assert found.action in ACTIONS
@@ -74,4 +74,4 @@ def test_fields_of_any_type_read_or_raise_value_error(text: str) -> None:
 )  # fmt: skip
 def test_what_is_no_intent_raises_value_error(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  any ValueError means unparseable
-        read(text)
+        parse_intent(text)

@@ -1,0 +1,167 @@
+"""Requests to a server, and their replies on disk.
+
+Every whole answer is appended to a file at once, under a key made of its request. A re-run asks only for what is
+missing; failures are never stored, and no line is ever rewritten.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cartlm.engines.budget import Budget
+from cartlm.engines.config import Server
+from cartlm.engines.connection import RequestFailed
+from cartlm.engines.openai import UNKNOWN, Client, Reply
+from cartlm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Request:
+    """The request for one row: `body` is sent as it is, `key` identifies it."""
+
+    row: str
+    body: dict[str, Any]
+    key: str
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Whom to ask, and where the replies are kept.
+
+    `key` is the server's key, `command` what a user types again after a failure, `label` the name in messages.
+    """
+
+    server: Server
+    key: str | None
+    path: Path
+    command: str = "make remote"
+    label: str = ""
+
+    def __repr__(self) -> str:  # the generated one would show the key
+        return f"Asking({self.server!r}, {self.path})"
+
+    def client(self) -> Client:
+        return Client(self.server, self.key, self.command)
+
+
+def read_replies(path: Path) -> dict[str, Reply]:
+    """The replies in a file by key; a line that is cut, not ours or without an answer is skipped."""
+    replies: dict[str, Reply] = {}
+    for line in path.read_bytes().split(b"\n") if path.exists() else ():
+        try:
+            value = json.loads(line)
+            reply = Reply(**value["reply"])
+            if not reply.is_empty("messages" in value["request"]):
+                replies.setdefault(value["key"], reply)
+        except (ValueError, TypeError, KeyError):
+            continue
+    return replies
+
+
+def usage_section(replies: Collection[Reply], server: Server) -> dict[str, int | float | str]:
+    """Sums of tokens where every reply has its counts, and with them the cost."""
+    section: dict[str, int | float | str] = {}
+    sums: dict[str, int] = {}
+    for name in ("prompt_tokens", "completion_tokens"):
+        counts = [getattr(reply, name) for reply in replies]
+        if None not in counts:
+            sums[name] = sum(counts)
+    cost = server.cost_usd(**sums) if len(sums) == 2 else None
+    if cost is not None:
+        section = {"cost_usd": cost, "price_source": server.price_source or "unknown"}
+    return section | sums
+
+
+class ReplyFile:
+    """Appends replies to a file, each one whole and on the disk before the next."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self._lock = path, threading.Lock()
+        whole = not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
+        self._start = b"" if whole else b"\n"  # an earlier run died within its last line
+
+    def append(self, request: Request, reply: Reply) -> None:
+        value = {"key": request.key, "row": request.row, "request": request.body, "reply": asdict(reply)}
+        line = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+        with self._lock:
+            try:
+                with self._path.open("ab") as file:
+                    file.write(self._start + line)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:  # a failing write does not name its file
+                self._start = b"\n"
+                raise OSError(error.errno, error.strerror, str(self._path)) from None
+            self._start = b""
+
+
+def collect_replies(
+    requests: Sequence[Request], asking: Asking, budget: Budget | None = None
+) -> dict[str, Reply]:
+    """The reply to each distinct request by key, in the order given; those on disk are not asked again.
+
+    With all of them on disk, neither network nor key is needed. The first request that fails for good stops the
+    others; what is in flight is still kept, then UserError names the request, the failure and the next step.
+    """
+    distinct = {request.key: request for request in reversed(requests)}
+    replies = read_replies(asking.path)
+    missing = [distinct[key] for key in dict.fromkeys(one.key for one in requests) if key not in replies]
+    if missing:
+        _ask(missing, len(distinct), asking, budget or Budget(None, None))
+        replies = read_replies(asking.path)
+        unknown = sum(replies[request.key].finish_reason == UNKNOWN for request in missing)
+        if unknown:
+            print(
+                f"{asking.label}: {unknown} answers have no finish_reason; they count as complete", file=sys.stderr
+            )  # fmt: skip
+    return {request.key: replies[request.key] for request in requests}
+
+
+def _ask(missing: Sequence[Request], total: int, asking: Asking, budget: Budget) -> None:
+    """Ask for what is missing, `concurrency` requests at a time."""
+    from tqdm import tqdm
+
+    file, stop = ReplyFile(asking.path), threading.Event()
+    failures: list[tuple[Request, RequestFailed]] = []
+
+    def work(request: Request) -> None:
+        if stop.is_set():
+            return
+        try:
+            file.append(request, client.ask(request.body, budget, stop))
+            bar.update()
+        except RequestFailed as error:
+            failures.append((request, error))  # before others are woken and fail too
+            stop.set()
+        except BaseException:
+            stop.set()
+            raise
+
+    done = total - len(missing)
+    with (
+        asking.client() as client,
+        tqdm(total=total, initial=done, desc=asking.label, unit="request", file=sys.stderr) as bar,
+        ThreadPoolExecutor(asking.server.concurrency) as pool,
+    ):
+        try:
+            list(pool.map(work, missing))
+        finally:  # Ctrl-C too: what is in flight ends and is kept, nothing more is sent
+            stop.set()
+    if failures:
+        request, error = failures[0]
+        kept = read_replies(asking.path)
+        left = sum(one.key not in kept for one in missing)
+        raise UserError(
+            f"{asking.label}: the request of row {request.row} failed: {error.what}; "
+            f"{left} of {total} answers are missing",
+            "; ".join(filter(None, (error.hint, f"{asking.command} asks only for what is missing"))),
+        )

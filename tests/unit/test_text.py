@@ -1,0 +1,24 @@
+"""Words for people."""
+
+from __future__ import annotations
+
+import pytest
+
+from cartlm.text import help_to_read
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("<think>two of them</think>{}", "reasoning"),
+        ("```json\n{}\n```", "the hint"),
+        ("Sure! {}", "the hint"),
+    ],
+)
+def test_answers_that_cannot_be_parsed_are_shown(text: str, hint: str) -> None:
+    line = help_to_read([text] * 6, 10, "the hint")
+    assert line.startswith("6 of 10 answers")
+    assert text[:8].strip() in line
+    assert "\n" not in line
+    assert hint in line
+    assert help_to_read([text] * 5, 10, "the hint") == ""
