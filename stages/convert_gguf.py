@@ -14,7 +14,7 @@ from cartlm.quantization import gguf
 
 @command.command
 def main() -> None:
-    """Write models/f16/model.gguf; what the converter says goes to runs/convert.log."""
+    """Write models/f16/model.gguf; the converter's output goes to runs/convert.log."""
     made = gguf.convert(Path("models/merged"), Path("models/f16/model.gguf"), Path("runs/convert.log"))
     command.done({"size_mib": made.size_bytes / MIB, "bits_per_weight": made.bits_per_weight})
 

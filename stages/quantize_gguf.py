@@ -20,7 +20,7 @@ from cartlm.task import rows
 @command.command
 @click.argument("variant")
 def main(variant: str) -> None:
-    """Quantize one variant, after a passed parity check; what the tools say goes to runs/quantize/."""
+    """Quantize one variant, after a passed parity check; the tools' output goes to runs/quantize/."""
     settings = command.params()
     if variant not in settings.gguf:
         raise UserError(f"params.yaml has no gguf.{variant}", f"one of: {', '.join(settings.gguf)}")
@@ -34,12 +34,12 @@ def main(variant: str) -> None:
     target = Path("models") / variant / "model.gguf"
     log = Path("runs/quantize") / f"{variant}.log"
     made = gguf.quantize(source, target, wanted.type, threads=threads, log=log, imatrix=matrix)
-    found = gguf.sections(made, target, wanted.type, wanted.imatrix)
+    found = gguf.metrics_sections(made, target, wanted.type, wanted.imatrix)
     write_metrics(
         Path("metrics/quantize") / f"{variant}.json",
         {
             "machine": machine.fingerprint(),
-            "engine": gguf.tool("llama-quantize", threads),
+            "engine": gguf.engine_section("llama-quantize", threads),
             **found,
         },
     )

@@ -24,11 +24,11 @@ MERGED, CALIBRATION, RUNS = Path("models/merged"), Path("data/calibration.jsonl"
 @command.command
 @click.argument("variant")
 def main(variant: str) -> None:
-    """Quantize one variant, on a CUDA card where there is one; what gptqmodel says goes to runs/quantize/VARIANT/log."""
+    """Quantize one variant, on a CUDA card where there is one; gptqmodel's output goes to runs/quantize/VARIANT/log."""
     settings = command.params()
     if variant not in settings.gptq:
         raise UserError(f"params.yaml has no gptq.{variant}", f"one of: {', '.join(settings.gptq)}")
-    how = gptq.Settings(**settings.gptq[variant].model_dump())
+    how = settings.gptq[variant]
     if not MERGED.is_dir():
         raise FileNotFoundError(2, "No such file or directory", str(MERGED))
     builder = from_transformers(load_tokenizer(MERGED), settings.prompt.separator)
@@ -41,8 +41,8 @@ def main(variant: str) -> None:
     device, threads = "cuda" if torch.cuda.is_available() else "cpu", cpu_limits.threads()
     command.progress(f"GPTQ on {device}, calibrated on {len(rows)} rows")
     target = Path("models") / variant
-    found = gptq.quantize(MERGED, target, how, rows, device=device, threads=threads, runs=RUNS / variant)
-    sections = gptq.sections(found, target, how, rows)
+    checkpoint = gptq.quantize(MERGED, target, how, rows, device=device, threads=threads, runs=RUNS / variant)
+    sections = gptq.metrics_sections(checkpoint, target, how, rows)
     version = ", ".join(f"{name} {number}" for name, number in gptq.versions().items())
     engine = {"name": "gptqmodel", "version": version, "device": device, "threads": threads}
     path = Path("metrics/gptq") / f"{variant}.json"

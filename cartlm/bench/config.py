@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from cartlm.config import Count, Name, Positive, Section, Seed, Threads
+from cartlm.quantization.gguf_types import PlainTypeName
 
 NotNegative = Annotated[int, Field(ge=0)]
 
@@ -50,7 +51,7 @@ class Architecture(Schedule):
     """`make architecture`: a known architecture with random weights, measured on this machine."""
 
     name: Literal["llama-3.2-1b", "llama-3.2-3b", "toy"]
-    types: list[Literal["q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k"]]  # GGUF, beside f16
+    types: list[PlainTypeName]  # GGUF, beside f16
     dtypes: list[Literal["float16", "bfloat16", "float32"]]  # of transformers on the CPU
     warmup_tokens: Count  # new tokens of a warm-up query
     new_tokens: Count  # of each query: random weights never end an answer

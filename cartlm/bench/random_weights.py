@@ -157,7 +157,7 @@ def write_tokenizer(folder: Path) -> None:
 
     from cartlm.quantization import gguf  # not on a machine that has torch alone
 
-    fields = gguf.reader(llama_cpp_build.llama3_vocabulary()).fields
+    fields = gguf.open_gguf(llama_cpp_build.llama3_vocabulary()).fields
 
     def texts(name: str) -> list[str]:
         field = fields[f"tokenizer.ggml.{name}"]

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cartlm.config import Section
-
-GgufType = Literal["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K"]
+from cartlm.quantization.gguf_types import GGUF_TYPES, TypeName
 
 
 class Gguf(Section):
-    type: GgufType
+    """A GGUF variant of the merged model (cartlm/quantization/gguf.py)."""
+
+    type: TypeName
     imatrix: bool  # with an importance matrix from the calibration rows
+
+    @model_validator(mode="after")
+    def _check_imatrix(self) -> Gguf:
+        if GGUF_TYPES[self.type].needs_imatrix and not self.imatrix:
+            raise ValueError(f"{self.type} needs imatrix: true")
+        return self
 
 
 class Gptq(Section):
@@ -22,5 +29,5 @@ class Gptq(Section):
     bits: Literal[2, 3, 4, 8]
     group_size: Literal[-1, 16, 32, 64, 128, 256]  # weights a scale; -1: a scale a row
     symmetric: bool
-    act_order: bool
-    damp: Annotated[float, Field(gt=0, lt=1)]
+    act_order: bool  # columns in the order of their activations (desc_act): finer, slower to run
+    damp: Annotated[float, Field(gt=0, lt=1)]  # share of the mean diagonal added to the Hessian

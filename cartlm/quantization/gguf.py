@@ -1,4 +1,4 @@
-"""GGUF: the official converter, llama-quantize, and what a file holds (bytes by tensor group, types)."""
+"""GGUF files: llama.cpp's converter, llama-quantize, and a file's bytes by tensor group and types."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ import numpy as np
 from cartlm.engines.tensor_groups import bytes_by_group
 from cartlm.errors import UserError
 from cartlm.files import MIB, replacing
+from cartlm.quantization.gguf_types import GGUF_TYPES
 from cartlm.system import llama_cpp_build, processes
 
-# The types whose rows come in blocks of 256 weights; Q8_0 has blocks of 32 (ggml-common.h, QK_K and QK8_0).
-BLOCKS = {"Q8_0": 32, "Q6_K": 256, "Q5_K_M": 256, "Q4_K_M": 256, "Q3_K_M": 256, "Q2_K": 256}
 QUANTIZE_FAILURE = r"failed to quantize: (.+)"
 CONVERT_FAILURE = r"(?m)^(?:ERROR:.+|[\w.]*(?:Error|Exception): .+)$"
 
 
 @dataclass(frozen=True)
-class Contents:
-    """What a GGUF file holds. Bytes; `bytes_by_group` and `padding_bytes` add up to all after the header."""
+class GgufFile:
+    """Sizes and types of a GGUF file. In bytes: `bytes_by_group` and `padding_bytes` add up to all after the header."""
 
     size_bytes: int
     header_bytes: int  # metadata with the vocabulary, and the list of tensors
@@ -43,11 +42,11 @@ class Contents:
 
     def fallback_tensors(self, quantization: str) -> list[str]:
         """Matrices that cannot take the type's blocks, for which llama.cpp silently takes another type."""
-        block = BLOCKS[quantization]
+        block = GGUF_TYPES[quantization].block
         return [name for name, row in self.row_sizes.items() if row % block]
 
 
-def reader(path: Path) -> Any:
+def open_gguf(path: Path) -> Any:
     """gguf-py's GGUFReader of the file at `path`. Raises UserError for what is none, FileNotFoundError for none.
 
     The library slices an np.memmap twice for each entry of a vocabulary, and each slice becomes a new np.memmap: a
@@ -70,48 +69,48 @@ def reader(path: Path) -> Any:
         ) from None
 
 
-def contents(path: Path) -> Contents:
-    """What the file at `path` holds, header and tensor table read, weights untouched.
+def inspect_gguf(path: Path) -> GgufFile:
+    """Sizes and types of the file at `path`, from its header and tensor table.
 
     Raises UserError for a file that is truncated or no GGUF, FileNotFoundError for none.
     """
-    found = reader(path)
+    file = open_gguf(path)
     types: Counter[str] = Counter()
     rows = {}
-    end = found.data_offset
-    for tensor in found.tensors:
+    end = file.data_offset
+    for tensor in file.tensors:
         types[tensor.tensor_type.name.lower()] += 1
         if len(tensor.shape) > 1:
             rows[tensor.name] = int(tensor.shape[0])
         end = max(end, int(tensor.data_offset) + int(tensor.n_bytes))
-    groups = bytes_by_group((tensor.name, int(tensor.n_bytes)) for tensor in found.tensors)
+    groups = bytes_by_group((tensor.name, int(tensor.n_bytes)) for tensor in file.tensors)
     size = path.stat().st_size
     if not rows or end > size:
         raise UserError(
-            f"{path} holds {len(found.tensors)} tensors up to byte {end}, but has {size} bytes",
+            f"{path} holds {len(file.tensors)} tensors up to byte {end}, but has {size} bytes",
             f"make it again: rm {path}, then dvc repro",
         )
-    return Contents(
+    return GgufFile(
         size_bytes=size,
-        header_bytes=int(found.data_offset),
-        padding_bytes=size - int(found.data_offset) - sum(groups.values()),
-        parameters=sum(math.prod(int(size) for size in tensor.shape) for tensor in found.tensors),
+        header_bytes=int(file.data_offset),
+        padding_bytes=size - int(file.data_offset) - sum(groups.values()),
+        parameters=sum(math.prod(int(size) for size in tensor.shape) for tensor in file.tensors),
         bytes_by_group=groups,
         tensors_by_type=dict(sorted(types.items())),
         row_sizes=rows,
     )
 
 
-def _whole(made: Path, source: Path, log: Path) -> Contents:
-    """What a tool made of `source`: it may end with exit code 0 and have left out tensors, or bytes."""
+def _inspect_result(made: Path, source: Path, log: Path) -> GgufFile:
+    """`inspect_gguf` of what a tool made of `source`: exit code 0 does not mean that the file is whole."""
     try:
-        return contents(made)
+        return inspect_gguf(made)
     except UserError as error:
         text = error.message.replace(str(made), "it")
         raise UserError(f"{source} gave no whole GGUF file: {text}", f"check {source}, see {log}") from None
 
 
-def convert(folder: Path, target: Path, log: Path) -> Contents:
+def convert(folder: Path, target: Path, log: Path) -> GgufFile:
     """The F16 GGUF of a hub folder by llama.cpp's own convert_hf_to_gguf.py, unmodified, as `target`.
 
     Raises UserError with the converter's last line, OSError on a full disk; `target` is replaced at the end.
@@ -121,7 +120,7 @@ def convert(folder: Path, target: Path, log: Path) -> Contents:
     with replacing(target) as temporary:
         hint = f"check {folder}, then dvc repro merge convert-gguf"
         _run_converter(folder, temporary, "--outtype", "f16", writes=target, log=log, hint=hint)
-        return _whole(temporary, folder, log)
+        return _inspect_result(temporary, folder, log)
 
 
 def convert_vocabulary(folder: Path, target: Path, log: Path, name: str) -> Path:
@@ -145,7 +144,7 @@ def _run_converter(folder: Path, made: Path, *options: str, writes: Path, log: P
 
 def quantize(
     source: Path, target: Path, quantization: str, *, threads: int, log: Path, imatrix: Path | None = None
-) -> Contents:
+) -> GgufFile:
     """`target`, of the type `quantization`, from the F16 file `source` by llama-quantize.
 
     Raises UserError (missing tool, corrupt source, a result that is not whole), OSError on a full disk;
@@ -160,13 +159,15 @@ def quantize(
             [tool, *options, source, temporary, quantization, str(threads)],
             log=log, writes=target, reason=QUANTIZE_FAILURE, hint=f"make the source again: rm {source}, then dvc repro",
         )  # fmt: skip
-        made = _whole(temporary, source, log)
-        if made.row_sizes.keys() != contents(source).row_sizes.keys():
+        made = _inspect_result(temporary, source, log)
+        if made.row_sizes.keys() != inspect_gguf(source).row_sizes.keys():
             raise UserError(f"llama-quantize left out tensors of {source}", f"see {log}")
         return made
 
 
-def sections(made: Contents, path: Path, quantization: str, imatrix: bool) -> dict[str, dict[str, Any]]:
+def metrics_sections(
+    made: GgufFile, path: Path, quantization: str, imatrix: bool
+) -> dict[str, dict[str, Any]]:
     """The metrics of a quantized file: `quantize` (type, size, hash, tensors by type) and `bytes` by tensor group."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -185,17 +186,14 @@ def sections(made: Contents, path: Path, quantization: str, imatrix: bool) -> di
     }
 
 
-def tool(name: str, threads: int) -> dict[str, str | int]:
+def engine_section(tool: str, threads: int) -> dict[str, str | int]:
     """The `engine` section of what a llama.cpp tool made."""
     build = llama_cpp_build.build_info()
-    return {"name": name, "version": f"{build['source']} {build['version']}", "threads": threads}
+    return {"name": tool, "version": f"{build['source']} {build['version']}", "threads": threads}
 
 
 def require_parity(parity: dict[str, Any], least: float) -> None:
-    """Stop unless the F16 file was shown to answer as the merged model. Raises UserError.
-
-    `parity` is metrics/parity.json, `least` the smallest agreement (share of answers) that passes.
-    """
+    """Raise UserError unless metrics/parity.json shows an agreement of at least `least`, a share of answers."""
     agreement = parity.get("agreement")
     if not isinstance(agreement, int | float):
         raise UserError("metrics/parity.json has no agreement", "dvc repro parity")

@@ -1,8 +1,8 @@
-"""GPTQ (arXiv 2210.17323) by gptqmodel, the successor of auto-gptq; what a checkpoint holds, tensor by tensor.
+"""GPTQ (arXiv 2210.17323) by gptqmodel, and what a checkpoint holds, tensor by tensor.
 
-A checkpoint is a folder in hub layout: model.safetensors with qweight, qzeros, scales and g_idx in the place of each
-quantized weight, config.json with its `quantization_config`, and the same once more as quantize_config.json, as
-auto-gptq wrote it. Embeddings, norms and the output stay in 16 bits; an output that is tied is not written again.
+A checkpoint is a folder in hub layout: model.safetensors with qweight, qzeros, scales and g_idx in place of each
+quantized weight, config.json with its `quantization_config`, and the same as quantize_config.json, as auto-gptq wrote
+it. Embeddings, norms and the output stay in 16 bits; a tied output is not written again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,72 +23,61 @@ from cartlm.engines import model_dir
 from cartlm.engines.tensor_groups import bytes_by_group
 from cartlm.errors import UserError
 from cartlm.files import MIB, replacing
+from cartlm.quantization.config import Gptq
 from cartlm.system import processes
 
 PACKED = ("qweight", "qzeros", "scales", "g_idx")
+DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1}
 BATCH_TOKENS = 4096  # of calibration rows that are computed together
 FAILURE = r"(?m)^[\w.]*(?:Error|Exception|Interrupt): .+$"
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How to quantize; names as in params.yaml. `group_size` -1 is one group a row."""
-
-    bits: int
-    group_size: int
-    symmetric: bool
-    act_order: bool  # columns in the order of their activations (desc_act): finer, slower to run
-    damp: float  # share of the mean diagonal added to the Hessian
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What a checkpoint holds. Bytes; `bytes_by_group` and `header_bytes` add up to the files' size."""
+class Checkpoint:
+    """Sizes of a checkpoint. `bytes_by_group` and `header_bytes` add up to the files' size."""
 
     size_bytes: int
     header_bytes: int
     parameters: int  # of the model, however they are stored
     bytes_by_group: dict[str, int]
-    quantized: int  # matrices
-    losses: dict[
-        str, float
-    ]  # GPTQ's own error of each quantized matrix: mean squared, weighted by the Hessian
+    quantized_matrices: int
+    losses: dict[str, float]  # GPTQ's error of each quantized matrix: mean squared, weighted by the Hessian
 
     @property
     def bits_per_weight(self) -> float:
-        """All tensors' bits over all weights they stand for."""
+        """All tensors' bits over all weights that they stand for."""
         return 8 * sum(self.bytes_by_group.values()) / self.parameters
 
 
 def quantize(
-    source: Path, target: Path, settings: Settings, rows: Sequence[Sequence[int]], *, device: str, threads: int,
+    source: Path, target: Path, settings: Gptq, rows: Sequence[Sequence[int]], *, device: str, threads: int,
     runs: Path,
-) -> Contents:  # fmt: skip
+) -> Checkpoint:  # fmt: skip
     """Quantize the model folder `source` into `target`, calibrated on `rows` (token ids as in training).
 
-    `device` is "cpu" or "cuda". What gptqmodel says goes to `runs`/log; its checkpoint after each layer lies there
-    too, so that a killed run goes on. Raises UserError for a model that is missing or does not quantize, OSError on a
-    full disk; `target` is replaced at the end and untouched by a failure.
+    `device` is "cpu" or "cuda". gptqmodel's output goes to `runs`/log, its checkpoint after each layer to `runs`, so
+    that a killed run goes on. Raises UserError for a model that is missing or does not quantize, OSError on a full
+    disk; `target` is replaced at the end and untouched by a failure.
     """
     if not (source / "config.json").is_file():
         raise FileNotFoundError(2, "No such file", str(source / "config.json"))
     runs.mkdir(parents=True, exist_ok=True)
-    longest = max(map(len, rows))
     job = {
-        **asdict(settings), "source": str(source), "rows": [list(row) for row in rows], "device": device,
-        "threads": threads, "batch_size": max(1, BATCH_TOKENS // longest),
+        **settings.model_dump(), "source": str(source), "rows": [list(row) for row in rows], "device": device,
+        "threads": threads, "batch_size": max(1, BATCH_TOKENS // max(map(len, rows))),
     }  # fmt: skip
-    kept = runs / hashlib.sha256(f"{job}{_files(source)}{versions()}".encode()).hexdigest()[:16]
+    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(source.iterdir())]
+    kept = runs / hashlib.sha256(f"{job}{files}{versions()}".encode()).hexdigest()[:16]
     for other in runs.glob("*/"):
         if other != kept:  # of other settings, rows or weights
             shutil.rmtree(other, ignore_errors=True)
     with replacing(target, folder=True) as new:
-        made = kept / "made"
-        shutil.rmtree(made, ignore_errors=True)
+        raw = kept / "made"
+        shutil.rmtree(raw, ignore_errors=True)
         kept.mkdir(exist_ok=True)
         paths = {
             "source": source,
-            "target": made,
+            "target": raw,
             "offload": kept / "offload",
             "checkpoint": kept / "checkpoint",
         }
@@ -96,95 +85,88 @@ def quantize(
         (kept / "job.json").write_text(json.dumps(job), encoding="utf-8")
         processes.run_logged(
             [sys.executable, "-m", "cartlm.quantization.gptq_worker", kept / "job.json"],
-            log=runs / "log", writes=target, environ=_environment(device, threads), reason=FAILURE,
+            log=runs / "log", writes=target, environ=_worker_environment(device, threads), reason=FAILURE,
             hint=f"see {runs / 'log'}, then dvc repro quantize-gptq@{target.name}",
         )  # fmt: skip
-        _tidy(source, made, new)
-        found = contents(new, _losses(made / "quant_log.csv"))
-        _complete(source, new, found)
+        _write_checkpoint(source, raw, new)
+        checkpoint = inspect_checkpoint(new, _read_losses(raw / "quant_log.csv"))
+        check_complete(source, new, checkpoint)
     shutil.rmtree(kept, ignore_errors=True)
-    return found
+    return checkpoint
 
 
 def versions() -> dict[str, str]:
-    """Of what computes; as installed, nothing heavy imported."""
+    """The installed versions of the packages that compute; imports nothing heavy."""
     from importlib.metadata import version
 
     return {name: version(name) for name in ("gptqmodel", "torch", "transformers")}
 
 
-def _environment(device: str, threads: int) -> dict[str, str]:
-    """The worker's: gptqmodel wants two CPU workers to start at all, and no card where the CPU is asked for."""
+def _worker_environment(device: str, threads: int) -> dict[str, str]:
+    """gptqmodel starts only with two CPU workers; it may see no card where the CPU is asked for."""
     more = {"GPTQMODEL_CPU_WORKERS": str(max(2, threads)), "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
     return {**os.environ, **more, **({} if device.startswith("cuda") else {"CUDA_VISIBLE_DEVICES": ""})}
 
 
-def _files(folder: Path) -> list[tuple[str, int, int]]:
-    stats = [(path.name, path.stat()) for path in sorted(folder.iterdir())]
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+def _write_checkpoint(source: Path, raw: Path, new: Path) -> None:
+    """Write gptqmodel's checkpoint `raw` to `new` in 16 bits, without what differs from run to run.
 
-
-def _tidy(source: Path, made: Path, new: Path) -> None:
-    """Copy what gptqmodel made into `new`, in 16 bits and without what differs from run to run.
-
-    It writes float32 scales after computing in float32, turns sampling on in the generation config, and names the
+    gptqmodel writes float32 scales after computing in float32, turns sampling on in the generation config, and names
     folders of this machine. Tokenizer and generation config are those of the source.
     """
     import torch
     from safetensors.torch import load_file, save_file
 
-    config = json.loads((made / "config.json").read_text(encoding="utf-8"))
-    given = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    dtype = given.get("dtype") or given.get("torch_dtype") or "float16"
+    config = json.loads((raw / "config.json").read_text(encoding="utf-8"))
+    source_config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    dtype = source_config.get("dtype") or source_config.get("torch_dtype") or "float16"
     how = config["quantization_config"]
     for name in ("offload_to_disk", "offload_to_disk_path"):
         how["meta"].pop(name, None)
     config["dtype"] = dtype
     for name, value in (("config.json", config), ("quantize_config.json", how)):
         (new / name).write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    for path in sorted(made.glob("*.safetensors")):
+    for path in sorted(raw.glob("*.safetensors")):
         tensors = {
             name: tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor
             for name, tensor in sorted(load_file(path).items())
         }
         save_file(tensors, new / path.name, metadata={"format": "pt"})
-    index = made / "model.safetensors.index.json"
+    index = raw / "model.safetensors.index.json"
     if index.exists():
         shutil.copyfile(index, new / index.name)
     model_dir.copy(source, new, (*model_dir.TOKENIZER, "generation_config.json"))
 
 
-def _losses(path: Path) -> dict[str, float]:
-    """`layer_0_q_proj` -> loss, from gptqmodel's log; a matrix that it quantized without calibration has none."""
-    found = {}
+def _read_losses(path: Path) -> dict[str, float]:
+    """`layer_0_q_proj` -> loss, from gptqmodel's log; a matrix quantized without calibration has none."""
+    losses: dict[tuple[int, str], float] = {}
     with path.open(encoding="utf-8") as file:
         for line in csv.DictReader(file):
             try:
-                found[f"layer_{int(line['layer'])}_{line['module'].split('.')[-1]}"] = float(line["loss"])
+                losses[int(line["layer"]), line["module"].split(".")[-1]] = float(line["loss"])
             except ValueError:
                 continue
-    return dict(sorted(found.items(), key=lambda item: (int(item[0].split("_")[1]), item[0])))
+    return {f"layer_{layer}_{module}": loss for (layer, module), loss in sorted(losses.items())}
 
 
-def contents(folder: Path, losses: Mapping[str, float] | None = None) -> Contents:
-    """What the checkpoint in `folder` holds, headers read, tensors untouched. Raises UserError for a broken one."""
+def inspect_checkpoint(folder: Path, losses: Mapping[str, float] | None = None) -> Checkpoint:
+    """The sizes of the checkpoint in `folder`, from its headers. Raises UserError for a broken one."""
     from safetensors import SafetensorError, safe_open
 
     hint = f"rm -r {folder}, then dvc repro quantize-gptq@{folder.name}"
     sizes: dict[str, int] = {}
     shapes: dict[str, list[int]] = {}
-    size = 0
-    widths = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1}
+    total = 0
     try:
         bits = json.loads((folder / "config.json").read_text(encoding="utf-8"))["quantization_config"]["bits"]
-        files = sorted(folder.glob("*.safetensors"))
-        for path in files:
-            size += path.stat().st_size
+        for path in folder.glob("*.safetensors"):
+            total += path.stat().st_size
             with safe_open(path, framework="numpy") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 - not a mapping
-                    part = tensors.get_slice(name)
-                    shapes[name] = part.get_shape()
-                    sizes[name] = math.prod(shapes[name]) * widths[part.get_dtype()]
+                    tensor = tensors.get_slice(name)
+                    shapes[name] = tensor.get_shape()
+                    sizes[name] = math.prod(shapes[name]) * DTYPE_BYTES[tensor.get_dtype()]
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise UserError(f"{folder} is not a whole GPTQ checkpoint ({error})", hint) from None
     quantized = [name for name in shapes if name.endswith(".qweight")]
@@ -193,56 +175,58 @@ def contents(folder: Path, losses: Mapping[str, float] | None = None) -> Content
     # qweight is [inputs * bits / 32, outputs]
     weights = sum(shapes[name][0] * 32 // bits * shapes[name][1] for name in quantized)
     others = sum(math.prod(shape) for name, shape in shapes.items() if name.split(".")[-1] not in PACKED)
-    return Contents(
-        size_bytes=size,
-        header_bytes=size - sum(sizes.values()),
+    return Checkpoint(
+        size_bytes=total,
+        header_bytes=total - sum(sizes.values()),
         parameters=weights + others,
         bytes_by_group=bytes_by_group(sizes.items()),
-        quantized=len(quantized),
+        quantized_matrices=len(quantized),
         losses=dict(losses or {}),
     )
 
 
-def _complete(source: Path, folder: Path, found: Contents) -> None:
-    """Stop unless every matrix of the source is there once, in the packed form or as it was. Raises UserError."""
-    from safetensors import safe_open
-
-    def names(where: Path) -> set[str]:
-        listed: set[str] = set()
-        for path in where.glob("*.safetensors"):
-            with safe_open(path, framework="numpy") as tensors:
-                listed |= {name.rpartition(".")[0] for name in tensors.keys()}  # noqa: SIM118
-        return listed
-
-    if missing := sorted(names(source) - names(folder)):
+def check_complete(source: Path, folder: Path, checkpoint: Checkpoint) -> None:
+    """Raise UserError unless every matrix of the source is in `folder` once, packed or as it was."""
+    missing = sorted(_module_names(source) - _module_names(folder))
+    if missing:
         raise UserError(f"gptqmodel left out {len(missing)} tensors such as {missing[0]}", f"check {source}")
-    if "output" in found.bytes_by_group and "lm_head" not in names(source):
+    if "output" in checkpoint.bytes_by_group and "lm_head" not in _module_names(source):
         raise UserError("gptqmodel wrote the tied output a second time", f"check {source}/config.json")
 
 
-def sections(
-    found: Contents, folder: Path, settings: Settings, rows: Sequence[Sequence[int]]
+def _module_names(folder: Path) -> set[str]:
+    from safetensors import safe_open
+
+    names: set[str] = set()
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="numpy") as tensors:
+            names |= {name.rpartition(".")[0] for name in tensors.keys()}  # noqa: SIM118
+    return names
+
+
+def metrics_sections(
+    checkpoint: Checkpoint, folder: Path, settings: Gptq, rows: Sequence[Sequence[int]]
 ) -> dict[str, dict[str, Any]]:
     """The metrics of a checkpoint: `quantize` (how, size, hash), `bytes` by tensor group, `loss` of each matrix."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
         digest.update(path.read_bytes())
-    losses = list(found.losses.values())
-    size = "channel" if settings.group_size == -1 else f"g{settings.group_size}"
+    losses = checkpoint.losses.values()
+    group = "channel" if settings.group_size == -1 else f"g{settings.group_size}"
     return {
         "quantize": {
-            "type": f"GPTQ int{settings.bits} {size}",
-            **asdict(settings),
+            "type": f"GPTQ int{settings.bits} {group}",
+            **settings.model_dump(),
             "calibration_rows": len(rows),
             "calibration_tokens": sum(map(len, rows)),
             "sha256": digest.hexdigest(),
-            "size_mib": found.size_bytes / MIB,
-            "bits_per_weight": found.bits_per_weight,
-            "parameters": found.parameters,
-            "quantized_matrices": found.quantized,
+            "size_mib": checkpoint.size_bytes / MIB,
+            "bits_per_weight": checkpoint.bits_per_weight,
+            "parameters": checkpoint.parameters,
+            "quantized_matrices": checkpoint.quantized_matrices,
             "loss_mean": sum(losses) / len(losses),
             "loss_max": max(losses),
         },
-        "bytes": {**found.bytes_by_group, "header": found.header_bytes},
-        "loss": found.losses,
+        "bytes": {**checkpoint.bytes_by_group, "header": checkpoint.header_bytes},
+        "loss": checkpoint.losses,
     }

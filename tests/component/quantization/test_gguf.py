@@ -22,7 +22,7 @@ from cartlm.system import llama_cpp_build
 from tests.fixtures.toy256 import ROOT, one_line, set_params, stage
 
 
-def quantize(source: Path, target: Path, kind: str) -> gguf.Contents:
+def quantize(source: Path, target: Path, kind: str) -> gguf.GgufFile:
     return gguf.quantize(source, target, kind, threads=1, log=target.with_suffix(".log"))
 
 
@@ -42,7 +42,7 @@ def test_every_type(
 ) -> None:
     path = tmp_path / "model.gguf"
     made = quantize(toy256 / "models/f16/model.gguf", path, kind)
-    assert made == gguf.contents(path)
+    assert made == gguf.inspect_gguf(path)
     assert made.header_bytes + made.padding_bytes + sum(made.bytes_by_group.values()) == path.stat().st_size
     assert set(made.bytes_by_group) == {"token_embd", "attention", "ffn", "norm"}  # tied: no output
     assert set(made.tensors_by_type) == types | {"f32"}
@@ -71,7 +71,7 @@ def test_cut_files_are_refused(toy256: Path, tmp_path: Path) -> None:
     for size in (0, 3, 20, 500, 5000, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:size])
         with pytest.raises(UserError, match=r"cut\.gguf"):
-            gguf.contents(path)
+            gguf.inspect_gguf(path)
 
 
 def test_converted_file_is_the_model(repo: Path, toy256: Path) -> None:
@@ -202,7 +202,7 @@ def test_full_disk(repo: Path) -> None:
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
     )  # fmt: skip
     assert "no space left writing models/f16/model.gguf" in one_line(done)
-    assert gguf.contents(repo / "models/f16/model.gguf").parameters > 1e6
+    assert gguf.inspect_gguf(repo / "models/f16/model.gguf").parameters > 1e6
 
 
 def test_unknown_variant(repo: Path) -> None:

@@ -116,7 +116,7 @@ def test_the_pad_token_is_never_an_end(made: Path) -> None:
 
 
 def test_the_converter_knew_the_tokenizer(made: Path) -> None:
-    fields = gguf.reader(made / "models/q4_k_m/model.gguf").fields
+    fields = gguf.open_gguf(made / "models/q4_k_m/model.gguf").fields
     assert fields["tokenizer.ggml.pre"].contents() == "llama-bpe"
     assert len(fields["tokenizer.ggml.tokens"].data) == 128256
     assert fields["tokenizer.ggml.padding_token_id"].contents() == llama3.PAD_ID
