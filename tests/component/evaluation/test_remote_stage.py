@@ -86,7 +86,7 @@ def test_the_stage_scores_measures_and_counts(
     assert metrics["remote"]["cost_usd"] == pytest.approx(8 * (50 * 2 + 20 * 8) / 1e6)
     assert metrics["engine"]["served_model"] == "m-2026-01-01"
     assert metrics["engine"]["server"] in naughty.url
-    outcomes = read_outcomes(shop / "metrics/outcomes/gpt.csv")
+    outcomes = read_outcomes(shop / "metrics/remote_outcomes/gpt.csv")
     assert [one.outcome for one in outcomes[:4]] == ["exact", "unparseable", "parsed_equal", "exact"]
     assert {headers["authorization"] for _, headers in naughty.seen} == {f"Bearer {KEY}"}
     assert KEY.encode() not in everything(shop) + result.output.encode()
