@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from cartlm import command
-from cartlm.engines.collect import Job, digest
+from cartlm.engines.collect import Job, file_digest
 from cartlm.evaluation import answers, scoring
 from cartlm.metrics import write_metrics, write_outcomes
 from cartlm.system import cpu_limits, machine
@@ -28,21 +28,21 @@ METRICS, OUTCOMES = Path("metrics/eval"), Path("metrics/outcomes")
 def main(variant: str) -> None:
     """Write metrics/eval/VARIANT.json, metrics/outcomes/VARIANT.csv and runs/eval/VARIANT.jsonl."""
     settings = command.params()
-    reference = {name: given.engine for name, given in settings.reference}
+    reference = {name: section.engine for name, section in settings.reference}
     kind = answers.engine_name(variant, reference, list(settings.gguf), list(settings.gptq))
     path = answers.model_path(MODELS, variant, kind)
     rows = row_files.read(TEST)
     batch_size = settings.eval.batch_size if variant == "base" else 1
-    model, limit = digest(path), settings.eval.max_new_tokens
+    model, limit = file_digest(path), settings.eval.max_new_tokens
 
-    def ask(given: list[Row], header: str = "") -> Job:
+    def make_job(asked: list[Row], header: str = "") -> Job:
         if kind == "transformers" and variant != "base":
-            return answers.guessed(model, given, builder, limit)
-        return Job(model, answers.prompts(given, builder, header), limit, batch_size)
+            return answers.draft_and_verify_job(model, asked, builder, limit)
+        return Job(model, answers.prompt_ids(asked, builder, header), limit, batch_size)
 
     with answers.open_engine(kind, path, cpu_limits.threads()) as engine:
         builder = engine.prompt_builder(settings.prompt.separator)
-        job = ask(rows)
+        job = make_job(rows)
         free = answers.answer_rows(engine, rows, job, RUNS / f"{variant}.jsonl")
         sections: dict[str, Any] = {
             "free": scoring.summarize(free.scores),
@@ -52,24 +52,26 @@ def main(variant: str) -> None:
             from cartlm.pretraining.formats import TARGET_HEADER
 
             headed = answers.answer_rows(
-                engine, rows, ask(rows, TARGET_HEADER), RUNS / f"{variant}.header.jsonl"
+                engine, rows, make_job(rows, TARGET_HEADER), RUNS / f"{variant}.header.jsonl"
             )
             sections["header"] = scoring.summarize(headed.scores)
         for name, path, most in (
             ("natural", NATURAL, settings.eval.natural_rows),
             ("published", PUBLISHED, None),
         ):
-            if apart := answers.rows_apart(path, most):
-                scored = answers.answer_rows(engine, apart, ask(apart), RUNS / f"{variant}.{name}.jsonl")
-                sections[name] = {**scoring.summarize(scored.scores), "rows": answers.rows_hash(apart)}
+            if extra := answers.read_extra_rows(path, most):
+                scored = answers.answer_rows(engine, extra, make_job(extra), RUNS / f"{variant}.{name}.jsonl")
+                sections[name] = {**scoring.summarize(scored.scores), "rows": answers.rows_hash(extra)}
         if batch_size > 1 and settings.eval.flip_rows > 0:
             part = RUNS / f"{variant}.flips.part.jsonl"
-            sections["batching"] = answers.flips(engine, job, free.answers, settings.eval.flip_rows, part)
+            sections["batching"] = answers.batch_disagreement(
+                engine, job, free.answers, settings.eval.flip_rows, part
+            )
         sections |= {"machine": machine.fingerprint(), "engine": engine.describe()}
 
     write_outcomes(OUTCOMES / f"{variant}.csv", answers.outcomes(rows, free))
     write_metrics(METRICS / f"{variant}.json", sections)
-    answers.forget_parts(RUNS, variant)
+    answers.remove_partial_answers(RUNS, variant)
     command.done(
         {"variant": variant, "n": len(rows), "exact_match": round(sections["free"]["exact_match"], 4)}
     )

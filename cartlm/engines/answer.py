@@ -1,4 +1,4 @@
-"""What an engine gives back, and how token pieces become text."""
+"""What an engine returns, and how token pieces become text."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ FinishReason = Literal["stop", "length"]
 class Answer:
     """One completion.
 
-    `token_ids` and `text` are without EOS; `finish_reason` is "stop" if EOS came, "length" at the cap.
-    `decoded_tokens` + `forced_tokens` = len(token_ids): chosen by the model, and put there by constrained
-    decoding (later). `prefill_s`: seconds from the prompt's ids to the logits of the first new token;
-    `decode_s`: all seconds after that, EOS's included. One forward pass a decoded token falls into `decode_s`
-    (at the cap: one less), so `decoded_tokens / decode_s` is the decode speed. Of a batch each answer carries
-    an equal share of its seconds. Of a `verified` answer the draft's check is in `prefill_s`: it tells no speeds.
+    `token_ids` and `text` exclude EOS; `finish_reason` is "stop" after EOS, "length" at the cap. `decoded_tokens` +
+    `forced_tokens` = len(token_ids): chosen by the model, and put there by constrained decoding (later).
+    `prefill_s`: seconds from the prompt's ids to the logits of the first new token; `decode_s`: all seconds after that,
+    EOS included. `decode_s` has one forward pass a decoded token (one less at the cap), so `decoded_tokens / decode_s`
+    is the decode speed. The answers of a batch share its seconds evenly. After `verify_draft` the draft's check is in
+    `prefill_s`: such an answer gives no speeds.
     """
 
     text: str
@@ -45,14 +45,14 @@ class Answer:
 
 
 class Stopped(Exception):
-    """Ends an answer under way that nobody waits for any more."""
+    """Ends an answer that nobody waits for any more."""
 
 
 class Engine(Protocol):
-    """What stages ask of an engine. `crew`: those that may answer at the same time, this one first."""
+    """What stages use of an engine. `replicas` may answer at the same time; the engine is the first of them."""
 
     @property
-    def crew(self) -> Sequence[Engine]: ...
+    def replicas(self) -> Sequence[Engine]: ...
 
     def answer(self, prompt_ids: list[int], max_new_tokens: int) -> Answer:
         """The greedy completion of `prompt_ids`, at most `max_new_tokens` long."""
@@ -63,12 +63,13 @@ class Engine(Protocol):
         ...
 
 
-def workers(engine: Engine) -> dict[str, int]:
-    """How many share an engine's threads, for its description; nothing where it is alone."""
-    return {"workers": len(engine.crew)} if len(engine.crew) > 1 else {}
+def describe_threads(engine: Engine, threads: int) -> dict[str, int]:
+    """The threads of all replicas, and how many replicas share them if there are several."""
+    count = len(engine.replicas)
+    return {"threads": threads * count, **({"workers": count} if count > 1 else {})}
 
 
-def text(pieces: list[bytes]) -> str:
+def join_pieces(pieces: list[bytes]) -> str:
     """The text of token pieces, joined as bytes first: a letter may be spread over byte-fallback tokens.
 
     Nothing is stripped or added; bytes that are not UTF-8 become U+FFFD.
@@ -76,7 +77,7 @@ def text(pieces: list[bytes]) -> str:
     return b"".join(pieces).decode("utf-8", errors="replace")
 
 
-def batches(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
-    """Indices of `prompts` in batches of like length, the longest first; the same for the same prompts."""
+def length_sorted_batches(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
+    """Indices of `prompts` in batches of similar length, the longest first; the same for the same prompts."""
     order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
     return [order[start : start + size] for start in range(0, len(order), size)]

@@ -12,7 +12,7 @@ from typing import Any
 import llama_cpp as c
 import numpy as np
 
-from cartlm.engines.answer import Answer, FinishReason, Stopped, text, workers
+from cartlm.engines.answer import Answer, FinishReason, Stopped, describe_threads, join_pieces
 from cartlm.errors import UserError
 from cartlm.system import cpu_limits, llama_cpp_build
 from cartlm.task.prompt import PromptBuilder
@@ -46,14 +46,14 @@ class LlamaCpp:
         self.vocabulary = c.llama_vocab_n_tokens(self._vocab)
         self.bos_id = c.llama_vocab_bos(self._vocab)
         self.eos_id = c.llama_vocab_eos(self._vocab)
-        self.stopped = False  # set from another thread: the answer under way ends at its next token
-        self._others: list[LlamaCpp] = []
+        self.stopped = False  # set from another thread: the current answer ends at its next token
+        self._other_replicas: list[LlamaCpp] = []
         self._busy = Lock()
 
     @property
-    def crew(self) -> list[LlamaCpp]:
-        """This engine and those beside it over the same weights, which may answer at the same time."""
-        return [self, *self._others]
+    def replicas(self) -> list[LlamaCpp]:
+        """This engine and the others over the same weights, which may answer at the same time."""
+        return [self, *self._other_replicas]
 
     def reserve(self, tokens: int) -> None:
         """Make room for a prompt plus answer of `tokens`; a context that is large enough stays."""
@@ -68,7 +68,9 @@ class LlamaCpp:
         self._context = c.llama_init_from_model(self._model, settings)
         if not self._context:
             self._context, self.context_tokens = None, 0
-            raise UserError(f"{self.path} does not run with {tokens} tokens: {_reason()}", _again(self.path))
+            raise UserError(
+                f"{self.path} does not run with {tokens} tokens: {_last_error()}", _remake_hint(self.path)
+            )
         self._memory = c.llama_get_memory(self._context)
         self.context_tokens = c.llama_n_ctx(self._context)
 
@@ -78,9 +80,7 @@ class LlamaCpp:
         Raises UserError if the model computes NaN or infinity.
         """
         if not prompt_ids or max_new_tokens < 1:
-            raise ValueError(
-                f"{len(prompt_ids)} prompt tokens and {max_new_tokens} new ones: at least 1 each"
-            )
+            raise ValueError(f"{len(prompt_ids)} prompt tokens, {max_new_tokens} new ones: at least 1 each")
         with self._busy:
             return self._answer(prompt_ids, max_new_tokens)
 
@@ -133,7 +133,7 @@ class LlamaCpp:
         tokens = (c.llama_token * len(ids))(*ids)  # must outlive the batch, which only points to it
         status = c.llama_decode(self._context, c.llama_batch_get_one(tokens, len(ids)))
         if status != 0:
-            raise RuntimeError(f"llama_decode of {len(ids)} tokens returned {status}: {_reason()}")
+            raise RuntimeError(f"llama_decode of {len(ids)} tokens returned {status}: {_last_error()}")
         return np.ctypeslib.as_array(c.llama_get_logits_ith(self._context, -1), (self.vocabulary,))
 
     def tokenize(self, content: str) -> list[int]:
@@ -148,7 +148,7 @@ class LlamaCpp:
 
     def decode(self, ids: list[int]) -> str:
         """The text of `ids`, byte for byte; special tokens have none."""
-        return text([self._piece(token) for token in ids])
+        return join_pieces([self._piece(token) for token in ids])
 
     def _piece(self, token: int) -> bytes:
         size = 64
@@ -175,25 +175,21 @@ class LlamaCpp:
             "version": f"llama-cpp-python {c.__version__}",
             "kernel": llama_cpp_build.cpu_variant() or "unknown",
             "instructions": system_info(),
-            "threads": self.threads * len(self.crew),
-            **workers(self),
+            **describe_threads(self, self.threads),
         }
 
     def close(self) -> None:
-        """Free contexts and model, once no answer is under way; a second call does nothing."""
-        for other in self._others:
+        """Free contexts and model as soon as no answer is being computed; a second call does nothing."""
+        for other in self._other_replicas:
             other._model = None  # it is this one's
             other.close()
-        self._others = []
+        self._other_replicas = []
         with self._busy:
-            self._free()
-
-    def _free(self) -> None:
-        if self._context is not None:
-            c.llama_free(self._context)
-        if self._model is not None:
-            c.llama_model_free(self._model)
-        self._context = self._model = None
+            if self._context is not None:
+                c.llama_free(self._context)
+            if self._model is not None:
+                c.llama_model_free(self._model)
+            self._context = self._model = None
 
     def __enter__(self) -> LlamaCpp:
         return self
@@ -216,14 +212,13 @@ def offloads() -> bool:
 
 
 def load(
-    path: Path, context_tokens: int = 1024, threads: int | None = None, beside: int = 0, card: bool = False
+    path: Path, context_tokens: int = 1024, threads: int | None = None, replicas: int = 1, card: bool = False
 ) -> LlamaCpp:
     """The model of the GGUF file at `path`, on the CPU, or with all of its layers on the `card`.
 
-    `context_tokens` is the longest prompt plus answer to come; the context grows when one needs more.
-    `threads` defaults to as many as quota and affinity allow. `beside`: so many more contexts, each
-    with as many threads, over the same weights (`crew`). Raises UserError if the file is missing, is not a GGUF, or is
-    truncated or corrupt.
+    `context_tokens` holds the longest prompt plus answer; the context grows when one needs more. `threads`, of each of
+    the `replicas` over the same weights, defaults to as many as quota and affinity allow. Raises UserError for a file
+    that is missing, truncated, corrupt or no GGUF.
     """
     _check_magic(path)
     _errors.clear()
@@ -233,20 +228,20 @@ def load(
     settings.n_gpu_layers = 999 if card else 0  # more than there are
     model = c.llama_model_load_from_file(os.fsencode(path), settings)
     if not model:
-        raise UserError(f"{path} does not load: {_reason()}", _again(path))
+        raise UserError(f"{path} does not load: {_last_error()}", _remake_hint(path))
     threads = threads or cpu_limits.threads()
     engine = LlamaCpp(path, model, threads)
-    engine._others = [LlamaCpp(path, model, threads) for _ in range(beside)]
-    for one in engine.crew:
-        one.reserve(context_tokens)
+    engine._other_replicas = [LlamaCpp(path, model, threads) for _ in range(replicas - 1)]
+    for replica in engine.replicas:
+        replica.reserve(context_tokens)
     return engine
 
 
-def _reason() -> str:
+def _last_error() -> str:
     return _errors[0][:200] if _errors else "no reason given"
 
 
-def _again(path: Path) -> str:
+def _remake_hint(path: Path) -> str:
     return f"make it again: rm {path}, then dvc repro"
 
 
@@ -259,4 +254,4 @@ def _check_magic(path: Path) -> None:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}", f"ls -l {path}") from None
     if start != MAGIC:
-        raise UserError(f"{path} is not a GGUF file (it starts with {start!r})", _again(path))
+        raise UserError(f"{path} is not a GGUF file (it starts with {start!r})", _remake_hint(path))

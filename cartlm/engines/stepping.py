@@ -1,7 +1,7 @@
-"""The two ways in which the transformers engine goes from token to token: a growing cache, or one of fixed size.
+"""From token to token in the transformers engine, with a growing cache or one of fixed size.
 
-A growing cache is copied at each token; one of fixed size stays where it is, so that on a CUDA card a whole step can be
-recorded once as a CUDA graph and replayed, without the hundreds of launches that dominate small models at batch 1.
+A growing cache is copied at each token. One of fixed size stays in place, so that on a CUDA card a whole step can be
+recorded as a CUDA graph and replayed, without the hundreds of launches that dominate small models at batch 1.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _forward(model: Any, ids: Any, mask: Any, positions: Any, cache: Any) -> Any
     )  # fmt: skip
 
 
-class Growing:
+class GrowingCache:
     """One batch of prompts, [rows, longest] padded on the left, `mask` 1 on their tokens."""
 
     def __init__(self, model: Any) -> None:
@@ -53,7 +53,7 @@ class Growing:
         )
 
 
-class Fixed:
+class FixedCache:
     """A cache for `rows` rows of at most `length` tokens, used for one batch after the other.
 
     On a CUDA card a step is a CUDA graph, recorded here and compared with single launches: a kernel that is launched on
@@ -66,7 +66,9 @@ class Fixed:
         device = model.device
         self.ids = torch.zeros((rows, 1), dtype=torch.long, device=device)
         self.positions = torch.zeros((rows, 1), dtype=torch.long, device=device)
-        self.open = torch.zeros((rows, 1, 1, length), dtype=torch.bool, device=device)  # places to attend to
+        self.attended = torch.zeros(
+            (rows, 1, 1, length), dtype=torch.bool, device=device
+        )  # places to attend to
         self.graph: Any = None
         self.reason = "" if device.type == "cuda" else f"no CUDA graphs on {device.type}"
         if not self.reason:
@@ -90,54 +92,53 @@ class Fixed:
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self.found = self._step()
+            self.graph_output = self._step()
         self.graph = graph
 
     def _replays(self) -> bool:
         """Whether the graph computes what single launches do, on other tokens than it was recorded with."""
-        graph, found = self.graph, []
+        graph, outputs = self.graph, []
         ids = self.ids.new_full((self.rows, 2), 7)
         for self.graph in (None, graph):
             self.prefill(ids, torch.ones_like(ids))
-            found.append(self.step([11] * self.rows).clone())
-        (best, tokens), (best_replayed, tokens_replayed) = found
+            outputs.append(self.step([11] * self.rows).clone())
+        (best, tokens), (best_replayed, tokens_replayed) = outputs
         return bool(torch.allclose(best, best_replayed, rtol=1e-2) and torch.equal(tokens, tokens_replayed))
 
     def prefill(self, ids: Any, mask: Any) -> Any:
-        """As `Growing.prefill`; what an earlier batch left in the cache is hidden, and overwritten."""
+        """As `GrowingCache.prefill`; what an earlier batch left in the cache is hidden, and overwritten."""
         rows, longest = ids.shape
         if rows != self.rows or longest >= self.length:
             raise ValueError(f"{rows} rows of {longest} tokens for {self.rows} rows of {self.length}")
         layers: list[Any] = self.cache.layers
         for layer in layers:
             layer.cumulative_length.zero_()
-        given = mask.bool()
-        self.open.zero_()
-        self.open[:, 0, 0, :longest] = given
+        self.attended.zero_()
+        self.attended[:, 0, 0, :longest] = mask.bool()
         causal = torch.ones((longest, self.length), dtype=torch.bool, device=ids.device).tril()
         # a padded place attends to itself: to nothing at all would be NaN
         itself = torch.eye(longest, self.length, dtype=torch.bool, device=ids.device)
-        allowed = (causal & self.open) | itself
+        allowed = (causal & self.attended) | itself
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         self.positions.copy_(positions[:, -1:])
         self.at = longest
         return _forward(self.model, ids, self._mask(allowed), positions, self.cache)
 
     def step(self, tokens: list[int]) -> Any:
-        """As `Growing.step`. Raises ValueError when the cache is full."""
+        """As `GrowingCache.step`. Raises ValueError when the cache is full."""
         if self.at >= self.length:
             raise ValueError(f"the cache holds {self.length} tokens")
         self.ids.copy_(torch.tensor(tokens)[:, None])
         self.positions.add_(1)
-        self.open[:, 0, 0, self.at] = True
+        self.attended[:, 0, 0, self.at] = True
         self.at += 1
         if self.graph is None:
             return self._step()
         self.graph.replay()
-        return self.found
+        return self.graph_output
 
     def _step(self) -> Any:
-        return _forward(self.model, self.ids, self._mask(self.open), self.positions, self.cache)
+        return _forward(self.model, self.ids, self._mask(self.attended), self.positions, self.cache)
 
     def _mask(self, allowed: Any) -> Any:
         """Added to the scores: 0 where a place may be attended to, else the least number there is."""
@@ -146,7 +147,7 @@ class Fixed:
         return torch.where(allowed, zero, torch.finfo(dtype).min)
 
 
-def read(found: Any) -> tuple[list[int], bool]:
+def to_host(likeliest_tokens: Any) -> tuple[list[int], bool]:
     """The tokens of `likeliest`, copied to the host at once, and whether all logits were finite."""
-    best, tokens = found.tolist()
+    best, tokens = likeliest_tokens.tolist()
     return [int(token) for token in tokens], all(map(math.isfinite, best))

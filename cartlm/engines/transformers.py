@@ -12,7 +12,14 @@ import torch
 import transformers as hf
 
 from cartlm.engines import gptq, stepping
-from cartlm.engines.answer import Answer, FinishReason, Stopped, batches, text, workers
+from cartlm.engines.answer import (
+    Answer,
+    FinishReason,
+    Stopped,
+    describe_threads,
+    join_pieces,
+    length_sorted_batches,
+)  # fmt: skip
 from cartlm.errors import UserError
 from cartlm.task.prompt import PromptBuilder, from_transformers
 
@@ -28,20 +35,21 @@ class Transformers:
     """
 
     def __init__(
-        self, folder: Path, model: Any, tokenizer: Any, beside: int = 0, weights: str = "", fixed: int | None = None
+        self, folder: Path, model: Any, tokenizer: Any, replicas: int = 1, weights: str = "",
+        fixed: int | None = None,
     ) -> None:  # fmt: skip
         self.folder, self.model, self.tokenizer, self.weights = folder, model, tokenizer, weights
         self.fixed = fixed
-        self._fixed: stepping.Fixed | None = None
-        self.beside, self.stopped = beside, False
+        self._fixed: stepping.FixedCache | None = None
+        self._replica_count, self.stopped = replicas, False
         self.eos_id: int = tokenizer.eos_token_id
         self._pieces: dict[int, bytes] = {}
         self._byte_of = _byte_level(tokenizer)
 
     @property
-    def crew(self) -> list[Transformers]:
-        """This engine as often as it may answer at the same time: a query's state is its own."""
-        return [self] * (1 + self.beside)
+    def replicas(self) -> list[Transformers]:
+        """This engine as often as it may answer at the same time: every query has its own state."""
+        return [self] * self._replica_count
 
     def answer(self, prompt_ids: list[int], max_new_tokens: int) -> Answer:
         """The greedy completion of exactly `prompt_ids`, up to EOS or `max_new_tokens`, at batch 1."""
@@ -50,24 +58,23 @@ class Transformers:
     def verify_draft(self, prompt_ids: list[int], max_new_tokens: int, draft: Sequence[int]) -> Answer:
         """The greedy completion at batch 1, faster where `draft` guesses it.
 
-        As in speculative decoding (arXiv 2211.17192) one forward pass over prompt and draft tells how far the draft
-        is what greedy decoding chooses; only what comes after that is decoded token by token.
+        As in speculative decoding (arXiv 2211.17192), one forward pass over prompt and draft shows how much of the
+        draft greedy decoding would choose; only what comes after that is decoded token by token.
         """
         if not prompt_ids or max_new_tokens < 1:
             raise ValueError(f"the prompt is empty or max_new_tokens is {max_new_tokens}")
         draft = list(draft[:max_new_tokens])
         started = time.perf_counter()
-        chosen = self._greedy(prompt_ids + draft, len(draft) + 1)
+        chosen = self._likeliest_tokens(prompt_ids + draft, len(draft) + 1)
         seconds = time.perf_counter() - started
-        pairs = enumerate(zip(draft, chosen, strict=False))
-        right = next(
-            (at for at, (guess, token) in pairs if guess != token or token == self.eos_id), len(draft)
-        )
-        kept = draft[:right]
-        if right == max_new_tokens or chosen[right] == self.eos_id:
-            reason: FinishReason = "length" if right == max_new_tokens else "stop"
-            return Answer(self.decode(kept), tuple(kept), reason, len(prompt_ids), right, 0, seconds, 0.0)
-        rest = self._batch([prompt_ids + kept], max_new_tokens - right)[0]
+        accepted = 0
+        while accepted < len(draft) and draft[accepted] == chosen[accepted] != self.eos_id:
+            accepted += 1
+        kept = draft[:accepted]
+        if accepted == max_new_tokens or chosen[accepted] == self.eos_id:
+            reason: FinishReason = "length" if accepted == max_new_tokens else "stop"
+            return Answer(self.decode(kept), tuple(kept), reason, len(prompt_ids), accepted, 0, seconds, 0.0)
+        rest = self._batch([prompt_ids + kept], max_new_tokens - accepted)[0]
         ids = (*kept, *rest.token_ids)
         return Answer(
             self.decode(ids), ids, rest.finish_reason, len(prompt_ids), len(ids), 0,
@@ -75,16 +82,16 @@ class Transformers:
         )  # fmt: skip
 
     @torch.inference_mode()
-    def _greedy(self, ids: list[int], last: int) -> list[int]:
+    def _likeliest_tokens(self, ids: list[int], last: int) -> list[int]:
         """The likeliest token after each of the `last` last of `ids`."""
-        given = torch.tensor([ids], device=self.model.device)
-        logits = self.model(input_ids=given, use_cache=False, logits_to_keep=last).logits[0]
-        return self._read(stepping.likeliest(logits))
+        inputs = torch.tensor([ids], device=self.model.device)
+        logits = self.model(input_ids=inputs, use_cache=False, logits_to_keep=last).logits[0]
+        return self._tokens(stepping.likeliest(logits))
 
     def answers(self, prompts: Sequence[list[int]], max_new_tokens: int, batch_size: int) -> list[Answer]:
-        """The answers to `prompts` in their order, computed in batches of like length."""
+        """The answers to `prompts` in their order, computed in batches of similar length."""
         done: dict[int, Answer] = {}
-        for indices in batches(prompts, batch_size):
+        for indices in length_sorted_batches(prompts, batch_size):
             batch = self._batch([prompts[index] for index in indices], max_new_tokens)
             done.update(zip(indices, batch, strict=True))
         return [done[index] for index in range(len(prompts))]
@@ -106,7 +113,7 @@ class Transformers:
         running = set(range(rows))
 
         started = time.perf_counter()
-        tokens = self._read(stepper.prefill(ids, mask))
+        tokens = self._tokens(stepper.prefill(ids, mask))
         prefilled = time.perf_counter()
         for step in range(max_new_tokens):
             if self.stopped:
@@ -118,35 +125,35 @@ class Transformers:
                     chosen[row].append(tokens[row])
             if not running or step == max_new_tokens - 1:
                 break
-            tokens = self._read(stepper.step(tokens))
+            tokens = self._tokens(stepper.step(tokens))
         ended = time.perf_counter()
         return [
             Answer(
-                self.decode(made), tuple(made), "length" if row in running else "stop", len(prompt), len(made), 0,
+                self.decode(new), tuple(new), "length" if row in running else "stop", len(prompt), len(new), 0,
                 (prefilled - started) / rows, (ended - prefilled) / rows,
             )
-            for row, (prompt, made) in enumerate(zip(prompts, chosen, strict=True))
+            for row, (prompt, new) in enumerate(zip(prompts, chosen, strict=True))
         ]  # fmt: skip
 
     def _stepper(self, rows: int) -> Any:
         """A fresh growing cache, or the one of fixed size for so many rows, with its graph."""
         if self.fixed is None:
-            return stepping.Growing(self.model)
+            return stepping.GrowingCache(self.model)
         if self._fixed is None or self._fixed.rows != rows:
             self._fixed = None  # free it first
-            self._fixed = stepping.Fixed(self.model, rows, self.fixed)
+            self._fixed = stepping.FixedCache(self.model, rows, self.fixed)
         return self._fixed
 
-    def _read(self, found: Any) -> list[int]:
+    def _tokens(self, likeliest: Any) -> list[int]:
         """The likeliest token of each row, on the host. Raises UserError for NaN and infinity."""
-        tokens, finite = stepping.read(found)
+        tokens, finite = stepping.to_host(likeliest)
         if not finite:
             raise UserError(f"{self.folder} computes NaN or infinity", "delete it, then dvc repro")
         return tokens
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, byte for byte; special tokens have none. Unlike tokenizer.decode, no space is cut."""
-        return text([self._piece(token) for token in ids])
+        return join_pieces([self._piece(token) for token in ids])
 
     def _piece(self, token: int) -> bytes:
         if token not in self._pieces:
@@ -176,23 +183,22 @@ class Transformers:
             "name": "transformers",
             "version": f"transformers {hf.__version__}, torch {torch.__version__}",
             "kernel": f"{self.weights}, {kernel}" if self.weights else kernel,
-            **self._how(),
-            "threads": torch.get_num_threads() * len(self.crew),
-            **workers(self),
+            **self._describe_cache(),
+            **describe_threads(self, torch.get_num_threads()),
         }
 
-    def _how(self) -> dict[str, str | int]:
-        """Attention, cache and graphs where the cache is of fixed size; the card's compute capability."""
-        found: dict[str, str | int] = {}
+    def _describe_cache(self) -> dict[str, str]:
+        """Attention, cache and graphs with a cache of fixed size; the card's compute capability."""
+        description: dict[str, str] = {}
         if self.fixed is not None:
             graphs = "not yet" if self._fixed is None else self._fixed.reason or "CUDA graph of a step"
             attention = str(self.model.config._attn_implementation)
-            found |= {"attention": attention, "cache": f"fixed, {self.fixed} tokens", "graphs": graphs}
+            description |= {"attention": attention, "cache": f"fixed, {self.fixed} tokens", "graphs": graphs}
         if self.model.device.type == "cuda":
-            found["compute_capability"] = ".".join(
+            description["compute_capability"] = ".".join(
                 map(str, torch.cuda.get_device_capability(self.model.device))
             )
-        return found
+        return description
 
     def __enter__(self) -> Transformers:
         return self
@@ -212,15 +218,14 @@ def _byte_level(tokenizer: Any) -> dict[str, int]:
 
 def load(
     folder: Path, dtype: Dtype = "float32", device: str | None = None, threads: int | None = None,
-    beside: int = 0, kernel: str | None = None, nf4: bool = False, fixed: int | None = None,
+    replicas: int = 1, kernel: str | None = None, nf4: bool = False, fixed: int | None = None,
 ) -> Transformers:  # fmt: skip
     """The model in `folder` with its tokenizer; nothing is downloaded and no code of the folder runs.
 
-    `device` is "cpu" or "cuda", by default CUDA where there is a card; `threads` are torch's, of each of
-    1 + `beside` that may answer at the same time (on the CPU; a card has one). A GPTQ checkpoint is run by `kernel`,
-    or dequantized (cartlm.engines.gptq); `nf4` quantizes a plain one at load with bitsandbytes. `fixed` gives each row a
-    cache of so many tokens, on a card with CUDA graphs. Raises UserError if the folder is missing, has no safetensors, or its weights
-    are broken or incomplete.
+    `device` is "cpu" or "cuda", by default CUDA where there is a card; `threads` are torch's, of each of the `replicas`
+    (one on a card). A GPTQ checkpoint is run by `kernel`, or dequantized (cartlm.engines.gptq); `nf4` quantizes a plain
+    model at load with bitsandbytes. `fixed` gives each row a cache of so many tokens, on a card with CUDA graphs.
+    Raises UserError for a folder without safetensors, or with broken or incomplete weights.
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds no model (no config.json)", "dvc repro")
@@ -236,7 +241,7 @@ def load(
         if gptq.is_checkpoint(folder):
             model, weights = gptq.load(folder, getattr(torch, dtype), device, kernel)
         else:
-            model = _plain(folder, getattr(torch, dtype), device if nf4 else None)
+            model = _load_plain(folder, getattr(torch, dtype), device if nf4 else None)
             model = (model if nf4 else model.to(device)).eval()
             weights = "bitsandbytes NF4" if nf4 else ""
     except UserError:
@@ -246,20 +251,20 @@ def load(
     except Exception as error:  # each file of the folder fails in its own library's way
         what = " ".join(str(error).split())[:200]
         raise UserError(f"{folder} does not load: {what}", "delete it, then dvc repro") from None
-    return Transformers(folder, model, tokenizer, beside if device == "cpu" else 0, weights, fixed)
+    return Transformers(folder, model, tokenizer, replicas if device == "cpu" else 1, weights, fixed)
 
 
-def _plain(folder: Path, dtype: Any, nf4_on: str | None) -> Any:
-    """The unquantized model, or as NF4 on the device `nf4_on`. Raises UserError for weights that are not there."""
-    more: dict[str, Any] = {}
+def _load_plain(folder: Path, dtype: Any, nf4_on: str | None) -> Any:
+    """The unquantized model, or as NF4 on the device `nf4_on`. Raises UserError for missing weights."""
+    options: dict[str, Any] = {}
     if nf4_on is not None:
         how = hf.BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )  # fmt: skip
-        more = {"quantization_config": how, "device_map": {"": nf4_on}}
+        options = {"quantization_config": how, "device_map": {"": nf4_on}}
     loaded: Any = hf.AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False,
-        output_loading_info=True, **more,
+        output_loading_info=True, **options,
     )  # fmt: skip
     model, report = loaded
     if report["missing_keys"]:

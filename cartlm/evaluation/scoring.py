@@ -9,13 +9,13 @@ from typing import Literal, get_args
 
 from cartlm.engines.answer import Answer
 from cartlm.evaluation.statistics import wilson
-from cartlm.task import intent
+from cartlm.task.intent import parse_intent
 from cartlm.task.rows import Row
 
 OutcomeName = Literal["exact", "parsed_equal", "wrong", "unparseable", "truncated"]
 OUTCOMES: tuple[OutcomeName, ...] = get_args(OutcomeName)
 """Each row has exactly one: the completion byte for byte; other bytes that read as the same intent; another
-intent; no intent at all; no EOS within the cap, whatever stands before it."""
+intent; no intent at all; no EOS within the cap, whatever the text."""
 FIELDS = ("action", "product", "quantity")
 CATALOG_SIZES = ((5, 8), (9, 14), (15, 20))  # lines
 VALUE_TAGS = ("style", "quantity_form", "name_form", "switch", "correction")
@@ -37,11 +37,10 @@ def score(row: Row, answer: Answer) -> Score:
     if answer.finish_reason != "stop":
         return Score("truncated")
     try:
-        said = intent.parse_intent(answer.text)
+        parsed = parse_intent(answer.text)
     except ValueError:
         return Score("unparseable")
-    wanted = row.intent
-    right = {field: getattr(said, field) == getattr(wanted, field) for field in FIELDS}
+    right = {field: getattr(parsed, field) == getattr(row.intent, field) for field in FIELDS}
     if answer.exact(row.completion):
         return Score("exact", **right)
     return Score("parsed_equal" if all(right.values()) else "wrong", **right)
@@ -77,15 +76,15 @@ def slices(row: Row) -> list[str]:
     `clean_full` holds the messages without noise that name the product by its whole catalog line.
     """
     tags = row.tags
-    found = [f"language_{row.language}", f"action_{row.intent.action}"]
-    found += [f"catalog_{low}_{high}" for low, high in CATALOG_SIZES if low <= len(row.catalog) <= high]
+    names = [f"language_{row.language}", f"action_{row.intent.action}"]
+    names += [f"catalog_{low}_{high}" for low, high in CATALOG_SIZES if low <= len(row.catalog) <= high]
     if "noise" in tags:
-        found.append("noise_clean" if tags["noise"] == "clean" else "noise_noisy")
-    found += [f"{tag}_{tags[tag]}" for tag in VALUE_TAGS if tag in tags]
-    found += [tag if tags[tag] else f"not_{tag}" for tag in FLAG_TAGS if tag in tags]
+        names.append("noise_clean" if tags["noise"] == "clean" else "noise_noisy")
+    names += [f"{tag}_{tags[tag]}" for tag in VALUE_TAGS if tag in tags]
+    names += [tag if tags[tag] else f"not_{tag}" for tag in FLAG_TAGS if tag in tags]
     if tags.get("noise") == "clean" and tags.get("name_form") == "full":
-        found.append("clean_full")
-    return found
+        names.append("clean_full")
+    return names
 
 
 def summarize_slices(rows: Sequence[Row], scores: Sequence[Score]) -> dict[str, int | float]:

@@ -57,14 +57,14 @@ def test_queries_do_not_touch_each_other(engine: LlamaCpp, toy_gguf: Path) -> No
         assert other.answer(first, 64).token_ids == before
 
 
-def test_a_crew_answers_at_the_same_time_as_one_alone_does(toy_gguf: Path, engine: LlamaCpp) -> None:
+def test_replicas_answer_at_the_same_time_as_one_alone_does(toy_gguf: Path, engine: LlamaCpp) -> None:
     builder = engine.prompt_builder("\n")
     prompts = [builder.prompt_ids(row.prompt) for row in toy_rows()]
     wanted = [engine.answer(ids, 64).token_ids for ids in prompts]
     for threads in (1, 2):
-        with llama_cpp.load(toy_gguf, threads=threads, beside=2) as first:
-            shares = [[(one, ids) for ids in prompts] for one in first.crew]
-            assert len({id(one) for one in first.crew}) == 3
+        with llama_cpp.load(toy_gguf, threads=threads, replicas=3) as first:
+            shares = [[(one, ids) for ids in prompts] for one in first.replicas]
+            assert len({id(one) for one in first.replicas}) == 3
             with ThreadPoolExecutor(3) as pool:
                 found = pool.map(lambda share: [one.answer(ids, 64).token_ids for one, ids in share], shares)
                 assert list(found) == [wanted] * 3

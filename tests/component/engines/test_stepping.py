@@ -47,7 +47,7 @@ def test_padding_changes_no_logit(engine: Transformers, prompts: list[list[int]]
         longest = max(map(len, rows))
         ids = torch.tensor([[7] * (longest - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-        fixed = stepping.Fixed(engine.model, len(rows), longest + 4)
+        fixed = stepping.FixedCache(engine.model, len(rows), longest + 4)
         first = fixed.prefill(ids, mask)
         return first, fixed.step([int(token) for token in first[1]])
 
@@ -60,13 +60,13 @@ def test_padding_changes_no_logit(engine: Transformers, prompts: list[list[int]]
 @torch.inference_mode()
 def test_a_full_cache_is_refused(engine: Transformers, prompts: list[list[int]]) -> None:
     ids = torch.tensor([prompts[0]])
-    fixed = stepping.Fixed(engine.model, 1, ids.shape[1] + 1)
+    fixed = stepping.FixedCache(engine.model, 1, ids.shape[1] + 1)
     fixed.prefill(ids, torch.ones_like(ids))
     fixed.step([5])
     with pytest.raises(ValueError, match="the cache holds"):
         fixed.step([5])
     with pytest.raises(ValueError, match="1 rows of"):
-        stepping.Fixed(engine.model, 1, ids.shape[1]).prefill(ids, torch.ones_like(ids))
+        stepping.FixedCache(engine.model, 1, ids.shape[1]).prefill(ids, torch.ones_like(ids))
 
 
 @pytest.mark.gpu

@@ -84,13 +84,13 @@ def test_a_draft_changes_nothing_but_the_number_of_passes(
         assert not made, "a right draft needs one pass"
 
 
-def test_a_crew_of_one_model_answers_as_it_does_alone(
+def test_replicas_answer_as_one_engine_does(
     toy_model: Path, engine: Transformers, prompts: list[list[int]]
 ) -> None:
     wanted = [engine.answer(ids, 64).token_ids for ids in prompts]
-    crew = transformers.load(toy_model, device="cpu", threads=1, beside=1).crew
+    replicas = transformers.load(toy_model, device="cpu", threads=1, replicas=2).replicas
     with ThreadPoolExecutor(2) as pool:
-        found = pool.map(lambda one: [one.answer(ids, 64).token_ids for ids in prompts], crew)
+        found = pool.map(lambda one: [one.answer(ids, 64).token_ids for ids in prompts], replicas)
         assert list(found) == [wanted] * 2
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from cartlm.engines.agreement import agreement
 from cartlm.engines.answer import Answer
 from cartlm.errors import UserError
-from cartlm.evaluation.parity import compare
+from cartlm.evaluation.parity import check_parity, parity_section
 from cartlm.task.prompt import PromptBuilder, shared_ids
 from tests.fixtures.toy import toy_rows
 
@@ -57,14 +58,13 @@ def test_a_second_bos_is_refused() -> None:
         shared_ids(ROWS, doubled, doubled)
 
 
-def test_agreement() -> None:
-    merged = [answer(row.completion) for row in ROWS]
-    f16 = [*merged[:3], answer("else"), answer(ROWS[4].completion, "length"), merged[5]]
-    found = compare(ROWS, merged, f16)
-    assert [one.id for one in found.divergences] == ["toy-0003", "toy-0004"]
-    assert found.divergences[0].f16 == "else"
-    section = found.section()
-    assert section["n"] == 6
-    assert section["agreement"] == pytest.approx(4 / 6)
-    assert section["agreement_low"] < 4 / 6 < section["agreement_high"]
-    assert compare(ROWS, merged, merged).share == 1
+def test_parity_is_a_share_with_an_interval_and_a_gate() -> None:
+    result = agreement(
+        [answer("a"), answer("b"), answer("c")], [answer("a"), answer("else"), answer("c", "length")]
+    )
+    section = parity_section(result)
+    assert (section["n"], section["agreement"]) == (3, pytest.approx(1 / 3))
+    assert section["agreement_low"] < 1 / 3 < section["agreement_high"]
+    check_parity(result, 0.3)
+    with pytest.raises(UserError, match=r"0\.3333 of 3 rows alike, less than 0\.5"):
+        check_parity(result, 0.5)

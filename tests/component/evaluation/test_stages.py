@@ -1,4 +1,4 @@
-"""Which engine and model a variant means, raw answers on disk, flips; then both stages on the toy model."""
+"""The stages eval and parity on the toy model."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from cartlm.engines.answer import Answer
-from cartlm.engines.collect import Job
-from cartlm.errors import UserError
-from cartlm.evaluation import answers as evaluation
+from cartlm.evaluation.answers import open_engine
 from cartlm.metrics import read_metrics, read_outcomes
 from cartlm.system import machine
 from cartlm.task import rows as row_files
@@ -27,73 +24,6 @@ from tests import ROOT
 from tests.fixtures.toy import TRAINED, toy_rows
 
 REFERENCE = {"base": "transformers", "merged": "transformers", "f16": "llama.cpp"}
-
-
-class Engine:
-    """Answers with the batch's size, or always alike."""
-
-    def __init__(self, flips: bool) -> None:
-        self.flips, self.crew = flips, [self]
-
-    def answers(self, prompts: list[list[int]], max_new_tokens: int, batch_size: int) -> list[Answer]:
-        text = str(len(prompts)) if self.flips else "same"
-        return [Answer(text, (1,), "stop", len(ids), 1, 0, 0.0, 0.0) for ids in prompts]
-
-    def answer(self, prompt_ids: list[int], max_new_tokens: int) -> Answer:
-        return self.answers([prompt_ids], max_new_tokens, 1)[0]
-
-    def describe(self) -> dict[str, str | int]:
-        return {"name": "toy"}
-
-
-def test_a_variant_names_its_engine() -> None:
-    assert evaluation.engine_name("merged", REFERENCE, ["q4_k_m"]) == "transformers"
-    assert evaluation.engine_name("q4_k_m", REFERENCE, ["q4_k_m"]) == "llama.cpp"
-    assert evaluation.engine_name("int8", REFERENCE, ["q4_k_m"], ["int8"]) == "transformers"
-    with pytest.raises(UserError, match=r"no variant 'q9'.*base, merged, f16, q4_k_m"):
-        evaluation.engine_name("q9", REFERENCE, ["q4_k_m"])
-
-
-@pytest.mark.parametrize(
-    ("variant", "engine", "hint"),
-    [
-        ("merged", "transformers", "dvc repro merge"), ("f16", "llama.cpp", "dvc repro convert-gguf"),
-        ("q6_k", "llama.cpp", "dvc repro quantize-gguf@q6_k"),
-        ("int8", "transformers", "dvc repro quantize-gptq@int8"),
-    ],
-)  # fmt: skip
-def test_a_missing_model_names_its_stage(tmp_path: Path, variant: str, engine: str, hint: str) -> None:
-    with pytest.raises(UserError, match="is missing") as caught:
-        evaluation.model_path(tmp_path, variant, engine)
-    assert caught.value.hint == hint
-
-
-@pytest.mark.parametrize(("n", "count"), [(10, 3), (10, 10), (3, 10), (1000, 100), (5, 0)])
-def test_spread(n: int, count: int) -> None:
-    found = evaluation.spread(n, count)
-    assert len(found) == len(set(found)) == min(n, count)
-    assert all(0 <= index < n for index in found)
-    assert found == sorted(found)
-    if count and n > count:
-        assert found[-1] > n * 0.5
-
-
-@pytest.mark.parametrize(("flips", "wanted"), [(False, 0), (True, 3)])
-def test_flips_are_counted_against_batch_1(tmp_path: Path, flips: bool, wanted: int) -> None:
-    engine, job = Engine(flips), Job("m", [[1] * n for n in range(1, 7)], 4, 2)
-    answers = engine.answers(list(job.prompts[:2]), 4, 2) * 3
-    found = evaluation.flips(engine, job, answers, 3, tmp_path / "part.jsonl")
-    assert found == {"batch_size": 2, "flip_rows": 3, "flips": wanted}
-
-
-def test_raw_answers_come_back_under_their_key_only(tmp_path: Path) -> None:
-    rows, raw = toy_rows(4), tmp_path / "f16.jsonl"
-    engine, job = Engine(False), Job("m", [[1, 2]] * 4, 4)
-    found = evaluation.answer_rows(engine, rows, job, raw)
-    assert evaluation.read_answers(raw, job.key(engine)) == found.answers
-    assert evaluation.read_answers(raw, "other") is None
-    assert evaluation.read_answers(tmp_path / "none.jsonl", "other") is None
-    assert [json.loads(line)["id"] for line in raw.read_text().splitlines()] == [row.id for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +42,10 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, toy_model: Path, toy_gguf
     row_files.write(folder / "data" / "test.jsonl", toy_rows())
     (folder / "data" / "published.jsonl").touch()
     for name in ("base", "merged"):
-        shutil.copytree(toy_model, folder / "models" / name)
+        shutil.copytree(toy_model, folder / "models" / name, copy_function=os.link)
     for name in ("f16", "q8_0"):
         (folder / "models" / name).mkdir()
-        shutil.copy(toy_gguf, folder / "models" / name / "model.gguf")
+        os.link(toy_gguf, folder / "models" / name / "model.gguf")
     return folder
 
 
@@ -160,7 +90,7 @@ def test_eval_of_a_gguf_variant(shop: Path) -> None:
     assert sorted(path.name for path in (shop / "runs/eval").iterdir()) == ["q8_0.jsonl"]
 
 
-def test_eval_of_the_base_reports_flips(shop: Path) -> None:
+def test_eval_of_the_base_reports_how_batches_disagree(shop: Path) -> None:
     done = run(evaluate.main, "base")
     assert done.exit_code == 0, done.output
     found = read_metrics(shop / "metrics/eval/base.json")
@@ -177,7 +107,7 @@ def test_labels_as_drafts_make_no_answer_right(shop: Path) -> None:
     assert done.exit_code == 0, done.output
     found = read_metrics(shop / "metrics/eval/merged.json")
     assert set(found) == {"free", "free_slices", "machine", "engine"}
-    with evaluation.open_engine("transformers", shop / "models/merged", 1) as engine:
+    with open_engine("transformers", shop / "models/merged", 1) as engine:
         builder = engine.prompt_builder("\n")
         wanted = [engine.answer(builder.prompt_ids(row.prompt), 40) for row in toy_rows()]
     lines = [json.loads(line) for line in (shop / "runs/eval/merged.jsonl").read_text().splitlines()]
@@ -186,7 +116,7 @@ def test_labels_as_drafts_make_no_answer_right(shop: Path) -> None:
     assert outcomes.count("exact") == TRAINED < 24, "rows that it was not trained on stay wrong"
 
 
-def test_natural_messages_are_a_section_apart(shop: Path) -> None:
+def test_natural_messages_have_their_own_section(shop: Path) -> None:
     rows = row_files.read(ROOT / evaluate.NATURAL)
     (shop / evaluate.NATURAL).parent.mkdir(parents=True)
     row_files.write(
@@ -204,7 +134,7 @@ def test_natural_messages_are_a_section_apart(shop: Path) -> None:
     assert read_metrics(shop / "metrics/eval/q8_0.json")["natural"]["n"] == 4
 
 
-def test_a_published_test_is_a_section_apart(shop: Path) -> None:
+def test_a_published_test_has_its_own_section(shop: Path) -> None:
     row_files.write(shop / "data/published.jsonl", toy_rows()[TRAINED - 2 : TRAINED + 2])
     assert run(evaluate.main, "q8_0").exit_code == 0
     found = read_metrics(shop / "metrics/eval/q8_0.json")

@@ -11,7 +11,7 @@ from threading import Barrier
 import pytest
 
 from cartlm.engines.answer import Answer
-from cartlm.engines.collect import Job, collect, digest
+from cartlm.engines.collect import Job, collect_answers, file_digest
 from cartlm.errors import UserError
 
 PROMPTS = [[1] * length for length in (3, 9, 5, 7, 2, 8, 4)]
@@ -26,7 +26,7 @@ class Engine:
 
     def __init__(self, dies_at: int = 10**9, version: str = "1") -> None:
         self.calls, self.dies_at, self.version = 0, dies_at, version
-        self.crew: list[Engine] = [self]
+        self.replicas: list[Engine] = [self]
 
     def answers(self, prompts: list[list[int]], max_new_tokens: int, batch_size: int) -> list[Answer]:
         self.calls += 1
@@ -41,7 +41,7 @@ class Engine:
     def answer(self, prompt_ids: list[int], max_new_tokens: int) -> Answer:
         return self.answers([prompt_ids], max_new_tokens, 1)[0]
 
-    def verified(self, prompt_ids: list[int], max_new_tokens: int, draft: Sequence[int]) -> Answer:
+    def verify_draft(self, prompt_ids: list[int], max_new_tokens: int, draft: Sequence[int]) -> Answer:
         return replace(self.answer(prompt_ids, max_new_tokens), text=f"verified {list(draft)}")
 
     def describe(self) -> dict[str, str | int]:
@@ -53,21 +53,21 @@ class Engine:
 def test_resuming_asks_only_for_what_is_missing(tmp_path: Path, batch_size: int, cut: int) -> None:
     job = Job("model", PROMPTS, 8, batch_size)
     undisturbed = Engine()
-    wanted = collect(undisturbed, job, tmp_path / "other.part.jsonl", "toy")
+    wanted = collect_answers(undisturbed, job, tmp_path / "other.part.jsonl", "toy")
     assert [one.prompt_tokens for one in wanted] == [len(ids) for ids in PROMPTS]
 
     part = tmp_path / "runs" / "toy.part.jsonl"
     with pytest.raises(Kill):
-        collect(Engine(dies_at=3), job, part, "toy")
+        collect_answers(Engine(dies_at=3), job, part, "toy")
     if cut:
         part.write_bytes(part.read_bytes()[:-cut])  # the kill came in the middle of a write
     with pytest.raises(Kill):
-        collect(Engine(dies_at=1), job, part, "toy")
+        collect_answers(Engine(dies_at=1), job, part, "toy")
     resumed = Engine()
-    assert collect(resumed, job, part, "toy") == wanted
+    assert collect_answers(resumed, job, part, "toy") == wanted
     assert resumed.calls == undisturbed.calls - (1 if cut == 30 else 2)
     again = Engine()
-    assert collect(again, job, part, "toy") == wanted
+    assert collect_answers(again, job, part, "toy") == wanted
     assert again.calls == 0
 
 
@@ -80,14 +80,14 @@ def test_resuming_asks_only_for_what_is_missing(tmp_path: Path, batch_size: int,
 )  # fmt: skip
 def test_another_job_takes_nothing_over(tmp_path: Path, other: Job) -> None:
     part = tmp_path / "toy.part.jsonl"
-    collect(Engine(), Job("model", PROMPTS, 8), part, "toy")
+    collect_answers(Engine(), Job("model", PROMPTS, 8), part, "toy")
     engine = Engine()
-    collect(engine, other, part, "toy")
+    collect_answers(engine, other, part, "toy")
     assert engine.calls == -(-len(PROMPTS) // other.batch_size)
 
 
 class Meeting(Engine):
-    """Answers only while another one of the crew is asked too."""
+    """Answers only while another one of the replicas is asked too."""
 
     def __init__(self, together: Barrier, fails_on: int = 0) -> None:
         super().__init__()
@@ -100,40 +100,40 @@ class Meeting(Engine):
         return super().answer(prompt_ids, max_new_tokens)
 
 
-def test_a_crew_answers_at_the_same_time_and_in_order(tmp_path: Path) -> None:
+def test_replicas_answer_at_the_same_time_and_in_order(tmp_path: Path) -> None:
     prompts, together = PROMPTS[:6], Barrier(2)
     engine = Meeting(together)
-    engine.crew = [engine, Meeting(together)]
-    found = collect(engine, Job("model", prompts, 8), tmp_path / "toy.part.jsonl", "toy")
+    engine.replicas = [engine, Meeting(together)]
+    found = collect_answers(engine, Job("model", prompts, 8), tmp_path / "toy.part.jsonl", "toy")
     assert [one.prompt_tokens for one in found] == [len(ids) for ids in prompts]
-    assert [one.calls for one in engine.crew] == [3, 3]
+    assert [one.calls for one in engine.replicas] == [3, 3]
 
 
-def test_an_error_of_one_stops_the_crew_and_keeps_what_was_whole(tmp_path: Path) -> None:
+def test_an_error_of_one_stops_the_others_and_keeps_what_was_whole(tmp_path: Path) -> None:
     """The first four answer in pairs, the fifth fails; its companion waits for somebody who never begins."""
     prompts, part, together = [[1] * n for n in range(20, 0, -1)], tmp_path / "toy.part.jsonl", Barrier(2)
     engine, job = Meeting(together, fails_on=16), Job("model", prompts, 8)
-    engine.crew = [engine, Meeting(together, fails_on=16)]
+    engine.replicas = [engine, Meeting(together, fails_on=16)]
     threading.Timer(5, together.abort).start()
     with pytest.raises(UserError, match="computes nan"):
-        collect(engine, job, part, "toy")
-    assert [one.calls for one in engine.crew] == [2, 2]
-    assert all(one.stopped for one in engine.crew)
+        collect_answers(engine, job, part, "toy")
+    assert [one.calls for one in engine.replicas] == [2, 2]
+    assert all(one.stopped for one in engine.replicas)
     resumed = Engine()
-    collect(resumed, job, part, "toy")
+    collect_answers(resumed, job, part, "toy")
     assert resumed.calls == len(prompts) - 4
 
 
 def test_a_draft_goes_to_its_own_prompt(tmp_path: Path) -> None:
     job = Job("model", PROMPTS, 8, drafts=[[len(ids)] for ids in PROMPTS])
-    found = collect(Engine(), job, tmp_path / "toy.part.jsonl", "toy")
+    found = collect_answers(Engine(), job, tmp_path / "toy.part.jsonl", "toy")
     assert [one.text for one in found] == [f"verified [{len(ids)}]" for ids in PROMPTS]
 
 
 def test_another_engine_takes_nothing_over_but_other_threads_do(tmp_path: Path) -> None:
     job, part = Job("model", PROMPTS, 8), tmp_path / "toy.part.jsonl"
     first = Engine()
-    collect(first, job, part, "toy")
+    collect_answers(first, job, part, "toy")
     assert first.describe() != Engine().describe()
     assert job.key(first) == job.key(Engine())
     assert job.key(first) != job.key(Engine(version="2"))
@@ -144,7 +144,7 @@ def test_a_broken_part_file_is_begun_anew(tmp_path: Path, content: bytes) -> Non
     part = tmp_path / "toy.part.jsonl"
     part.write_bytes(content)
     engine = Engine()
-    assert len(collect(engine, Job("model", PROMPTS, 8), part, "toy")) == len(PROMPTS)
+    assert len(collect_answers(engine, Job("model", PROMPTS, 8), part, "toy")) == len(PROMPTS)
     assert engine.calls == len(PROMPTS)
 
 
@@ -152,11 +152,11 @@ def test_digest_tells_models_apart(tmp_path: Path) -> None:
     folder = tmp_path / "merged"
     folder.mkdir()
     (folder / "a.safetensors").write_bytes(b"1")
-    first = digest(folder)
+    first = file_digest(folder)
     (folder / "a.safetensors").write_bytes(b"2")
-    second = digest(folder)
+    second = file_digest(folder)
     (folder / "a.safetensors").rename(folder / "b.safetensors")
-    assert len({first, second, digest(folder), digest(folder / "b.safetensors")}) == 4
+    assert len({first, second, file_digest(folder), file_digest(folder / "b.safetensors")}) == 4
     (folder / "a.safetensors").write_bytes(b"1")
     (folder / "b.safetensors").unlink()
-    assert digest(folder) == first
+    assert file_digest(folder) == first
