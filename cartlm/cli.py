@@ -75,10 +75,10 @@ def data_natural() -> None:
     from cartlm.evaluation import multidogo
     from cartlm.task import rows
 
-    made, agreement = multidogo.rows()
+    made, agreement = multidogo.natural_rows()
     rows.write(multidogo.ROWS, made)
-    write_metrics(multidogo.AGREEMENT, {"readings": agreement.metrics()})
-    print(json.dumps(agreement.metrics()))
+    write_metrics(multidogo.AGREEMENT, {"readings": agreement})
+    print(json.dumps(agreement))
 
 
 @main.command()

@@ -1,9 +1,9 @@
 """The natural set: ordering turns that people typed (MultiDoGO), as rows of our contract. English, almost only `add`.
 
-Source, licence and caveats stand in natural_messages/SOURCE.md. `candidates` takes the turns that name exactly one line
-of natural_messages/menu.yaml and nothing else to eat; two readers who saw message and catalog, not the label, wrote
-down what a shop should do (readings_a.csv, readings_b.csv); a candidate becomes a row where both agree. Nothing here is
-ever trained on. `cartlm data natural` makes natural_messages/rows.jsonl and agreement.json anew.
+Source, licence and caveats are in natural_messages/SOURCE.md. `candidates` takes the turns that name exactly one line
+of natural_messages/menu.yaml and no other food. Two readers, who saw message and catalog but not the label, wrote down
+what a shop should do (readings_a.csv, readings_b.csv); a candidate becomes a row where both agree. Nothing here is ever
+trained on. `cartlm data natural` writes natural_messages/rows.jsonl and agreement.json anew.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -34,70 +35,25 @@ LONGEST = 6  # words of a name
 TYPO_CHARS, TYPO_RATIO = 6, 86  # names of so many characters may be misspelt so far (rapidfuzz ratio)
 
 NUMBERS = {
-    word: i
-    for i, word in enumerate(
-        ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"], 1
-    )
-}
-NUMBERS |= {"couple": 2, "dozen": 12} | {str(i): i for i in range(1, 100)}
+    "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
+    "couple": 2, "dozen": 12, **{str(number): number for number in range(1, 100)},
+}  # fmt: skip
 GENERIC = {
-    "drink",
-    "drinks",
-    "pizza",
-    "pizzas",
-    "salad",
-    "salads",
-    "dessert",
-    "desserts",
-    "burger",
-    "burgers",
-    "sandwich",
-    "beverage",
-    "side",
-}
+    "drink", "drinks", "pizza", "pizzas", "salad", "salads", "dessert", "desserts", "burger", "burgers", "sandwich",
+    "beverage", "side",
+}  # fmt: skip
 REMOVE = {"cancel", "remove", "delete"}
-ELSEWHERE = {
-    "same",
-    "another",
-    "instead",
-    "change",
-    "changed",
-    "replace",
-    "above",
-    "previous",
-    "other",
-    "both",
-    "each",
-    "half",
-    "combo",
-    "meal",
-    "without",
-    "extra",
-    "with",
-    "more",
-    "no",
-    "not",
-    "dont",
-    "don't",
-    "nothing",
-    "nope",
-    "else",
-    "that",
-    "this",
-    "it",
-    "them",
-    "what",
-    "which",
-    "how",
-    "all",
-    "any",
-    "of",
-}
+BEYOND_THE_MESSAGE = {
+    "same", "another", "instead", "change", "changed", "replace", "above", "previous", "other", "both", "each", "half",
+    "combo", "meal", "without", "extra", "with", "more", "no", "not", "dont", "don't", "nothing", "nope", "else", "that",
+    "this", "it", "them", "what", "which", "how", "all", "any", "of",
+}  # fmt: skip
+"""Words that refer to the dialogue, or ask for what an intent cannot express."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A turn that names one line: its catalog, and the label that the converter reads from it."""
+    """A turn that names one line, with its catalog and the converter's label."""
 
     id: str
     message: str
@@ -107,8 +63,8 @@ class Candidate:
 
 @cache
 def menu() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((FOLDER / "menu.yaml").read_text(encoding="utf-8"))
-    return found
+    values: dict[str, Any] = yaml.safe_load((FOLDER / "menu.yaml").read_text(encoding="utf-8"))
+    return values
 
 
 @cache
@@ -122,8 +78,9 @@ def turns() -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def _named(words: Sequence[str]) -> str | None:
-    """The line that a window of words names, exactly or with a typo."""
+@cache
+def _named_line(words: tuple[str, ...]) -> str | None:
+    """The line that consecutive words name, exactly or with a typo."""
     text = " ".join(words)
     if text in _names():
         return _names()[text]
@@ -134,27 +91,27 @@ def _named(words: Sequence[str]) -> str | None:
         for name in _names()
         if len(name) >= TYPO_CHARS and name[0] == text[0] and name.count(" ") == len(words) - 1
     ]
-    score, name = max(near, default=(0, ""))
-    return _names()[name] if score >= TYPO_RATIO else None
+    ratio, name = max(near, default=(0, ""))
+    return _names()[name] if ratio >= TYPO_RATIO else None
 
 
 def _spans(words: Sequence[str]) -> list[tuple[int, int, str]]:
-    """(start, end, line) of the names in a message, the longest first to be taken at each place."""
-    found, start = [], 0
+    """(start, end, line) of the names in a message; at each place the longest."""
+    spans, start = [], 0
     while start < len(words):
         for end in range(min(len(words), start + LONGEST), start, -1):
-            if line := _named(words[start:end]):
-                found.append((start, end, line))
+            if line := _named_line(tuple(words[start:end])):
+                spans.append((start, end, line))
                 start = end - 1
                 break
         start += 1
-    return found
+    return spans
 
 
 def _quantity(words: Sequence[str]) -> int | None:
     """The one number among the words, 1 for none, None for several."""
-    found = {NUMBERS[word] for word in words if word in NUMBERS}
-    return found.pop() if len(found) == 1 else None if found else 1
+    numbers = {NUMBERS[word] for word in words if word in NUMBERS} or {1}
+    return numbers.pop() if len(numbers) == 1 else None
 
 
 def _sized(line: str, words: Sequence[str]) -> tuple[str, list[str]] | None:
@@ -195,7 +152,7 @@ def candidate(turn: Mapping[str, Any]) -> tuple[str, Candidate] | None:
     others = [word for word, _ in rest]
     food = [word for word, slot in rest if slot not in ("O", "quantity", "size") and word not in GENERIC]
     quantity, sized = _quantity(others), _sized(line, others)
-    if food or ELSEWHERE & set(others) or quantity is None or sized is None:
+    if food or BEYOND_THE_MESSAGE & set(others) or quantity is None or sized is None:
         return None
     identity = f"natural-{turn['conv']}-{turn['turn']:02d}"
     catalog = _catalog(line, *sized, random.Random(identity))
@@ -203,21 +160,22 @@ def candidate(turn: Mapping[str, Any]) -> tuple[str, Candidate] | None:
     return line, Candidate(identity, turn["text"], catalog, Intent(action, sized[0], quantity))
 
 
+@cache
 def candidates() -> list[Candidate]:
-    """At most MOST_A_LINE candidates a line, in the order of the source; two of the same message are one."""
-    found = [one for turn in turns() if (one := candidate(turn))]
-    random.Random("natural").shuffle(found)
-    counts: dict[str, int] = {}
+    """At most MOST_A_LINE candidates a line, in the order of the source; equal messages count once."""
+    pairs = [pair for turn in turns() if (pair := candidate(turn))]
+    random.Random("natural").shuffle(pairs)
+    counts: Counter[str] = Counter()
     kept: dict[str, Candidate] = {}
-    for line, made in found:
-        if counts.get(line, 0) < MOST_A_LINE and made.message not in kept:
-            counts[line] = counts.get(line, 0) + 1
-            kept[made.message] = made
-    return sorted(kept.values(), key=lambda made: made.id)
+    for line, one in pairs:
+        if counts[line] < MOST_A_LINE and one.message not in kept:
+            counts[line] += 1
+            kept[one.message] = one
+    return sorted(kept.values(), key=lambda one: one.id)
 
 
-def readings(name: str) -> dict[str, Intent | None]:
-    """What one reader wrote down, by id; None where the message has no single answer."""
+def read_readings(name: str) -> dict[str, Intent | None]:
+    """One reader's intents by id; None where the message has no single answer."""
     with (FOLDER / name).open(encoding="utf-8", newline="") as file:
         return {
             row["id"]: Intent(row["action"], row["product"], int(row["quantity"])) if row["action"] else None
@@ -225,33 +183,30 @@ def readings(name: str) -> dict[str, Intent | None]:
         }
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """How far the readers agree with each other, and both with the converter."""
+def natural_rows() -> tuple[list[Row], dict[str, int | float]]:
+    """The rows on whose label both readers agree, and the counts for agreement.json.
 
-    candidates: int
-    disagreed: int  # two readings that differ, one "no single answer" included
-    unanswerable: int  # both say that there is no single answer
-    kept: int
-    not_the_converter: int  # kept rows whose agreed label is another one than the converter's
-
-    def metrics(self) -> dict[str, int | float]:
-        return {**vars(self), "disagreement": self.disagreed / self.candidates}
-
-
-def rows() -> tuple[list[Row], Agreement]:
-    """The rows on whose label both readers agree. Raises KeyError for a candidate that one of them did not read."""
-    first, second = (readings(name) for name in READINGS)
-    made, every = [], candidates()
+    `disagreed`: two readings differ; `unanswerable`: both find no single answer; `not_the_converter`: the agreed label
+    of a row is not the converter's. Raises KeyError for a candidate without a reading.
+    """
+    first, second = (read_readings(name) for name in READINGS)
+    rows: list[Row] = []
     disagreed = unanswerable = other = 0
-    for one in every:
-        label, again = first[one.id], second[one.id]
-        if label != again:
+    for one in candidates():
+        label = first[one.id]
+        if label != second[one.id]:
             disagreed += 1
         elif label is None:
             unanswerable += 1
         else:
             other += label != one.intent
             tags: dict[str, str | bool | int] = {"source": "multidogo", "catalog_lines": len(one.catalog)}
-            made.append(make(one.id, "english", one.catalog, one.message, label, tags))
-    return made, Agreement(len(every), disagreed, unanswerable, len(made), other)
+            rows.append(make(one.id, "english", one.catalog, one.message, label, tags))
+    return rows, {
+        "candidates": len(candidates()),
+        "disagreed": disagreed,
+        "unanswerable": unanswerable,
+        "kept": len(rows),
+        "not_the_converter": other,
+        "disagreement": disagreed / len(candidates()),
+    }
