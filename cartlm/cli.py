@@ -177,7 +177,9 @@ def predict(message: str, catalog: Path, variant: str | None) -> int:
     stdin = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace", newline="\n")
     with predicting.load(settings, variant or predicting.default_variant(settings)) as reader:
         sound = True
-        for line, is_intent in predicting.answers(reader, products, predicting.messages(message, stdin)):
+        for line, is_intent in predicting.predict_lines(
+            reader, products, predicting.read_messages(message, stdin)
+        ):
             print(line, flush=True)
             sound = sound and is_intent
     return 0 if sound else 1

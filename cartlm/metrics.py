@@ -27,7 +27,7 @@ def write_metrics(path: Path, mapping: Mapping[str, Any]) -> None:
     first two, and what was not measured is absent.
     """
     values = {
-        key: {inner: _plain(f"{key}.{inner}", given) for inner, given in value.items()}
+        key: {inner: _plain(f"{key}.{inner}", item) for inner, item in value.items()}
         if isinstance(value, Mapping)
         else _plain(key, value)
         for key, value in mapping.items()
@@ -86,9 +86,9 @@ def read_outcomes(path: Path) -> list[Outcome]:
     return parse_outcomes(path.read_text(encoding="utf-8"), str(path))
 
 
-def parse_outcomes(text: str, name: str, next: str = "") -> list[Outcome]:
-    """The outcomes of the text of such a file. Raises UserError naming `name` and the `next` command for other columns."""
+def parse_outcomes(text: str, name: str, hint: str = "") -> list[Outcome]:
+    """The outcomes in the text of the file `name`. Raises UserError for other columns."""
     lines = list(csv.reader(io.StringIO(text)))
     if not lines or tuple(lines[0]) != COLUMNS or any(len(line) != len(COLUMNS) for line in lines):
-        raise UserError(f"{name} has not the columns {', '.join(COLUMNS)}", next or f"git checkout {name}")
+        raise UserError(f"{name} has not the columns {', '.join(COLUMNS)}", hint or f"git checkout {name}")
     return [Outcome(*line) for line in lines[1:]]

@@ -1,4 +1,4 @@
-"""GPTQ checkpoints for the transformers engine, loaded by gptqmodel: with one of its kernels, or dequantized.
+"""GPTQ checkpoints for the transformers engine, run by a kernel of gptqmodel or dequantized.
 
 Importing gptqmodel takes seconds, prints, and starts thread pools: it is imported only to load a checkpoint.
 """
@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,8 @@ KERNELS = {
     "torch_fused": "GPTQ_TORCH_FUSED",
     "torch_int8": "GPTQ_TORCH_INT8",
 }
-"""Our names of gptqmodel's kernels. Four for CUDA, `torch` for every device, three for CPUs."""
-DENSE = "dequantized"
+"""Our names of gptqmodel's kernels: four for CUDA, `torch` for every device, three for CPUs."""
+DEQUANTIZED = "dequantized"
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -44,43 +44,42 @@ def is_checkpoint(folder: Path) -> bool:
 def load(folder: Path, dtype: torch.dtype, device: str, kernel: str | None) -> tuple[Any, str]:
     """The model of a checkpoint on `device`, and the class of the kernel that multiplies its weights.
 
-    `kernel` is one of KERNELS; None unpacks the weights at load and multiplies them as `dtype`: the checkpoint's own
-    numbers, on any device, without what a kernel rounds. Raises UserError for a kernel that cannot run it here.
+    `kernel` is one of KERNELS. None dequantizes the weights at load to `dtype`: the checkpoint's own numbers on any
+    device, without a kernel's rounding. Raises UserError for a kernel that cannot run the checkpoint here.
     """
     if kernel is not None and kernel not in KERNELS:
         raise UserError(f"there is no GPTQ kernel {kernel!r}", f"one of: {', '.join(KERNELS)}")
-    with _silent() as said:
+    with _captured_output() as output:
         os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # with one it does not start
         from gptqmodel import BACKEND, GPTQModel
         from gptqmodel.nn_modules.qlinear import BaseQuantLinear
 
-        backend = getattr(BACKEND, KERNELS[kernel or "torch"])
         try:
             model = GPTQModel.load(
-                str(folder), backend=backend, device=device if kernel else "cpu", trust_remote_code=False,
-                attn_implementation="sdpa",  # as of the unquantized model; it takes another where one is installed
-                dtype=dtype if kernel else torch.float16,
+                str(folder), backend=getattr(BACKEND, KERNELS[kernel or "torch"]), trust_remote_code=False,
+                device=device if kernel else "cpu", dtype=dtype if kernel else torch.float16,
+                attn_implementation="sdpa",  # as for the unquantized model; it takes another where one is installed
             ).model  # fmt: skip
         except Exception as error:  # each kernel refuses devices, dtypes and shapes in its own way
             if kernel is None:
                 raise
-            what = " ".join((str(error) or said()).split())[:200]
+            what = " ".join((str(error) or output()).split())[:200]
             raise UserError(f"GPTQ kernel {kernel} does not run here: {what}", "") from None
-        found = {type(module).__name__ for module in model.modules() if isinstance(module, BaseQuantLinear)}
-        if not found:
+        names = {type(module).__name__ for module in model.modules() if isinstance(module, BaseQuantLinear)}
+        if not names:
             raise UserError(f"{folder} holds no quantized weights", f"dvc repro quantize-gptq@{folder.name}")
         if kernel is None:
-            return _dense(model, dtype).to(device).eval(), DENSE
+            return _dequantize(model, dtype).to(device).eval(), DEQUANTIZED
     if device.startswith("cuda"):
         from accelerate.hooks import remove_hook_from_module
 
         # gptqmodel puts one on each layer, the unquantized model has none
         remove_hook_from_module(model, recurse=True)
-    return model.eval(), ", ".join(sorted(found))
+    return model.eval(), ", ".join(sorted(names))
 
 
-def _dense(model: Any, dtype: torch.dtype) -> Any:
-    """The model with each quantized matrix unpacked into a plain one, reckoned in float32."""
+def _dequantize(model: Any, dtype: torch.dtype) -> Any:
+    """The model with plain matrices in place of the quantized ones, computed in float32."""
     from gptqmodel.nn_modules.qlinear.torch import TorchLinear
 
     for name, module in list(model.named_modules()):
@@ -95,34 +94,30 @@ def _dense(model: Any, dtype: torch.dtype) -> Any:
             if module.bias is not None:
                 plain.bias = torch.nn.Parameter(module.bias.to(dtype), requires_grad=False)
             model.set_submodule(name, plain)
-    for weights in model.parameters():  # and no buffer: rotary frequencies stay in float32
+    for weights in model.parameters():  # not the buffers: rotary frequencies stay in float32
         weights.data = weights.data.to(dtype)
     return model
 
 
-def _flush() -> None:
-    """What Python still holds of stdout and stderr goes where they lead now."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-
-
 @contextmanager
-def _silent() -> Iterator[Any]:
-    """Keep stdout and stderr of this process, C++ included, in a file; yields a function that reads its end."""
+def _captured_output() -> Iterator[Callable[[], str]]:
+    """Keep stdout and stderr of this process, C++ included, in a file; yields a function that returns its end."""
     with tempfile.TemporaryFile() as file:
-        _flush()
-        kept = [os.dup(number) for number in (1, 2)]
 
-        def said() -> str:
+        def redirect(targets: tuple[int, int]) -> None:
+            for stream, number, target in zip((sys.stdout, sys.stderr), (1, 2), targets, strict=True):
+                stream.flush()
+                os.dup2(target, number)
+
+        def tail() -> str:
             file.seek(0)
             return file.read().decode("utf-8", errors="replace")[-500:]
 
+        saved = os.dup(1), os.dup(2)
         try:
-            for number in (1, 2):
-                os.dup2(file.fileno(), number)
-            yield said
+            redirect((file.fileno(), file.fileno()))
+            yield tail
         finally:
-            _flush()
-            for number, copy in zip((1, 2), kept, strict=True):
-                os.dup2(copy, number)
+            redirect(saved)
+            for copy in saved:
                 os.close(copy)

@@ -55,13 +55,13 @@ def model_path(models: Path, variant: str, engine: str) -> Path:
     return path
 
 
-def open_engine(engine: str, path: Path, threads: int) -> Any:
+def open_engine(engine: str, path: Path, threads: int, replicas: int | None = None) -> Any:
     """The model at `path` loaded by that engine; only that engine's library is imported.
 
-    The `threads` are dealt evenly to at most MAX_REPLICAS: small models gain from it. llama.cpp computes the same with
-    any number of threads.
+    The `threads` are dealt evenly to the replicas, by default at most MAX_REPLICAS: small models gain from it.
+    llama.cpp computes the same with any number of threads.
     """
-    replicas = next(n for n in range(MAX_REPLICAS[engine], 0, -1) if threads % n == 0)
+    replicas = replicas or next(n for n in range(MAX_REPLICAS[engine], 0, -1) if threads % n == 0)
     if engine == "transformers":
         from cartlm.engines import transformers
 

@@ -1,9 +1,9 @@
 """The importance matrix: mean squared activations on the calibration rows, by llama-imatrix.
 
-llama-imatrix takes text and cuts its ids into chunks of equal length, each of which attends to itself alone. Rows
-of one length are therefore given together, with that length as the chunk: each row is one sequence, from BOS
-over prompt, separator and completion to EOS, exactly as in training. The special tokens stand in the text as
-their names, and the ids which the tool will see are compared with the prompt builder's before it runs.
+llama-imatrix takes text and cuts its ids into chunks of equal length, each of which attends to itself alone. Rows of
+one length are therefore passed together, with that length as the chunk: each row is one sequence, from BOS over prompt,
+separator and completion to EOS, as in training. The special tokens are in the text by name, and the ids that the tool
+will get are compared with the prompt builder's before it runs.
 """
 
 from __future__ import annotations
@@ -36,9 +36,11 @@ class Vocabulary:
     bos: str  # the names of the special tokens, such as <s>
     eos: str
     adds_bos: bool  # the tool puts BOS before the text by itself
-    seen: Callable[
-        [str], list[int]
-    ]  # text to ids as the tool does it: special tokens are read out of the text
+    tokenize_as_tool: Callable[[str], list[int]]  # special tokens are read out of the text
+
+    def tool_text(self, text: str) -> str:
+        """`text` without the BOS that the tool adds."""
+        return text.removeprefix(self.bos) if self.adds_bos else text
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Chunks:
 
 @contextmanager
 def vocabulary(source: Path, separator: str) -> Iterator[Vocabulary]:
-    """The tokenizer of the GGUF file at `source`, its weights left out. Raises UserError for a broken file."""
+    """The tokenizer of the GGUF file at `source`, without its weights. Raises UserError for a broken file."""
     import llama_cpp as c
 
     if not _keep:  # ctypes callbacks must outlive their use
@@ -81,13 +83,13 @@ def vocabulary(source: Path, separator: str) -> Iterator[Vocabulary]:
             bos=name(bos),
             eos=name(eos),
             adds_bos=bool(c.llama_vocab_get_add_bos(vocab)),
-            seen=lambda text: tokenize(text, True),
+            tokenize_as_tool=lambda text: tokenize(text, True),
         )
     finally:
         c.llama_model_free(model)
 
 
-def chunks(pairs: Sequence[tuple[str, str]], vocab: Vocabulary) -> list[Chunks]:
+def chunk_rows(pairs: Sequence[tuple[str, str]], vocab: Vocabulary) -> list[Chunks]:
     """(prompt, completion) pairs as texts for the tool, shortest rows first.
 
     Raises UserError for a row whose text gives the tool other ids than training had.
@@ -99,39 +101,38 @@ def chunks(pairs: Sequence[tuple[str, str]], vocab: Vocabulary) -> list[Chunks]:
             raise UserError(
                 f"a calibration row has {len(ids)} tokens, too few for llama-imatrix", "dvc repro data"
             )
-        rows[len(ids)].append((_text(prompt, completion, ids, vocab), ids))
-    made = []
+        rows[len(ids)].append((_row_text(prompt, completion, ids, vocab), ids))
+    chunks = []
     for length, members in sorted(rows.items()):
-        padded = (
-            members if len(members) > 1 else members * 2
-        )  # the tool wants two chunks, and is told to take one
-        text = _given("".join(text for text, _ in padded), vocab)
-        if vocab.seen(text) != [token for _, ids in padded for token in ids]:
+        # the tool wants two chunks, and is told to take one
+        padded = members if len(members) > 1 else members * 2
+        text = vocab.tool_text("".join(text for text, _ in padded))
+        if vocab.tokenize_as_tool(text) != [token for _, ids in padded for token in ids]:
             raise UserError(
-                f"llama-imatrix reads calibration rows differently: {text[-60:]!r}", "dvc repro data"
+                f"llama-imatrix tokenizes calibration rows differently: {text[-60:]!r}", "dvc repro data"
             )
-        made.append(Chunks(length, len(members), text))
-    return made
+        chunks.append(Chunks(length, len(members), text))
+    return chunks
 
 
-def _text(prompt: str, completion: str, ids: list[int], vocab: Vocabulary) -> str:
-    """One row as text that gives the tool `ids`: a tokenizer with a dummy prefix wants a space before the completion."""
+def _row_text(prompt: str, completion: str, ids: list[int], vocab: Vocabulary) -> str:
+    """One row as text that gives the tool `ids`; with a dummy prefix, the completion needs a space before it."""
     for gap in ("", " "):
         text = f"{vocab.bos}{prompt}{vocab.builder.separator}{gap}{completion}{vocab.eos}"
-        if vocab.seen(_given(text, vocab)) == ids:
+        if vocab.tokenize_as_tool(vocab.tool_text(text)) == ids:
             return text
-    raise UserError(f"llama-imatrix reads a calibration row differently: {prompt[-60:]!r}", "dvc repro data")
+    raise UserError(
+        f"llama-imatrix tokenizes a calibration row differently: {prompt[-60:]!r}", "dvc repro data"
+    )
 
 
-def _given(text: str, vocab: Vocabulary) -> str:
-    return text.removeprefix(vocab.bos) if vocab.adds_bos else text
-
-
-def build(source: Path, pairs: Sequence[tuple[str, str]], separator: str, folder: Path, threads: int) -> Path:
+def build_imatrix(
+    source: Path, pairs: Sequence[tuple[str, str]], separator: str, folder: Path, threads: int
+) -> Path:
     """The importance matrix of the GGUF file at `source` over (prompt, completion) pairs, a file in `folder`.
 
-    Made once for the same source, rows and llama.cpp: the name holds their hash. Raises UserError for a missing
-    tool or a row that the tool reads differently, OSError on a full disk.
+    Built once for the same source, rows and llama.cpp: the name has their hash. Raises UserError for a missing tool or a
+    row that the tool tokenizes differently, OSError on a full disk.
     """
     tool = llama_cpp_build.tool("llama-imatrix")
     version = llama_cpp_build.build_info()["version"]
@@ -142,7 +143,7 @@ def build(source: Path, pairs: Sequence[tuple[str, str]], separator: str, folder
     if target.exists():
         return target
     with vocabulary(source, separator) as vocab:
-        groups = chunks(pairs, vocab)
+        groups = chunk_rows(pairs, vocab)
     text = folder / "calibration.txt"
     with replacing(target) as temporary:
         for group in groups:

@@ -109,5 +109,5 @@ def check_gguf(
                 raise UserError(f"the GGUF of {path} has no bos or no eos token", HINT)
             shared_ids(rows, from_transformers(load_tokenizer(folder), separator), vocabulary.builder)
             if imatrix:
-                matrix.chunks([(row.prompt, row.completion) for row in rows], vocabulary)
+                matrix.chunk_rows([(row.prompt, row.completion) for row in rows], vocabulary)
     return True

@@ -1,4 +1,4 @@
-"""What the finished model reads in a message: `cartlm predict`."""
+"""The finished model's intent for a message: `cartlm predict`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from cartlm.data import charset, records
 from cartlm.data.filters import bad_sign
 from cartlm.errors import UserError
-from cartlm.evaluation.answers import engine_name, model_path
+from cartlm.evaluation.answers import engine_name, model_path, open_engine
 from cartlm.params import Params
 from cartlm.system import cpu_limits
 from cartlm.task import prompt as prompts
@@ -21,7 +21,7 @@ MODELS = Path("models")
 
 
 class Unreadable(ValueError):
-    """An answer that is no intent of the catalog; `answer` is what the model said."""
+    """A message or answer without an intent of the catalog; `answer` is the model's text."""
 
     def __init__(self, message: str, answer: str = "") -> None:
         super().__init__(message)
@@ -36,15 +36,15 @@ class Reader:
         self._builder = engine.prompt_builder(separator)
 
     def predict(self, catalog: Sequence[str], message: str) -> Intent:
-        """The intent of one message, read greedily. `catalog`: at least one product, each a line of its own.
+        """The intent of one message, decoded greedily; `catalog` has at least one product, each a line of its own.
 
-        Raises Unreadable for a message that is blank, was decoded wrongly or holds a special token, and for an answer that never ended,
-        is no intent or names no catalog line.
+        Raises Unreadable for a message that is blank, wrongly decoded or contains a special token, and for an answer
+        that is truncated, no intent, or names no catalog line.
         """
         if not message.strip():
             raise Unreadable("the message is blank")
         if sign := bad_sign(message.replace("\n", " ").replace("\t", " ")):
-            raise Unreadable(f"the message holds U+{ord(sign):04X}, as text that is not UTF-8 does")
+            raise Unreadable(f"the message contains U+{ord(sign):04X}, as text that is not UTF-8 does")
         try:
             ids = self._builder.prompt_ids(prompts.render_prompt(catalog, message))
         except UserError as error:
@@ -76,28 +76,19 @@ def default_variant(params: Params) -> str:
 def load(params: Params, variant: str, models: Path = MODELS) -> Reader:
     """The model of `variant` below `models`, on as many threads as this process may use.
 
-    Raises UserError where params.yaml has no such variant, or its model is not made yet.
+    Raises UserError where params.yaml has no such variant, or its model does not exist yet.
     """
-    reference = {name: given.engine for name, given in params.reference}
+    reference = {name: section.engine for name, section in params.reference}
     kind = engine_name(variant, reference, list(params.gguf), list(params.gptq))
-    path = model_path(models, variant, kind)
-    engine: Any
-    if kind == "transformers":
-        from cartlm.engines import transformers
-
-        engine = transformers.load(path, threads=cpu_limits.threads())
-    else:
-        from cartlm.engines import llama_cpp
-
-        engine = llama_cpp.load(path, threads=cpu_limits.threads())
+    engine = open_engine(kind, model_path(models, variant, kind), cpu_limits.threads(), replicas=1)
     return Reader(engine, params.prompt.separator, params.eval.max_new_tokens)
 
 
 def read_catalog(path: Path) -> list[str]:
-    """The products of a text file, one a line; blank lines and blanks around a name are dropped.
+    """The products of a text file, one a line, stripped; blank lines are dropped.
 
-    Raises UserError for a file that cannot be read or whose encoding is unclear, without a product, with one twice or
-    with a sign that no product has.
+    Raises UserError for an unreadable file, an unclear encoding, no product, a product twice, or a character that no
+    product has.
     """
     try:
         data = path.read_bytes()
@@ -110,26 +101,28 @@ def read_catalog(path: Path) -> list[str]:
         records.check_catalog(lines)
         records.check_signs(lines, "")
     except ValueError as error:
-        raise UserError(f"the catalog {path}: {error}", "mend it: one product a line, in UTF-8") from None
+        raise UserError(f"the catalog {path}: {error}", "write one product a line, in UTF-8") from None
     if not lines:
-        raise UserError(f"the catalog {path} holds no product", "write one product a line")
+        raise UserError(f"the catalog {path} has no product", "write one product a line")
     return lines
 
 
-def messages(given: str, stdin: TextIO) -> Iterator[str]:
+def read_messages(argument: str, stdin: TextIO) -> Iterator[str]:
     """The message itself, or for `-` one a line of `stdin`, as each arrives."""
-    if given != "-":
-        yield given
+    if argument != "-":
+        yield argument
         return
     for line in stdin:
         yield line.rstrip("\r\n")
 
 
-def answers(reader: Reader, catalog: Sequence[str], given: Iterable[str]) -> Iterator[tuple[str, bool]]:
-    """(JSON, whether it is an intent) of each message: the intent, or `error` and, where there is one, `answer`."""
-    for message in given:
+def predict_lines(
+    reader: Reader, catalog: Sequence[str], messages: Iterable[str]
+) -> Iterator[tuple[str, bool]]:
+    """(JSON, whether it is an intent) of each message: the intent, or an `error` and the `answer` if there is one."""
+    for message in messages:
         try:
             yield reader.predict(catalog, message).canonical(), True
         except Unreadable as error:
-            said = {"answer": error.answer} if error.answer else {}
-            yield json.dumps({"error": str(error), **said}, ensure_ascii=False), False
+            answer = {"answer": error.answer} if error.answer else {}
+            yield json.dumps({"error": str(error), **answer}, ensure_ascii=False), False

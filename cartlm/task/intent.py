@@ -1,4 +1,4 @@
-"""The label: what a shopper wants, its canonical JSON, and how a model's answer is read."""
+"""The label: what a shopper wants, its canonical JSON, and how a model's answer is parsed."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def parse_intent(text: str) -> Intent:
-    """The intent that an answer states.
+    """The intent in an answer.
 
-    Takes the whole answer as one flat JSON object with exactly the three keys; white space and key
-    order are free. Raises ValueError saying what is wrong, never anything else.
+    The whole answer is one flat JSON object with exactly the three keys; white space and key order are free. Raises
+    ValueError that names the fault, never anything else.
     """
     try:
         value = json.loads(text, object_pairs_hook=_no_duplicates)

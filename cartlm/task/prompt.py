@@ -44,7 +44,8 @@ class PromptBuilder:
         ids = self.tokenize(prompt + self.separator)
         if self.bos_id in ids or self.eos_id in ids:
             raise UserError(
-                f"the prompt {prompt[:40]!r}... holds a special token", "clean the row, then dvc repro data"
+                f"the prompt {prompt[:40]!r}... contains a special token",
+                "clean the row, then dvc repro data",
             )
         return [self.bos_id, *ids]
 
@@ -68,31 +69,29 @@ class PromptBuilder:
 
 
 def special_tokens(tokenizer: Any, text: str) -> list[str]:
-    """The special tokens of a transformers tokenizer that stand in `text` and that llama.cpp's tools would read there.
+    """The special tokens of a transformers tokenizer in `text` that llama.cpp's tools would read as such.
 
-    A special token that the tokenizer makes of plain text as well, such as a line break, is none of these.
+    A special token that the tokenizer also makes of plain text, such as a line break, is not one of them.
     """
-    found = []
+    names = []
     for token in tokenizer.added_tokens_decoder.values():
         name = str(token.content)
         if name not in text:
             continue
-        named = name.startswith("<|") and name.endswith(
-            "|>"
-        )  # llama.cpp's converter takes these for special ones
+        # llama.cpp's converter takes these for special ones
+        special_by_name = name.startswith("<|") and name.endswith("|>")
         plain = tokenizer(name, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        if (token.special and plain != [tokenizer.convert_tokens_to_ids(name)]) or (
-            named and not token.special
-        ):
-            found.append(name)
-    return found
+        special = plain != [tokenizer.convert_tokens_to_ids(name)] if token.special else special_by_name
+        if special:
+            names.append(name)
+    return names
 
 
 def shared_ids(rows: Sequence[Any], merged: PromptBuilder, f16: PromptBuilder) -> list[list[int]]:
-    """Each row's input ids, alike by the model folder's tokenizer and the GGUF's own, with exactly one BOS.
+    """Each row's input ids, the same by the model folder's tokenizer and by the GGUF's, with exactly one BOS.
 
-    `rows` have `id`, `prompt` and `completion`; the completion's ids are compared too, as training uses them. Raises
-    UserError naming the first row that differs.
+    `rows` have `id`, `prompt` and `completion`, whose ids are compared too. Raises UserError naming the first row that
+    differs.
     """
     hint = (
         "see the base model's tokenizer files; the GGUF converter reads tokenizer.model before tokenizer.json"
@@ -102,7 +101,7 @@ def shared_ids(rows: Sequence[Any], merged: PromptBuilder, f16: PromptBuilder) -
             f"the model has bos, eos {merged.bos_id}, {merged.eos_id}, its GGUF {f16.bos_id}, {f16.eos_id}",
             hint,
         )
-    found = []
+    shared = []
     for row in rows:
         ids, theirs = merged.prompt_ids(row.prompt), f16.prompt_ids(row.prompt)
         if ids != theirs or merged.completion_ids(row.completion) != f16.completion_ids(row.completion):
@@ -115,8 +114,8 @@ def shared_ids(rows: Sequence[Any], merged: PromptBuilder, f16: PromptBuilder) -
             raise UserError(
                 f"row {row.id}: its input has {ids.count(merged.bos_id)} BOS, not exactly one", hint
             )
-        found.append(ids)
-    return found
+        shared.append(ids)
+    return shared
 
 
 def from_transformers(tokenizer: object, separator: str) -> PromptBuilder:

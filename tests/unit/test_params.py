@@ -322,7 +322,7 @@ BROKEN = [
     ("data.seed", -1, "data.seed = -1"),
     ("finetune.max_steps", 0, "finetune.max_steps"),
     ("finetune.epochs", float("inf"), "finetune.epochs = inf"),
-    ("reference.f16.engine", "transformers", "f16 runs in llama.cpp"),
+    ("reference.f16.engine", "transformers", "reference.f16.engine = 'transformers'"),
     ("eval.max_new_tokens", 100_000_000, "eval.max_new_tokens = 100000000"),
     ("bench_cpu.threads", 5000, "bench_cpu.threads = 5000"),
     ("bench_cpu.max_spread", float("nan"), "bench_cpu.max_spread = nan"),

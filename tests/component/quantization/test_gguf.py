@@ -18,12 +18,22 @@ import pytest
 from cartlm.errors import UserError
 from cartlm.metrics import read_metrics
 from cartlm.quantization import gguf
+from cartlm.quantization.gguf_types import GGUF_TYPES
+from cartlm.quantization.imatrix import build_imatrix
 from cartlm.system import llama_cpp_build
+from tests.fixtures.toy import toy_rows
 from tests.fixtures.toy256 import ROOT, one_line, set_params, stage
 
 
 def quantize(source: Path, target: Path, kind: str) -> gguf.GgufFile:
     return gguf.quantize(source, target, kind, threads=1, log=target.with_suffix(".log"))
+
+
+@pytest.fixture(scope="module")
+def imatrix(toy256: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pairs = [(row.prompt, row.completion) for row in toy_rows(24)]
+    folder = tmp_path_factory.mktemp("imatrix")
+    return build_imatrix(toy256 / "models/f16/model.gguf", pairs, "\n", folder, threads=1)
 
 
 @pytest.mark.parametrize(
@@ -32,12 +42,14 @@ def quantize(source: Path, target: Path, kind: str) -> gguf.GgufFile:
         ("Q8_0", (8.5, 8.6), {"q8_0"}),
         ("Q6_K", (6.5, 6.7), {"q6_k"}),
         ("Q5_K_M", (5.5, 6), {"q5_k", "q6_k"}),
+        ("Q5_K_S", (5.5, 5.7), {"q5_k", "q6_k"}),
         ("Q4_K_M", (4.5, 5.2), {"q4_k", "q6_k"}),
+        ("IQ4_XS", (4.2, 4.6), {"iq4_xs", "q6_k"}),
         ("Q3_K_M", (3.4, 4.4), {"q3_k", "q4_k", "q5_k", "q6_k"}),
         ("Q2_K", (2.6, 3.5), {"q2_k", "q3_k", "q6_k"}),
     ],
 )
-def test_every_type(
+def test_what_a_type_makes(
     toy256: Path, tmp_path: Path, kind: str, bits: tuple[float, float], types: set[str]
 ) -> None:
     path = tmp_path / "model.gguf"
@@ -50,8 +62,28 @@ def test_every_type(
     assert sum(made.tensors_by_type.values()) == 20
     assert bits[0] < made.bits_per_weight < bits[1]
     assert made.fallback_tensors(kind) == []
-    said = re.findall(r"quant size .*\((.+) BPW\)", path.with_suffix(".log").read_text())
-    assert float(said[0]) == pytest.approx(made.bits_per_weight, abs=0.006)
+    log = re.findall(r"quant size .*\((.+) BPW\)", path.with_suffix(".log").read_text())
+    assert float(log[0]) == pytest.approx(made.bits_per_weight, abs=0.006)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [kind if kind in ("Q4_0", "IQ2_XS") else pytest.param(kind, marks=pytest.mark.nightly) for kind in GGUF_TYPES],
+)  # fmt: skip
+def test_llama_quantize_knows_every_type_of_the_table(
+    toy256: Path, imatrix: Path, tmp_path: Path, kind: str
+) -> None:
+    """By its name and by its number, and it needs an importance matrix where the table says so."""
+    source, path = toy256 / "models/f16/model.gguf", tmp_path / "model.gguf"
+    made = gguf.quantize(source, path, kind, threads=1, log=tmp_path / "log", imatrix=imatrix)
+    assert sum(made.tensors_by_type.values()) == 20
+    fields = gguf.open_gguf(path).fields
+    assert int(fields["general.file_type"].contents()) == GGUF_TYPES[kind].number
+    if GGUF_TYPES[kind].needs_imatrix:
+        with pytest.raises(UserError):
+            quantize(source, path, kind)
+    else:
+        quantize(source, path, kind)
 
 
 def test_narrow_rows_fall_back(toy_gguf: Path, tmp_path: Path) -> None:

@@ -48,11 +48,11 @@ def test_equals_the_activations_in_training(repo: Path) -> None:
     source = repo / "models/f16/model.gguf"
     with imatrix.vocabulary(source, "\n") as vocab:
         examples = [vocab.builder.prompt_ids(p) + vocab.builder.completion_ids(c) for p, c in pairs(repo)]
-        groups = imatrix.chunks(pairs(repo), vocab)
+        groups = imatrix.chunk_rows(pairs(repo), vocab)
     assert {len(ids) for ids in examples} == {group.tokens for group in groups}
     assert len({len(ids) for ids in examples}) < len(examples)  # both single rows and groups are tried
     assert any(group.count == 1 for group in groups)
-    path = imatrix.build(source, pairs(repo), "\n", repo / "runs/imatrix", threads=1)
+    path = imatrix.build_imatrix(source, pairs(repo), "\n", repo / "runs/imatrix", threads=1)
     found = {tensor.name: np.array(tensor.data) for tensor in GGUFReader(path).tensors}
     expected = activations(repo / "models/merged", examples)
     assert len(expected) == 6
@@ -64,11 +64,11 @@ def test_equals_the_activations_in_training(repo: Path) -> None:
 
 def test_made_once(repo: Path) -> None:
     source = repo / "models/f16/model.gguf"
-    first = imatrix.build(source, pairs(repo)[:2], "\n", repo / "runs/imatrix", threads=1)
+    first = imatrix.build_imatrix(source, pairs(repo)[:2], "\n", repo / "runs/imatrix", threads=1)
     made = first.stat().st_mtime_ns
-    assert imatrix.build(source, pairs(repo)[:2], "\n", repo / "runs/imatrix", threads=1) == first
+    assert imatrix.build_imatrix(source, pairs(repo)[:2], "\n", repo / "runs/imatrix", threads=1) == first
     assert first.stat().st_mtime_ns == made
-    assert imatrix.build(source, pairs(repo)[1:3], "\n", repo / "runs/imatrix", threads=1) != first
+    assert imatrix.build_imatrix(source, pairs(repo)[1:3], "\n", repo / "runs/imatrix", threads=1) != first
     assert not list((repo / "runs/imatrix").glob(".tmp*"))
 
 
@@ -82,7 +82,7 @@ def test_tokenizer_with_a_dummy_prefix(toy256: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(data)
     with imatrix.vocabulary(path, "\n") as vocab:
-        groups = imatrix.chunks(pairs(toy256), vocab)
+        groups = imatrix.chunk_rows(pairs(toy256), vocab)
         ids = [vocab.builder.prompt_ids(p) + vocab.builder.completion_ids(c) for p, c in pairs(toy256)]
     assert all("\n {" in group.text for group in groups)
     assert sum(group.tokens * group.count for group in groups) == sum(map(len, ids))
@@ -92,9 +92,9 @@ def test_tokenizer_with_a_dummy_prefix(toy256: Path, tmp_path: Path) -> None:
 def test_special_tokens_in_a_row_are_refused(toy256: Path, message: str) -> None:
     with (
         imatrix.vocabulary(toy256 / "models/f16/model.gguf", "\n") as vocab,
-        pytest.raises(UserError, match="reads a calibration row differently"),
+        pytest.raises(UserError, match="tokenizes a calibration row differently"),
     ):
-        imatrix.chunks([(f"Catalog:\nSoap\n\nUser:\n{message}", '{"action": "add"}')], vocab)
+        imatrix.chunk_rows([(f"Catalog:\nSoap\n\nUser:\n{message}", '{"action": "add"}')], vocab)
 
 
 def test_stage_quantizes_with_it(repo: Path) -> None:
@@ -117,6 +117,6 @@ def test_llama3_vocabulary(toy256: Path) -> None:
     """The paper's tokenizer, byte-level BPE: the text gives the tool the ids of training there too."""
     with imatrix.vocabulary(llama_cpp_build.llama3_vocabulary(), "\n") as vocab:
         assert (vocab.bos, vocab.eos) == ("<|begin_of_text|>", "<|end_of_text|>")
-        groups = imatrix.chunks(pairs(toy256), vocab)
+        groups = imatrix.chunk_rows(pairs(toy256), vocab)
         ids = [vocab.builder.prompt_ids(p) + vocab.builder.completion_ids(c) for p, c in pairs(toy256)]
     assert sum(group.tokens * group.count for group in groups) == sum(map(len, ids))
