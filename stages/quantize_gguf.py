@@ -30,7 +30,9 @@ def main(variant: str) -> None:
     if wanted.imatrix:
         pairs = [(row.prompt, row.completion) for row in rows.read(Path("data/calibration.jsonl"))]
         command.progress(f"importance matrix of {len(pairs)} calibration rows")
-        matrix = imatrix.build_imatrix(source, pairs, settings.prompt.separator, Path("runs/imatrix"), threads)
+        matrix = imatrix.build_imatrix(
+            source, pairs, settings.prompt.separator, Path("runs/imatrix"), threads
+        )
     target = Path("models") / variant / "model.gguf"
     log = Path("runs/quantize") / f"{variant}.log"
     made = gguf.quantize(source, target, wanted.type, threads=threads, log=log, imatrix=matrix)

@@ -21,8 +21,9 @@ from cartlm.quantization import gguf
 from cartlm.quantization.gguf_types import GGUF_TYPES
 from cartlm.quantization.imatrix import build_imatrix
 from cartlm.system import llama_cpp_build
+from tests.component.quantization.in_process import stage
 from tests.fixtures.toy import toy_rows
-from tests.fixtures.toy256 import ROOT, one_line, set_params, stage
+from tests.fixtures.toy256 import ROOT, one_line, set_params
 
 
 def quantize(source: Path, target: Path, kind: str) -> gguf.GgufFile:

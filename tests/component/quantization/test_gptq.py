@@ -21,7 +21,8 @@ from cartlm import command as stage_module
 from cartlm.errors import UserError
 from cartlm.metrics import read_metrics
 from cartlm.quantization import gptq
-from tests.fixtures.toy256 import ROOT, make, one_line, set_params, stage
+from tests.component.quantization.in_process import stage
+from tests.fixtures.toy256 import ROOT, make, one_line, set_params
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 CELLS = {

@@ -11,7 +11,7 @@ from cartlm.errors import UserError
 from cartlm.quantization import imatrix
 from cartlm.system import llama_cpp_build
 from cartlm.task import rows
-from tests.fixtures.toy256 import stage
+from tests.component.quantization.in_process import stage
 
 
 def pairs(repo: Path) -> list[tuple[str, str]]:
@@ -92,7 +92,7 @@ def test_tokenizer_with_a_dummy_prefix(toy256: Path, tmp_path: Path) -> None:
 def test_special_tokens_in_a_row_are_refused(toy256: Path, message: str) -> None:
     with (
         imatrix.vocabulary(toy256 / "models/f16/model.gguf", "\n") as vocab,
-        pytest.raises(UserError, match="tokenizes a calibration row differently"),
+        pytest.raises(UserError, match=r"tokenizes a calibration row differently"),
     ):
         imatrix.chunk_rows([(f"Catalog:\nSoap\n\nUser:\n{message}", '{"action": "add"}')], vocab)
 
