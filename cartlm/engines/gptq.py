@@ -18,17 +18,8 @@ import torch
 
 from cartlm.errors import UserError
 
-KERNELS = {
-    "marlin": "GPTQ_MARLIN",
-    "machete": "GPTQ_MACHETE",
-    "exllama_v2": "GPTQ_EXLLAMA_V2",
-    "triton": "GPTQ_TRITON",
-    "torch": "GPTQ_TORCH",
-    "torch_aten": "GPTQ_TORCH_ATEN",
-    "torch_fused": "GPTQ_TORCH_FUSED",
-    "torch_int8": "GPTQ_TORCH_INT8",
-}
-"""Our names of gptqmodel's kernels: four for CUDA, `torch` for every device, three for CPUs."""
+KERNELS = ("marlin", "machete", "exllama_v2", "triton", "torch", "torch_aten", "torch_fused", "torch_int8")
+"""gptqmodel's kernels (its GPTQ_MARLIN and so on): four for CUDA, `torch` for every device, three for CPUs."""
 DEQUANTIZED = "dequantized"
 
 
@@ -56,7 +47,7 @@ def load(folder: Path, dtype: torch.dtype, device: str, kernel: str | None) -> t
 
         try:
             model = GPTQModel.load(
-                str(folder), backend=getattr(BACKEND, KERNELS[kernel or "torch"]), trust_remote_code=False,
+                str(folder), backend=getattr(BACKEND, f"GPTQ_{(kernel or 'torch').upper()}"), trust_remote_code=False,
                 device=device if kernel else "cpu", dtype=dtype if kernel else torch.float16,
                 attn_implementation="sdpa",  # as for the unquantized model; it takes another where one is installed
             ).model  # fmt: skip

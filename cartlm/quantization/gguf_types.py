@@ -5,6 +5,7 @@ Left out: Q2_0, which gguf-py 0.19 cannot read, and MXFP4_MOE, which is for mixt
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator
@@ -53,20 +54,17 @@ GGUF_TYPES = {
 }
 
 
-def _known_type(name: str) -> str:
-    if name not in GGUF_TYPES:
-        raise ValueError(f"not one of {', '.join(GGUF_TYPES)}")
-    return name
+def _check_name(names: Sequence[str]) -> AfterValidator:
+    def check(name: str) -> str:
+        if name not in names:
+            raise ValueError(f"not one of {', '.join(names)}")
+        return name
+
+    return AfterValidator(check)
 
 
-def _type_without_imatrix(name: str) -> str:
-    names = [known.lower() for known, kind in GGUF_TYPES.items() if not kind.needs_imatrix]
-    if name not in names:
-        raise ValueError(f"not one of {', '.join(names)}")
-    return name
-
-
-TypeName = Annotated[str, AfterValidator(_known_type)]
-"""A key of GGUF_TYPES."""
-PlainTypeName = Annotated[str, AfterValidator(_type_without_imatrix)]
-"""In lower case, a key that needs no importance matrix."""
+TypeName = Annotated[str, _check_name(list(GGUF_TYPES))]
+PlainTypeName = Annotated[
+    str, _check_name([name.lower() for name, kind in GGUF_TYPES.items() if not kind.needs_imatrix])
+]
+"""In lower case, a type that needs no importance matrix."""

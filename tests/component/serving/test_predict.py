@@ -83,66 +83,6 @@ def test_a_product_that_the_catalog_lacks_is_an_error_with_the_answer(predict: P
     assert done.exit_code == (1 if "error" in answer else 0)
 
 
-@pytest.mark.parametrize("separator", ["\u2028", "\u2029"])
-def test_a_sign_that_some_take_for_a_line_break_stays_in_its_product(
-    predict: Predict, repo: Path, separator: str
-) -> None:
-    from cartlm.serving.predict import read_catalog
-
-    name = f"Oat{separator}Milk"
-    assert read_catalog(Path(catalog(repo, [name, "Tea"]))) == [name, "Tea"]
-
-
-def bad_catalogs() -> list[tuple[bytes | None, str]]:
-    return [
-        (None, "No such file"),
-        (b"", "no product"),
-        (b" \n\n", "no product"),
-        (b"Tea\nTea\n", "'Tea' occurs twice"),
-        ("Café\nCafe\u0301\n".encode(), "twice"),
-        (b"Te\x00a\n", "U+0000"),
-        (b"Te\x0ba\n", "U+000B"),
-        ("Čaj\n".encode("cp1250"), "iconv"),
-    ]
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_a_catalog_is_read_in_the_encodings_that_rows_are(
-    predict: Predict, repo: Path, encoding: str
-) -> None:
-    from cartlm.serving.predict import read_catalog
-
-    lines = ["Šampon za kosu", "Čarape (par)", "Žarulja LED 9W", "Slatki džem"]
-    (repo / "catalog.txt").write_bytes("\r\n".join(lines).encode(encoding))
-    assert read_catalog(repo / "catalog.txt") == lines
-
-
-def test_an_answer_gets_the_catalogs_own_bytes(predict: Predict, repo: Path) -> None:
-    """The catalog is in NFD, what the model says in NFC."""
-    from cartlm.engines.answer import Answer
-    from cartlm.serving.predict import Reader
-    from cartlm.task.prompt import PromptBuilder
-
-    class Engine:
-        def prompt_builder(self, separator: str) -> PromptBuilder:
-            return PromptBuilder(lambda text: [ord(sign) + 3 for sign in text], 1, 2, separator)
-
-        def answer(self, ids: list[int], most: int) -> Answer:
-            said = '{"action": "add", "product": "Café", "quantity": 2}'
-            return Answer(said, (), "stop", len(ids), 9, 0, 0.0, 0.0)
-
-    assert Reader(Engine(), "\n", 96).predict(["Cafe\u0301", "Tea"], "two").product == "Cafe\u0301"
-
-
-@pytest.mark.parametrize(("data", "words"), bad_catalogs())
-def test_a_catalog_that_cannot_be_used_is_one_line(
-    predict: Predict, repo: Path, data: bytes | None, words: str
-) -> None:
-    if data is not None:
-        (repo / "catalog.txt").write_bytes(data)
-    failed(predict("--catalog", str(repo / "catalog.txt"), "add 2 teas"), "catalog.txt", words)
-
-
 def test_a_model_that_is_not_made_yet_names_the_command_that_makes_it(predict: Predict, repo: Path) -> None:
     path = catalog(repo, list(LINES))
     failed(predict("--catalog", path, "tea", "--variant", "q8_0"), "q8_0", "dvc repro quantize-gguf@q8_0")
