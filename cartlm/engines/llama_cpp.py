@@ -136,12 +136,12 @@ class LlamaCpp:
             raise RuntimeError(f"llama_decode of {len(ids)} tokens returned {status}: {_last_error()}")
         return np.ctypeslib.as_array(c.llama_get_logits_ith(self._context, -1), (self.vocabulary,))
 
-    def tokenize(self, content: str) -> list[int]:
-        """Ids by the GGUF's own tokenizer; no special token is added, none is read out of the text."""
+    def tokenize(self, content: str, special: bool = False) -> list[int]:
+        """Ids by the GGUF's own tokenizer; special tokens are added and read out of the text only if `special`."""
         data = content.encode("utf-8")
         size = len(data) + 8
         ids = (c.llama_token * size)()
-        count = c.llama_tokenize(self._vocab, data, len(data), ids, size, False, False)
+        count = c.llama_tokenize(self._vocab, data, len(data), ids, size, special, special)
         if count < 0:
             raise RuntimeError(f"llama_tokenize wants room for {-count} tokens of {len(data)} bytes")
         return list(ids[:count])
@@ -158,6 +158,15 @@ class LlamaCpp:
             if count >= 0:
                 return buffer.raw[:count]
             size = -count
+
+    def token_name(self, token: int) -> str:
+        """The vocabulary's entry for a token, such as <s>."""
+        return bytes(c.llama_vocab_get_text(self._vocab, token)).decode("utf-8")
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether llama.cpp's tools put BOS before a text by themselves."""
+        return bool(c.llama_vocab_get_add_bos(self._vocab))
 
     def prompt_builder(self, separator: str) -> PromptBuilder:
         """The builder over the GGUF's own tokenizer. Raises UserError where it names no BOS or EOS."""
@@ -220,21 +229,32 @@ def load(
     the `replicas` over the same weights, defaults to as many as quota and affinity allow. Raises UserError for a file
     that is missing, truncated, corrupt or no GGUF.
     """
-    _check_magic(path)
-    _errors.clear()
-    c.llama_log_set(_log, ctypes.c_void_p(0))
-    c.llama_backend_init()
-    settings = c.llama_model_default_params()
-    settings.n_gpu_layers = 999 if card else 0  # more than there are
-    model = c.llama_model_load_from_file(os.fsencode(path), settings)
-    if not model:
-        raise UserError(f"{path} does not load: {_last_error()}", _remake_hint(path))
     threads = threads or cpu_limits.threads()
+    model = _load_model(path, n_gpu_layers=999 if card else 0)  # more than there are
     engine = LlamaCpp(path, model, threads)
     engine._other_replicas = [LlamaCpp(path, model, threads) for _ in range(replicas - 1)]
     for replica in engine.replicas:
         replica.reserve(context_tokens)
     return engine
+
+
+def load_vocabulary(path: Path) -> LlamaCpp:
+    """The tokenizer of the GGUF file at `path`, without its weights. Raises UserError as `load`."""
+    return LlamaCpp(path, _load_model(path, vocab_only=True), threads=1)
+
+
+def _load_model(path: Path, **settings: Any) -> Any:
+    _check_magic(path)
+    _errors.clear()
+    c.llama_log_set(_log, ctypes.c_void_p(0))
+    c.llama_backend_init()
+    params = c.llama_model_default_params()
+    for name, value in settings.items():
+        setattr(params, name, value)
+    model = c.llama_model_load_from_file(os.fsencode(path), params)
+    if not model:
+        raise UserError(f"{path} does not load: {_last_error()}", _remake_hint(path))
+    return model
 
 
 def _last_error() -> str:

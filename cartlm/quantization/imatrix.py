@@ -8,15 +8,12 @@ will get are compared with the prompt builder's before it runs.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cartlm.errors import UserError
 from cartlm.files import replacing
@@ -25,7 +22,6 @@ from cartlm.task.prompt import PromptBuilder
 
 LEAST_TOKENS = 16  # llama-imatrix ignores shorter batches
 FAILURE = r"(?:error|failed|need at least)[^\n]*"
-_keep: list[Any] = []
 
 
 @dataclass(frozen=True)
@@ -55,38 +51,16 @@ class Chunks:
 @contextmanager
 def vocabulary(source: Path, separator: str) -> Iterator[Vocabulary]:
     """The tokenizer of the GGUF file at `source`, without its weights. Raises UserError for a broken file."""
-    import llama_cpp as c
+    from cartlm.engines import llama_cpp
 
-    if not _keep:  # ctypes callbacks must outlive their use
-        _keep.append(c.llama_log_callback(lambda level, message, data: None))
-    c.llama_log_set(_keep[0], ctypes.c_void_p(0))
-    settings = c.llama_model_default_params()
-    settings.vocab_only = True
-    model = c.llama_model_load_from_file(os.fsencode(source), settings)
-    if not model:
-        raise UserError(f"{source} does not load", f"make it again: rm {source}, then dvc repro")
-    try:
-        vocab = c.llama_model_get_vocab(model)
-        bos, eos = c.llama_vocab_bos(vocab), c.llama_vocab_eos(vocab)
-
-        def tokenize(text: str, special: bool) -> list[int]:
-            data = text.encode("utf-8")
-            ids = (c.llama_token * (len(data) + 8))()
-            count = c.llama_tokenize(vocab, data, len(data), ids, len(ids), special, special)
-            return list(ids[:count])
-
-        def name(token: int) -> str:
-            return bytes(c.llama_vocab_get_text(vocab, token)).decode("utf-8")
-
+    with llama_cpp.load_vocabulary(source) as engine:
         yield Vocabulary(
-            builder=PromptBuilder(lambda text: tokenize(text, False), bos, eos, separator),
-            bos=name(bos),
-            eos=name(eos),
-            adds_bos=bool(c.llama_vocab_get_add_bos(vocab)),
-            tokenize_as_tool=lambda text: tokenize(text, True),
+            builder=PromptBuilder(engine.tokenize, engine.bos_id, engine.eos_id, separator),
+            bos=engine.token_name(engine.bos_id),
+            eos=engine.token_name(engine.eos_id),
+            adds_bos=engine.adds_bos,
+            tokenize_as_tool=lambda text: engine.tokenize(text, special=True),
         )
-    finally:
-        c.llama_model_free(model)
 
 
 def chunk_rows(pairs: Sequence[tuple[str, str]], vocab: Vocabulary) -> list[Chunks]:
