@@ -44,7 +44,7 @@ def check_gguf(path: Path, maker: str) -> None:
     if not path.is_file():
         raise UserError(f"{path} is missing", maker)
     try:
-        gguf.contents(path)
+        gguf.inspect_gguf(path)
     except UserError as error:
         raise UserError(error.message, f"rm {path}, then {maker}") from None
 
