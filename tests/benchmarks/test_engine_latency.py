@@ -46,7 +46,7 @@ def test_prefill(benchmark: BenchmarkFixture, engine: Any, ids: list[int]) -> No
 
 def test_decode(benchmark: BenchmarkFixture, engine: Any) -> None:
     """From an almost empty cache, 32 tokens whatever they are."""
-    assert benchmark(engine.pace, 1, 32)[1] > 0
+    assert benchmark(engine.benchmark_pp_tg, 1, 32)[1] > 0
 
 
 def test_tokenize(benchmark: BenchmarkFixture, engine: Any, ids: list[int]) -> None:
