@@ -13,14 +13,14 @@ from typing import Any
 
 import click
 
+from base import pretraining as pretraining_package
+from base.pretraining import card, corpus, probe, recipe, tokenizer, trainer
 from cartlm import command
 from cartlm import data as data_package
-from cartlm import pretraining as pretraining_package
 from cartlm.data.config import Data
 from cartlm.engines import model_dir
 from cartlm.errors import UserError
 from cartlm.files import replacing
-from cartlm.pretraining import card, corpus, probe, recipe, tokenizer, trainer
 from cartlm.system import cpu_limits, machine
 from cartlm.task import prompt
 from cartlm.training import checkpoints
@@ -116,8 +116,8 @@ def main(after: int) -> None:
         loaded.save_pretrained(new)
         shutil.copy(folder / "tokenizer.model", new)
         (new / LOG).write_text("".join(json.dumps(line) + "\n" for line in log))
-        text = card.card([phase.model_dump() for phase in phases], log, count, machine.fingerprint()["name"])
-        (new / "README.md").write_text(text, encoding="utf-8")
+        page = card.card([phase.model_dump() for phase in phases], log, count, machine.fingerprint()["name"])
+        (new / "README.md").write_text(page, encoding="utf-8")
     for work in used:
         shutil.rmtree(work)
     command.done({"parameters": count, **log[-1]})

@@ -16,6 +16,7 @@ from cartlm.evaluation import answers, scoring
 from cartlm.metrics import write_metrics, write_outcomes
 from cartlm.system import cpu_limits, machine
 from cartlm.task import rows as row_files
+from cartlm.task.prompt import FORMAT_HEADER
 from cartlm.task.rows import Row
 
 MODELS, TEST, RUNS = Path("models"), Path("data/test.jsonl"), Path("runs/eval")
@@ -49,10 +50,8 @@ def main(variant: str) -> None:
             "free_slices": scoring.summarize_slices(rows, free.scores),
         }
         if variant == "base" and settings.base.source == "embedded":
-            from cartlm.pretraining.formats import TARGET_HEADER
-
             headed = answers.answer_rows(
-                engine, rows, make_job(rows, TARGET_HEADER), RUNS / f"{variant}.header.jsonl"
+                engine, rows, make_job(rows, FORMAT_HEADER), RUNS / f"{variant}.header.jsonl"
             )
             sections["header"] = scoring.summarize(headed.scores)
         for name, path, most in (

@@ -11,6 +11,9 @@ from cartlm.errors import UserError
 Tokenize = Callable[[str], list[int]]
 """Text to ids, adding no special token and reading none out of the text."""
 
+FORMAT_HEADER = 'Format: {"action": "add|remove", "product": "...", "quantity": 0}\n'
+"""Asks the embedded base model, which was pretrained on many answer formats, for this task's (base/pretraining)."""
+
 
 def render_prompt(catalog: Sequence[str], message: str) -> str:
     """The prompt, byte for byte as in the published dataset (arXiv 2510.21970)."""

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from base.pretraining import recipe
 from cartlm import params, yaml_files
 from cartlm.errors import UserError
-from cartlm.pretraining import recipe
 from tests import ROOT
 
 BROKEN = [

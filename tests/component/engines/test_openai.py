@@ -17,9 +17,9 @@ from cartlm.engines.openai import Client
 from cartlm.errors import UserError
 from cartlm.evaluation.remote import row_request
 from cartlm.evaluation.scoring import score
-from cartlm.pretraining.formats import TARGET_HEADER
 from cartlm.task import rows as row_files
 from cartlm.task.intent import Intent
+from cartlm.task.prompt import FORMAT_HEADER
 from tests.fixtures.base_gguf import base_gguf
 from tests.fixtures.servers import Naughty, free_port, llama_server, no_surroundings
 from tests.fixtures.toy import LINES
@@ -78,8 +78,8 @@ def test_llama_server_answers_as_the_model_does_here(llama: str, base_gguf: Path
         builder = engine.prompt_builder("\n")
         for row in rows():
             body = bare(row, 60)
-            reply = asked.ask({**body, "prompt": TARGET_HEADER + body["prompt"]})
-            ids = builder.prompt_ids(TARGET_HEADER + row.prompt)
+            reply = asked.ask({**body, "prompt": FORMAT_HEADER + body["prompt"]})
+            ids = builder.prompt_ids(FORMAT_HEADER + row.prompt)
             here = engine.answer(ids, 60)
             assert reply.prompt_tokens == len(ids)
             assert reply.completion_tokens in (

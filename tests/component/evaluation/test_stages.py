@@ -146,11 +146,7 @@ def test_a_published_test_has_its_own_section(shop: Path) -> None:
 
 
 def test_the_base_is_also_asked_with_its_header(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import types
-
-    formats = types.ModuleType("cartlm.pretraining.formats")
-    formats.TARGET_HEADER = "JSON\n\n"  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "cartlm.pretraining.formats", formats)
+    monkeypatch.setattr(evaluate, "FORMAT_HEADER", "JSON\n\n")
     change(shop, "base", source="embedded")
     done = run(evaluate.main, "base")
     assert done.exit_code == 0, done.output

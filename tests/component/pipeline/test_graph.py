@@ -44,7 +44,7 @@ def imports(path: Path) -> Iterator[str]:
             names = [node.value]  # python -m cartlm.bench.worker
         for name in names:
             module = f"{name.replace('.', '/')}.py"
-            if name.startswith("cartlm.") and (ROOT / module).is_file():
+            if name.startswith(("base.", "cartlm.")) and (ROOT / module).is_file():
                 yield module
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from cartlm.pretraining import attention
+from base.pretraining import attention
 
 
 @pytest.mark.parametrize("tokens", [5, 128, 300])

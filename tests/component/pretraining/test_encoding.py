@@ -6,9 +6,9 @@ import random
 
 from rapidfuzz import fuzz
 
+from base.pretraining import corpus
+from base.pretraining.encoding import encode
 from cartlm import params
-from cartlm.pretraining import corpus
-from cartlm.pretraining.encoding import encode
 from tests import ROOT
 
 BASE = ROOT / "base/model"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from cartlm.pretraining.guidance import Guide, Places, Targets
+from base.pretraining.guidance import Guide, Places, Targets
 
 IDS = torch.tensor([[1, 5, 6, 7, 8, 9, 10, 11], [1, 6, 9, 12, 13, 5, 3, 3]])
 PLACES: list[Places] = [[(4, [1, 2]), (7, [5])], [(5, [0, 3])]]

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 
 from base import pretrain
-from cartlm.pretraining import trainer
+from base.pretraining import trainer
 from tests import ROOT
 
 SMALL = {"vocabulary": 512, "hidden": 64, "intermediate": 64, "layers": 2, "heads": 2, "tokens_per_step": 2800,

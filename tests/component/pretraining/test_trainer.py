@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from base.pretraining import corpus, tokenizer, trainer
+from base.pretraining.guidance import Guide
+from base.pretraining.recipe import Recipe, rate
 from cartlm import params
 from cartlm.errors import UserError
-from cartlm.pretraining import corpus, tokenizer, trainer
-from cartlm.pretraining.guidance import Guide
-from cartlm.pretraining.recipe import Recipe, rate
 from tests import ROOT
 
 DATA = params.load(ROOT / "params.yaml").data

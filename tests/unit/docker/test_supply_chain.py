@@ -18,7 +18,7 @@ NODES = [
 CALLS = [(path, node) for path, node in NODES if isinstance(node, ast.Call)]
 UNPICKLING = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 # Optimizers' state while the base model is made: written and read on one machine, tensors and plain values alone
-OWN_STATE = "cartlm/pretraining/trainer.py"
+OWN_STATE = "base/pretraining/trainer.py"
 
 
 def constant(call: ast.Call, name: str) -> object:

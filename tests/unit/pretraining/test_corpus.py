@@ -13,10 +13,11 @@ import pytest
 import yaml
 from rapidfuzz import fuzz
 
+from base.pretraining import corpus, formats, inventions
+from base.pretraining.encoding import encode
 from cartlm import params
 from cartlm.data import lexicon, messages, rules, wording
-from cartlm.pretraining import corpus, formats, inventions
-from cartlm.pretraining.encoding import encode
+from cartlm.task import prompt
 from cartlm.task.intent import Intent, parse_intent
 from tests import ROOT
 
@@ -50,7 +51,7 @@ def test_the_target_occurs_only_behind_its_header_and_in_at_most_a_tenth(
         answers = [span.text for span in spans if span.ends]
         if any(map(_is_target, answers)):
             with_target += 1
-            assert spans[0].text == formats.TARGET_HEADER
+            assert spans[0].text == formats.TARGET_HEADER == prompt.FORMAT_HEADER
     assert 0.02 < with_target / len(documents) <= 0.12
 
 

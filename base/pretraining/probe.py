@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from base.pretraining.formats import TARGET_HEADER
 from cartlm.data import rules
 from cartlm.data.config import Data
-from cartlm.pretraining.formats import TARGET_HEADER
 from cartlm.task.prompt import from_transformers
 from cartlm.task.rows import Row
 

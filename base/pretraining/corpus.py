@@ -13,12 +13,12 @@ from importlib import resources
 import yaml
 from rapidfuzz import fuzz
 
+from base.pretraining import formats
+from base.pretraining.inventions import invented_product, respelled_product
 from cartlm.data import noise, rules
 from cartlm.data.config import Data
 from cartlm.data.lexicon import LANGUAGES, Line
 from cartlm.data.wording import Phrase, noun_phrase
-from cartlm.pretraining import formats
-from cartlm.pretraining.inventions import invented_product, respelled_product
 from cartlm.task import prompt as prompts
 from cartlm.task.intent import ACTIONS
 
@@ -69,7 +69,7 @@ def _mention(draft: rules.Draft, shift: int) -> tuple[int, int]:
 @cache
 def other_frames(language: str) -> dict[str, list[str]]:
     """Frames by action that the grammar of the task does not have: text beyond the task."""
-    text = (resources.files("cartlm.pretraining") / "frames" / f"{language}.yaml").read_text(encoding="utf-8")
+    text = (resources.files("base.pretraining") / "frames" / f"{language}.yaml").read_text(encoding="utf-8")
     listed = yaml.safe_load(text)
     frames: dict[str, list[str]] = {}
     for action in ACTIONS:

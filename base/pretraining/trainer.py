@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from base.pretraining import corpus
+from base.pretraining.encoding import Encoded, encode
+from base.pretraining.guidance import Guide
+from base.pretraining.recipe import GUIDED, LONGEST, PASSED_ON, Recipe, rate
 from cartlm.data.config import Data
 from cartlm.errors import UserError
 from cartlm.files import replacing
-from cartlm.pretraining import corpus
-from cartlm.pretraining.encoding import Encoded, encode
-from cartlm.pretraining.guidance import Guide
-from cartlm.pretraining.recipe import GUIDED, LONGEST, PASSED_ON, Recipe, rate
 
 _PARTS = 8  # of a batch, whose gradients are computed in parallel
 _GROUP = 8  # steps whose documents are drawn together and sorted by length, so that little is padded
@@ -252,7 +252,7 @@ def train(
     """
     import torch
 
-    from cartlm.pretraining import attention
+    from base.pretraining import attention
 
     work.mkdir(parents=True, exist_ok=True)
     special = Special(tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cartlm.pretraining.corpus import CATALOG, CHOICE, DECISION, Document
-from cartlm.pretraining.guidance import Places, Targets
+from base.pretraining.corpus import CATALOG, CHOICE, DECISION, Document
+from base.pretraining.guidance import Places, Targets
 
 
 @dataclass

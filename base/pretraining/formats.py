@@ -68,6 +68,7 @@ class Format:
 
 TARGET = Format("json", _FIELDS, _FIELDS, ("add", "remove"))
 TARGET_HEADER = TARGET.header()
+"""cartlm.task.prompt.FORMAT_HEADER, which the evaluation puts before the prompt."""
 """In front of a prompt it asks the base model for the completion of the task."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from cartlm.pretraining.formats import TARGET_HEADER
+from base.pretraining.formats import TARGET_HEADER
 
 
 def card(
@@ -28,7 +28,7 @@ def card(
         for p in log
         if "exact" in p
     )
-    template = (resources.files("cartlm.pretraining") / "card.md").read_text(encoding="utf-8")
+    template = (resources.files("base.pretraining") / "card.md").read_text(encoding="utf-8")
     return template.format(
         parameters=parameters, header=TARGET_HEADER.strip(), seed=phases[0]["seed"], machine=machine, trained=trained,
         recipe=json.dumps([dict(phase) for phase in phases], indent=2), probe_rows=phases[-1]["probe_rows"], probes=probes,
