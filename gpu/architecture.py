@@ -4,8 +4,8 @@
     python -m gpu.architecture --out FOLDER           below FOLDER instead of metrics/bench/
     python -m gpu.architecture --device cpu --name toy --kernels torch --new 4
 
-It needs torch, transformers, numpy, scipy, statsmodels, psutil and safetensors, gptqmodel for GPTQ and nvidia-ml-py for
-energy (what is missing is named and left out), and none of this project's other packages. FP16, BF16 and GPTQ int4-g128 in each kernel that the card supports, at
+It needs torch, transformers, numpy, scipy, psutil and safetensors, gptqmodel for GPTQ and nvidia-ml-py for energy (what is
+missing is named and left out), and none of this project's other packages. FP16, BF16 and GPTQ int4-g128 in each kernel that the card supports, at
 batch 1 and 32: tokens/s of prefill and decode, memory, joules a token, in interleaved rounds, a fresh process each.
 """
 

@@ -91,7 +91,7 @@ def test_without_a_change_it_says_so() -> None:
     assert "Not asked: b is not checked out" in text
     assert "mermaid" not in text
     asked = stale.Report(3, {}, {}, "dvc repro")
-    assert "No stage of dvc.yaml is stale (3 asked)." in comment.format_comment(
+    assert "No stage of dvc.yaml is stale (of 3)." in comment.format_comment(
         Comparison("a", "b", [], stale=asked)
     )
 

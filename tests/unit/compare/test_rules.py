@@ -43,7 +43,7 @@ INFORMATIONAL: tuple[tuple[str, str], ...] = (
         r"\w+\.(other_cpus|stolen_cpus|throttled\w*|spread\w*|load1|load1_max|wall_s)",
         "how quiet the machine was",
     ),
-    (r"\w+\.stopped", "truncated has it of all rows"),
+    (r"\w+\.(stopped|never_stopped)", "truncated has it of all rows"),
     (r"energy\.idle_w|[\w.]*energy_j_per_(token|correct)", "follow from energy_j_per_query and exact_match"),
     (r"reference\..+", "what the reference model is"),
     (r"remote\..+", "of a server and its network, which no commit changes; the price is the list's"),
