@@ -49,12 +49,17 @@ def _plain(key: str, value: Any) -> str | bool | int | float:
 
 def read_metrics(path: Path) -> dict[str, Any]:
     """The values of a metrics file. Raises FileNotFoundError, or UserError for one that is not a JSON object."""
+    return parse_metrics(path.read_bytes(), str(path), f"git checkout {path}")
+
+
+def parse_metrics(text: str | bytes, name: str, hint: str) -> dict[str, Any]:
+    """The values in the text of the metrics file `name`. Raises UserError for what is not a JSON object."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not JSON: {error}", f"git checkout {path}") from None
+        values = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{name} is not JSON: {error}", hint) from None
     if not isinstance(values, dict):
-        raise UserError(f"{path} is not a JSON object", f"git checkout {path}")
+        raise UserError(f"{name} is not a JSON object", hint)
     return values
 
 

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cartlm.compare import notes, rules, tolerances
+from cartlm.compare import notes, rules
 from cartlm.compare.comparison import ORDER, Change, Comparison, Verdict
-from cartlm.compare.load import ParamChange, Side, load_side, param_changes
-from cartlm.compare.rules import ACCURACY, ANYWHERE, OF_MACHINE, TESTED, TIMED, judged_metrics, other_machine
-from cartlm.compare.timings import LOST, OTHER_REFERENCE, REFERENCE, TimingChange, compare_rounds
+from cartlm.compare.load import ParamChange, Side, load_side, param_changes, tolerances_of
+from cartlm.compare.rules import (
+    ACCURACY,
+    ANYWHERE,
+    OF_MACHINE,
+    TESTED,
+    TIMED,
+    beside,
+    judged_metrics,
+    other_machine,
+)
+from cartlm.compare.timings import LOST, OTHER_REFERENCE, REFERENCE, Key, TimingChange, compare_rounds
 from cartlm.errors import UserError
 from cartlm.evaluation.paired import Difference, against_f16, mcnemar_differences, pair_outcomes
 from cartlm.evaluation.statistics import ALPHA, Pairs, wilson
 from cartlm.pipeline import dvc_lock, stale
 from cartlm.pipeline.repository import is_checked_out
 
-OTHER_DATA = "made from other rows (data/ in dvc.lock)"
 OTHER_ROWS = "the test rows differ (data/test.jsonl in dvc.lock): nothing is paired"
-VARIANT_LISTS = ("reference", "gguf", "gptq")
 Timings = dict[tuple[str, str, str], TimingChange | str]
 """By target, variant and key; text is why it is not comparable."""
 
@@ -29,41 +36,35 @@ Timings = dict[tuple[str, str, str], TimingChange | str]
 class Evidence:
     """What a change is judged by, besides its own two numbers."""
 
+    old: Side
+    new: Side
     tolerances: Mapping[str, float]
-    unpaired: Mapping[str, str]  # variant -> why its outcomes are of other rows
-    other_rows: str | None  # why shares of the test rows without outcomes are not comparable
-    other_data: Collection[str]  # files whose stage computed them from other rows
     tested: Mapping[str, Difference]  # variant -> its outcomes of both sides, row by row
+    unpaired: Mapping[str, str]  # variant -> why its outcomes are of other rows
     timings: Timings
 
 
 def compare_commits(root: Path, old: str, new: str | None) -> Comparison:
     """Compare commit `old` with commit `new`, or with the workspace if that is None, by the tolerances of `old`."""
     before, after = load_side(root, old), load_side(root, new)
-    own_tolerances, missing = tolerances.tolerances_of(before)
+    tolerances, missing = tolerances_of(before)
     report = stale.find_stale(root) if is_checked_out(root, new) else None
-    comparison = compare_sides(before, after, own_tolerances, report)
-    comparison.notes[:0] = missing + tolerances.own_code_changes(root, old, new, after.name)
+    comparison = compare_sides(before, after, tolerances, report)
+    comparison.notes[:0] = missing + notes.own_code_changes(root, old, new, after.name)
     return comparison
 
 
 def compare_sides(
-    old: Side, new: Side, tolerance: Mapping[str, float], report: stale.Report | None = None
+    old: Side, new: Side, tolerances: Mapping[str, float], report: stale.Report | None = None
 ) -> Comparison:
     """Judge every metric that RULES names.
 
     `report` is what DVC reports of the new side, if it is checked out; the hashes in dvc.lock then give no note.
     """
     paired, unpaired = pair_sides(old, new)
-    evidence = Evidence(
-        tolerance,
-        unpaired,
-        OTHER_ROWS if OTHER_ROWS in unpaired.values() else None,
-        [file for file in new.metrics if dvc_lock.reads_other_data(old.stages, new.stages, file)],
-        {each.variant: each for each in mcnemar_differences(paired)},
-        timing_changes(old, new),
-    )
-    variants = variant_names(new, *VARIANT_LISTS)
+    tested = {each.variant: each for each in mcnemar_differences(paired)}
+    evidence = Evidence(old, new, tolerances, tested, unpaired, timing_changes(old, new))
+    variants = variant_names(new)
     rank = {variant: i for i, variant in enumerate(variants)}
 
     def by_variant(variant: str) -> tuple[int, str]:
@@ -73,33 +74,27 @@ def compare_sides(
         verdict = ORDER.index(change.verdict)
         return change.target != ACCURACY, change.target, verdict, by_variant(change.variant), change.metric
 
-    changes = sorted(
-        (
-            change
-            for file in sorted(old.metrics.keys() | new.metrics.keys())
-            for change in judge_file(file, old.metrics.get(file, {}), new.metrics.get(file, {}), evidence)
-        ),
-        key=by_verdict,
-    )
+    files = sorted(old.metrics.keys() | new.metrics.keys())
+    changes = sorted((change for file in files for change in judge_file(file, evidence)), key=by_verdict)
     params = param_changes(old, new)
     lost = list(lost_metrics(changes, old, new, params))
-    texts = [*tolerances.less_strict_params(params, new.name), *notes.lost_notes(lost, new.name)]
-    texts += notes.measurement_notes(old, new, unpaired)
-    texts += notes.reference_notes(changes, tolerance)
-    texts += notes.code_notes(old, replace(new, outdated={}) if report else new)
-    texts += [*notes.inconsistent_metrics(old), *notes.inconsistent_metrics(new)]
+    texts = [
+        *notes.less_strict_params(params, new.name),
+        *notes.lost_notes(lost, new.name),
+        *notes.measurement_notes(old, new, unpaired),
+        *notes.reference_notes(changes, tolerances),
+        *notes.code_notes(old, replace(new, outdated={}) if report else new),
+        *notes.inconsistent_metrics(old),
+        *notes.inconsistent_metrics(new),
+    ]
     ours = [variant for variant in new.outcomes if not rank or variant in rank]  # no servers
-    ordered = {variant: new.outcomes[variant] for variant in sorted(ours, key=by_variant)}
-    return Comparison(
-        old.name, new.name, changes, params, texts, against_f16(ordered), variants, report, lost
-    )  # fmt: skip
+    quantized = against_f16({variant: new.outcomes[variant] for variant in sorted(ours, key=by_variant)})
+    return Comparison(old.name, new.name, changes, params, texts, quantized, variants, report, lost)
 
 
-def variant_names(side: Side, *lists: str) -> list[str]:
-    """The names in these sections of a side's params.yaml, valid or not, in its order."""
-    params = side.params.get("params.yaml")
-    sections = [params.get(section) for section in lists] if isinstance(params, dict) else []
-    return [str(name) for section in sections if isinstance(section, dict) for name in section]
+def variant_names(side: Side) -> list[str]:
+    """The variants that a side's params.yaml lists, in its order."""
+    return [str(name) for section in ("reference", "gguf", "gptq") for name in side.section(section)]
 
 
 def timing_changes(old: Side, new: Side) -> Timings:
@@ -107,7 +102,7 @@ def timing_changes(old: Side, new: Side) -> Timings:
 
     The reference's own are among them only if its engine changed: that would divide out of all others.
     """
-    keys: dict[str, list[tuple[str, str]]] = {}
+    keys: dict[str, list[Key]] = {}
     for file in sorted(old.metrics.keys() & new.metrics.keys()):
         target, variant = rules.target_and_variant(file)
         before, after = old.metrics[file], new.metrics[file]
@@ -124,11 +119,10 @@ def timing_changes(old: Side, new: Side) -> Timings:
     for target, of_target in keys.items():
         file = f"metrics/bench/{target}/{REFERENCE}.json"
         models = [section_of(side.metrics.get(file, {}), REFERENCE) for side in (old, new)]
-        if all(models) and models[0] != models[1]:
-            timings |= {(target, *key): OTHER_REFERENCE for key in of_target}
-            continue
-        changes = compare_rounds(old.rounds.get(target, {}), new.rounds.get(target, {}), of_target)
-        timings |= {(target, *key): change for key, change in changes.items()}
+        found: Mapping[Key, TimingChange | str] = dict.fromkeys(of_target, OTHER_REFERENCE)
+        if not all(models) or models[0] == models[1]:
+            found = compare_rounds(old.rounds.get(target, {}), new.rounds.get(target, {}), of_target)
+        timings |= {(target, *key): change for key, change in found.items()}
     return timings
 
 
@@ -137,30 +131,27 @@ def section_of(values: Mapping[str, Any], section: str) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key.startswith(f"{section}.")}
 
 
-def judge_file(
-    file: str, before: Mapping[str, Any], after: Mapping[str, Any], evidence: Evidence
-) -> Iterator[Change]:
+def judge_file(file: str, evidence: Evidence) -> Iterator[Change]:
     """The judged metrics of one file."""
     target, variant = rules.target_and_variant(file)
-    if not target:
-        return
-    for key, kind, better in judged_metrics(before, after):
+    before, after = (side.metrics.get(file, {}) for side in (evidence.old, evidence.new))
+    for key, kind, better in judged_metrics(before, after) if target else ():
         timing = evidence.timings.get((target, variant, key))
         if variant == REFERENCE and before and after and timing is None:
             continue
+        reason = not_comparable(file, key, kind, evidence) or (timing if isinstance(timing, str) else None)
+        moved = timing if isinstance(timing, TimingChange) and not reason else None
         paired = evidence.tested.get(variant) if (target, key) == (ACCURACY, TESTED) else None
-        reason = not_comparable(file, key, kind, before, after, evidence)
-        if reason is None and isinstance(timing, str):
-            reason = timing
-        moved = timing if reason is None and isinstance(timing, TimingChange) else None
         old, new = before.get(key), after.get(key)
-        verdict: Verdict
         change: float | None = None
-        p: float | None = None
+        verdict: Verdict
         if old is None or new is None or reason == LOST:
             verdict, why = ("added" if old is None else "removed"), reason or "only one side has it"
         else:
-            change = relative_change(old, new, kind)
+            p: float | None = None
+            change = new - old
+            if change and kind != ACCURACY:
+                change = change / old if old else None
             if paired:
                 change, p = paired.pairs.difference, paired.p_adjusted
             elif moved:
@@ -179,39 +170,33 @@ def judge_file(
             else:
                 higher = change > 0 if change is not None else new > old
                 verdict = "better" if higher == (better == "higher") else "worse"
-                why = f"beyond {tolerance:g}" if p is None else f"beyond {tolerance:g}, adjusted p {p:.2g}"
+                why = f"beyond {tolerance:g}" + ("" if p is None else f", adjusted p {p:.2g}")
         name, reference = key.removeprefix(f"{target}."), moved.reference if moved else None
         yield Change(target, variant, name, kind, old, new, change, verdict, why, paired, reference)
 
 
-def not_comparable(
-    file: str, key: str, kind: str, before: Mapping[str, Any], after: Mapping[str, Any], evidence: Evidence
-) -> str | None:
+def not_comparable(file: str, key: str, kind: str, evidence: Evidence) -> str | None:
     """Why two values do not compare: another machine, another meter, other rows; None if they do."""
+    old, new = evidence.old, evidence.new
+    before, after = old.metrics.get(file, {}), new.metrics.get(file, {})
     if kind in OF_MACHINE and (reason := other_machine(before, after)):
         return reason
     if kind == "energy":
         return other_meter(before, after, key)
-    if file in evidence.other_data and (kind == "loss" or file == "metrics/merge.json"):
-        return OTHER_DATA
+    of_data = kind == "loss" or file == "metrics/merge.json"
+    if of_data and dvc_lock.reads_other_data(old.stages, new.stages, file):
+        return "made from other rows (data/ in dvc.lock)"
     if kind != ACCURACY:
         return None
     variant = rules.target_and_variant(file)[1]
-    reason = None
-    if (
-        variant not in evidence.tested
-        and f"{key.rpartition('.')[0]}.rows" not in before.keys() & after.keys()
-    ):
+    own_rows = None not in (beside(before, key, "rows"), beside(after, key, "rows"))
+    if variant not in evidence.tested and not own_rows:
+        if reason := evidence.unpaired.get(variant):
+            return reason
         # Parity and a card's kernels rest on the test rows and have no outcomes of their own.
-        reason = evidence.unpaired.get(variant) or evidence.other_rows
-    return reason or other_rows(before, after, key)
-
-
-def relative_change(old: float, new: float, kind: str) -> float | None:
-    """Of shares the difference, of everything else relative to the old value; None from 0 to something."""
-    if kind == ACCURACY:
-        return new - old
-    return (new - old) / old if old else (0.0 if new == old else None)
+        if OTHER_ROWS in evidence.unpaired.values():
+            return OTHER_ROWS
+    return other_rows(before, after, key)
 
 
 def intervals_overlap(before: Mapping[str, Any], after: Mapping[str, Any], key: str, kind: str) -> bool:
@@ -222,35 +207,29 @@ def intervals_overlap(before: Mapping[str, Any], after: Mapping[str, Any], key: 
 
 def interval(values: Mapping[str, Any], key: str, kind: str) -> tuple[float, float] | None:
     """The published interval of a value; of a share without one, Wilson's from the `n` of its section."""
-    low, high = values.get(f"{key}_low"), values.get(f"{key}_high")
+    low, high, n = values.get(f"{key}_low"), values.get(f"{key}_high"), beside(values, key, "n")
     if low is not None and high is not None:
         return low, high
-    section = key.rpartition(".")[0]
-    n = values.get(f"{section}.n" if section else "n")
     return wilson(round(values[key] * n), n) if kind == ACCURACY and n else None
 
 
 def other_rows(before: Mapping[str, Any], after: Mapping[str, Any], key: str) -> str | None:
     """Why shares of a section do not compare: other rows, or another number of them."""
-    section = key.rpartition(".")[0]
-    counts = [(name, "another number of rows") for name in ("n", "n_accuracy")]
-    for name, what in (("rows", "other rows"), *counts):
-        both = before.get(f"{section}.{name}".lstrip(".")), after.get(f"{section}.{name}".lstrip("."))
-        if None not in both and both[0] != both[1]:
-            return f"{what}: {both[0]}, then {both[1]}"
+    for name in ("rows", "n", "n_accuracy"):
+        first, then = beside(before, key, name), beside(after, key, name)
+        if None not in (first, then) and first != then:
+            return f"{'other rows' if name == 'rows' else 'another number of rows'}: {first}, then {then}"
     return None
 
 
 def other_meter(before: Mapping[str, Any], after: Mapping[str, Any], key: str) -> str | None:
     """Why two energies do not compare: one is measured, the other estimated, or estimated from other watts."""
-    section = key.rpartition(".")[0]
-    for name in ("energy_kind", "energy_source"):
-        first, second = (side.get(f"{section}.{name}".lstrip(".")) for side in (before, after))
-        if first != second:
-            return f"{first} before, {second} after"
-        if first == "measured":  # by whichever counter this machine has
-            return None
-    return None
+    kinds, sources = (
+        [beside(side, key, name) for side in (before, after)] for name in ("energy_kind", "energy_source")
+    )
+    first, then = kinds if kinds[0] != kinds[1] else sources
+    measured = kinds == ["measured", "measured"]  # by whichever counter this machine has
+    return None if measured or first == then else f"{first} before, {then} after"
 
 
 def pair_sides(old: Side, new: Side) -> tuple[dict[str, Pairs], dict[str, str]]:
@@ -283,11 +262,10 @@ def lost_metrics(
 ) -> Iterator[Change]:
     """Removed metrics without an explanation: the variant left params.yaml, another machine lacks a meter, or the new
     side left them out as too noisy."""
-    listed = [set(variant_names(side, *VARIANT_LISTS, "remote")) for side in (old, new)]
-    dropped = listed[0] - listed[1]
+    before, after = ({*variant_names(side), *map(str, side.section("remote"))} for side in (old, new))
     other_architecture = any(change.key.startswith("architecture.") for change in params)
     for change in changes:
-        if change.verdict != "removed" or change.variant in dropped:
+        if change.verdict != "removed" or change.variant in before - after:
             continue
         if change.target.startswith("cpu-") and other_architecture:
             continue

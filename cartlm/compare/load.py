@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from cartlm import yaml_files
 from cartlm.compare.rules import invalid_metric, target_and_variant
 from cartlm.compare.timings import Rounds, parse_rounds
+from cartlm.config import Share
 from cartlm.errors import UserError
-from cartlm.metrics import Outcome, parse_outcomes
+from cartlm.metrics import Outcome, parse_metrics, parse_outcomes
 from cartlm.pipeline import dvc_lock
-from cartlm.pipeline.repository import check_repository, dvc_md5, list_files, read_file, resolve_commit
+from cartlm.pipeline.repository import dvc_md5, list_files, read_file, resolve_commit
+from cartlm.text import few
 
 WORKSPACE = "workspace"
-PARAMS = ("params.yaml", "base/params.yaml")
+PARAMS = "params.yaml"
+PARAMS_FILES = (PARAMS, "base/params.yaml")
+STANDARD: Mapping[str, float] = {
+    "accuracy": 0.005, "speed": 0.15, "latency": 0.3, "load": 0.5, "memory": 0.05, "energy": 0.15, "size": 0.01,
+    "loss": 0.1,
+}  # fmt: skip
+"""Tolerances that an older side without its own is judged by: those of params.yaml."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,12 @@ class Side:
     stages: dict[str, dvc_lock.Stage] = field(default_factory=dict)
     outdated: dict[str, list[str]] = field(default_factory=dict)  # stage -> what changed since it was run
     rounds: dict[str, Rounds] = field(default_factory=dict)  # hardware target -> its rounds.csv
-    params: dict[str, Any] = field(default_factory=dict)  # file -> its values
+    params: dict[str, dict[str, Any]] = field(default_factory=dict)  # file -> its values
+
+    def section(self, name: str) -> dict[str, Any]:
+        """A section of params.yaml as it is, valid or not; empty where there is none."""
+        values = self.params.get(PARAMS, {}).get(name)
+        return values if isinstance(values, dict) else {}
 
 
 @dataclass(frozen=True)
@@ -45,15 +59,12 @@ class ParamChange:
 
 
 def load_side(root: Path, revision: str | None) -> Side:
-    """A commit, or the workspace if `revision` is None.
+    """A commit of the repository `root`, or its workspace if `revision` is None.
 
-    Raises UserError outside of a git and DVC repository, for a revision that does not exist, without metrics, and for
-    files that no stage writes.
+    Raises UserError for a revision that does not exist, without metrics, and for files that no stage writes.
     """
-    check_repository(root)
     files = _Files(root, resolve_commit(root, revision) if revision is not None else None)
-    params = {path: files.yaml(path) for path in PARAMS}
-    files.yaml("dvc.lock")
+    params = {path: files.yaml(path) for path in PARAMS_FILES}
     metrics = files.metrics()
     if not metrics:
         asked = f"{revision} ({files.name})" if files.commit else f"the {WORKSPACE}"
@@ -61,38 +72,49 @@ def load_side(root: Path, revision: str | None) -> Side:
         raise UserError(f"{asked} has no metrics", next)
     stages = dvc_lock.read_stages(files.read, files.name)
     outdated = dvc_lock.outdated_stages(stages, files.read, lambda path: dvc_md5(root, files.commit, path))
-    return Side(
-        files.name,
-        metrics,
-        files.outcomes(),
-        dvc_lock.row_hashes(stages),
-        stages,
-        outdated,
-        files.rounds(),
-        params,
-    )
+    outcomes = {
+        Path(path).stem: parse_outcomes(text, *files.place(path))
+        for folder in (dvc_lock.OUTCOMES, dvc_lock.REMOTE_OUTCOMES)
+        for path, text in files.texts(folder, "*.csv").items()
+    }
+    rounds = {
+        Path(path).parent.name: parse_rounds(text, *files.place(path))
+        for path, text in files.texts("metrics/bench", "rounds.csv").items()
+    }
+    rows = dvc_lock.row_hashes(stages)
+    return Side(files.name, metrics, outcomes, rows, stages, outdated, rounds, params)
 
 
 def param_changes(old: Side, new: Side) -> list[ParamChange]:
     """What differs in the sides' params files."""
     changes = []
-    for file in PARAMS:
-        before, after = flatten(old.params.get(file)), flatten(new.params.get(file))
-        changes += [
-            ParamChange(file, key, before.get(key), after.get(key))
-            for key in sorted(before.keys() | after.keys())
-            if before.get(key) != after.get(key)
-        ]
+    for file in PARAMS_FILES:
+        before, after = (flatten(side.params.get(file, {})) for side in (old, new))
+        for key in sorted(before.keys() | after.keys()):
+            if before.get(key) != after.get(key):
+                changes.append(ParamChange(file, key, before.get(key), after.get(key)))
     return changes
 
 
-def flatten(values: Any, above: str = "") -> dict[str, Any]:
+def tolerances_of(side: Side) -> tuple[dict[str, float], list[str]]:
+    """The tolerances in a side's params.yaml by kind, and a note on the kinds for which the standard is used instead."""
+    given = side.section("compare")
+    tolerances, missing = dict(STANDARD), []
+    for kind, standard in STANDARD.items():
+        try:
+            tolerances[kind] = TypeAdapter(Share).validate_python(given.get(kind), strict=True)
+        except ValidationError:
+            missing.append(f"{kind} {standard:g}" + (f" (not {given[kind]!r:.20})" if kind in given else ""))
+    note = f"in {side.name}, params.yaml has no such tolerance, so the standard is used: {few(missing, 8)}."
+    return tolerances, [note] if missing else []
+
+
+def flatten(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """Nested sections as dotted keys."""
-    if not isinstance(values, Mapping):
-        return {above: values} if above else {}
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= flatten(value, f"{above}.{key}" if above else str(key))
+        name = f"{above}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
     return flat
 
 
@@ -110,13 +132,12 @@ class _Files:
     def read(self, path: str) -> bytes | None:
         return read_file(self.root, self.commit, path)
 
-    def text(self, path: str) -> str:
-        return (self.read(path) or b"").decode("utf-8", errors="replace")
-
-    def list_matching(self, folder: str, name: str) -> list[str]:
-        return [
+    def texts(self, folder: str, name: str) -> dict[str, str]:
+        """Path -> text of the files below a folder with such a name."""
+        paths = [
             path for path in list_files(self.root, self.commit, folder) if PurePosixPath(path).match(name)
         ]
+        return {path: (self.read(path) or b"").decode("utf-8", errors="replace") for path in paths}
 
     def place(self, path: str) -> tuple[str, str]:
         """A broken file as an error names it, and the command that shows or restores it."""
@@ -124,35 +145,20 @@ class _Files:
             return f"{path} of {self.name}", f"git show {self.name}:{path}"
         return path, f"git checkout {path}"
 
-    def yaml(self, path: str) -> Any:
+    def yaml(self, path: str) -> dict[str, Any]:
+        """The sections of a YAML file; none for a file of another kind."""
         where, next = self.place(path)
         try:
-            return yaml_files.parse(self.read(path) or b"")
+            values = yaml_files.parse(self.read(path) or b"")
         except yaml_files.NotYaml as error:
             raise UserError(f"{where} is not YAML: {error}", next) from None
+        return values if isinstance(values, dict) else {}
 
     def metrics(self) -> dict[str, dict[str, Any]]:
         files = {}
-        for path in self.list_matching("metrics", "*.json"):
+        for path, text in self.texts("metrics", "*.json").items():
             where, next = self.place(path)
-            try:
-                values = json.loads(self.text(path))
-            except ValueError as error:
-                raise UserError(f"{where} is not JSON: {error}", next) from None
-            if not isinstance(values, dict):
-                raise UserError(f"{where} is not a JSON object", next)
-            files[path] = flatten(values)
+            files[path] = flatten(parse_metrics(text, where, next))
             if target_and_variant(path)[0] and (invalid := invalid_metric(files[path])):
                 raise UserError(f"{where}: {invalid}", next)
         return files
-
-    def outcomes(self) -> dict[str, list[Outcome]]:
-        paths = [
-            *self.list_matching(dvc_lock.OUTCOMES, "*.csv"),
-            *self.list_matching(dvc_lock.REMOTE_OUTCOMES, "*.csv"),
-        ]
-        return {Path(path).stem: parse_outcomes(self.text(path), *self.place(path)) for path in paths}
-
-    def rounds(self) -> dict[str, Rounds]:
-        paths = self.list_matching("metrics/bench", "rounds.csv")
-        return {Path(path).parent.name: parse_rounds(self.text(path), *self.place(path)) for path in paths}

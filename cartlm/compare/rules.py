@@ -36,15 +36,14 @@ TESTED = "free.exact_match"  # the share that metrics/outcomes/ has row by row
 
 def target_and_variant(file: str) -> tuple[str, str]:
     """The target and variant of a metrics file; two empty strings for files that are not judged."""
-    path = PurePosixPath(file).with_suffix("")
-    parts = path.parts[1:] if path.parts[0] == "metrics" and len(path.parts) > 1 else ("",)
-    if parts[0] == "bench" and len(parts) == 3 and parts[2] != "machine":
-        return parts[1], parts[2]
-    if parts[0] in ("eval", "remote") and len(parts) == 2:
-        return ACCURACY, parts[1]
-    if parts[0] in ("quantize", "gptq") and len(parts) == 2:
-        return MODELS, parts[1]
-    return (ACCURACY, parts[0]) if parts in (("parity",), ("merge",)) else ("", "")
+    match PurePosixPath(file).with_suffix("").parts:
+        case "metrics", "bench", target, variant if variant != "machine":
+            return target, variant
+        case "metrics", "quantize" | "gptq", variant:
+            return MODELS, variant
+        case ("metrics", "eval" | "remote", variant) | ("metrics", "parity" | "merge" as variant):
+            return ACCURACY, variant
+    return "", ""
 
 
 def judged_metrics(*sides: Mapping[str, Any]) -> Iterator[tuple[str, str, Better]]:
@@ -71,12 +70,16 @@ def invalid_metric(values: Mapping[str, Any]) -> str | None:
     return None
 
 
+def beside(values: Mapping[str, Any], key: str, name: str) -> Any:
+    """The value of `name` in the section of `key`; None where it is not there."""
+    section = key.rpartition(".")[0]
+    return values.get(f"{section}.{name}" if section else name)
+
+
 def other_machine(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
     """Why two benchmark files do not compare; None if both were measured on one machine."""
-    if not before or not after:
-        return None
     hashes = before.get("machine.hash"), after.get("machine.hash")
-    if hashes[0] and hashes[0] == hashes[1]:
+    if not before or not after or (hashes[0] and hashes[0] == hashes[1]):
         return None
     first, then = (
         f"{side.get('machine.name', 'unknown')} ({side.get('machine.hash', 'no hash')})"
@@ -89,9 +92,9 @@ def machine_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> 
     """How two machine.json files differ in instruction sets and build of llama.cpp."""
     first, second = (set(str(side.get("details.instructions", "")).split()) for side in (before, after))
     parts = []
-    if first and second:
-        parts += [f"with {' '.join(sorted(second - first))}"] if second - first else []
-        parts += [f"without {' '.join(sorted(first - second))}"] if first - second else []
+    for what, names in (("with", second - first), ("without", first - second)):
+        if first and second and names:
+            parts.append(f"{what} {' '.join(sorted(names))}")
     for name in ("build", "build_compiler"):
         values = before.get(f"details.{name}", "none"), after.get(f"details.{name}", "none")
         if values[0] != values[1]:

@@ -50,6 +50,7 @@ def read_stages(read: Read, name: str) -> dict[str, Stage]:
     found = {}
     for path in LOCKS:
         folder = PurePosixPath(path).parent
+        next = f"git diff {path}" if "workspace" in name else f"git show {name}:{path}"
         try:
             listed = (yaml_files.parse(read(path) or b"") or {}).get("stages") or {}
             for name_of, entry in listed.items():
@@ -57,9 +58,9 @@ def read_stages(read: Read, name: str) -> dict[str, Stage]:
                     entry
                 )
         except yaml_files.NotYaml as error:
-            raise UserError(f"{path} of {name} is not YAML: {error}", f"git diff {path}") from None
+            raise UserError(f"{path} of {name} is not YAML: {error}", next) from None
         except (AttributeError, KeyError, TypeError):
-            raise UserError(f"{path} of {name} is no lock file of DVC", f"git diff {path}") from None
+            raise UserError(f"{path} of {name} is no lock file of DVC", next) from None
     return found
 
 

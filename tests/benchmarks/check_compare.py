@@ -33,9 +33,8 @@ import yaml
 from cartlm import command
 from cartlm.compare.comparison import Change
 from cartlm.compare.judge import compare_sides
-from cartlm.compare.load import Side, flatten, load_side
+from cartlm.compare.load import Side, flatten, load_side, tolerances_of
 from cartlm.compare.timings import parse_rounds
-from cartlm.compare.tolerances import tolerances_of
 from cartlm.errors import UserError
 from cartlm.files import write_text
 from cartlm.metrics import Outcome

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from cartlm.bench import aggregate
-from cartlm.compare import judge, rules, tolerances
-from cartlm.compare.load import flatten
+from cartlm.compare import judge, rules
+from cartlm.compare.load import STANDARD, flatten
 from tests import ROOT
 from tests.unit.compare.planted import measured
 
@@ -108,7 +108,7 @@ def test_a_planted_loss_in_any_number_is_found_or_has_a_reason_not_to_be() -> No
             (worst[1], worst[0]) if shares else ((9.0, 1.0) if better[key] == "higher" else (1.0, 9.0))
         )
         sides = [measured({file: {key: value, "machine.hash": "one"}}) for value in (good, bad)]
-        changes = judge.compare_sides(sides[0], sides[1], tolerances.STANDARD).changes
+        changes = judge.compare_sides(sides[0], sides[1], STANDARD).changes
         assert [each.verdict for each in changes if each.old != each.new] == ["worse"], f"{file}: {key}"
         found.add(file.split("/")[1])
     assert passed_over == []

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cartlm import params
-from cartlm.compare import tolerances
+from cartlm.compare import load, notes
 from cartlm.compare.load import ParamChange, Side
 from tests import ROOT
 
@@ -18,25 +18,25 @@ def side(compare: Any) -> Side:
 
 
 def test_the_standard_is_the_offline_preset() -> None:
-    assert params.load(ROOT / "params.yaml").compare.model_dump() == tolerances.STANDARD
+    assert params.load(ROOT / "params.yaml").compare.model_dump() == load.STANDARD
 
 
 @pytest.mark.parametrize(
     "given", [None, {}, [], "wide", {"speed": 2.0}, {"speed": math.nan}, {"speed": "0.4"}, {"speed": True}]
 )
 def test_without_a_valid_tolerance_the_standard_counts_and_is_noted(given: Any) -> None:
-    found, notes = tolerances.tolerances_of(side(given))
-    assert found == tolerances.STANDARD
-    assert len(notes) == 1
-    assert "speed 0.15" in notes[0]
+    found, noted = load.tolerances_of(side(given))
+    assert found == load.STANDARD
+    assert len(noted) == 1
+    assert "speed 0.15" in noted[0]
 
 
 def test_valid_tolerances_are_taken_one_by_one() -> None:
-    found, notes = tolerances.tolerances_of(side({**tolerances.STANDARD, "speed": 0.4}))
-    assert (found["speed"], notes) == (0.4, [])
-    found, notes = tolerances.tolerances_of(side({"speed": 0.4, "size": 0.2}))
+    found, noted = load.tolerances_of(side({**load.STANDARD, "speed": 0.4}))
+    assert (found["speed"], noted) == (0.4, [])
+    found, noted = load.tolerances_of(side({"speed": 0.4, "size": 0.2}))
     assert (found["speed"], found["size"], found["load"]) == (0.4, 0.2, 0.5)
-    assert "speed" not in notes[0]
+    assert "speed" not in noted[0]
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,6 @@ def test_valid_tolerances_are_taken_one_by_one() -> None:
 def test_a_param_that_makes_the_checks_less_strict_is_noted(
     key: str, old: Any, new: Any, less_strict: bool
 ) -> None:
-    notes = tolerances.less_strict_params([ParamChange("params.yaml", key, old, new)], "new")
-    assert [key in line for line in notes] == [True] * less_strict
-    assert tolerances.less_strict_params([ParamChange("base/params.yaml", key, old, new)], "new") == []
+    noted = notes.less_strict_params([ParamChange("params.yaml", key, old, new)], "new")
+    assert [key in line for line in noted] == [True] * less_strict
+    assert notes.less_strict_params([ParamChange("base/params.yaml", key, old, new)], "new") == []
