@@ -15,9 +15,8 @@ import click
 from cartlm import command
 from cartlm import params as params_file
 from cartlm.compare import judge
-from cartlm.compare.comment import format_comment
 from cartlm.compare.comparison import as_json as comparison_json
-from cartlm.compare.report import format_report
+from cartlm.compare.report import format_comment, format_report
 from cartlm.errors import UserError
 from cartlm.files import write_text
 from cartlm.metrics import write_metrics

@@ -113,12 +113,10 @@ def less_strict_params(changes: Sequence[ParamChange], name: str) -> list[str]:
 
 def _moved(change: ParamChange, direction: str) -> bool:
     """Whether a number moved in a direction; a number that is gone did."""
-    old, new = change.old, change.new
+    old, new, sign = change.old, change.new, 1 if direction == "higher" else -1
     if not isinstance(old, int | float):  # null of threads and the like has no order
         return False
-    if not isinstance(new, int | float) or new != new:
-        return True
-    return new > old if direction == "higher" else new < old
+    return not isinstance(new, int | float) or not sign * new <= sign * old  # NaN did too
 
 
 def own_code_changes(root: Path, old: str, new: str | None, name: str) -> list[str]:

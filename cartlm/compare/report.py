@@ -1,4 +1,8 @@
-"""A comparison as Markdown: the sections that the terminal and a pull request's comment share, and the terminal's page."""
+"""A comparison as Markdown: the page for the terminal, and the comment of a pull or merge request.
+
+In the comment, what a reviewer needs first stands first, and long tables are folded. GitHub and GitLab render the same:
+tables, `<details>`, mermaid. GitHub takes 65,536 characters.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from cartlm.compare.comparison import Change, Comparison, Verdict
-from cartlm.compare.load import ParamChange
-from cartlm.compare.markdown import inert, table_cell
-from cartlm.compare.rules import ACCURACY, ANYWHERE
+from cartlm.compare.load import PARAMS, WORKSPACE, ParamChange
+from cartlm.compare.markdown import fold, inert, mermaid_chart, table_cell
+from cartlm.compare.rules import ACCURACY, ANYWHERE, TESTED
 from cartlm.evaluation import paired
 from cartlm.pipeline import stale
 from cartlm.text import few
@@ -21,6 +25,13 @@ CHANGE_HEAD = (
     "|---|---|---:|---:|---:|---|---|",
 )
 WHY = 200  # characters
+MARKER = "<!-- cartlm: compare -->"
+"""The comment's first line, by which a workflow finds its earlier comment and rewrites it."""
+LIMIT = 65_000  # characters
+ROWS = 20  # of a table that is not folded
+ROWS_TRIED = (1000, 300, 100, 30, 0)  # of a folded table, until the comment is short enough
+NOTE = 500  # characters
+SPEED = "decode_tokens_per_s"
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,76 @@ def format_report(comparison: Comparison, everything: bool = False) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def format_comment(comparison: Comparison) -> str:
+    """The comment, at most LIMIT characters: with fewer rows a table where it would be longer."""
+    names = comparison.old if comparison.new == WORKSPACE else f"{comparison.old} {comparison.new}"
+    end = f"Cut at {LIMIT:,} characters; all of it: `cartlm compare {names} --all`"
+    of_comparison = sections(comparison)
+    parts = comment_parts(comparison, of_comparison, ROWS_TRIED[0])
+    for rows in ROWS_TRIED[1:]:
+        if len("\n\n".join(parts)) >= LIMIT:
+            parts = [*comment_parts(comparison, of_comparison, rows), end]
+    while len("\n\n".join(parts)) >= LIMIT:
+        parts = [*parts[:-2], end]
+    return "\n\n".join(parts) + "\n"
+
+
+def comment_parts(comparison: Comparison, of_comparison: Sequence[Section], rows: int) -> list[str]:
+    """Headline, notes, sections, charts and what is folded; a folded table has at most so many rows."""
+    shown: list[str] = []
+    folded: list[str] = []
+    for section in of_comparison:
+        shown += [f"### {section.title}", *filter(None, [section.lead])]
+        if section.rows:
+            shown.append("\n".join([*section.head, *section.rows[:ROWS]]))
+        if len(section.rows) > ROWS:
+            shown.append(f"The first {ROWS} of {len(section.rows):,}.")
+            folded.append(fold(section.title, section.head, section.rows, rows))
+        shown += section.below
+        if section.moved:
+            what = "moved within the noise or with the machine, or do not compare"
+            folded.append(fold(f"{section.title}: {what}", CHANGE_HEAD, section.moved, rows))
+    report = comparison.stale
+    if report and report.stale and (others := stale.format_elsewhere(report)):
+        lines = [f"- {inert(line)[:NOTE]}" for line in others]
+        shown.append(fold("Pipelines that need hardware or servers of their own", [], lines, ROWS))
+    if comparison.against_f16:
+        head, line, *variants = paired.difference_table(comparison.against_f16).splitlines()
+        folded.append(fold(f"Variants against f16, {comparison.new}", [head, line], variants, rows))
+    title = f"{comparison.old} → {comparison.new}: {inert(headline(comparison)[:1000])}"
+    notes = [note if len(note) <= NOTE else f"{note[: NOTE - 3]}..." for note in comparison.notes[:ROWS]]
+    if len(comparison.notes) > ROWS:
+        notes.append(f"And {len(comparison.notes) - ROWS} more notes.")
+    return [f"{MARKER}\n## {title}", *bullets(notes), *shown, *charts(comparison), *folded]
+
+
+def charts(comparison: Comparison) -> list[str]:
+    """Exact match of each variant, decode speed of each on each target; only what both sides have and compares."""
+    drawn = [mermaid_chart("exact match", "exact match", chart_values(comparison, ACCURACY, TESTED), top=1.0)]
+    for target in changes_by_target(comparison):
+        values = chart_values(comparison, target, SPEED)
+        drawn.append(mermaid_chart(f"decode on {target}", "tokens per second", values))
+    legend = f"Bars are new ({comparison.new}), the line is old ({comparison.old})"
+    head = f"### Plots\n\n{legend}; variants of both sides that compare."
+    return [head, *filter(None, drawn)] if any(drawn) else []
+
+
+def chart_values(comparison: Comparison, target: str, metric: str) -> list[tuple[str, float, float]]:
+    """Name, old and new of one metric, in the order of params.yaml; a kernel has a name of its own."""
+    rank = {variant: i for i, variant in enumerate(comparison.variants)}
+    both = []
+    for change in comparison.changes:
+        section, _, name = change.metric.rpartition(".")
+        wanted = change.target == target and metric in (change.metric, name)
+        if not wanted or section.startswith("batch_") or change.verdict == "not comparable":
+            continue
+        if change.old is not None and change.new is not None:
+            kernel = f"-{section.removeprefix('kernel_')}" if section.startswith("kernel_") else ""
+            bar = f"{change.variant}{kernel}", change.old, change.new
+            both.append((rank.get(change.variant, len(rank)), bar))
+    return [bar for _, bar in sorted(both)]
+
+
 def sections(comparison: Comparison, everything: bool = False) -> list[Section]:
     """Params, each target, stale stages."""
     params = [param_row(change) for change in comparison.params]
@@ -81,7 +162,7 @@ def bullets(notes: Iterable[str]) -> list[str]:
 
 
 def param_row(change: ParamChange) -> str:
-    name = change.key if change.file == "params.yaml" else f"{change.file}: {change.key}"
+    name = change.key if change.file == PARAMS else f"{change.file}: {change.key}"
     return f"| {table_cell(name)} | {table_cell(change.old)} | {table_cell(change.new)} |"
 
 

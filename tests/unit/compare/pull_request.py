@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cartlm.compare import comment, judge
+from cartlm.compare import judge, report
 from cartlm.compare.comparison import Comparison
 from cartlm.compare.load import WORKSPACE, Side
 from cartlm.files import write_text
@@ -111,7 +111,7 @@ def bench(section: str, names: tuple[str, ...], values: tuple[float, ...], machi
 
 
 def document() -> str:
-    return HEAD + comment.format_comment(comparison())
+    return HEAD + report.format_comment(comparison())
 
 
 if __name__ == "__main__":

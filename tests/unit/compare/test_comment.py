@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
-from cartlm.compare import comment
+from cartlm.compare import report
 from cartlm.compare.comparison import Change, Comparison
 from cartlm.compare.load import ParamChange
 from cartlm.compare.markdown import inert, mermaid_chart, table_cell
@@ -64,8 +64,8 @@ def test_the_committed_example_is_what_the_script_makes() -> None:
 
 
 def test_the_example_shows_each_kind_of_change_on_each_target() -> None:
-    text = comment.format_comment(pull_request.comparison())
-    assert text.startswith(comment.MARKER + "\n")
+    text = report.format_comment(pull_request.comparison())
+    assert text.startswith(report.MARKER + "\n")
     heads = re.findall(r"^### (.*)$", text, flags=re.MULTILINE)
     assert heads == [
         "Params", "Accuracy", "Hardware target cpu", "Hardware target t4", "Stale stages", "Plots",
@@ -85,13 +85,13 @@ def test_the_example_shows_each_kind_of_change_on_each_target() -> None:
 
 
 def test_without_a_change_it_says_so() -> None:
-    text = comment.format_comment(Comparison("a", "b", []))
+    text = report.format_comment(Comparison("a", "b", []))
     assert "no change" in text.splitlines()[1]
     assert "### Params\n\nNo change." in text
     assert "Not asked: b is not checked out" in text
     assert "mermaid" not in text
     asked = stale.Report(3, {}, {}, "dvc repro")
-    assert "No stage of dvc.yaml is stale (of 3)." in comment.format_comment(
+    assert "No stage of dvc.yaml is stale (of 3)." in report.format_comment(
         Comparison("a", "b", [], stale=asked)
     )
 
@@ -106,7 +106,7 @@ def test_no_value_of_a_fork_breaks_the_page_or_calls_anybody(bad: str) -> None:
     found = Comparison(
         "a", "b", [change, change], [ParamChange(bad, bad, bad, [bad])], [bad, f"cpu: {bad}"], stale=asked
     )
-    text = comment.format_comment(found)
+    text = report.format_comment(found)
     page, seen = rendered(text)
     tags = re.findall(r"<!--.*?-->|</?[a-z][^>]*>", page)
     plain = re.compile(
@@ -156,14 +156,14 @@ def test_it_is_never_too_long_and_stays_whole(many: str) -> None:
         "stages": {"stale": asked},
     }
     parts["all"] = {name: value for part in parts.values() for name, value in part.items()}
-    text = comment.format_comment(planted(**parts[many]))
-    assert len(text) <= comment.LIMIT
+    text = report.format_comment(planted(**parts[many]))
+    assert len(text) <= report.LIMIT
     assert text.count("```") % 2 == 0
     assert text.count("<details>") == text.count("</details>")
     end = "Cut at 65,000 characters; all of it: `cartlm compare 89abcdef --all`\n"
     assert text.endswith(end) == (many in ("params", "changes", "all"))
     if many in ("params", "changes"):
-        assert len(text) > comment.LIMIT / 4
+        assert len(text) > report.LIMIT / 4
         assert text.rstrip().splitlines()[-3] == "</details>"
     for head in ("### Params", "### Accuracy", "### Stale stages", "### Plots" if many != "changes" else ""):
         assert head in text
@@ -171,7 +171,7 @@ def test_it_is_never_too_long_and_stays_whole(many: str) -> None:
 
 def test_a_comparison_of_two_commits_names_both_where_it_is_cut() -> None:
     params = [ParamChange("params.yaml", f"key{i}", "old" * 30, "new" * 30) for i in range(500)]
-    text = comment.format_comment(planted(params=params, new="01234567"))
+    text = report.format_comment(planted(params=params, new="01234567"))
     assert text.endswith("`cartlm compare 89abcdef 01234567 --all`\n")
 
 
@@ -190,7 +190,7 @@ def test_plots_show_what_both_sides_have_and_compares_in_the_order_of_params() -
         change("int8", 0.25, 0.125, target="t4", metric="kernel_torch.decode_tokens_per_s"),
         change("merged", 7.0, 8.0, target="h200", metric="gpu.decode_tokens_per_s"),
     ], variants=["f16", "q2_k"])  # fmt: skip
-    drawn = comment.charts(found)
+    drawn = report.charts(found)
     assert len(drawn) == 3  # the legend, cpu and t4; one value is no chart
     assert '    x-axis ["f16", "q2_k"]\n' in drawn[1]
     assert "0 --> 44000\n    bar [20, 40000]\n    line [10, 30000]\n" in drawn[1]
