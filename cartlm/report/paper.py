@@ -13,9 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
-from cartlm.evaluation.paired import F16, pair_outcomes, signed_points
-from cartlm.evaluation.statistics import newcombe
-from cartlm.metrics import read_outcomes
+from cartlm.evaluation.paired import F16, against_f16, read_outcomes_of, signed_points
 from cartlm.report import cells, hardware
 from cartlm.report.summary import read_optional
 
@@ -65,37 +63,33 @@ class Interval:
         return Interval(self.value / other.value, self.low / other.high, self.high / other.low)
 
 
-@dataclass(frozen=True)
-class Ours:
-    """Our measurement of a figure, and on what."""
-
-    interval: Interval
-    on: str
+Ours = tuple[Interval, str]
+"""Our measurement of a figure, and on what."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What the accuracies in metrics/ rest on: hub names, or a folder and GENERATED for what this repository has."""
+    """What accuracies rest on: hub names, or a folder and GENERATED for what this repository has."""
 
     model: str
     dataset: str
 
 
-def figures() -> tuple[str, str, list[Figure]]:
-    """The paper's model, its data set, and its figures."""
+def figures() -> tuple[Measured, list[Figure]]:
+    """The paper's model and data set, and its figures."""
     values = yaml.safe_load(FIGURES.read_text(encoding="utf-8"))
-    return values["model"], values["dataset"], [Figure(**each) for each in values["figures"]]
+    return Measured(values["model"], values["dataset"]), [Figure(**each) for each in values["figures"]]
 
 
 def document(metrics: Path, measured: Measured) -> str:
     """The text of docs/paper.md."""
-    model, dataset, found = figures()
-    rows = [row(figure, metrics, measured, (model, dataset)) for figure in found]
-    parts = [*introduction(metrics, measured, model, dataset), cells.markdown(HEADINGS, rows)]
+    paper, found = figures()
+    rows = [row(figure, metrics, measured, paper) for figure in found]
+    parts = [*introduction(metrics, measured, paper), cells.markdown(HEADINGS, rows)]
     return "\n\n".join([*parts, *over_baselines(metrics), *hardware.sections(metrics)]) + "\n"
 
 
-def introduction(metrics: Path, measured: Measured, model: str, dataset: str) -> list[str]:
+def introduction(metrics: Path, measured: Measured, paper: Measured) -> list[str]:
     """What the verdicts mean, and what was measured in place of the paper's model and data."""
     parts = [
         "# The paper's figures beside ours",
@@ -105,12 +99,12 @@ def introduction(metrics: Path, measured: Measured, model: str, dataset: str) ->
         "- **better**: the whole interval is on the good side of it; **not reproduced**: on the bad side.\n"
         "- **not testable**: what the figure is about was not measured here.",
     ]
-    if (measured.model, measured.dataset) != (model, dataset):
+    if measured != paper:
         size = read_optional(metrics / "merge.json").get("parameters")
         parameters = f" ({size:,} parameters)" if size else ""
         parts.append(
-            f"The accuracies here are of `{measured.model}`{parameters} on {measured.dataset}, not of {model} on "
-            f"{dataset}. So the paper's shares of exact matches are not testable; ours are shown for orientation. What "
+            f"The accuracies here are of `{measured.model}`{parameters} on {measured.dataset}, not of {paper.model} on "
+            f"{paper.dataset}. So the paper's shares of exact matches are not testable; ours are shown for orientation. What "
             "quantization takes away is judged, row by row, for the model measured here. `make preset NAME=paper` and "
             "`make repro` measure the paper's model."
         )
@@ -123,17 +117,19 @@ def introduction(metrics: Path, measured: Measured, model: str, dataset: str) ->
     return parts
 
 
-def row(figure: Figure, metrics: Path, measured: Measured, paper: tuple[str, str]) -> dict[str, str]:
+def row(figure: Figure, metrics: Path, measured: Measured, paper: Measured) -> dict[str, str]:
     """One row of the table."""
-    ours = measure(figure, metrics)
-    other = figure.kind == "share" and (measured.model, measured.dataset) != paper
-    found = {"claim": figure.claim, "paper": figure.shown}
-    if ours is None:
-        on = f"needs {figure.needs}" if figure.needs else "not measured"
-        return {**found, "ours": "", "on": on, "verdict": "not testable"}
-    on = f"{ours.on}, {measured.model}" if figure.kind in ("share", "loss") else ours.on
-    judged = "not testable" if other else verdict(figure, ours.interval)
-    return {**found, "ours": shown(figure, ours.interval), "on": on, "verdict": judged}
+    ours, on = measure(figure, metrics) or (None, f"needs {figure.needs}" if figure.needs else "not measured")
+    if ours and figure.kind in ("share", "loss"):
+        on += f", {measured.model}"
+    testable = ours and (figure.kind != "share" or measured == paper)
+    return {
+        "claim": figure.claim,
+        "paper": figure.shown,
+        "ours": shown(figure, ours) if ours else "",
+        "on": on,
+        "verdict": verdict(figure, ours) if ours and testable else "not testable",
+    }
 
 
 def verdict(figure: Figure, ours: Interval) -> Verdict:
@@ -152,7 +148,7 @@ def measure(figure: Figure, metrics: Path) -> Ours | None:
         return measure_loss(metrics, Path(figure.files[0]).stem)
     found = [ours for file in figure.files if (ours := measure_file(figure, metrics, file))]
     sign = 1 if figure.better == "higher" else -1
-    return max(found, key=lambda ours: sign * ours.interval.value, default=None)
+    return max(found, key=lambda ours: sign * ours[0].value, default=None)
 
 
 def measure_file(figure: Figure, metrics: Path, file: str) -> Ours | None:
@@ -163,11 +159,11 @@ def measure_file(figure: Figure, metrics: Path, file: str) -> Ours | None:
     if found is None:
         return None
     section, interval = found
-    if not figure.over:
-        if figure.kind != "share":
-            return Ours(interval, f"{variant}, {machine.get('name')}")
+    if figure.kind == "share":
         header = ", with the format header" if section == "header" else ""
-        return Ours(interval, f"{variant}, {values[section]['n']:,} rows{header}")
+        return interval, f"{variant}, {values[section]['n']:,} rows{header}"
+    if not figure.over:
+        return interval, f"{variant}, {machine.get('name')}"
     other = read_optional(metrics / figure.over)
     base = first_measured(other, figure.keys)
     same = machine.get("hash") == other.get("machine", {}).get("hash")
@@ -176,7 +172,7 @@ def measure_file(figure: Figure, metrics: Path, file: str) -> Ours | None:
     quotient = interval.over(base[1])
     if figure.kind == "reduction":
         quotient = Interval(1 - quotient.value, 1 - quotient.high, 1 - quotient.low)
-    return Ours(quotient, f"{variant} over `{Path(figure.over).stem}`, {machine.get('name')}")
+    return quotient, f"{variant} over `{Path(figure.over).stem}`, {machine.get('name')}"
 
 
 def first_measured(values: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, Interval] | None:
@@ -196,16 +192,11 @@ def first_measured(values: Mapping[str, Any], keys: Sequence[str]) -> tuple[str,
 
 
 def measure_loss(metrics: Path, variant: str) -> Ours | None:
-    """What a variant loses of F16's exact match, paired by row."""
-    paths = [metrics / "outcomes" / f"{name}.csv" for name in (F16, variant)]
-    if not all(path.exists() for path in paths):
-        return None
-    try:
-        pairs = pair_outcomes(*(read_outcomes(path) for path in paths))
-    except ValueError:
-        return None  # other rows
-    interval = Interval(pairs.difference, *newcombe(pairs))
-    return Ours(interval, f"`{variant}` against `{F16}`, {pairs.n:,} rows")
+    """What a variant loses of F16's exact match, paired by row; None where the rows differ."""
+    for each in against_f16(read_outcomes_of(metrics, (F16, variant))):
+        interval = Interval(each.pairs.difference, each.low, each.high)
+        return interval, f"`{variant}` against `{F16}`, {each.pairs.n:,} rows"
+    return None
 
 
 def shown(figure: Figure, ours: Interval) -> str:
@@ -224,13 +215,12 @@ def with_unit(interval: Interval, unit: str) -> str:
 
 def over_baselines(metrics: Path) -> list[str]:
     """Q4_K_M over each baseline: what the runtime brings, and what the bits."""
-    folder = metrics / ARCHITECTURE
-    ours = read_optional(folder / "q4_k_m.json")
+    ours = read_optional(metrics / ARCHITECTURE / "q4_k_m.json")
     rows = []
     for baseline in BASELINES:
-        base = read_optional(folder / f"{baseline}.json")
+        base = read_optional(metrics / ARCHITECTURE / f"{baseline}.json")
         if base and base.get("machine", {}).get("hash") == ours.get("machine", {}).get("hash"):
-            ratios = {name: speed_up(ours, base, *quantity) for name, quantity in QUANTITIES.items()}
+            ratios = {name: ratio(ours, base, *quantity) for name, quantity in QUANTITIES.items()}
             rows.append({"baseline": f"`{baseline}`", **ratios})
     if not rows:
         return []
@@ -242,9 +232,9 @@ def over_baselines(metrics: Path) -> list[str]:
     ]
 
 
-def speed_up(ours: Mapping[str, Any], base: Mapping[str, Any], key: str, turned: bool) -> str:
-    """The ratio with its interval; empty where one of both was not measured."""
+def ratio(ours: Mapping[str, Any], base: Mapping[str, Any], key: str, turned: bool) -> str:
+    """Ours over the baseline with its interval; empty where one of both was not measured."""
     found, other = first_measured(ours, [key]), first_measured(base, [key])
-    if found is None or other is None:
+    if not found or not other:
         return ""
     return with_unit(other[1].over(found[1]) if turned else found[1].over(other[1]), "x")

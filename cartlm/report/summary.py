@@ -55,22 +55,17 @@ def collect(metrics: Path, variants: Iterable[str]) -> list[dict[str, Any]]:
     """One row a variant, in the order given: the columns, None for what was not measured, and the limits of each."""
     rows = []
     for variant in variants:
-        files = {
-            folder: read_optional(metrics / folder / f"{variant}.json")
-            for folder in ("bench/cpu", "eval", "gptq")
-        }
-        row: dict[str, Any] = {"variant": variant}
+        bench, evaluation, gptq = (
+            read_optional(metrics / folder / f"{variant}.json") for folder in ("bench/cpu", "eval", "gptq")
+        )
+        row: dict[str, Any] = {"variant": variant, "machine": bench.get("machine", {}).get("name", "")}
         for column, (folder, section, key) in COLUMNS.items():
-            values = files[folder].get(section, {})
+            values = (evaluation if folder == "eval" else bench).get(section, {})
             row[column] = values.get(key)
-            row |= {
-                f"{column}_{limit}": values[f"{key}_{limit}"]
-                for limit in ("low", "high")
-                if f"{key}_{limit}" in values
-            }
-        row["machine"] = files["bench/cpu"].get("machine", {}).get("name", "")
-        if row["size_mib"] is None and files["gptq"]:
-            row["size_mib"] = files["gptq"]["quantize"]["size_mib"]
+            limits = {f"{column}_{limit}": values.get(f"{key}_{limit}") for limit in ("low", "high")}
+            row |= {name: value for name, value in limits.items() if value is not None}
+        if row["size_mib"] is None and gptq:
+            row["size_mib"] = gptq["quantize"]["size_mib"]
         rows.append(row)
     return rows
 

@@ -11,9 +11,8 @@ from cartlm.metrics import Outcome, write_metrics, write_outcomes
 from cartlm.report import paper
 from cartlm.report.paper import Figure, Interval, Measured
 
-MODEL, DATASET, FIGURES = paper.figures()
+PAPERS, FIGURES = paper.figures()
 EMBEDDED = Measured("base/model", paper.GENERATED)
-PAPERS = Measured(MODEL, DATASET)
 MACHINE = {"name": "a toy CPU x2", "hash": "abc"}
 
 
@@ -70,7 +69,7 @@ def test_shares_of_another_model_are_not_testable_but_shown(metrics: Path) -> No
     assert found["GGUF Q4_K_M, exact match"] == ("0.900 [0.880, 0.920]", "not testable")
     text = paper.document(metrics, EMBEDDED)
     assert "`base/model`" in text
-    assert f"not of {MODEL} on {DATASET}" in text
+    assert f"not of {PAPERS.model} on {PAPERS.dataset}" in text
 
 
 def test_shares_of_the_papers_own_model_get_a_verdict(metrics: Path) -> None:
@@ -80,7 +79,7 @@ def test_shares_of_the_papers_own_model_get_a_verdict(metrics: Path) -> None:
     assert found["GGUF Q3_K_M, exact match"][1] == "better"  # 0.60 is below 0.88
     assert found["base model before fine-tuning, exact match"] == ("", "not testable")
     assert "not testable; ours" not in paper.document(metrics, PAPERS)
-    half = Measured(MODEL, paper.GENERATED)
+    half = Measured(PAPERS.model, paper.GENERATED)
     assert verdicts(metrics, half)["GGUF Q4_K_M, exact match"][1] == "not testable"
 
 
@@ -117,8 +116,8 @@ def test_the_18x_has_a_verdict_per_reading(metrics: Path, decode: float, verdict
         next(f for f in FIGURES if f.kind == "ratio" and f.over.endswith("/f16.json")), metrics
     )
     assert one is not None
-    assert one.interval.value == pytest.approx(1.0)
-    assert (one.interval.low, one.interval.high) == pytest.approx((0.98 / 1.02, 1.02 / 0.98), rel=1e-3)
+    assert one[0].value == pytest.approx(1.0)
+    assert (one[0].low, one[0].high) == pytest.approx((0.98 / 1.02, 1.02 / 0.98), rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_nothing_measured_gives_a_table_of_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["no markers", results.BEGIN, f"{results.END} {results.BEGIN}"])
 def test_missing_markers_are_a_users_mistake(text: str) -> None:
     with pytest.raises(UserError, match=r"README\.md lacks"):
-        results.split_readme(text)
+        results.with_block(text, "| a |")
 
 
 def test_readme_table_writes_both_documents_and_checks_them(
