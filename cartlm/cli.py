@@ -7,7 +7,6 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -175,13 +174,12 @@ def predict(message: str, catalog: Path, variant: str | None) -> int:
     products = predicting.read_catalog(catalog)
     stdin = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace", newline="\n")
     with predicting.load(settings, variant or predicting.default_variant(settings)) as reader:
-        sound = True
-        for line, is_intent in predicting.predict_lines(
-            reader, products, predicting.read_messages(message, stdin)
-        ):
+        messages = predicting.read_messages(message, stdin)
+        code = 0
+        for line, is_intent in predicting.predict_lines(reader, products, messages):
             print(line, flush=True)
-            sound = sound and is_intent
-    return 0 if sound else 1
+            code = code if is_intent else 1
+    return code
 
 
 @main.command()
@@ -204,11 +202,9 @@ def compare(old: str, new: str | None, as_json: bool, everything: bool, as_comme
         command.params()  # those of a commit cannot be corrected, so any that parse will do
     comparison = judge.compare_commits(ROOT, old, new)
     if as_json:
-        values = comparison_json(comparison)
-        print(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
+        print(json.dumps(comparison_json(comparison), indent=2, ensure_ascii=False, allow_nan=False))
     else:
-        text = format_comment(comparison) if as_comment else format_report(comparison, everything)
-        print(text, end="")
+        print(format_comment(comparison) if as_comment else format_report(comparison, everything), end="")
     return 1 if comparison.regression else 0
 
 
@@ -292,16 +288,16 @@ def check_remote() -> None:
             "copy an entry of presets/paper.yaml, then make remote",
         )
     print(f"servers: {', '.join(servers)}")
-    fetch(f"data/answers/{name}.jsonl" for name in servers)
+    fetch(*(f"data/answers/{name}.jsonl" for name in servers))
 
 
 @main.command("fetch-paid", hidden=True)
 def fetch_paid() -> None:
     """Fetch the paid answers of data.source openai from the DVC remote, if they are not here."""
-    fetch(["data/responses.jsonl"])
+    fetch("data/responses.jsonl")
 
 
-def fetch(paths: Iterable[str]) -> None:
+def fetch(*paths: str) -> None:
     """Fetch paid answers, with a warning for what no DVC remote has. Raises UserError if fetching fails."""
     for path in paths:
         if warning := answer_cache.fetch(path):

@@ -1,11 +1,11 @@
 """What every stage script and the command line share: params, the last JSON line, errors as one line.
 
-@stage.command
+@command.command
 @click.argument("variant")
 def main(variant: str) -> None:
-    settings = stage.params()
+    settings = command.params()
     ...
-    stage.done({"variant": variant})
+    command.done({"variant": variant})
 """
 
 from __future__ import annotations
@@ -86,47 +86,48 @@ def done(result: Mapping[str, Any]) -> None:
 
 def made_by(path: str) -> str:
     """The command that makes the file or folder at `path`; empty if no stage does."""
-    name = os.path.relpath(path)
-    for place, maker in MADE_BY.items():
-        if name == place or name.startswith(place + "/"):
-            return maker
-    return ""
+    name = Path(os.path.relpath(path))
+    return next((maker for place, maker in MADE_BY.items() if name.is_relative_to(place)), "")
 
 
 def explain(error: BaseException) -> UserError | None:
     """What a failure means to the user; None for an exception that points at a fault of ours."""
     text = " ".join(str(error).split())[:400]
     file = getattr(error, "filename", None)
-    if isinstance(error, UserError):
-        return error
-    if isinstance(error, click.Abort | KeyboardInterrupt):
-        return UserError("interrupted", "what was finished is kept: run the same command again")
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):  # its message is the whole help text
-        return UserError("no command is given", f"{error.ctx.command_path if error.ctx else 'cartlm'} --help")
-    if isinstance(error, click.ClickException):
-        context = getattr(error, "ctx", None)
-        hint = f"{context.command_path} --help" if context else ""
-        return UserError(error.format_message().rstrip("."), hint)
-    if (isinstance(error, OSError) and error.errno in FULL) or FULL_WORDS.search(text):
-        where = f" writing {file}" if file else f": {text}"
-        return UserError(f"no space left{where}", "free some space, then dvc repro")
-    if isinstance(error, MemoryError) or MEMORY_WORDS.search(text):
-        return UserError("out of memory", "close other programs or lower the batch size in params.yaml")
-    if isinstance(error, ModuleNotFoundError):
-        return UserError(f"the package {error.name} is not installed", "make setup")
-    if isinstance(error, FileNotFoundError) and file is not None:
-        hint = made_by(str(file)) or ("make setup" if os.sep not in str(file) else "")
-        return UserError(f"{file} is missing", hint)
-    if isinstance(error, PermissionError) and file is not None:
-        return UserError(f"no permission for {file}", f"ls -ld {file}")
-    if isinstance(error, OSError):
-        return UserError(text, made_by(str(file)) if file else "")
-    if isinstance(error, json.JSONDecodeError):
-        return UserError(f"not JSON: {text}: {error.doc[:60]!r}", "")
-    if isinstance(error, yaml.YAMLError):
-        return UserError(f"not YAML: {text}", "")
-    if isinstance(error, UnicodeDecodeError):
-        return UserError(f"not UTF-8: {text}", "")
+    hint = made_by(str(file)) if file else ""
+    match error:
+        case UserError():
+            return error
+        case click.Abort() | KeyboardInterrupt():
+            return UserError("interrupted", "what was finished is kept: run the same command again")
+        case click.exceptions.NoArgsIsHelpError():  # its message is the whole help text
+            return UserError(
+                "no command is given", f"{error.ctx.command_path if error.ctx else 'cartlm'} --help"
+            )
+        case click.ClickException():
+            context = getattr(error, "ctx", None)
+            return UserError(
+                error.format_message().rstrip("."), f"{context.command_path} --help" if context else ""
+            )
+        case _ if FULL_WORDS.search(text) or (isinstance(error, OSError) and error.errno in FULL):
+            where = f" writing {file}" if file else f": {text}"
+            return UserError(f"no space left{where}", "free some space, then dvc repro")
+        case _ if isinstance(error, MemoryError) or MEMORY_WORDS.search(text):
+            return UserError("out of memory", "close other programs or lower the batch size in params.yaml")
+        case ModuleNotFoundError():
+            return UserError(f"the package {error.name} is not installed", "make setup")
+        case FileNotFoundError() if file is not None:
+            return UserError(f"{file} is missing", hint or ("make setup" if os.sep not in str(file) else ""))
+        case PermissionError() if file is not None:
+            return UserError(f"no permission for {file}", f"ls -ld {file}")
+        case OSError():
+            return UserError(text, hint)
+        case json.JSONDecodeError():
+            return UserError(f"not JSON: {text}: {error.doc[:60]!r}")
+        case yaml.YAMLError():
+            return UserError(f"not YAML: {text}")
+        case UnicodeDecodeError():
+            return UserError(f"not UTF-8: {text}")
     if type(error).__name__ == "SafetensorError":
         return UserError(f"broken weights: {text}", "delete that file's folder, then dvc repro")
     return None
@@ -178,9 +179,8 @@ class Command(Guard):
         return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
-        if (
-            os.environ.get("LOCAL_RANK", "0") != "0"
-        ):  # accelerate launch: the first process holds the lock for all
+        # accelerate launch: the first process holds the lock for all
+        if os.environ.get("LOCAL_RANK", "0") != "0":
             return super().invoke(ctx)
         with alone(" ".join([Path(sys.argv[0]).stem, *map(str, ctx.params.values())])):
             return super().invoke(ctx)
