@@ -165,7 +165,7 @@ def judge_file(file: str, evidence: Evidence) -> Iterator[Change]:
                 verdict, why = "no change", f"within the tolerance of {tolerance:g}"
             elif p is not None and p >= ALPHA:
                 verdict, why = "no change", f"not significant (adjusted p {p:.2g})"
-            elif p is None and intervals_overlap(before, after, key, kind):
+            elif p is None and overlap(interval(before, key, kind), interval(after, key, kind)):
                 verdict, why = "no change", "the intervals overlap"
             else:
                 higher = change > 0 if change is not None else new > old
@@ -199,18 +199,16 @@ def not_comparable(file: str, key: str, kind: str, evidence: Evidence) -> str | 
     return other_rows(before, after, key)
 
 
-def intervals_overlap(before: Mapping[str, Any], after: Mapping[str, Any], key: str, kind: str) -> bool:
-    """Whether both values have intervals, and these overlap."""
-    first, second = interval(before, key, kind), interval(after, key, kind)
-    return bool(first and second and first[0] <= second[1] and second[0] <= first[1])
-
-
 def interval(values: Mapping[str, Any], key: str, kind: str) -> tuple[float, float] | None:
     """The published interval of a value; of a share without one, Wilson's from the `n` of its section."""
     low, high, n = values.get(f"{key}_low"), values.get(f"{key}_high"), beside(values, key, "n")
     if low is not None and high is not None:
         return low, high
     return wilson(round(values[key] * n), n) if kind == ACCURACY and n else None
+
+
+def overlap(first: tuple[float, float] | None, second: tuple[float, float] | None) -> bool:
+    return bool(first and second and first[0] <= second[1] and second[0] <= first[1])
 
 
 def other_rows(before: Mapping[str, Any], after: Mapping[str, Any], key: str) -> str | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from cartlm.compare.comparison import Change, Comparison, Verdict
-from cartlm.compare.load import PARAMS, WORKSPACE, ParamChange
+from cartlm.compare.load import PARAMS, WORKSPACE
 from cartlm.compare.markdown import fold, inert, mermaid_chart, table_cell
 from cartlm.compare.rules import ACCURACY, ANYWHERE, TESTED
 from cartlm.evaluation import paired
@@ -135,7 +135,10 @@ def chart_values(comparison: Comparison, target: str, metric: str) -> list[tuple
 
 def sections(comparison: Comparison, everything: bool = False) -> list[Section]:
     """Params, each target, stale stages."""
-    params = [param_row(change) for change in comparison.params]
+    params = []
+    for change in comparison.params:
+        name = change.key if change.file == PARAMS else f"{change.file}: {change.key}"
+        params.append(table_row(*map(table_cell, (name, change.old, change.new))))
     targets = [target_section(*target, everything) for target in changes_by_target(comparison).items()]
     lead = "" if params else "No change."
     return [Section("Params", lead, PARAM_HEAD, params), *targets, stale_section(comparison)]
@@ -143,14 +146,13 @@ def sections(comparison: Comparison, everything: bool = False) -> list[Section]:
 
 def headline(comparison: Comparison) -> str:
     """`no change`, or how many metrics became worse and better, and of which variants; what does not compare."""
-    texts = []
-    for verdict in SHOWN:
-        if changes := comparison.having(verdict):
-            names = list(dict.fromkeys(f"{change.target} {change.variant}" for change in changes))
-            texts.append(f"{len(changes)} {verdict} ({few(names, 12)})")
     counts = Counter(change.verdict for change in comparison.changes)
     if counts["not comparable"] and counts.keys() <= {"not comparable", "added", "removed"}:
         return "nothing is comparable"
+    texts = []
+    for verdict in SHOWN:
+        names = dict.fromkeys(f"{change.target} {change.variant}" for change in comparison.having(verdict))
+        texts += [f"{counts[verdict]} {verdict} ({few([*names], 12)})"] if names else []
     unjudged = [f"{counts[name]} {name}" for name in ("not comparable", "removed") if counts[name]]
     return "; ".join([*(texts or ["no change"]), *unjudged])
 
@@ -161,9 +163,8 @@ def bullets(notes: Iterable[str]) -> list[str]:
     return ["\n".join(lines)] if lines else []
 
 
-def param_row(change: ParamChange) -> str:
-    name = change.key if change.file == PARAMS else f"{change.file}: {change.key}"
-    return f"| {table_cell(name)} | {table_cell(change.old)} | {table_cell(change.new)} |"
+def table_row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def changes_by_target(comparison: Comparison) -> dict[str, list[Change]]:
@@ -179,13 +180,11 @@ def target_section(target: str, changes: Sequence[Change], everything: bool) -> 
     shown = [change for change in changes if everything or change.verdict in SHOWN]
     hidden = [change for change in changes if not everything and change.verdict not in SHOWN]
     counts = Counter(change.verdict for change in hidden)
+    below = [f"Not shown: {', '.join(f'{n} {verdict}' for verdict, n in counts.items())}."] if counts else []
     if not changes:
         below = ["Nothing measured."]
     elif counts == {"no change": len(changes)}:
         below = [f"No change ({len(changes)} judged)."]
-    else:
-        texts = [f"{number} {verdict}" for verdict, number in counts.items()]
-        below = [f"Not shown: {', '.join(texts)}."] if texts else []
     title = target.capitalize() if target in ANYWHERE else f"Hardware target {inert(target)}"
     moved = [change_row(change) for change in hidden if change.old != change.new]
     return Section(title, "", CHANGE_HEAD, [change_row(change) for change in shown], below, moved)
@@ -212,7 +211,7 @@ def change_row(change: Change) -> str:
     if change.paired:
         pairs = change.paired.pairs
         why = f"{pairs.lost} rows lost, {pairs.won} won of {pairs.n:,}; {why}"
-    cells = (
+    return table_row(
         table_cell(change.variant),
         table_cell(change.metric),
         format_value(change.old),
@@ -221,7 +220,6 @@ def change_row(change: Change) -> str:
         change.verdict,
         table_cell(why, WHY),
     )
-    return "| " + " | ".join(cells) + " |"
 
 
 def format_value(number: float | None) -> str:

@@ -47,16 +47,14 @@ class TimingChange:
 
 def parse_rounds(text: str, name: str, next: str) -> Rounds:
     """The values of a rounds.csv. Raises UserError naming `name` and the `next` command for anything else."""
-    lines = list(csv.reader(io.StringIO(text)))
     rounds: Rounds = {}
     try:
-        if lines[0] != COLUMNS:
-            raise ValueError
-        for number, variant, metric, value in lines[1:]:
+        header, *lines = csv.reader(io.StringIO(text))
+        for number, variant, metric, value in lines:
             rounds.setdefault((variant, metric), {})[int(number)] = float(value)
-            if not 0 <= float(value) < math.inf:
-                raise ValueError
-    except (IndexError, ValueError):
+        if header != COLUMNS or not all(0 <= float(line[3]) < math.inf for line in lines):
+            raise ValueError
+    except ValueError:
         raise UserError(f"{name} does not have numbers in the columns {', '.join(COLUMNS)}", next) from None
     return rounds
 
@@ -92,20 +90,20 @@ def log_ratios(rounds: Rounds, key: Key) -> list[float] | str:
 def compare_rounds(old: Rounds, new: Rounds, keys: Iterable[Key]) -> dict[Key, TimingChange | str]:
     """What each timing of one hardware target did, or why it is not comparable."""
     results: dict[Key, TimingChange | str] = {}
-    before: dict[Key, list[float]] = {}
-    after: dict[Key, list[float]] = {}
+    measured: dict[Key, tuple[list[float], list[float]]] = {}
     for key in keys:
-        first, second = log_ratios(old, key), log_ratios(new, key)
-        if isinstance(first, str) or isinstance(second, str):
-            lost = second == NO_REFERENCE and not isinstance(first, str)
-            results[key] = LOST if lost else first if isinstance(first, str) else str(second)
+        before, after = log_ratios(old, key), log_ratios(new, key)
+        if isinstance(before, str):
+            results[key] = before
+        elif isinstance(after, str):
+            results[key] = LOST if after == NO_REFERENCE else after
         else:
-            before[key], after[key] = first, second
-    for key, p in zip(before, permutation_test(list(before.values()), list(after.values())), strict=True):
+            measured[key] = before, after
+    p_values = permutation_test(*([each[i] for each in measured.values()] for i in (0, 1)))
+    for (key, (first, second)), p in zip(measured.items(), p_values, strict=True):
         divisor = REFERENCE, reference_metric(old, key[1]) or ""
-        change = math.exp(median(after[key]) - median(before[key])) - 1
         reference = median(new[divisor].values()) / median(old[divisor].values()) - 1
-        results[key] = TimingChange(change, p, reference)
+        results[key] = TimingChange(math.exp(median(second) - median(first)) - 1, p, reference)
     return results
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ CARD = {
     "vram_run_used_mib": "used MiB",
     "energy_j_per_token": "J/token",
 }
+DECODE = "decode_tokens_per_s"
 FP16 = ("merged", "float16")
 """The unquantized model in FP16, of the main graph and of an architecture with random weights."""
 
@@ -49,34 +51,36 @@ def measurements(folder: Path, section: str) -> dict[str, dict[str, Any]]:
     return {name: file for name, file in files.items() if section in file and name != "reference"}
 
 
+def machine_names(files: Mapping[str, Mapping[str, Any]]) -> str:
+    return " and ".join(sorted({file["machine"]["name"] for file in files.values()}))
+
+
 def architecture(folder: Path) -> str:
     """An architecture's table; an empty text where nothing was measured."""
     files = measurements(folder, "cpu")
     if not files:
         return ""
-    machines = sorted({file["machine"]["name"] for file in files.values()})
-    main = {file["machine"]["hash"] for file in measurements(folder.with_name("cpu"), "cpu").values()}
-    apart = bool(main) and not main & {file["machine"]["hash"] for file in files.values()}
+    hashes, main = (
+        {file["machine"]["hash"] for file in each.values()}
+        for each in (files, measurements(folder.with_name("cpu"), "cpu"))
+    )
+    other = ", another machine than that of the [main tables](results.md)"
     first = next(iter(files.values()))["cpu"]
     parts = [
         f"## {folder.name.removeprefix('cpu-')} with random weights",
         f"One query at a time of {cells.number(first['prompt_tokens_per_query'])} prompt and "
-        f"{cells.number(first['decoded_tokens_per_query'])} new tokens on average, on {' and '.join(machines)}"
-        f"{', another machine than that of the [main tables](results.md)' if apart else ''}.",
+        f"{cells.number(first['decoded_tokens_per_query'])} new tokens on average, on {machine_names(files)}"
+        f"{other if main and main.isdisjoint(hashes) else ''}.",
         cells.markdown(CPU, [{"variant": name, **files[name]["cpu"]} for name in sorted(files, key=by_bits)]),
     ]
-    harness = [file["harness"] for file in files.values() if "harness" in file]
-    ratios = {
-        phase: [section[f"{phase}_ratio"] for section in harness if f"{phase}_ratio" in section]
-        for phase in ("prefill", "decode")
-    }
-    if any(ratios.values()):
-        shown = ", ".join(
-            f"{phase} {min(values):.2f} to {max(values):.2f}" for phase, values in ratios.items() if values
-        )
-        parts.append(
-            f"Our engine's speed over llama-bench's, for the same file, threads and lengths: {shown}."
-        )
+    ratios = []
+    for phase in ("prefill", "decode"):
+        key = f"{phase}_ratio"
+        if values := [file["harness"][key] for file in files.values() if key in file.get("harness", {})]:
+            ratios.append(f"{phase} {min(values):.2f} to {max(values):.2f}")
+    if ratios:
+        what = "Our engine's speed over llama-bench's, for the same file, threads and lengths"
+        parts.append(f"{what}: {', '.join(ratios)}.")
     return "\n\n".join(parts)
 
 
@@ -93,50 +97,46 @@ def card(folder: Path) -> str:
     files = measurements(folder, "gpu")
     if not files:
         return ""
-    machines = " and ".join(sorted({file["machine"]["name"] for file in files.values()}))
     rows = {name: row for variant, file in files.items() for name, row in card_rows(variant, file).items()}
-    base = next((rows[name].get("decode_tokens_per_s") for name in FP16 if name in rows), None)
-    for name, row in rows.items():
-        row["variant"] = name
-        if base and row.get("decode_tokens_per_s"):
-            row["over"] = f"{row['decode_tokens_per_s'] / base:.2f}x"
-    used = {key: text for key, text in CARD.items() if any(row.get(key) is not None for row in rows.values())}
+    base = next((rows[name].get(DECODE) for name in FP16 if name in rows), None)
+    for row in rows.values():
+        if base and row.get(DECODE):
+            row["over"] = f"{row[DECODE] / base:.2f}x"
+    shown = [rows[name] for name in sorted(rows, key=lambda name: (name not in FP16, name))]
+    used = {key: text for key, text in CARD.items() if any(row.get(key) is not None for row in shown)}
     parts = [
         f"## {folder.name}",
-        f"One query at a time, on {machines}.",
-        cells.markdown(
-            used, [rows[name] for name in sorted(rows, key=lambda name: (name not in FP16, name))]
-        ),
+        f"One query at a time, on {machine_names(files)}.",
+        cells.markdown(used, shown),
     ]
-    refused = [
-        f"{variant}: {file['kernels']['unsupported']}."
-        for variant, file in files.items()
-        if "unsupported" in file.get("kernels", {})
-    ]
-    return "\n\n".join([*parts, *([f"Does not run there: {' '.join(refused)}"] if refused else [])])
+    refused = {variant: file.get("kernels", {}).get("unsupported") for variant, file in files.items()}
+    if reasons := [f"{variant}: {why}." for variant, why in refused.items() if why]:
+        parts.append(f"Does not run there: {' '.join(reasons)}")
+    return "\n\n".join(parts)
 
 
 def card_rows(variant: str, file: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """A row a kernel for a variant that has kernels, else one."""
-    size = {"size_mib": file["gpu"].get("size_mib")}
-    kernels = {name.removeprefix("kernel_"): file[name] for name in file if name.startswith("kernel_")}
-    if kernels:
-        return {f"{variant}, {name}": {**size, **largest_batch(values)} for name, values in kernels.items()}
+    """By name, a row a kernel for a variant that has kernels, else one; with the decode speed of the largest batch."""
     batches = {
-        f"{section}_{name}": value
+        f"{section}_{DECODE}": values[DECODE]
         for section, values in file.items()
-        if section.startswith("batch_")
-        for name, value in values.items()
+        if section.startswith("batch_") and DECODE in values
     }
-    values = {**file["gpu"], **file.get("energy", {}), **file.get("accuracy", {}), **batches}
-    return {variant: {**size, **largest_batch(values)}}
+    rows = {
+        f"{variant}, {section.removeprefix('kernel_')}": values
+        for section, values in file.items()
+        if section.startswith("kernel_")
+    } or {variant: {**file["gpu"], **file.get("energy", {}), **file.get("accuracy", {}), **batches}}
+    size = file["gpu"].get("size_mib")
+    return {
+        name: {**row, "variant": name, "size_mib": size, f"batch_{DECODE}": largest_batch(row)}
+        for name, row in rows.items()
+    }
 
 
-def largest_batch(values: Mapping[str, Any]) -> dict[str, Any]:
-    """With the decode speed of the largest batch under a name of its own."""
-    suffix = "_decode_tokens_per_s"
-    sizes = [name for name in values if name.startswith("batch_") and name.endswith(suffix)]
-    if not sizes:
-        return dict(values)
-    largest = max(sizes, key=lambda name: int(name.removeprefix("batch_").removesuffix(suffix)))
-    return {**values, "batch_decode_tokens_per_s": values[largest]}
+def largest_batch(row: Mapping[str, Any]) -> float | None:
+    """The decode speed of the largest batch."""
+    batches = {
+        int(found[1]): row[key] for key in row if (found := re.fullmatch(rf"batch_(\d+)_{DECODE}", key))
+    }
+    return batches[max(batches)] if batches else None

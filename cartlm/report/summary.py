@@ -52,13 +52,17 @@ def read_optional(path: Path) -> Mapping[str, Any]:
 
 
 def collect(metrics: Path, variants: Iterable[str]) -> list[dict[str, Any]]:
-    """One row a variant, in the order given: the columns, None for what was not measured, and the limits of each."""
+    """One row a variant, in the order given: the columns, None for what was not measured, and the limits of each.
+
+    `header` is the section of a base model that was also asked with the header that names the format.
+    """
     rows = []
     for variant in variants:
         bench, evaluation, gptq = (
             read_optional(metrics / folder / f"{variant}.json") for folder in ("bench/cpu", "eval", "gptq")
         )
-        row: dict[str, Any] = {"variant": variant, "machine": bench.get("machine", {}).get("name", "")}
+        row: dict[str, Any] = {"variant": variant, "header": evaluation.get("header")}
+        row["machine"] = bench.get("machine", {}).get("name", "")
         for column, (folder, section, key) in COLUMNS.items():
             values = (evaluation if folder == "eval" else bench).get(section, {})
             row[column] = values.get(key)
@@ -79,9 +83,9 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def with_header(metrics: Path, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+def with_header(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A further row for a base model that was also asked with the header that names the format."""
-    header = read_optional(metrics / "eval" / f"{row['variant']}.json").get("header")
+    header = row["header"]
     return [{**header, "variant": f"{row['variant']}, with the format header"}] if header else []
 
 
@@ -89,5 +93,5 @@ def table(metrics: Path, variants: Sequence[str]) -> str:
     """The variants as aligned text for a terminal."""
     if not variants:
         raise UserError("params.yaml lists no variant", "add one under gguf in params.yaml")
-    rows = [each for row in collect(metrics, variants) for each in (row, *with_header(metrics, row))]
+    rows = [each for row in collect(metrics, variants) for each in (row, *with_header(row))]
     return cells.aligned(HEADINGS, rows)
