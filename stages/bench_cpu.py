@@ -1,6 +1,6 @@
 """bench-cpu: speed, memory and energy of all GGUF variants, into metrics/bench/cpu/.
 
-python -m stages.bench_cpu        (CARTLM_BENCH_CHECK=1: refuse another machine than the committed one)
+python -m stages.bench_cpu        (CARTLM_BENCH_CHECK=1: refuse a machine other than the one of the committed numbers)
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Checks our harness: the same file, threads and lengths through llama-bench, in turns with our own engine."""
+"""Checks our engine against llama-bench: the same file, threads and lengths, in turns.
+
+Both prefill and decode from an empty cache. A query decodes after its prompt, so its decode speed is another quantity.
+"""
 
 from __future__ import annotations
 

@@ -6,10 +6,10 @@ from cartlm.config import Section, Share
 
 
 class Compare(Section):
-    """What `cartlm compare` takes for a change, by kind of metric: anything smaller is none."""
+    """The largest difference that `cartlm compare` ignores, by kind of metric."""
 
-    accuracy: Share  # of all rows; a paired test comes on top
-    speed: Share  # these and the following: of the old value; what the rounds explain is no change either
+    accuracy: Share  # of all rows; beyond it, a paired test decides
+    speed: Share  # this and the following: relative to the old value; beyond it, a test over rounds or the intervals decide
     latency: Share
     load: Share
     memory: Share

@@ -1,12 +1,13 @@
 """Whether timings changed: speeds, latencies, load times and energy of two commits, measured in rounds.
 
 Every round also measures a reference model that no commit changes, and a timing is compared as its ratio to the
-reference's in the same round, so that a slow minute of the machine divides out. A permutation test shuffles the
-rounds between the two commits: p is the share of 5,000 shuffles in which any timing of that hardware differs as
-clearly (t statistic of the log ratios) as this one, which also corrects for testing many timings. A timing is worse
-or better if p is below 0.05 and its median ratio moved by more than the older commit's tolerance. A new version,
-kernel or thread count of the engine would divide out too, so the reference's own timings are then judged as they
-are; memory and sizes always are, and timings of other machines or without a reference are not compared.
+reference's in the same round, so that a slow minute of the machine divides out. A permutation test shuffles the rounds
+between the two commits. p is the share of 5,000 shuffles in which at least one timing of that hardware has a t
+statistic (of the log ratios) as large as this one's. Since any of the timings counts, p is already corrected for
+testing many of them. A timing is worse or better if p is below 0.05 and its median ratio moved by more than the older
+commit's tolerance. A new version, kernel or thread count of the engine would divide out too, so the reference's own
+timings are then judged as they are; memory and sizes always are, and timings of other machines or without a reference
+are not compared.
 
 The correction is the single-step maxT of Westfall and Young, Resampling-Based Multiple Testing (1993): unlike Holm's, it
 knows that the timings of a round move together, so it finds more.

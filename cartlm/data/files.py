@@ -60,7 +60,8 @@ def splits(params: Data) -> sampling.Drawn:
 def gather(path: Path, languages: Sequence[str]) -> Gathered:
     """All rows of a file or folder, and everything that is wrong with them. Raises UserError where there is no file.
 
-    A file that is named by itself has no role: all splits are drawn from it.
+    A file that is named by itself is for training: validation and calibration rows are drawn from it, and without a test the
+    validation rows are also the test.
     """
     gathered = Gathered()
     tables: dict[roles.File, Table] = {}

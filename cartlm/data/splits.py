@@ -16,7 +16,7 @@ _ATTEMPTS = 20
 
 
 def make_splits(params: Data) -> Drawn:
-    """Train, validation, test and calibration rows of the configured source. Raises UserError."""
+    """Train, validation, test and calibration rows of any source but `openai` (cartlm.data.generated). Raises UserError."""
     return {"hub": hub.splits, "file": files.splits, "rules": from_rules}[params.source](params)
 
 

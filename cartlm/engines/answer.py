@@ -49,7 +49,11 @@ class Stopped(Exception):
 
 
 class Engine(Protocol):
-    """What stages use of an engine. `replicas` may answer at the same time; the engine is the first of them."""
+    """The least that answers rows one at a time. `replicas` may answer at the same time; the engine is the first of them.
+
+    Stages also open it in a `with` block, call `prompt_builder(separator)`, and set `stopped` after an error. Batches need
+    `answers`, drafts `verify_draft` (cartlm/engines/transformers.py).
+    """
 
     @property
     def replicas(self) -> Sequence[Engine]: ...

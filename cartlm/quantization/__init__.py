@@ -1,1 +1,1 @@
-"""GGUF files of many types from one merged model, and the importance matrix that some are made with."""
+"""Quantized variants of the merged model: GGUF files, the importance matrix that some need, and GPTQ checkpoints."""

@@ -10,7 +10,7 @@ Language = Literal["english", "croatian", "spanish"]
 
 
 class Prompt(Section):
-    """How a row becomes ids; shared by training, engines and calibration."""
+    """How a row becomes ids; shared by training, local engines and calibration."""
 
     separator: str
     max_tokens: Tokens

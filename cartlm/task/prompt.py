@@ -1,4 +1,9 @@
-"""The one place where a row becomes token ids: training, engines and calibration all call it."""
+"""Where a row becomes token ids: for training, calibration and every local engine.
+
+Each engine brings its own tokenizer: `from_transformers` here, `LlamaCpp.tokenize` in cartlm/engines/llama_cpp.py.
+Servers get text (cartlm/evaluation/remote.py); llama-imatrix tokenizes by itself and is checked against these ids
+(cartlm/quantization/imatrix.py).
+"""
 
 from __future__ import annotations
 
