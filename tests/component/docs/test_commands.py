@@ -202,3 +202,41 @@ def test_paths_exist() -> None:
 def test_links_go_to_a_projects_own_home() -> None:
     hosts = {host for page in PAGES for host in re.findall(r"https?://([^/\s)`]+)", page.text)}
     assert not {host for host in hosts if re.search(r"pypi|anaconda|npmjs|docker\.io|ghcr", host)}
+
+
+def recipe_rows(name: str) -> Iterator[tuple[list[str], list[str]]]:
+    """(files, names) of each table row of a contributing page: two neighbouring cells of inline code."""
+    for line in (ROOT / "docs/contributing" / name).read_text(encoding="utf-8").splitlines():
+        cells = [re.findall(r"`([^`]+)`", cell) for cell in line.split("|")[1:-1]]
+        for files, names in zip(cells, cells[1:], strict=False):
+            if files and names and all((ROOT / file).is_file() for file in files):
+                yield files, names
+
+
+@pytest.mark.parametrize(("page", "least"), [("variant.md", 17), ("engine.md", 10)])
+def test_recipes_name_what_is_in_the_files(page: str, least: int) -> None:
+    rows = list(recipe_rows(page))
+    assert len(rows) >= least
+    missing = []
+    for files, names in rows:
+        texts = [(ROOT / file).read_text(encoding="utf-8") for file in files]
+        missing += [
+            (files, name)
+            for name in names
+            if not any(re.search(rf"\b{re.escape(name)}\b", text) for text in texts)
+        ]
+    assert missing == []
+
+
+def test_the_recipe_of_a_variant_names_every_file_that_knows_a_section_by_name() -> None:
+    knows = re.compile(r"\b(?:settings|params|variants|self)\.gptq\b|\"gptq\"(?!:| if)")
+    own = {"cartlm/quantization/gptq.py", "cartlm/engines/gptq.py", "cartlm/bench/random_weights.py"}
+    files = [
+        path.relative_to(ROOT).as_posix()
+        for folder in ("cartlm", "stages")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if knows.search(path.read_text(encoding="utf-8"))
+    ]
+    listed = {file for row, _ in recipe_rows("variant.md") for file in row}
+    assert len(files) > 8
+    assert sorted(set(files) - own - listed) == []

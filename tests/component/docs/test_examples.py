@@ -1,28 +1,74 @@
-"""The worked examples of docs/contributing work."""
+"""The worked examples of docs/contributing work, applied to a copy of the library and run by the real stages."""
 
 from __future__ import annotations
 
 import json
+import os
+import random
+import shutil
 import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from cartlm import params
 from cartlm.data import rules
 from cartlm.errors import UserError
+from cartlm.metrics import read_metrics
+from cartlm.task import rows as row_files
 from tests import ROOT
 from tests.component.docs.examples import first_line_engine, sqlite_source
 
+EXAMPLES = ROOT / "tests/component/docs/examples"
 DATA = params.load(ROOT / "params.yaml").data
 FEW = DATA.model_copy(update={"train": 30, "validation": 6, "test": 6, "calibration": 9})
+Apply = Callable[..., Path]
+
+
+@pytest.fixture
+def apply(tmp_path: Path) -> Apply:
+    """Applies an example to a copy of the library: its module and its diff, and what differs in params.yaml."""
+
+    def run(example: str, module: str, changes: dict[str, dict[str, Any]]) -> Path:
+        copy = tmp_path / "copy"
+        skip = shutil.ignore_patterns("__pycache__")
+        for folder in ("cartlm", "stages"):
+            shutil.copytree(ROOT / folder, copy / folder, ignore=skip)
+        for file in ("params.yaml", "dvc.yaml"):
+            shutil.copy(ROOT / file, copy / file)
+        (copy / "base").mkdir()
+        (copy / "base/model").symlink_to(ROOT / "base/model")
+        shutil.copy(EXAMPLES / f"{example}.py", copy / module)
+        diff = ["git", "apply", "--verbose", str(EXAMPLES / f"{example}.diff")]
+        # not a repository: git would leave out files that the one above ignores
+        environment = os.environ | {"GIT_CEILING_DIRECTORIES": str(tmp_path)}
+        done = subprocess.run(diff, cwd=copy, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        settings = yaml.safe_load((copy / "params.yaml").read_text(encoding="utf-8"))
+        for section, values in changes.items():
+            settings[section] |= values
+        (copy / "params.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+        return copy
+
+    return run
+
+
+def run_stage(copy: Path, *words: str) -> None:
+    environment = os.environ | {"PYTHONPATH": str(copy)}
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=copy, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture
 def orders(tmp_path: Path) -> Path:
     """A database of sixty generated rows."""
-    import random
-
     path = tmp_path / "orders.db"
     rows = rules.rows("orders", 60, 0, FEW, random.Random(1))
     with sqlite3.connect(path) as database:
@@ -44,11 +90,17 @@ def orders(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_data_source_draws_its_splits(orders: Path) -> None:
-    drawn = sqlite_source.splits(FEW.model_copy(update={"path": str(orders)}))
-    assert {name: len(rows) for name, rows in drawn.splits.items()} == {
-        "train": 30, "validation": 6, "test": 6, "calibration": 9
-    }  # fmt: skip
+def test_the_data_source_runs_in_the_stage_and_shows_no_row(apply: Apply, orders: Path) -> None:
+    sizes = {"train": 30, "validation": 6, "test": 6, "calibration": 9}
+    changes = {"data": {"source": "sqlite", "path": str(orders), **sizes}}
+    copy = apply("sqlite_source", "cartlm/data/sqlite_source.py", changes)
+    (copy / "docs").mkdir()
+    run_stage(copy, "stages.data")
+    rows = {name: row_files.read(copy / f"data/{name}.jsonl") for name in sizes}
+    assert {name: len(part) for name, part in rows.items()} == sizes
+    card = (copy / "docs/data.md").read_text(encoding="utf-8")
+    assert "sqlite" in card
+    assert [row.message for part in rows.values() for row in part if row.message in card] == []
 
 
 def test_a_broken_row_of_the_data_source_is_named(orders: Path) -> None:
@@ -58,14 +110,33 @@ def test_a_broken_row_of_the_data_source_is_named(orders: Path) -> None:
         sqlite_source.splits(FEW.model_copy(update={"path": str(orders)}))
 
 
-def test_the_engine_answers_prompts_with_an_intent_of_the_catalog() -> None:
-    import random
+def test_the_engine_runs_in_the_stage(apply: Apply) -> None:
+    copy = apply("first_line_engine", "cartlm/engines/first_line.py", {"eval": {"natural_rows": 0}})
+    (copy / "models/first_line").mkdir(parents=True)
+    for file in (ROOT / "base/model").glob("*token*"):  # as the example's stage copies them
+        shutil.copy(file, copy / "models/first_line")
+    rows = rules.rows("some", 20, 0, FEW, random.Random(2))
+    row_files.write(copy / "data/test.jsonl", rows)
+    (copy / "data/published.jsonl").touch()
+    run_stage(copy, "stages.evaluate", "first_line")
+    found = read_metrics(copy / "metrics/eval/first_line.json")
+    right = [
+        row
+        for row in rows
+        if (row.intent.action, row.intent.product, row.intent.quantity) == ("add", row.catalog[0], 1)
+    ]
+    assert found["free"]["exact_match"] == len(right) / len(rows)
+    assert found["free"]["unparseable"] == 0
+    assert found["engine"]["name"] == "first line"
 
-    engine = first_line_engine.load(ROOT / "base/model", threads=1)
-    builder = engine.prompt_builder("\n")
-    for row in rules.rows("some", 5, 0, FEW, random.Random(2)):
-        ids = builder.prompt_ids(row.prompt)
+
+def test_the_cap_ends_an_answer_of_the_engine() -> None:
+    with first_line_engine.load(ROOT / "base/model", threads=1) as engine:
+        (row,) = rules.rows("some", 1, 0, FEW, random.Random(2))
+        ids = engine.prompt_builder("\n").prompt_ids(row.prompt)
         answer = engine.answer(ids, 96)
         assert json.loads(answer.text) == {"action": "add", "product": row.catalog[0], "quantity": 1}
         assert (answer.finish_reason, answer.prompt_tokens) == ("stop", len(ids))
-    assert engine.answer(ids, 1).finish_reason == "length"
+        cut = engine.answer(ids, 3)
+        assert (cut.finish_reason, cut.token_ids) == ("length", answer.token_ids[:3])
+        assert engine.answer(ids, len(answer.token_ids)).finish_reason == "length"
