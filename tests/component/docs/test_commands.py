@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import subprocess
@@ -208,7 +209,7 @@ def recipe_rows(name: str) -> Iterator[tuple[list[str], list[str]]]:
     """(files, names) of each table row of a contributing page: two neighbouring cells of inline code."""
     for line in (ROOT / "docs/contributing" / name).read_text(encoding="utf-8").splitlines():
         cells = [re.findall(r"`([^`]+)`", cell) for cell in line.split("|")[1:-1]]
-        for files, names in zip(cells, cells[1:], strict=False):
+        for files, names in itertools.pairwise(cells):
             if files and names and all((ROOT / file).is_file() for file in files):
                 yield files, names
 

@@ -17,12 +17,13 @@ import pytest
 import yaml
 
 from cartlm import params
-from cartlm.data import rules
+from cartlm.data import files, hub, rules
 from cartlm.errors import UserError
 from cartlm.metrics import read_metrics
 from cartlm.task import rows as row_files
 from tests import ROOT
 from tests.component.docs.examples import first_line_engine, sqlite_source
+from tests.component.docs.pages import Page
 
 EXAMPLES = ROOT / "tests/component/docs/examples"
 DATA = params.load(ROOT / "params.yaml").data
@@ -140,3 +141,28 @@ def test_the_cap_ends_an_answer_of_the_engine() -> None:
         cut = engine.answer(ids, 3)
         assert (cut.finish_reason, cut.token_ids) == ("length", answer.token_ids[:3])
         assert engine.answer(ids, len(answer.token_ids)).finish_reason == "length"
+
+
+def only_block(name: str, language: str) -> str:
+    (block,) = Page(name, (ROOT / name).read_text(encoding="utf-8")).blocks(language)
+    return block
+
+
+def test_the_rows_to_train_on_are_sound(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text(only_block("docs/howto/train-on-my-rows.md", "csv"), encoding="utf-8")
+    gathered = files.gather(tmp_path, DATA.languages)
+    assert gathered.problems == []
+    assert [len(row.catalog) for row in gathered.parts["train"]] == [3, 3]
+
+
+def test_the_logs_to_test_on_are_read_as_they_are_checked(tmp_path: Path) -> None:
+    (tmp_path / "logs.jsonl").write_text(only_block("docs/howto/test-my-logs.md", "json"), encoding="utf-8")
+    assert files.gather(tmp_path, DATA.languages).problems == []
+    (row,) = hub.held_out(DATA.model_copy(update={"held_out": str(tmp_path)}))
+    assert row.completion == row.intent.canonical()
+
+
+def test_git_ignores_the_readers_own_rows() -> None:
+    for folder in ("my-rows", "my-logs"):
+        command = ["git", "check-ignore", "--quiet", f"{folder}/rows.csv"]
+        assert subprocess.run(command, cwd=ROOT).returncode == 0, folder
