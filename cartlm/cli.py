@@ -166,7 +166,7 @@ def readme_table(check: bool) -> int:
 def predict(message: str, catalog: Path, variant: str | None) -> int:
     """What MESSAGE asks for, as JSON; `-` reads messages from standard input, one a line.
 
-    Exit code 1 if the model's answer to any of them is no intent of the catalog.
+    Exit code 1 if any answer is not valid JSON or names no product of the catalog.
     """
     from cartlm.serving import predict as predicting
 
