@@ -1,7 +1,4 @@
-"""Checks our engine against llama-bench: the same file, threads and lengths, in turns.
-
-Both prefill and decode from an empty cache. A query decodes after its prompt, so its decode speed is another quantity.
-"""
+"""Checks our harness: the same file, threads and lengths through llama-bench, in turns with our own engine."""
 
 from __future__ import annotations
 
