@@ -1,7 +1,5 @@
 """What every stage script and the command line share: params, the last JSON line, errors as one line.
 
-from cartlm import command
-
 @command.command
 @click.argument("variant")
 def main(variant: str) -> None:
