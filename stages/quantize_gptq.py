@@ -43,8 +43,7 @@ def main(variant: str) -> None:
     target = Path("models") / variant
     checkpoint = gptq.quantize(MERGED, target, how, rows, device=device, threads=threads, runs=RUNS / variant)
     sections = gptq.metrics_sections(checkpoint, target, how, rows)
-    version = ", ".join(f"{name} {number}" for name, number in gptq.versions().items())
-    engine = {"name": "gptqmodel", "version": version, "device": device, "threads": threads}
+    engine = {"name": "gptqmodel", "version": gptq.versions(), "device": device, "threads": threads}
     path = Path("metrics/gptq") / f"{variant}.json"
     write_metrics(path, {"machine": machine.fingerprint(), "engine": engine, **sections})
     command.done({"variant": variant, **sections["quantize"]})

@@ -69,7 +69,7 @@ def weights(folder: Path) -> Weights:
     if (folder / INDEX).exists():
         placed = _index(folder)
         files = sorted(set(placed.values()))
-        tensors = _read_headers(folder, files)
+        tensors = read_headers(folder, files)
         for name in sorted(placed.keys() | tensors.keys()):
             listed, actual = placed.get(name), tensors[name].file if name in tensors else None
             if listed != actual:
@@ -85,7 +85,7 @@ def weights(folder: Path) -> Weights:
             f"fetch the index too, or remove the shards if {WHOLE} is the model",
         )
     elif WHOLE in every:
-        files, tensors = [WHOLE], _read_headers(folder, [WHOLE])
+        files, tensors = [WHOLE], read_headers(folder, [WHOLE])
     else:
         others = f", only {every[0]}" if every else ""
         if pickled and not every:
@@ -112,7 +112,7 @@ def _index(folder: Path) -> dict[str, str]:
     return placed
 
 
-def _read_headers(folder: Path, files: list[str]) -> dict[str, Tensor]:
+def read_headers(folder: Path, files: list[str], hint: str = HINT) -> dict[str, Tensor]:
     """The files' tensors by name. Raises UserError for a broken file and for a name in two files."""
     from safetensors import SafetensorError, safe_open
 
@@ -123,12 +123,12 @@ def _read_headers(folder: Path, files: list[str]) -> dict[str, Tensor]:
                 for name in header.keys():  # noqa: SIM118 - not a mapping
                     if name in tensors:
                         raise UserError(
-                            f"{folder}: {name} is both in {tensors[name].file} and in {file}", HINT
+                            f"{folder}: {name} is both in {tensors[name].file} and in {file}", hint
                         )
                     part = header.get_slice(name)
                     tensors[name] = Tensor(file, part.get_dtype(), tuple(part.get_shape()))
         except SafetensorError as error:
-            raise UserError(f"{folder / file} is not a whole safetensors file ({error})", HINT) from None
+            raise UserError(f"{folder / file} is not a whole safetensors file ({error})", hint) from None
     return tensors
 
 

@@ -5,7 +5,8 @@ Left out: Q2_0, which gguf-py 0.19 cannot read, and MXFP4_MOE, which is for mixt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
+from functools import partial
 from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator
@@ -54,17 +55,13 @@ GGUF_TYPES = {
 }
 
 
-def _check_name(names: Sequence[str]) -> AfterValidator:
-    def check(name: str) -> str:
-        if name not in names:
-            raise ValueError(f"not one of {', '.join(names)}")
-        return name
-
-    return AfterValidator(check)
+def _check(names: Collection[str], name: str) -> str:
+    if name not in names:
+        raise ValueError(f"not one of {', '.join(names)}")
+    return name
 
 
-TypeName = Annotated[str, _check_name(list(GGUF_TYPES))]
-PlainTypeName = Annotated[
-    str, _check_name([name.lower() for name, kind in GGUF_TYPES.items() if not kind.needs_imatrix])
-]
+_PLAIN = [name.lower() for name, kind in GGUF_TYPES.items() if not kind.needs_imatrix]
+TypeName = Annotated[str, AfterValidator(partial(_check, GGUF_TYPES))]
+PlainTypeName = Annotated[str, AfterValidator(partial(_check, _PLAIN))]
 """In lower case, a type that needs no importance matrix."""

@@ -10,12 +10,12 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import math
 import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from cartlm.quantization.config import Gptq
 from cartlm.system import processes
 
 PACKED = ("qweight", "qzeros", "scales", "g_idx")
-DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1}
 BATCH_TOKENS = 4096  # of calibration rows that are computed together
 FAILURE = r"(?m)^[\w.]*(?:Error|Exception|Interrupt): .+$"
 
@@ -59,14 +58,21 @@ def quantize(
     that a killed run goes on. Raises UserError for a model that is missing or does not quantize, OSError on a full
     disk; `target` is replaced at the end and untouched by a failure.
     """
-    if not (source / "config.json").is_file():
-        raise FileNotFoundError(2, "No such file", str(source / "config.json"))
     runs.mkdir(parents=True, exist_ok=True)
     job = {
-        **settings.model_dump(), "source": str(source), "rows": [list(row) for row in rows], "device": device,
-        "threads": threads, "batch_size": max(1, BATCH_TOKENS // max(map(len, rows))),
+        **settings.model_dump(), "source": str(source.resolve()), "rows": rows, "device": device, "threads": threads,
+        "batch_size": max(1, BATCH_TOKENS // max(map(len, rows))),
     }  # fmt: skip
     files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(source.iterdir())]
+    # gptqmodel starts only with two CPU workers
+    environ = {
+        **os.environ,
+        "GPTQMODEL_CPU_WORKERS": str(max(2, threads)),
+        "HF_HUB_OFFLINE": "1",
+        "COLUMNS": "120",
+    }
+    if device == "cpu":
+        environ["CUDA_VISIBLE_DEVICES"] = ""  # it may see no card
     kept = runs / hashlib.sha256(f"{job}{files}{versions()}".encode()).hexdigest()[:16]
     for other in runs.glob("*/"):
         if other != kept:  # of other settings, rows or weights
@@ -75,37 +81,22 @@ def quantize(
         raw = kept / "made"
         shutil.rmtree(raw, ignore_errors=True)
         kept.mkdir(exist_ok=True)
-        paths = {
-            "source": source,
-            "target": raw,
-            "offload": kept / "offload",
-            "checkpoint": kept / "checkpoint",
-        }
-        job |= {name: str(path.resolve()) for name, path in paths.items()}
         (kept / "job.json").write_text(json.dumps(job), encoding="utf-8")
         processes.run_logged(
             [sys.executable, "-m", "cartlm.quantization.gptq_worker", kept / "job.json"],
-            log=runs / "log", writes=target, environ=_worker_environment(device, threads), reason=FAILURE,
+            log=runs / "log", writes=target, environ=environ, reason=FAILURE,
             hint=f"see {runs / 'log'}, then dvc repro quantize-gptq@{target.name}",
         )  # fmt: skip
         _write_checkpoint(source, raw, new)
         checkpoint = inspect_checkpoint(new, _read_losses(raw / "quant_log.csv"))
-        check_complete(source, new, checkpoint)
+        check_complete(source, new)
     shutil.rmtree(kept, ignore_errors=True)
     return checkpoint
 
 
-def versions() -> dict[str, str]:
-    """The installed versions of the packages that compute; imports nothing heavy."""
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("gptqmodel", "torch", "transformers")}
-
-
-def _worker_environment(device: str, threads: int) -> dict[str, str]:
-    """gptqmodel starts only with two CPU workers; it may see no card where the CPU is asked for."""
-    more = {"GPTQMODEL_CPU_WORKERS": str(max(2, threads)), "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
-    return {**os.environ, **more, **({} if device.startswith("cuda") else {"CUDA_VISIBLE_DEVICES": ""})}
+def versions() -> str:
+    """The installed versions of the packages that compute."""
+    return ", ".join(f"{name} {version(name)}" for name in ("gptqmodel", "torch", "transformers"))
 
 
 def _write_checkpoint(source: Path, raw: Path, new: Path) -> None:
@@ -117,24 +108,21 @@ def _write_checkpoint(source: Path, raw: Path, new: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
-    config = json.loads((raw / "config.json").read_text(encoding="utf-8"))
-    source_config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config, source_config = (model_dir.read_json(folder / "config.json") for folder in (raw, source))
     dtype = source_config.get("dtype") or source_config.get("torch_dtype") or "float16"
     how = config["quantization_config"]
     for name in ("offload_to_disk", "offload_to_disk_path"):
         how["meta"].pop(name, None)
     config["dtype"] = dtype
-    for name, value in (("config.json", config), ("quantize_config.json", how)):
-        (new / name).write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    model_dir.write_json(new / "config.json", config, sort_keys=True)
+    model_dir.write_json(new / "quantize_config.json", how, sort_keys=True)
     for path in sorted(raw.glob("*.safetensors")):
         tensors = {
             name: tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor
             for name, tensor in sorted(load_file(path).items())
         }
         save_file(tensors, new / path.name, metadata={"format": "pt"})
-    index = raw / "model.safetensors.index.json"
-    if index.exists():
-        shutil.copyfile(index, new / index.name)
+    model_dir.copy(raw, new, (model_dir.INDEX,))
     model_dir.copy(source, new, (*model_dir.TOKENIZER, "generation_config.json"))
 
 
@@ -152,56 +140,36 @@ def _read_losses(path: Path) -> dict[str, float]:
 
 def inspect_checkpoint(folder: Path, losses: Mapping[str, float] | None = None) -> Checkpoint:
     """The sizes of the checkpoint in `folder`, from its headers. Raises UserError for a broken one."""
-    from safetensors import SafetensorError, safe_open
-
     hint = f"rm -r {folder}, then dvc repro quantize-gptq@{folder.name}"
-    sizes: dict[str, int] = {}
-    shapes: dict[str, list[int]] = {}
-    total = 0
-    try:
-        bits = json.loads((folder / "config.json").read_text(encoding="utf-8"))["quantization_config"]["bits"]
-        for path in folder.glob("*.safetensors"):
-            total += path.stat().st_size
-            with safe_open(path, framework="numpy") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 - not a mapping
-                    tensor = tensors.get_slice(name)
-                    shapes[name] = tensor.get_shape()
-                    sizes[name] = math.prod(shapes[name]) * DTYPE_BYTES[tensor.get_dtype()]
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{folder} is not a whole GPTQ checkpoint ({error})", hint) from None
-    quantized = [name for name in shapes if name.endswith(".qweight")]
+    files = sorted(folder.glob("*.safetensors"))
+    tensors = model_dir.read_headers(folder, [path.name for path in files], hint)
+    quantized = [name for name in tensors if name.endswith(".qweight")]
     if not quantized:
         raise UserError(f"{folder} holds no quantized weight", hint)
+    bits = model_dir.read_json(folder / "config.json")["quantization_config"]["bits"]
     # qweight is [inputs * bits / 32, outputs]
-    weights = sum(shapes[name][0] * 32 // bits * shapes[name][1] for name in quantized)
-    others = sum(math.prod(shape) for name, shape in shapes.items() if name.split(".")[-1] not in PACKED)
+    packed = sum(tensors[name].parameters * 32 // bits for name in quantized)
+    plain = sum(tensor.parameters for name, tensor in tensors.items() if name.split(".")[-1] not in PACKED)
+    size = sum(path.stat().st_size for path in files)
     return Checkpoint(
-        size_bytes=total,
-        header_bytes=total - sum(sizes.values()),
-        parameters=weights + others,
-        bytes_by_group=bytes_by_group(sizes.items()),
+        size_bytes=size,
+        header_bytes=size - sum(tensor.bytes for tensor in tensors.values()),
+        parameters=packed + plain,
+        bytes_by_group=bytes_by_group((name, tensor.bytes) for name, tensor in tensors.items()),
         quantized_matrices=len(quantized),
         losses=dict(losses or {}),
     )
 
 
-def check_complete(source: Path, folder: Path, checkpoint: Checkpoint) -> None:
+def check_complete(source: Path, folder: Path) -> None:
     """Raise UserError unless every matrix of the source is in `folder` once, packed or as it was."""
-    missing = sorted(_module_names(source) - _module_names(folder))
-    if missing:
+    given, made = (
+        {name.rpartition(".")[0] for name in model_dir.weights(each).tensors} for each in (source, folder)
+    )
+    if missing := sorted(given - made):
         raise UserError(f"gptqmodel left out {len(missing)} tensors such as {missing[0]}", f"check {source}")
-    if "output" in checkpoint.bytes_by_group and "lm_head" not in _module_names(source):
+    if "lm_head" in made - given:
         raise UserError("gptqmodel wrote the tied output a second time", f"check {source}/config.json")
-
-
-def _module_names(folder: Path) -> set[str]:
-    from safetensors import safe_open
-
-    names: set[str] = set()
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, framework="numpy") as tensors:
-            names |= {name.rpartition(".")[0] for name in tensors.keys()}  # noqa: SIM118
-    return names
 
 
 def metrics_sections(

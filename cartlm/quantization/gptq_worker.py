@@ -14,20 +14,19 @@ from typing import Any
 
 
 def main() -> None:
-    job: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    os.chdir(Path(sys.argv[1]).parent)  # gptqmodel writes a folder logs/ where it runs
+    path = Path(sys.argv[1]).resolve()
+    job: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    os.chdir(path.parent)  # gptqmodel writes a folder logs/ where it runs
     import torch
     from gptqmodel import GPTQModel, QuantizeConfig
     from gptqmodel.looper.checkpoint_store import CheckpointConfig
 
-    if job["threads"]:
-        torch.set_num_threads(job["threads"])
+    torch.set_num_threads(job["threads"])
     config = QuantizeConfig(
         bits=job["bits"], group_size=job["group_size"], sym=job["symmetric"], desc_act=job["act_order"],
         damp_percent=job["damp"], lm_head=False,
         act_group_aware=not job["act_order"] and job["group_size"] > 0,  # of no use to the others: refused
-        device=job["device"], offload_to_disk=True,
-        offload_to_disk_path=job["offload"],
+        device=job["device"], offload_to_disk=True, offload_to_disk_path=str(path.with_name("offload")),
     )  # fmt: skip
     # float32 on a CPU: not every one multiplies 16-bit numbers at more than a hundredth of that speed
     dtype = torch.float16 if job["device"].startswith("cuda") else torch.float32
@@ -35,9 +34,9 @@ def main() -> None:
     rows = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in job["rows"]]
     model.quantize(
         rows, batch_size=job["batch_size"], calibration_data_min_length=1,
-        checkpoint=CheckpointConfig(path=job["checkpoint"]) if job["checkpoint"] else None,
+        checkpoint=CheckpointConfig(path=str(path.with_name("checkpoint"))),
     )  # fmt: skip
-    model.save(job["target"])
+    model.save(str(path.with_name("made")))
 
 
 if __name__ == "__main__":

@@ -10,33 +10,19 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cartlm.errors import UserError
-from cartlm.files import replacing
+from cartlm.files import replacing, sha256
 from cartlm.system import llama_cpp_build, processes
-from cartlm.task.prompt import PromptBuilder
 
-LEAST_TOKENS = 16  # llama-imatrix ignores shorter batches
+if TYPE_CHECKING:
+    from cartlm.engines.llama_cpp import LlamaCpp
+
 FAILURE = r"(?:error|failed|need at least)[^\n]*"
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """The tokenizer of a GGUF file, for the prompt builder and as llama-imatrix uses it."""
-
-    builder: PromptBuilder
-    bos: str  # the names of the special tokens, such as <s>
-    eos: str
-    adds_bos: bool  # the tool puts BOS before the text by itself
-    tokenize_as_tool: Callable[[str], list[int]]  # special tokens are read out of the text
-
-    def tool_text(self, text: str) -> str:
-        """`text` without the BOS that the tool adds."""
-        return text.removeprefix(self.bos) if self.adds_bos else text
 
 
 @dataclass(frozen=True)
@@ -48,56 +34,45 @@ class Chunks:
     text: str
 
 
-@contextmanager
-def vocabulary(source: Path, separator: str) -> Iterator[Vocabulary]:
-    """The tokenizer of the GGUF file at `source`, without its weights. Raises UserError for a broken file."""
-    from cartlm.engines import llama_cpp
-
-    with llama_cpp.load_vocabulary(source) as engine:
-        yield Vocabulary(
-            builder=PromptBuilder(engine.tokenize, engine.bos_id, engine.eos_id, separator),
-            bos=engine.token_name(engine.bos_id),
-            eos=engine.token_name(engine.eos_id),
-            adds_bos=engine.adds_bos,
-            tokenize_as_tool=lambda text: engine.tokenize(text, special=True),
-        )
-
-
-def chunk_rows(pairs: Sequence[tuple[str, str]], vocab: Vocabulary) -> list[Chunks]:
+def chunk_rows(pairs: Sequence[tuple[str, str]], vocabulary: LlamaCpp, separator: str) -> list[Chunks]:
     """(prompt, completion) pairs as texts for the tool, shortest rows first.
 
-    Raises UserError for a row whose text gives the tool other ids than training had.
+    `vocabulary` is the model's (`llama_cpp.load_vocabulary`). Raises UserError for a row whose text gives the tool other
+    ids than training had.
     """
+    builder = vocabulary.prompt_builder(separator)
+    bos, eos = vocabulary.token_name(builder.bos_id), vocabulary.token_name(builder.eos_id)
     rows: defaultdict[int, list[tuple[str, list[int]]]] = defaultdict(list)
     for prompt, completion in pairs:
-        ids = vocab.builder.prompt_ids(prompt) + vocab.builder.completion_ids(completion)
-        if len(ids) < LEAST_TOKENS:
-            raise UserError(
-                f"a calibration row has {len(ids)} tokens, too few for llama-imatrix", "dvc repro data"
-            )
-        rows[len(ids)].append((_row_text(prompt, completion, ids, vocab), ids))
+        ids = builder.prompt_ids(prompt) + builder.completion_ids(completion)
+        # with a dummy prefix, the completion needs a space before it
+        texts = [f"{bos}{prompt}{separator}{gap}{completion}{eos}" for gap in ("", " ")]
+        text = next((text for text in texts if _as_tool(text, vocabulary)[1] == ids), None)
+        if text is None:
+            raise _differs(prompt)
+        rows[len(ids)].append((text, ids))
     chunks = []
     for length, members in sorted(rows.items()):
         # the tool wants two chunks, and is told to take one
         padded = members if len(members) > 1 else members * 2
-        text = vocab.tool_text("".join(text for text, _ in padded))
-        if vocab.tokenize_as_tool(text) != [token for _, ids in padded for token in ids]:
-            raise UserError(
-                f"llama-imatrix tokenizes calibration rows differently: {text[-60:]!r}", "dvc repro data"
-            )
+        text, ids = _as_tool("".join(text for text, _ in padded), vocabulary)
+        if ids != [token for _, ids in padded for token in ids]:
+            raise _differs(text)
         chunks.append(Chunks(length, len(members), text))
     return chunks
 
 
-def _row_text(prompt: str, completion: str, ids: list[int], vocab: Vocabulary) -> str:
-    """One row as text that gives the tool `ids`; with a dummy prefix, the completion needs a space before it."""
-    for gap in ("", " "):
-        text = f"{vocab.bos}{prompt}{vocab.builder.separator}{gap}{completion}{vocab.eos}"
-        if vocab.tokenize_as_tool(vocab.tool_text(text)) == ids:
-            return text
-    raise UserError(
-        f"llama-imatrix tokenizes a calibration row differently: {prompt[-60:]!r}", "dvc repro data"
+def _differs(text: str) -> UserError:
+    return UserError(
+        f"llama-imatrix tokenizes a calibration row differently: {text[-60:]!r}", "dvc repro data"
     )
+
+
+def _as_tool(text: str, vocabulary: LlamaCpp) -> tuple[str, list[int]]:
+    """`text` without the BOS that the tool adds by itself, and the ids that the tool then has."""
+    if vocabulary.adds_bos:
+        text = text.removeprefix(vocabulary.token_name(vocabulary.bos_id))
+    return text, vocabulary.tokenize(text, special=True)
 
 
 def build_imatrix(
@@ -110,14 +85,14 @@ def build_imatrix(
     """
     tool = llama_cpp_build.tool("llama-imatrix")
     version = llama_cpp_build.build_info()["version"]
-    digest = hashlib.sha256(repr((version, separator, list(pairs))).encode())
-    with source.open("rb") as file:
-        digest.update(hashlib.file_digest(file, "sha256").digest())
-    target = folder / f"{digest.hexdigest()[:16]}.gguf"
+    key = repr((version, separator, list(pairs), sha256(source)))
+    target = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.gguf"
     if target.exists():
         return target
-    with vocabulary(source, separator) as vocab:
-        groups = chunk_rows(pairs, vocab)
+    from cartlm.engines import llama_cpp
+
+    with llama_cpp.load_vocabulary(source) as vocabulary:
+        groups = chunk_rows(pairs, vocabulary, separator)
     text = folder / "calibration.txt"
     with replacing(target) as temporary:
         for group in groups:

@@ -10,6 +10,7 @@ from typing import Any
 
 from cartlm.engines.model_dir import HINT, load_tokenizer
 from cartlm.errors import UserError
+from cartlm.quantization import gguf, imatrix
 from cartlm.system import llama_cpp_build
 from cartlm.task import rows as row_files
 from cartlm.task.intent import Intent
@@ -32,11 +33,11 @@ def probes(languages: Sequence[str]) -> list[row_files.Row]:
 
 
 def check(
-    folder: Path, separator: str, languages: Sequence[str], imatrix: bool, log: Path | None, path: str
+    folder: Path, separator: str, languages: Sequence[str], needs_imatrix: bool, log: Path | None, path: str
 ) -> bool:
     """Whether llama.cpp is installed and was asked too. Raises UserError where rows would not be read as training needs.
 
-    `imatrix`: rows are also read as llama-imatrix will. `log` gets the converter's output; errors name the model by `path`.
+    `needs_imatrix`: rows are also read as llama-imatrix will. `log` gets the converter's output; errors name the model by `path`.
     """
     tokenizer = load_tokenizer(folder)
     builder = from_transformers(tokenizer, separator)
@@ -62,7 +63,7 @@ def check(
                     "set base.path to a model that can spell it, or data.languages to the others",
                 )
     check_pieces(folder, tokenizer, path)
-    return check_gguf(folder, separator, rows, imatrix, log, path)
+    return check_gguf(folder, separator, rows, needs_imatrix, log, path)
 
 
 def check_pieces(folder: Path, tokenizer: Any, path: str) -> None:
@@ -88,7 +89,12 @@ def check_pieces(folder: Path, tokenizer: Any, path: str) -> None:
 
 
 def check_gguf(
-    folder: Path, separator: str, rows: Sequence[row_files.Row], imatrix: bool, log: Path | None, path: str
+    folder: Path,
+    separator: str,
+    rows: Sequence[row_files.Row],
+    needs_imatrix: bool,
+    log: Path | None,
+    path: str,
 ) -> bool:
     """Whether llama.cpp is installed; if so its converter takes the vocabulary and the GGUF reads `rows` alike.
 
@@ -98,16 +104,14 @@ def check_gguf(
         llama_cpp_build.prefix()
     except UserError:
         return False
-    from cartlm.quantization import gguf
-    from cartlm.quantization import imatrix as matrix
+    from cartlm.engines import llama_cpp
 
     with tempfile.TemporaryDirectory() as temporary:
         file = Path(temporary) / "vocabulary.gguf"
         gguf.convert_vocabulary(folder, file, log or Path(temporary) / "log", path)
-        with matrix.vocabulary(file, separator) as vocabulary:
-            if min(vocabulary.builder.bos_id, vocabulary.builder.eos_id) < 0:
-                raise UserError(f"the GGUF of {path} has no bos or no eos token", HINT)
-            shared_ids(rows, from_transformers(load_tokenizer(folder), separator), vocabulary.builder)
-            if imatrix:
-                matrix.chunk_rows([(row.prompt, row.completion) for row in rows], vocabulary)
+        with llama_cpp.load_vocabulary(file) as vocabulary:
+            builder = from_transformers(load_tokenizer(folder), separator)
+            shared_ids(rows, builder, vocabulary.prompt_builder(separator))
+            if needs_imatrix:
+                imatrix.chunk_rows([(row.prompt, row.completion) for row in rows], vocabulary, separator)
     return True

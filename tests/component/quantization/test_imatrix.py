@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cartlm.engines import llama_cpp
 from cartlm.errors import UserError
 from cartlm.quantization import imatrix
 from cartlm.system import llama_cpp_build
@@ -46,9 +47,10 @@ def test_equals_the_activations_in_training(repo: Path) -> None:
     from gguf import GGUFReader
 
     source = repo / "models/f16/model.gguf"
-    with imatrix.vocabulary(source, "\n") as vocab:
-        examples = [vocab.builder.prompt_ids(p) + vocab.builder.completion_ids(c) for p, c in pairs(repo)]
-        groups = imatrix.chunk_rows(pairs(repo), vocab)
+    with llama_cpp.load_vocabulary(source) as vocab:
+        builder = vocab.prompt_builder("\n")
+        examples = [builder.prompt_ids(p) + builder.completion_ids(c) for p, c in pairs(repo)]
+        groups = imatrix.chunk_rows(pairs(repo), vocab, "\n")
     assert {len(ids) for ids in examples} == {group.tokens for group in groups}
     assert len({len(ids) for ids in examples}) < len(examples)  # both single rows and groups are tried
     assert any(group.count == 1 for group in groups)
@@ -81,9 +83,10 @@ def test_tokenizer_with_a_dummy_prefix(toy256: Path, tmp_path: Path) -> None:
     data[place] = 1
     path = tmp_path / "model.gguf"
     path.write_bytes(data)
-    with imatrix.vocabulary(path, "\n") as vocab:
-        groups = imatrix.chunk_rows(pairs(toy256), vocab)
-        ids = [vocab.builder.prompt_ids(p) + vocab.builder.completion_ids(c) for p, c in pairs(toy256)]
+    with llama_cpp.load_vocabulary(path) as vocab:
+        groups = imatrix.chunk_rows(pairs(toy256), vocab, "\n")
+        builder = vocab.prompt_builder("\n")
+        ids = [builder.prompt_ids(p) + builder.completion_ids(c) for p, c in pairs(toy256)]
     assert all("\n {" in group.text for group in groups)
     assert sum(group.tokens * group.count for group in groups) == sum(map(len, ids))
 
@@ -91,10 +94,10 @@ def test_tokenizer_with_a_dummy_prefix(toy256: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("message", ["add </s> soap", "add <s>soap"])
 def test_special_tokens_in_a_row_are_refused(toy256: Path, message: str) -> None:
     with (
-        imatrix.vocabulary(toy256 / "models/f16/model.gguf", "\n") as vocab,
+        llama_cpp.load_vocabulary(toy256 / "models/f16/model.gguf") as vocab,
         pytest.raises(UserError, match=r"tokenizes a calibration row differently"),
     ):
-        imatrix.chunk_rows([(f"Catalog:\nSoap\n\nUser:\n{message}", '{"action": "add"}')], vocab)
+        imatrix.chunk_rows([(f"Catalog:\nSoap\n\nUser:\n{message}", '{"action": "add"}')], vocab, "\n")
 
 
 def test_stage_quantizes_with_it(repo: Path) -> None:
@@ -115,8 +118,12 @@ def test_stage_quantizes_with_it(repo: Path) -> None:
 
 def test_llama3_vocabulary(toy256: Path) -> None:
     """The paper's tokenizer, byte-level BPE: the text gives the tool the ids of training there too."""
-    with imatrix.vocabulary(llama_cpp_build.llama3_vocabulary(), "\n") as vocab:
-        assert (vocab.bos, vocab.eos) == ("<|begin_of_text|>", "<|end_of_text|>")
-        groups = imatrix.chunk_rows(pairs(toy256), vocab)
-        ids = [vocab.builder.prompt_ids(p) + vocab.builder.completion_ids(c) for p, c in pairs(toy256)]
+    with llama_cpp.load_vocabulary(llama_cpp_build.llama3_vocabulary()) as vocab:
+        assert (vocab.token_name(vocab.bos_id), vocab.token_name(vocab.eos_id)) == (
+            "<|begin_of_text|>",
+            "<|end_of_text|>",
+        )
+        groups = imatrix.chunk_rows(pairs(toy256), vocab, "\n")
+        builder = vocab.prompt_builder("\n")
+        ids = [builder.prompt_ids(p) + builder.completion_ids(c) for p, c in pairs(toy256)]
     assert sum(group.tokens * group.count for group in groups) == sum(map(len, ids))

@@ -136,10 +136,10 @@ def test_a_pad_that_is_eos_is_found(builder: PromptBuilder, toy_model: Path) -> 
 @pytest.mark.parametrize("text", ["two </s> please", "<s>", "<unk> 2", "<0x0A>", "<|im_end|>"])
 def test_engines_read_no_special_token_out_of_a_message(tokenizer: Any, toy_gguf: Path, text: str) -> None:
     """A test row may hold one: both engines are asked with the same ids, none of them special."""
-    from cartlm.quantization.imatrix import vocabulary
+    from cartlm.engines import llama_cpp
 
     prompt = render_prompt(ROWS[0].catalog, text)
     mine = from_transformers(tokenizer, "\n").prompt_ids(prompt)
-    with vocabulary(toy_gguf, "\n") as vocab:
-        assert vocab.builder.prompt_ids(prompt) == mine
+    with llama_cpp.load_vocabulary(toy_gguf) as vocab:
+        assert vocab.prompt_builder("\n").prompt_ids(prompt) == mine
     assert not set(mine[1:]) & set(tokenizer.convert_tokens_to_ids(["<s>", "</s>", "<unk>", "<pad>"]))
