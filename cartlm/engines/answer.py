@@ -67,7 +67,7 @@ class Engine(Protocol):
         ...
 
 
-def describe_threads(engine: Engine, threads: int) -> dict[str, int]:
+def describe_threads(engine: Engine, threads: int) -> dict[str, str | int]:
     """The threads of all replicas, and how many replicas share them if there are several."""
     count = len(engine.replicas)
     return {"threads": threads * count, **({"workers": count} if count > 1 else {})}

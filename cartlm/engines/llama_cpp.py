@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -17,7 +18,6 @@ from cartlm.errors import UserError
 from cartlm.system import cpu_limits, llama_cpp_build
 from cartlm.task.prompt import PromptBuilder
 
-MAGIC = b"GGUF"
 CONTEXT_STEP = 256  # llama.cpp rounds the context up to this many tokens
 _errors: list[str] = []
 
@@ -30,7 +30,11 @@ def _log(level: int, message: bytes, _user_data: ctypes.c_void_p) -> None:
         del _errors[:-5]
 
 
-class LlamaCpp:
+c.llama_log_set(_log, ctypes.c_void_p(0))
+c.llama_backend_init()
+
+
+class LlamaCpp(AbstractContextManager["LlamaCpp"]):
     """A loaded GGUF model; make it with `load`, free it with `close` or a `with` block.
 
     No prefix is reused: the KV cache (float16, llama.cpp's default) is emptied before each query.
@@ -38,10 +42,7 @@ class LlamaCpp:
 
     def __init__(self, path: Path, model: Any, threads: int) -> None:
         self.path, self.threads = path, threads
-        self._model = model
-        self._context: Any = None
-        self._memory: Any = None
-        self.context_tokens = 0
+        self._model, self._context, self.context_tokens = model, None, 0
         self._vocab = c.llama_model_get_vocab(model)
         self.vocabulary = c.llama_vocab_n_tokens(self._vocab)
         self.bos_id = c.llama_vocab_bos(self._vocab)
@@ -68,10 +69,7 @@ class LlamaCpp:
         self._context = c.llama_init_from_model(self._model, settings)
         if not self._context:
             self._context, self.context_tokens = None, 0
-            raise UserError(
-                f"{self.path} does not run with {tokens} tokens: {_last_error()}", _remake_hint(self.path)
-            )
-        self._memory = c.llama_get_memory(self._context)
+            raise _failure(self.path, f"does not run with {tokens} tokens")
         self.context_tokens = c.llama_n_ctx(self._context)
 
     def answer(self, prompt_ids: list[int], max_new_tokens: int) -> Answer:
@@ -81,31 +79,28 @@ class LlamaCpp:
         """
         if not prompt_ids or max_new_tokens < 1:
             raise ValueError(f"{len(prompt_ids)} prompt tokens, {max_new_tokens} new ones: at least 1 each")
-        with self._busy:
-            return self._answer(prompt_ids, max_new_tokens)
-
-    def _answer(self, prompt_ids: list[int], max_new_tokens: int) -> Answer:
-        self.reserve(len(prompt_ids) + max_new_tokens)
-        c.llama_memory_clear(self._memory, True)
-        started = time.perf_counter()
-        logits = self._forward(prompt_ids)
-        prefilled = time.perf_counter()
         ids: list[int] = []
         reason: FinishReason = "length"
-        while True:
-            token = int(np.argmax(logits))
-            if not np.isfinite(logits[token]):
-                raise UserError(f"{self.path} computes {logits[token]}", "delete it, then dvc repro")
-            if token == self.eos_id:
-                reason = "stop"
-                break
-            ids.append(token)
-            if self.stopped:
-                raise Stopped
-            if len(ids) == max_new_tokens:
-                break
-            logits = self._forward([token])
-        ended = time.perf_counter()
+        with self._busy:
+            self.reserve(len(prompt_ids) + max_new_tokens)
+            self._clear()
+            started = time.perf_counter()
+            logits = self._forward(prompt_ids)
+            prefilled = time.perf_counter()
+            while True:
+                token = int(np.argmax(logits))
+                if not np.isfinite(logits[token]):
+                    raise UserError(f"{self.path} computes {logits[token]}", "delete it, then dvc repro")
+                if token == self.eos_id:
+                    reason = "stop"
+                    break
+                ids.append(token)
+                if self.stopped:
+                    raise Stopped
+                if len(ids) == max_new_tokens:
+                    break
+                logits = self._forward([token])
+            ended = time.perf_counter()
         return Answer(
             self.decode(ids), tuple(ids), reason, len(prompt_ids), len(ids), 0,
             prefilled - started, ended - prefilled,
@@ -118,46 +113,43 @@ class LlamaCpp:
         """
         self.reserve(max(prompt_tokens, new_tokens + 1))
         ids = [(7919 * index) % self.vocabulary for index in range(max(prompt_tokens, new_tokens))]
-        c.llama_memory_clear(self._memory, True)
+        self._clear()
         started = time.perf_counter()
         int(np.argmax(self._forward(ids[:prompt_tokens])))
         prefilled = time.perf_counter()
-        c.llama_memory_clear(self._memory, True)
+        self._clear()
         emptied = time.perf_counter()
         for token in ids[:new_tokens]:
             int(np.argmax(self._forward([token])))
         return prefilled - started, time.perf_counter() - emptied
+
+    def _clear(self) -> None:
+        c.llama_memory_clear(c.llama_get_memory(self._context), True)
 
     def _forward(self, ids: list[int]) -> Any:
         """Logits after the last of `ids`, float32 [vocabulary]; valid until the next call."""
         tokens = (c.llama_token * len(ids))(*ids)  # must outlive the batch, which only points to it
         status = c.llama_decode(self._context, c.llama_batch_get_one(tokens, len(ids)))
         if status != 0:
-            raise RuntimeError(f"llama_decode of {len(ids)} tokens returned {status}: {_last_error()}")
+            raise RuntimeError(f"llama_decode of {len(ids)} tokens returned {status}: {_errors[:1]}")
         return np.ctypeslib.as_array(c.llama_get_logits_ith(self._context, -1), (self.vocabulary,))
 
     def tokenize(self, content: str, special: bool = False) -> list[int]:
         """Ids by the GGUF's own tokenizer; special tokens are added and read out of the text only if `special`."""
         data = content.encode("utf-8")
-        size = len(data) + 8
+        size = len(data) + 8  # of at most a token a byte, BOS, EOS and a dummy prefix
         ids = (c.llama_token * size)()
-        count = c.llama_tokenize(self._vocab, data, len(data), ids, size, special, special)
-        if count < 0:
-            raise RuntimeError(f"llama_tokenize wants room for {-count} tokens of {len(data)} bytes")
-        return list(ids[:count])
+        return ids[: c.llama_tokenize(self._vocab, data, len(data), ids, size, special, special)]
 
     def decode(self, ids: list[int]) -> str:
         """The text of `ids`, byte for byte; special tokens have none."""
         return join_pieces([self._piece(token) for token in ids])
 
     def _piece(self, token: int) -> bytes:
-        size = 64
-        while True:
-            buffer = ctypes.create_string_buffer(size)
-            count = c.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
-            if count >= 0:
-                return buffer.raw[:count]
-            size = -count
+        size = -c.llama_token_to_piece(self._vocab, token, b"", 0, 0, False)  # what is missing
+        buffer = ctypes.create_string_buffer(size)
+        c.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
+        return buffer.raw
 
     def token_name(self, token: int) -> str:
         """The vocabulary's entry for a token, such as <s>."""
@@ -200,9 +192,6 @@ class LlamaCpp:
                 c.llama_model_free(self._model)
             self._context = self._model = None
 
-    def __enter__(self) -> LlamaCpp:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -215,8 +204,6 @@ def system_info() -> str:
 
 def offloads() -> bool:
     """Whether llama.cpp was built for a card and finds one."""
-    c.llama_log_set(_log, ctypes.c_void_p(0))
-    c.llama_backend_init()
     return bool(c.llama_supports_gpu_offload())
 
 
@@ -244,34 +231,18 @@ def load_vocabulary(path: Path) -> LlamaCpp:
 
 
 def _load_model(path: Path, **settings: Any) -> Any:
-    _check_magic(path)
+    if not path.exists():
+        raise UserError(f"{path} is missing", "dvc repro")
     _errors.clear()
-    c.llama_log_set(_log, ctypes.c_void_p(0))
-    c.llama_backend_init()
     params = c.llama_model_default_params()
     for name, value in settings.items():
         setattr(params, name, value)
     model = c.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
-        raise UserError(f"{path} does not load: {_last_error()}", _remake_hint(path))
+        raise _failure(path, "does not load")
     return model
 
 
-def _last_error() -> str:
-    return _errors[0][:200] if _errors else "no reason given"
-
-
-def _remake_hint(path: Path) -> str:
-    return f"make it again: rm {path}, then dvc repro"
-
-
-def _check_magic(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(MAGIC))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing", "dvc repro") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}", f"ls -l {path}") from None
-    if start != MAGIC:
-        raise UserError(f"{path} is not a GGUF file (it starts with {start!r})", _remake_hint(path))
+def _failure(path: Path, what: str) -> UserError:
+    reason = _errors[0][:200] if _errors else "no reason given"
+    return UserError(f"{path} {what}: {reason}", f"make it again: rm {path}, then dvc repro")

@@ -6,7 +6,6 @@ recorded as a CUDA graph and replayed, without the hundreds of launches that dom
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -145,9 +144,3 @@ class FixedCache:
         dtype = self.model.dtype
         zero = torch.zeros((), dtype=dtype, device=allowed.device)
         return torch.where(allowed, zero, torch.finfo(dtype).min)
-
-
-def to_host(likeliest_tokens: Any) -> tuple[list[int], bool]:
-    """The tokens of `likeliest`, copied to the host at once, and whether all logits were finite."""
-    best, tokens = likeliest_tokens.tolist()
-    return [int(token) for token in tokens], all(map(math.isfinite, best))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +30,7 @@ Dtype = Literal["float32", "float16", "bfloat16"]
 BYTE_FALLBACK = re.compile(r"<0x([0-9A-F]{2})>")
 
 
-class Transformers:
+class Transformers(AbstractContextManager["Transformers"]):
     """A loaded causal language model and its tokenizer; make it with `load`.
 
     Decoding is our own greedy loop over logits: the folder's generation config (sampling, penalties, several
@@ -43,7 +46,7 @@ class Transformers:
         self._fixed: stepping.FixedCache | None = None
         self._replica_count, self.stopped = replicas, False
         self.eos_id: int = tokenizer.eos_token_id
-        self._pieces: dict[int, bytes] = {}
+        self._piece = cache(self._make_piece)
         self._byte_of = _byte_level(tokenizer)
 
     @property
@@ -101,13 +104,10 @@ class Transformers:
         """One batch: prompts padded on the left to [rows, longest], positions counted from each prompt's start."""
         if not all(prompts) or max_new_tokens < 1:
             raise ValueError(f"a prompt is empty or max_new_tokens is {max_new_tokens}")
-        rows, longest = len(prompts), max(map(len, prompts))
-        ids = torch.full((rows, longest), self.eos_id)  # any id: the mask hides it
-        mask = torch.zeros((rows, longest), dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-            mask[row, longest - len(prompt) :] = 1
-        ids, mask = ids.to(self.model.device), mask.to(self.model.device)
+        rows = len(prompts)
+        tensors = [torch.tensor(prompt) for prompt in prompts]
+        ids = _pad(tensors).to(self.model.device)
+        mask = _pad([torch.ones_like(tensor) for tensor in tensors]).to(self.model.device)
         stepper = self._stepper(rows)
         chosen: list[list[int]] = [[] for _ in prompts]
         running = set(range(rows))
@@ -146,19 +146,14 @@ class Transformers:
 
     def _tokens(self, likeliest: Any) -> list[int]:
         """The likeliest token of each row, on the host. Raises UserError for NaN and infinity."""
-        tokens, finite = stepping.to_host(likeliest)
-        if not finite:
+        best, tokens = likeliest.tolist()
+        if not all(map(math.isfinite, best)):
             raise UserError(f"{self.folder} computes NaN or infinity", "delete it, then dvc repro")
-        return tokens
+        return list(map(int, tokens))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, byte for byte; special tokens have none. Unlike tokenizer.decode, no space is cut."""
         return join_pieces([self._piece(token) for token in ids])
-
-    def _piece(self, token: int) -> bytes:
-        if token not in self._pieces:
-            self._pieces[token] = self._make_piece(token)
-        return self._pieces[token]
 
     def _make_piece(self, token: int) -> bytes:
         added = self.tokenizer.added_tokens_decoder.get(token)
@@ -177,34 +172,29 @@ class Transformers:
         return from_transformers(self.tokenizer, separator)
 
     def describe(self) -> dict[str, str | int]:
-        """Name, versions, dtype and device, of a GPTQ checkpoint its kernel, threads."""
+        """Name, versions, dtype and device, of a GPTQ checkpoint its kernel; cache, card, threads."""
         kernel = f"{str(self.model.dtype).removeprefix('torch.')} on {self.model.device.type}"
-        return {
+        description: dict[str, str | int] = {
             "name": "transformers",
             "version": f"transformers {hf.__version__}, torch {torch.__version__}",
             "kernel": f"{self.weights}, {kernel}" if self.weights else kernel,
-            **self._describe_cache(),
-            **describe_threads(self, torch.get_num_threads()),
         }
-
-    def _describe_cache(self) -> dict[str, str]:
-        """Attention, cache and graphs with a cache of fixed size; the card's compute capability."""
-        description: dict[str, str] = {}
         if self.fixed is not None:
-            graphs = "not yet" if self._fixed is None else self._fixed.reason or "CUDA graph of a step"
-            attention = str(self.model.config._attn_implementation)
-            description |= {"attention": attention, "cache": f"fixed, {self.fixed} tokens", "graphs": graphs}
+            description["attention"] = str(self.model.config._attn_implementation)
+            description["cache"] = f"fixed, {self.fixed} tokens"
+            description["graphs"] = self._fixed.reason or "CUDA graph of a step" if self._fixed else "not yet"
         if self.model.device.type == "cuda":
-            description["compute_capability"] = ".".join(
-                map(str, torch.cuda.get_device_capability(self.model.device))
-            )
-        return description
-
-    def __enter__(self) -> Transformers:
-        return self
+            capability = torch.cuda.get_device_capability(self.model.device)
+            description["compute_capability"] = ".".join(map(str, capability))
+        return description | describe_threads(self, torch.get_num_threads())
 
     def __exit__(self, *_: object) -> None:
         """Nothing to free: Python drops the weights with the engine."""
+
+
+def _pad(rows: list[Any]) -> Any:
+    """[rows, longest], with zeros on the left: any id, as the mask hides it."""
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_side="left")
 
 
 def _byte_level(tokenizer: Any) -> dict[str, int]:

@@ -130,7 +130,7 @@ def test_closing_twice_is_harmless(toy_gguf: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("missing", "is missing"), ("folder", "cannot be read"), ("empty", "not a GGUF file"), ("html", "not a GGUF file"),
+        ("missing", "is missing"), ("folder", "does not load"), ("empty", "does not load"), ("html", "invalid magic"),
         ("header", "does not load"), ("cut", "not within the file bounds"), ("garbage", "does not load"),
         ("vocabulary", "does not load"),
     ],
