@@ -15,8 +15,7 @@ from typing import Any
 
 from cartlm.data.config import Worded
 from cartlm.engines.batch_api import collect_replies_by_batch
-from cartlm.engines.budget import Budget
-from cartlm.engines.openai import Reply
+from cartlm.engines.openai import Budget, Reply
 from cartlm.engines.replies import Asking, Request, collect_replies, usage_section
 from cartlm.text import help_to_read
 

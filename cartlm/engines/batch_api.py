@@ -6,13 +6,12 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cartlm.engines.budget import Budget
 from cartlm.engines.connection import RequestFailed
-from cartlm.engines.openai import MALFORMED, Client, Reply
-from cartlm.engines.replies import Asking, ReplyFile, Request, read_replies
+from cartlm.engines.openai import MALFORMED, Budget, Client, Reply
+from cartlm.engines.replies import Asking, Request, append_reply, read_replies
 from cartlm.errors import UserError
 
 ENDED = ("completed", "failed", "expired", "cancelled")
@@ -58,7 +57,7 @@ class _Batches:
     ) -> None:  # fmt: skip
         self._requests, self._replies, self._client, self._budget = requests, replies, client, budget
         self._api = client.client.with_options(max_retries=SAFE_RETRIES)
-        self._label, self._file = asking.label, ReplyFile(asking.path)
+        self._label, self._path = asking.label, asking.path
         self._mark = hashlib.sha256("".join(sorted(requests)).encode()).hexdigest()[:32]
         self._fetched: set[str] = set()
         self._submitted, self._empty = "", 0  # the last batch of this run; batches without an answer in a row
@@ -73,63 +72,62 @@ class _Batches:
                 self._fetch(batch)
         missing = {key: request.body for key, request in self._requests.items() if key not in self._replies}
         if missing and all(batch.status in ENDED for batch in batches):
-            bodies = self._affordable(missing)
-            self._submitted = self._submit(bodies)
-            self._print(f"batch {self._submitted} of {len(bodies)} requests submitted")
+            self._submit(missing)
         return bool(missing)
 
     def _list(self) -> list[Any]:
         """The server's batches with our mark, and the one submitted last."""
-        marked = {
-            batch.id: batch
+        batches = [
+            batch
             for batch in self._api.batches.list(limit=100)
-            if (batch.metadata or {}).get("cartlm") == self._mark
-        }
-        if self._submitted and self._submitted not in marked:
-            marked[self._submitted] = self._api.batches.retrieve(self._submitted)
-        return list(marked.values())
+            if batch.id == self._submitted or (batch.metadata or {}).get("cartlm") == self._mark
+        ]
+        if self._submitted and self._submitted not in (batch.id for batch in batches):
+            batches.append(self._api.batches.retrieve(self._submitted))
+        return batches
 
-    def _affordable(self, missing: dict[str, Any]) -> dict[str, Any]:
-        """As many of the requests as the budget covers. Raises RequestFailed where that is none."""
-        part: dict[str, Any] = {}
+    def _submit(self, missing: Mapping[str, Any]) -> None:
+        """A new batch of as many requests as the budget covers. Raises RequestFailed where that is none."""
+        lines: list[str] = []
         for key, body in missing.items():
             try:
                 self._reserved[key] = self._budget.reserve(body)
             except RequestFailed:
-                if not part:
+                if not lines:
                     raise
                 break
-            part[key] = body
-        return part
-
-    def _submit(self, bodies: dict[str, Any]) -> str:
-        """The id of a new batch."""
-        lines = [
-            json.dumps({"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body})
-            for key, body in bodies.items()
-        ]
-        content = "\n".join(lines).encode()
-        file = self._api.files.create(file=("requests.jsonl", content), purpose="batch")
+            lines.append(
+                json.dumps({"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body})
+            )
+        file = self._api.files.create(file=("requests.jsonl", "\n".join(lines).encode()), purpose="batch")
         # without retries: a second try of a call that arrived would be a second batch
-        return self._client.client.batches.create(
+        self._submitted = self._client.client.batches.create(
             input_file_id=file.id,
             endpoint="/v1/chat/completions",
             completion_window="24h",
             metadata={"cartlm": self._mark},
         ).id
+        self._print(f"batch {self._submitted} of {len(lines)} requests submitted")
 
     def _fetch(self, batch: Any) -> None:
-        """Keep the new replies of a batch that has ended."""
+        """Keep the new replies of a batch that has ended. Raises RequestFailed after too many without one."""
         new, failure = 0, ""
-        for key, reply in self._results(batch):
-            if isinstance(reply, RequestFailed):
-                failure = reply.what
-            elif key not in self._replies:
-                self._file.append(self._requests[key], reply)
-                self._replies[key] = reply
-                if key in self._reserved:
-                    self._budget.settle(self._reserved.pop(key), reply.total_tokens)
-                new += 1
+        for file in filter(None, (batch.output_file_id, batch.error_file_id)):
+            for line in self._api.files.content(file).content.decode("utf-8", "replace").split("\n"):
+                try:
+                    value = json.loads(line)
+                    request = self._requests[value["custom_id"]]
+                except MALFORMED:
+                    continue  # another run's request, or a broken line
+                try:
+                    reply = self._client.parse_reply(value["response"]["body"], request.body)
+                except RequestFailed as error:
+                    failure = error.what
+                except MALFORMED:
+                    quoted = json.dumps(value.get("error") or value.get("response"))
+                    failure = f"the batch brought no answer: {self._client.one_line(quoted):.160}"
+                else:
+                    new += self._keep(request, reply)
         self._print(f"batch {batch.id} {batch.status}, {new} new answers")
         if batch.id == self._submitted:
             self._empty = 0 if new else self._empty + 1
@@ -138,23 +136,15 @@ class _Batches:
             why = self._client.one_line(str(errors[0].message)) if errors else "no answer"
             raise RequestFailed(failure or f"batch {batch.id} {batch.status}: {why}")
 
-    def _results(self, batch: Any) -> Iterator[tuple[str, Reply | RequestFailed]]:
-        """(key, reply or failure) of our requests in an ended batch."""
-        for file in filter(None, (batch.output_file_id, batch.error_file_id)):
-            for line in self._api.files.content(file).content.decode("utf-8", "replace").split("\n"):
-                try:
-                    value = json.loads(line)
-                    key, response = value["custom_id"], value.get("response") or {}
-                    body = self._requests[key].body
-                except MALFORMED:
-                    continue  # another run's request, or a broken line
-                try:
-                    yield key, self._client.parse_reply(response["body"], body)
-                except RequestFailed as error:
-                    yield key, error
-                except MALFORMED:
-                    quoted = self._client.one_line(json.dumps(value.get("error") or response))
-                    yield key, RequestFailed(f"the batch brought no answer: {quoted:.160}")
+    def _keep(self, request: Request, reply: Reply) -> bool:
+        """Whether the reply is new, and is now kept."""
+        if request.key in self._replies:
+            return False
+        append_reply(self._path, request, reply)
+        self._replies[request.key] = reply
+        if request.key in self._reserved:
+            self._budget.settle(self._reserved.pop(request.key), reply.total_tokens)
+        return True
 
     def _print(self, message: str) -> None:
         print(f"{self._label}: {message}", file=sys.stderr, flush=True)

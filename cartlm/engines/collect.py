@@ -15,7 +15,7 @@ from threading import Event
 from typing import Any
 
 from cartlm.engines.answer import Answer, Engine, Stopped, length_sorted_batches
-from cartlm.files import write_text
+from cartlm.files import sha256, write_text
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ class Job:
 def file_digest(path: Path) -> str:
     """SHA-256 (16 hex digits) of a model: one file, or the names and contents of a folder's files."""
     if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return sha256(path)[:16]
     parts = [(item.name, file_digest(item)) for item in sorted(path.iterdir()) if item.is_file()]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
@@ -93,8 +92,7 @@ def collect_answers(engine: Any, job: Job, part: Path, label: str) -> list[Answe
 def _answer_batch(engine: Any, job: Job, indices: list[int]) -> list[Answer]:
     prompts = [job.prompts[index] for index in indices]
     if job.batch_size > 1:
-        answers: list[Answer] = engine.answers(prompts, job.max_new_tokens, job.batch_size)
-        return answers
+        return list(engine.answers(prompts, job.max_new_tokens, job.batch_size))
     if job.drafts:
         return [engine.verify_draft(prompts[0], job.max_new_tokens, job.drafts[indices[0]])]
     return [engine.answer(prompts[0], job.max_new_tokens)]

@@ -57,22 +57,18 @@ def http_client(url: str) -> tuple[str, Any]:
     if is_loopback(host):
         return "", openai.DefaultHttpxClient(trust_env=False)
     kinds = [] if proxy_bypass(host) else [kind for kind in (parts.scheme, "all") if getproxies().get(kind)]
-    proxy = _proxy_setting(kinds[0]) if kinds else ""
+    proxy = next(map(_proxy_setting, kinds), "")
     try:  # trusts the environment, which may also name certificates
         return proxy, openai.DefaultHttpxClient()
     except ImportError:  # httpx prepares every proxy, used or not
-        if not proxy:
-            return "", openai.DefaultHttpxClient(trust_env=False)
         socks = [_proxy_setting(kind) for kind, value in getproxies().items() if value.startswith("socks")]
         raise UserError(
-            f"{socks[0] if socks else proxy} is a SOCKS proxy, which needs a package", "pip install socksio"
+            f"{socks[0]} is a SOCKS proxy, which needs a package", "pip install socksio"
         ) from None
     except OSError as error:
         names = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]
-        where = ", ".join(f"{name}={os.environ[name]}" for name in names) or "the certificates"
-        raise UserError(
-            f"{where}: {error.strerror or error}", f"unset {' '.join(names)}" if names else ""
-        ) from None
+        where = ", ".join(f"{name}={os.environ[name]}" for name in names)
+        raise UserError(f"{where}: {error.strerror or error}", f"unset {' '.join(names)}") from None
     except Exception as error:  # httpx.InvalidURL is no ValueError
         wrong = proxy or next(map(_proxy_setting, getproxies()), "a proxy of the environment")
         raise UserError(f"{wrong} is no usable proxy: {error}", f"unset {wrong.partition('=')[0]}") from None
@@ -100,8 +96,7 @@ def is_loopback(host: str) -> bool:
 
 def refused_field_hint(message: str) -> str:
     """The param to change where a server's message refuses a field of the request; empty for other messages."""
-    hints = [hint for part, hint in HINTS if part in message] if REFUSED.search(message) else []
-    return hints[0] if hints else ""
+    return next((hint for part, hint in HINTS if part in message and REFUSED.search(message)), "")
 
 
 def error_message(body: Any) -> str:

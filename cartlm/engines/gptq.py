@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -93,22 +93,17 @@ def _dequantize(model: Any, dtype: torch.dtype) -> Any:
 @contextmanager
 def _captured_output() -> Iterator[Callable[[], str]]:
     """Keep stdout and stderr of this process, C++ included, in a file; yields a function that returns its end."""
-    with tempfile.TemporaryFile() as file:
-
-        def redirect(targets: tuple[int, int]) -> None:
-            for stream, number, target in zip((sys.stdout, sys.stderr), (1, 2), targets, strict=True):
-                stream.flush()
-                os.dup2(target, number)
+    with tempfile.TemporaryFile() as file, ExitStack() as undo:
+        for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+            stream.flush()
+            saved = os.dup(number)
+            undo.callback(os.close, saved)
+            undo.callback(os.dup2, saved, number)
+            undo.callback(stream.flush)
+            os.dup2(file.fileno(), number)
 
         def tail() -> str:
             file.seek(0)
             return file.read().decode("utf-8", errors="replace")[-500:]
 
-        saved = os.dup(1), os.dup(2)
-        try:
-            redirect((file.fileno(), file.fileno()))
-            yield tail
-        finally:
-            redirect(saved)
-            for copy in saved:
-                os.close(copy)
+        yield tail

@@ -70,13 +70,13 @@ def weights(folder: Path) -> Weights:
         placed = _index(folder)
         files = sorted(set(placed.values()))
         tensors = read_headers(folder, files)
-        for name in sorted(placed.keys() | tensors.keys()):
-            listed, actual = placed.get(name), tensors[name].file if name in tensors else None
-            if listed != actual:
-                raise UserError(
-                    f"{folder}: {name} is in {listed} by {INDEX}, in {actual} by the headers",
-                    "fetch the model's files again, all of one save",
-                )
+        actual = {name: tensor.file for name, tensor in tensors.items()}
+        if differing := sorted(placed.items() ^ actual.items()):
+            name = differing[0][0]
+            raise UserError(
+                f"{folder}: {name} is in {placed.get(name)} by {INDEX}, in {actual.get(name)} by the headers",
+                "fetch the model's files again, all of one save",
+            )
         if files != [WHOLE]:
             files.append(INDEX)
     elif shards:

@@ -10,13 +10,13 @@ import json
 import random
 import threading
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 from cartlm.engines.answer import Answer
-from cartlm.engines.budget import Budget
 from cartlm.engines.config import Server
 from cartlm.engines.connection import (
     RequestFailed,
@@ -86,8 +86,44 @@ class Reply:
         return chat or not ended_at_once
 
 
-class Client:
-    """A connection to one server, for several threads at once; close it with `close` or a `with` block.
+class Budget:
+    """Limits on new requests and on their tokens, as the server counts them; None is no limit. Thread-safe.
+
+    Every try counts. A try is let through only if its largest possible cost fits, at one token for two bytes (fewer
+    than a token has on average): neither limit is ever passed.
+    """
+
+    def __init__(self, requests: int | None, tokens: int | None) -> None:
+        self._requests, self._tokens = requests, tokens
+        self._lock = threading.Lock()
+        self.requests = self.tokens = 0
+
+    def reserve(self, body: Mapping[str, Any]) -> int:
+        """Reserve tokens for a request; returns how many. Raises RequestFailed where they do not fit."""
+        size = len(json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+        most = size // 2 + (body.get("max_tokens") or body["max_completion_tokens"])
+        with self._lock:
+            if self._requests is not None and self.requests >= self._requests:
+                what = f"max_requests={self._requests} new requests are used up"
+                raise RequestFailed(what, "raise it in params.yaml")
+            if self._tokens is not None and self.tokens + most > self._tokens:
+                used = f"{self.tokens} of max_total_tokens={self._tokens} are used up"
+                raise RequestFailed(
+                    f"{used}, and the next request may need {most}", "raise it in params.yaml"
+                )
+            self.requests += 1
+            self.tokens += most
+        return most
+
+    def settle(self, reserved: int, used: int | None) -> None:
+        """Replace the reserved tokens by those used; None keeps them, where the use is unknown."""
+        if used is not None:
+            with self._lock:
+                self.tokens += used - reserved
+
+
+class Client(AbstractContextManager["Client"]):
+    """A connection to one server, for several threads at once; a `with` block closes it.
 
     `key` is the value of the variable `server.api_key_env`; `command` is what a user types again after a failure.
     """
@@ -226,15 +262,9 @@ class Client:
             message = ""
         return repr(self.one_line(message or content.decode("utf-8", "replace"))[:120])
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the connections."""
         self.client.close()
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _now() -> str:

@@ -12,15 +12,16 @@ import sys
 import threading
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cartlm.engines.budget import Budget
 from cartlm.engines.config import Server
 from cartlm.engines.connection import RequestFailed
-from cartlm.engines.openai import UNKNOWN, Client, Reply
+from cartlm.engines.openai import UNKNOWN, Budget, Client, Reply
 from cartlm.errors import UserError
+
+_APPENDING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,10 @@ class Asking:
     """
 
     server: Server
-    key: str | None
+    key: str | None = field(repr=False)
     path: Path
     command: str = "make remote"
     label: str = ""
-
-    def __repr__(self) -> str:  # the generated one would show the key
-        return f"Asking({self.server!r}, {self.path})"
 
     def client(self) -> Client:
         return Client(self.server, self.key, self.command)
@@ -68,40 +66,32 @@ def read_replies(path: Path) -> dict[str, Reply]:
 
 def usage_section(replies: Collection[Reply], server: Server) -> dict[str, int | float | str]:
     """Sums of tokens where every reply has its counts, and with them the cost."""
-    section: dict[str, int | float | str] = {}
-    sums: dict[str, int] = {}
-    for name in ("prompt_tokens", "completion_tokens"):
-        counts = [getattr(reply, name) for reply in replies]
-        if None not in counts:
-            sums[name] = sum(counts)
+    counts = {
+        name: [getattr(reply, name) for reply in replies] for name in ("prompt_tokens", "completion_tokens")
+    }
+    sums = {name: sum(values) for name, values in counts.items() if None not in values}
     cost = server.cost_usd(**sums) if len(sums) == 2 else None
-    if cost is not None:
-        section = {"cost_usd": cost, "price_source": server.price_source or "unknown"}
-    return section | sums
+    if cost is None:
+        return dict(sums)
+    return {"cost_usd": cost, "price_source": str(server.price_source), **sums}
 
 
-class ReplyFile:
-    """Appends replies to a file, each one whole and on the disk before the next."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path, self._lock = path, threading.Lock()
-        whole = not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
-        self._start = b"" if whole else b"\n"  # an earlier run died within its last line
-
-    def append(self, request: Request, reply: Reply) -> None:
-        value = {"key": request.key, "row": request.row, "request": request.body, "reply": asdict(reply)}
-        line = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
-        with self._lock:
-            try:
-                with self._path.open("ab") as file:
-                    file.write(self._start + line)
-                    file.flush()
-                    os.fsync(file.fileno())
-            except OSError as error:  # a failing write does not name its file
-                self._start = b"\n"
-                raise OSError(error.errno, error.strerror, str(self._path)) from None
-            self._start = b""
+def append_reply(path: Path, request: Request, reply: Reply) -> None:
+    """Append a reply to the file at `path`, whole and on the disk before the next. Thread-safe."""
+    value = {"key": request.key, "row": request.row, "request": request.body, "reply": asdict(reply)}
+    line = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _APPENDING, path.open("a+b") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":  # an earlier run died within its last line
+                    line = b"\n" + line
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:  # a failing write does not name its file
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def collect_replies(
@@ -130,14 +120,14 @@ def _ask(missing: Sequence[Request], total: int, asking: Asking, budget: Budget)
     """Ask for what is missing, `concurrency` requests at a time."""
     from tqdm import tqdm
 
-    file, stop = ReplyFile(asking.path), threading.Event()
+    stop = threading.Event()
     failures: list[tuple[Request, RequestFailed]] = []
 
     def work(request: Request) -> None:
         if stop.is_set():
             return
         try:
-            file.append(request, client.ask(request.body, budget, stop))
+            append_reply(asking.path, request, client.ask(request.body, budget, stop))
             bar.update()
         except RequestFailed as error:
             failures.append((request, error))  # before others are woken and fail too
@@ -158,8 +148,7 @@ def _ask(missing: Sequence[Request], total: int, asking: Asking, budget: Budget)
             stop.set()
     if failures:
         request, error = failures[0]
-        kept = read_replies(asking.path)
-        left = sum(one.key not in kept for one in missing)
+        left = len({one.key for one in missing} - read_replies(asking.path).keys())
         raise UserError(
             f"{asking.label}: the request of row {request.row} failed: {error.what}; "
             f"{left} of {total} answers are missing",

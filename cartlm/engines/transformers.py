@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 import transformers as hf
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from cartlm.engines import gptq, stepping
 from cartlm.engines.answer import (
@@ -46,8 +47,7 @@ class Transformers(AbstractContextManager["Transformers"]):
         self._fixed: stepping.FixedCache | None = None
         self._replica_count, self.stopped = replicas, False
         self.eos_id: int = tokenizer.eos_token_id
-        self._piece = cache(self._make_piece)
-        self._byte_of = _byte_level(tokenizer)
+        self._piece = _pieces(tokenizer)
 
     @property
     def replicas(self) -> list[Transformers]:
@@ -155,18 +155,6 @@ class Transformers(AbstractContextManager["Transformers"]):
         """The text of `ids`, byte for byte; special tokens have none. Unlike tokenizer.decode, no space is cut."""
         return join_pieces([self._piece(token) for token in ids])
 
-    def _make_piece(self, token: int) -> bytes:
-        added = self.tokenizer.added_tokens_decoder.get(token)
-        if added is not None:
-            return b"" if added.special else str(added.content).encode()
-        piece = self.tokenizer.convert_ids_to_tokens(token)
-        if piece is None:  # the embedding has more rows than the vocabulary
-            return b""
-        if self._byte_of:
-            return bytes(self._byte_of[letter] for letter in piece)
-        byte = BYTE_FALLBACK.fullmatch(piece)
-        return bytes([int(byte[1], 16)]) if byte else piece.replace("▁", " ").encode()
-
     def prompt_builder(self, separator: str) -> PromptBuilder:
         """The builder over the folder's tokenizer. Raises UserError as `cartlm.task.prompt.from_transformers` does."""
         return from_transformers(self.tokenizer, separator)
@@ -197,13 +185,25 @@ def _pad(rows: list[Any]) -> Any:
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_side="left")
 
 
-def _byte_level(tokenizer: Any) -> dict[str, int]:
-    """Letter to byte of a byte-level BPE tokenizer (the table of GPT-2); empty for any other."""
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
+def _pieces(tokenizer: Any) -> Callable[[int], bytes]:
+    """The bytes of a token by its id: as in GPT-2's table for byte-level BPE, else with bytes as <0x0A> and ▁ as space."""
+    is_byte_level = "ByteLevel" in str(tokenizer.backend_tokenizer.decoder)
+    byte_of = {letter: byte for byte, letter in bytes_to_unicode().items()}
 
-    if "ByteLevel" not in str(tokenizer.backend_tokenizer.decoder):
-        return {}
-    return {letter: byte for byte, letter in bytes_to_unicode().items()}
+    @cache
+    def piece(token: int) -> bytes:
+        added = tokenizer.added_tokens_decoder.get(token)
+        if added is not None:
+            return b"" if added.special else str(added.content).encode()
+        text = (
+            tokenizer.convert_ids_to_tokens(token) or ""
+        )  # the embedding may have more rows than the vocabulary
+        if is_byte_level:
+            return bytes(byte_of[letter] for letter in text)
+        byte = BYTE_FALLBACK.fullmatch(text)
+        return bytes([int(byte[1], 16)]) if byte else text.replace("▁", " ").encode()
+
+    return piece
 
 
 def load(
@@ -231,8 +231,7 @@ def load(
         if gptq.is_checkpoint(folder):
             model, weights = gptq.load(folder, getattr(torch, dtype), device, kernel)
         else:
-            model = _load_plain(folder, getattr(torch, dtype), device if nf4 else None)
-            model = (model if nf4 else model.to(device)).eval()
+            model = _load_plain(folder, getattr(torch, dtype), device, nf4)
             weights = "bitsandbytes NF4" if nf4 else ""
     except UserError:
         raise
@@ -244,22 +243,21 @@ def load(
     return Transformers(folder, model, tokenizer, replicas if device == "cpu" else 1, weights, fixed)
 
 
-def _load_plain(folder: Path, dtype: Any, nf4_on: str | None) -> Any:
-    """The unquantized model, or as NF4 on the device `nf4_on`. Raises UserError for missing weights."""
+def _load_plain(folder: Path, dtype: Any, device: str, nf4: bool) -> Any:
+    """The unquantized model, or as NF4. Raises UserError for missing weights."""
     options: dict[str, Any] = {}
-    if nf4_on is not None:
+    if nf4:
         how = hf.BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )  # fmt: skip
-        options = {"quantization_config": how, "device_map": {"": nf4_on}}
+        options = {"quantization_config": how, "device_map": {"": device}}
     loaded: Any = hf.AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False,
         output_loading_info=True, **options,
     )  # fmt: skip
     model, report = loaded
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
+    if missing := sorted(report["missing_keys"]):
         raise UserError(
             f"{folder} lacks {len(missing)} weights such as {missing[0]}", "delete it, then dvc repro"
         )
-    return model
+    return (model if nf4 else model.to(device)).eval()

@@ -22,8 +22,7 @@ from click.testing import CliRunner, Result
 from cartlm import params
 from cartlm.data import generated, metaprompt
 from cartlm.data.wording_model import WordingModel
-from cartlm.engines.budget import Budget
-from cartlm.engines.openai import Reply
+from cartlm.engines.openai import Budget, Reply
 from cartlm.engines.replies import Request, read_replies
 from cartlm.errors import UserError
 from cartlm.task import rows as row_files

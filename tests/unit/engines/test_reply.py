@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cartlm.engines.budget import Budget
-from cartlm.engines.openai import Reply
-from cartlm.engines.replies import ReplyFile, Request, read_replies
+from cartlm.engines.openai import Budget, Reply
+from cartlm.engines.replies import Request, append_reply, read_replies
 from cartlm.evaluation.scoring import score
 from tests.fixtures.toy import toy_rows
 
@@ -46,11 +45,11 @@ def test_a_completion_may_end_at_once(tokens: int | None, empty: bool) -> None:
 def test_a_broken_line_costs_only_itself(tmp_path: Path, tail: str) -> None:
     path = tmp_path / "replies" / "m.jsonl"
     for number in (1, 2):
-        ReplyFile(path).append(Request(f"r{number}", {"messages": []}, f"k{number}"), REPLY)
+        append_reply(path, Request(f"r{number}", {"messages": []}, f"k{number}"), REPLY)
         with path.open("a") as file:
             file.write(tail)
     before = path.read_bytes()
-    ReplyFile(path).append(Request("r3", {"messages": []}, "k3"), REPLY)
+    append_reply(path, Request("r3", {"messages": []}, "k3"), REPLY)
     assert path.read_bytes().startswith(before), "no line is rewritten"
     assert read_replies(path) == dict.fromkeys(("k1", "k2", "k3"), REPLY)
 
