@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from cartlm import command
-from cartlm.engines.agreement import agreement
+from cartlm.engines.answer import agreement
 from cartlm.engines.collect import Job, collect_answers, file_digest
 from cartlm.evaluation.answers import (
     draft_and_verify_job,

@@ -1,4 +1,4 @@
-"""What an engine returns, and how token pieces become text."""
+"""What an engine returns, how token pieces become text, and how often two engines answer alike."""
 
 from __future__ import annotations
 
@@ -85,3 +85,35 @@ def length_sorted_batches(prompts: Sequence[Sequence[int]], size: int) -> list[l
     """Indices of `prompts` in batches of similar length, the longest first; the same for the same prompts."""
     order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
     return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The texts of two answers that differ; `index` is the place of their prompt."""
+
+    index: int
+    first: str
+    second: str
+
+
+@dataclass(frozen=True)
+class Agreement:
+    n: int
+    divergences: list[Divergence]
+
+    @property
+    def share(self) -> float:
+        """Share of the prompts that are answered alike."""
+        return 1 - len(self.divergences) / self.n
+
+
+def same_answer(one: Answer, other: Answer) -> bool:
+    """Whether two answers are the same to a user: the same text, ended in the same way."""
+    return (one.text, one.finish_reason) == (other.text, other.finish_reason)
+
+
+def agreement(first: Sequence[Answer], second: Sequence[Answer]) -> Agreement:
+    """Compare the answers to the same prompts, in the same order."""
+    pairs = enumerate(zip(first, second, strict=True))
+    different = [Divergence(at, one.text, two.text) for at, (one, two) in pairs if not same_answer(one, two)]
+    return Agreement(len(first), different)

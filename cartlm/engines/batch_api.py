@@ -31,7 +31,7 @@ def collect_replies_by_batch(
     if not distinct.keys() <= replies.keys():
         import openai
 
-        with asking.client() as client:
+        with Client(asking.server, asking.key, asking.command) as client:
             batches = _Batches(distinct, replies, client, asking, budget)
             try:
                 while batches.advance():

@@ -48,13 +48,8 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
         self.bos_id = c.llama_vocab_bos(self._vocab)
         self.eos_id = c.llama_vocab_eos(self._vocab)
         self.stopped = False  # set from another thread: the current answer ends at its next token
-        self._other_replicas: list[LlamaCpp] = []
+        self.replicas = [self]  # and others over the same weights, which may answer at the same time
         self._busy = Lock()
-
-    @property
-    def replicas(self) -> list[LlamaCpp]:
-        """This engine and the others over the same weights, which may answer at the same time."""
-        return [self, *self._other_replicas]
 
     def reserve(self, tokens: int) -> None:
         """Make room for a prompt plus answer of `tokens`; a context that is large enough stays."""
@@ -181,16 +176,14 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
 
     def close(self) -> None:
         """Free contexts and model as soon as no answer is being computed; a second call does nothing."""
-        for other in self._other_replicas:
-            other._model = None  # it is this one's
-            other.close()
-        self._other_replicas = []
-        with self._busy:
-            if self._context is not None:
-                c.llama_free(self._context)
-            if self._model is not None:
-                c.llama_model_free(self._model)
-            self._context = self._model = None
+        for replica in self.replicas:
+            with replica._busy:
+                if replica._context is not None:
+                    c.llama_free(replica._context)
+                replica._context = None
+        if self._model is not None:
+            c.llama_model_free(self._model)
+        self._model = None
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -219,7 +212,7 @@ def load(
     threads = threads or cpu_limits.threads()
     model = _load_model(path, n_gpu_layers=999 if card else 0)  # more than there are
     engine = LlamaCpp(path, model, threads)
-    engine._other_replicas = [LlamaCpp(path, model, threads) for _ in range(replicas - 1)]
+    engine.replicas += [LlamaCpp(path, model, threads) for _ in range(replicas - 1)]
     for replica in engine.replicas:
         replica.reserve(context_tokens)
     return engine

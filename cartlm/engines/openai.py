@@ -274,12 +274,9 @@ def _now() -> str:
 def _empty_answer(reply: Reply, message: Mapping[str, Any]) -> RequestFailed:
     """An answer without text: what the message holds instead, and the setting that helps."""
     what = f"an empty answer (finish_reason {reply.finish_reason}"
-    for name in ("reasoning_content", "reasoning", "thinking"):
-        if message.get(name):
-            hint = "turn the model's reasoning off"
-            if reply.is_truncated:
-                hint = f"raise its token limit in params.yaml, or {hint}"
-            return RequestFailed(f"{what}, all of it in {name})", hint)
+    if names := [name for name in ("reasoning_content", "reasoning", "thinking") if message.get(name)]:
+        more = "raise its token limit in params.yaml, or " if reply.is_truncated else ""
+        return RequestFailed(f"{what}, all of it in {names[0]})", f"{more}turn the model's reasoning off")
     if message.get("tool_calls"):
         return RequestFailed(f"{what}, a tool call instead)", "start the server without tools")
     return RequestFailed(

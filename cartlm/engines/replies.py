@@ -46,9 +46,6 @@ class Asking:
     command: str = "make remote"
     label: str = ""
 
-    def client(self) -> Client:
-        return Client(self.server, self.key, self.command)
-
 
 def read_replies(path: Path) -> dict[str, Reply]:
     """The replies in a file by key; a line that is cut, not ours or without an answer is skipped."""
@@ -138,7 +135,7 @@ def _ask(missing: Sequence[Request], total: int, asking: Asking, budget: Budget)
 
     done = total - len(missing)
     with (
-        asking.client() as client,
+        Client(asking.server, asking.key, asking.command) as client,
         tqdm(total=total, initial=done, desc=asking.label, unit="request", file=sys.stderr) as bar,
         ThreadPoolExecutor(asking.server.concurrency) as pool,
     ):

@@ -64,8 +64,6 @@ class Transformers(AbstractContextManager["Transformers"]):
         As in speculative decoding (arXiv 2211.17192), one forward pass over prompt and draft shows how much of the
         draft greedy decoding would choose; only what comes after that is decoded token by token.
         """
-        if not prompt_ids or max_new_tokens < 1:
-            raise ValueError(f"the prompt is empty or max_new_tokens is {max_new_tokens}")
         draft = list(draft[:max_new_tokens])
         started = time.perf_counter()
         chosen = self._likeliest_tokens(prompt_ids + draft, len(draft) + 1)
@@ -219,8 +217,6 @@ def load(
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds no model (no config.json)", "dvc repro")
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(f"{folder} holds no *.safetensors", "convert its weights to safetensors")
     if threads:
         torch.set_num_threads(threads)
     hf.logging.set_verbosity_error()
@@ -228,7 +224,7 @@ def load(
     device, weights = device or ("cuda" if torch.cuda.is_available() else "cpu"), ""
     try:
         tokenizer = hf.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        if gptq.is_checkpoint(folder):
+        if (folder / "quantize_config.json").exists():  # a GPTQ checkpoint
             model, weights = gptq.load(folder, getattr(torch, dtype), device, kernel)
         else:
             model = _load_plain(folder, getattr(torch, dtype), device, nf4)

@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cartlm.engines.agreement import agreement
-from cartlm.engines.answer import Answer
+from cartlm.engines.answer import Answer, agreement
 from cartlm.engines.collect import Job, collect_answers
 from cartlm.errors import UserError
 from cartlm.evaluation.scoring import Score, score

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cartlm.engines.agreement import Agreement
+from cartlm.engines.answer import Agreement
 from cartlm.errors import UserError
 from cartlm.evaluation.statistics import wilson
 

@@ -12,8 +12,7 @@ import torch
 import transformers as hf
 
 from cartlm.engines import model_dir
-from cartlm.engines.agreement import Agreement, Divergence
-from cartlm.engines.answer import Answer
+from cartlm.engines.answer import Agreement, Answer, Divergence
 from cartlm.engines.model_dir import Tensor, load_tokenizer
 from cartlm.engines.tensor_groups import bytes_by_group
 from cartlm.engines.transformers import Transformers, load

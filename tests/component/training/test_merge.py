@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from cartlm.engines.agreement import Agreement, Divergence
+from cartlm.engines.answer import Agreement, Divergence
 from cartlm.engines.model_dir import load_tokenizer
 from cartlm.engines.transformers import load
 from cartlm.errors import UserError

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from cartlm.engines.agreement import Divergence, agreement
-from cartlm.engines.answer import Answer
+from cartlm.engines.answer import Answer, Divergence, agreement
 
 
 def answer(text: str, reason: Any = "stop", token: int = 5) -> Answer:

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from cartlm.engines.agreement import agreement
-from cartlm.engines.answer import Answer
+from cartlm.engines.answer import Answer, agreement
 from cartlm.errors import UserError
 from cartlm.evaluation.parity import check_parity, parity_section
 from cartlm.task.prompt import PromptBuilder, shared_ids
