@@ -17,8 +17,6 @@ import torch
 
 from cartlm.errors import UserError
 
-DEQUANTIZED = "dequantized"
-
 
 def load(folder: Path, dtype: torch.dtype, device: str, kernel: str | None) -> tuple[Any, str]:
     """The model of a checkpoint on `device`, and the class of the kernel that multiplies its weights.
@@ -45,7 +43,7 @@ def load(folder: Path, dtype: torch.dtype, device: str, kernel: str | None) -> t
             raise UserError(f"GPTQ kernel {kernel} does not run here: {what}", "") from None
         names = {type(module).__name__ for module in model.modules() if isinstance(module, BaseQuantLinear)}
         if kernel is None:
-            return _dequantize(model, dtype).to(device).eval(), DEQUANTIZED
+            return _dequantize(model, dtype).to(device).eval(), "dequantized"
     if device.startswith("cuda"):
         from accelerate.hooks import remove_hook_from_module
 

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -58,6 +59,7 @@ class Transformers(AbstractContextManager["Transformers"]):
         """The greedy completion of exactly `prompt_ids`, up to EOS or `max_new_tokens`, at batch 1."""
         return self._batch([prompt_ids], max_new_tokens)[0]
 
+    @torch.inference_mode()
     def verify_draft(self, prompt_ids: list[int], max_new_tokens: int, draft: Sequence[int]) -> Answer:
         """The greedy completion at batch 1, faster where `draft` guesses it.
 
@@ -66,7 +68,9 @@ class Transformers(AbstractContextManager["Transformers"]):
         """
         draft = list(draft[:max_new_tokens])
         started = time.perf_counter()
-        chosen = self._likeliest_tokens(prompt_ids + draft, len(draft) + 1)
+        inputs = torch.tensor([prompt_ids + draft], device=self.model.device)
+        logits = self.model(input_ids=inputs, use_cache=False, logits_to_keep=len(draft) + 1).logits[0]
+        chosen = self._tokens(stepping.likeliest(logits))
         seconds = time.perf_counter() - started
         accepted = 0
         while accepted < len(draft) and draft[accepted] == chosen[accepted] != self.eos_id:
@@ -75,19 +79,12 @@ class Transformers(AbstractContextManager["Transformers"]):
         if accepted == max_new_tokens or chosen[accepted] == self.eos_id:
             reason: FinishReason = "length" if accepted == max_new_tokens else "stop"
             return Answer(self.decode(kept), tuple(kept), reason, len(prompt_ids), accepted, 0, seconds, 0.0)
-        rest = self._batch([prompt_ids + kept], max_new_tokens - accepted)[0]
+        rest = self.answer(prompt_ids + kept, max_new_tokens - accepted)
         ids = (*kept, *rest.token_ids)
-        return Answer(
-            self.decode(ids), ids, rest.finish_reason, len(prompt_ids), len(ids), 0,
-            seconds + rest.prefill_s, rest.decode_s,
+        return replace(
+            rest, text=self.decode(ids), token_ids=ids, prompt_tokens=len(prompt_ids), decoded_tokens=len(ids),
+            prefill_s=seconds + rest.prefill_s,
         )  # fmt: skip
-
-    @torch.inference_mode()
-    def _likeliest_tokens(self, ids: list[int], last: int) -> list[int]:
-        """The likeliest token after each of the `last` last of `ids`."""
-        inputs = torch.tensor([ids], device=self.model.device)
-        logits = self.model(input_ids=inputs, use_cache=False, logits_to_keep=last).logits[0]
-        return self._tokens(stepping.likeliest(logits))
 
     def answers(self, prompts: Sequence[list[int]], max_new_tokens: int, batch_size: int) -> list[Answer]:
         """The answers to `prompts` in their order, computed in batches of similar length."""

@@ -10,11 +10,12 @@ from typing import Any
 
 from cartlm.engines.model_dir import HINT, load_tokenizer
 from cartlm.errors import UserError
-from cartlm.quantization import gguf, imatrix
+from cartlm.quantization import gguf
+from cartlm.quantization.imatrix import chunk_rows
 from cartlm.system import llama_cpp_build
 from cartlm.task import rows as row_files
 from cartlm.task.intent import Intent
-from cartlm.task.prompt import from_transformers, shared_ids, special_tokens
+from cartlm.task.prompt import PromptBuilder, from_transformers, shared_ids, special_tokens
 
 LINES = {
     "english": "Don't-Worry Tea & Co. 20 x 1.5 g (box)",
@@ -33,11 +34,11 @@ def probes(languages: Sequence[str]) -> list[row_files.Row]:
 
 
 def check(
-    folder: Path, separator: str, languages: Sequence[str], needs_imatrix: bool, log: Path | None, path: str
+    folder: Path, separator: str, languages: Sequence[str], imatrix: bool, log: Path | None, path: str
 ) -> bool:
     """Whether llama.cpp is installed and was asked too. Raises UserError where rows would not be read as training needs.
 
-    `needs_imatrix`: rows are also read as llama-imatrix will. `log` gets the converter's output; errors name the model by `path`.
+    `imatrix`: rows are also read as llama-imatrix will. `log` gets the converter's output; errors name the model by `path`.
     """
     tokenizer = load_tokenizer(folder)
     builder = from_transformers(tokenizer, separator)
@@ -63,7 +64,7 @@ def check(
                     "set base.path to a model that can spell it, or data.languages to the others",
                 )
     check_pieces(folder, tokenizer, path)
-    return check_gguf(folder, separator, rows, needs_imatrix, log, path)
+    return check_gguf(folder, builder, rows, imatrix, log, path)
 
 
 def check_pieces(folder: Path, tokenizer: Any, path: str) -> None:
@@ -89,13 +90,8 @@ def check_pieces(folder: Path, tokenizer: Any, path: str) -> None:
 
 
 def check_gguf(
-    folder: Path,
-    separator: str,
-    rows: Sequence[row_files.Row],
-    needs_imatrix: bool,
-    log: Path | None,
-    path: str,
-) -> bool:
+    folder: Path, builder: PromptBuilder, rows: Sequence[row_files.Row], imatrix: bool, log: Path | None, path: str
+) -> bool:  # fmt: skip
     """Whether llama.cpp is installed; if so its converter takes the vocabulary and the GGUF reads `rows` alike.
 
     Raises UserError.
@@ -110,8 +106,7 @@ def check_gguf(
         file = Path(temporary) / "vocabulary.gguf"
         gguf.convert_vocabulary(folder, file, log or Path(temporary) / "log", path)
         with llama_cpp.load_vocabulary(file) as vocabulary:
-            builder = from_transformers(load_tokenizer(folder), separator)
-            shared_ids(rows, builder, vocabulary.prompt_builder(separator))
-            if needs_imatrix:
-                imatrix.chunk_rows([(row.prompt, row.completion) for row in rows], vocabulary, separator)
+            shared_ids(rows, builder, vocabulary.prompt_builder(builder.separator))
+            if imatrix:
+                chunk_rows([(row.prompt, row.completion) for row in rows], vocabulary, builder.separator)
     return True
