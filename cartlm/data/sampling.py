@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cartlm.data import near_duplicates, repeats
 from cartlm.data.config import Data
@@ -23,32 +23,14 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Counts:
-    """How many rows there are to draw splits from."""
-
-    rows: int  # without those like a row of the given test or validation
-    free: int  # of these without a near-duplicate among the others
-    validation: int | None = None  # None: drawn from `rows`
-    test: int | None = None  # None: the validation rows
-
-
-@dataclass(frozen=True)
 class Pool:
-    """Rows to draw from: shuffled training rows, given validation and test rows, and what was left out."""
+    """Rows to draw from: shuffled training rows, the roles that were given besides, and what was left out."""
 
-    rows: list[Row]
-    validation: list[Row]
-    test: list[Row]
-    free: list[int]  # indices of the rows without a near-duplicate among the others
-    leaked: int
-    given: frozenset[str]
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def counts(self) -> Counts:
-        validation = len(self.validation) if VALIDATION in self.given else None
-        test = len(self.test) if TEST in self.given else None
-        return Counts(len(self.rows), len(self.free), validation, test)
+    rows: Sequence[Row]
+    free: Sequence[int]  # indices of the rows without a near-duplicate among the others
+    given: Mapping[str, list[Row]]  # rows for validation and test, where the source has such
+    leaked: int = 0
+    notes: Sequence[str] = ()
 
 
 def note(line: str) -> None:
@@ -63,14 +45,16 @@ def make_pool(parts: Mapping[str, Sequence[Row]], params: Data) -> Pool:
     left out, then training rows like a validation row.
     """
     threshold = params.gates.near_duplicate
-    given = frozenset(role for role in (VALIDATION, TEST) if parts.get(role))
-    test, notes = list(parts.get(TEST, ())), list[str]()
-    validation = without_leaks(parts.get(VALIDATION, ()), test, threshold, VALIDATION, notes)
-    rows = without_leaks(parts.get(TRAIN, ()), [*test, *validation], threshold, TRAIN, notes)
-    leaked = sum(len(parts.get(role, ())) for role in (TRAIN, VALIDATION)) - len(rows) - len(validation)
-    random.Random(f"{params.seed}/hub").shuffle(rows)
-    free = [] if VALIDATION in given else near_duplicates.unlike_others(rows, threshold)
-    return Pool(rows, validation, test, free, leaked, given, notes)
+    kept: dict[str, list[Row]] = {}
+    notes = list[str]()
+    for role in (TEST, VALIDATION, TRAIN):
+        held_out = [row for rows in kept.values() for row in rows]
+        kept[role] = without_leaks(parts.get(role, ()), held_out, threshold, role, notes)
+    leaked = sum(len(parts.get(role, ())) - len(rows) for role, rows in kept.items())
+    given = {role: kept[role] for role in (TEST, VALIDATION) if parts.get(role)}
+    random.Random(f"{params.seed}/hub").shuffle(kept[TRAIN])
+    free = [] if VALIDATION in given else near_duplicates.unlike_others(kept[TRAIN], threshold)
+    return Pool(kept[TRAIN], free, given, leaked, notes)
 
 
 def draw_splits(parts: Mapping[str, Sequence[Row]], params: Data, name: str) -> Drawn:
@@ -85,47 +69,44 @@ def draw_splits(parts: Mapping[str, Sequence[Row]], params: Data, name: str) -> 
         note(line)
     if error := shortage(pool, params, name):
         raise error
-    if VALIDATION in pool.given:
-        validation, train = sample_evenly(pool.validation, params.validation, params, VALIDATION), pool.rows
-    else:
-        chosen = pool.free[: params.validation]
-        validation = [pool.rows[index] for index in chosen]
-        train = [row for index, row in enumerate(pool.rows) if index not in set(chosen)]
-    train = train[: params.train]
-    test = sample_evenly(pool.test, params.test, params, TEST) or list(validation)
-    rng = random.Random(f"{params.seed}/calibration")
-    calibration = balanced_subset(train, params.calibration, rng)
-    splits = {"train": train, "validation": validation, "test": test, "calibration": calibration}
-    return Drawn(splits, pool.leaked)
+    held = {role: sample_evenly(rows, params, role) for role, rows in pool.given.items()}
+    chosen = set() if VALIDATION in held else set(pool.free[: params.validation])
+    validation = held.get(VALIDATION) or [pool.rows[index] for index in sorted(chosen)]
+    train = [row for index, row in enumerate(pool.rows) if index not in chosen][: params.train]
+    calibration = balanced_subset(train, params.calibration, random.Random(f"{params.seed}/calibration"))
+    test = held.get(TEST, validation)
+    return Drawn(
+        {"train": train, "validation": validation, "test": test, "calibration": calibration}, pool.leaked
+    )
 
 
-def fitting_sizes(data: Data, counts: Counts) -> dict[str, int] | None:
+def fitting_sizes(data: Data, pool: Pool) -> dict[str, int] | None:
     """The configured sizes, reduced to the rows there are; None where nothing is left to train or validate on.
 
     Where rows are too few for both, training and validation keep their configured ratio.
     """
-    drawn = counts.validation is None
-    validation = min(data.validation, counts.free if drawn else counts.validation or 0)
-    if drawn and data.train + validation > counts.rows:
-        share = counts.rows * data.validation // (data.train + data.validation)
+    drawn = VALIDATION not in pool.given
+    validation = min(data.validation, len(pool.free if drawn else pool.given[VALIDATION]))
+    if drawn and data.train + validation > len(pool.rows):
+        share = len(pool.rows) * data.validation // (data.train + data.validation)
         validation = min(validation, max(1, share))
-    train = min(data.train, counts.rows - (validation if drawn else 0))
+    train = min(data.train, len(pool.rows) - validation * drawn)
     if train < 1 or validation < 1:
         return None
-    test = validation if counts.test is None else min(data.test, counts.test)
+    test = min(data.test, len(pool.given[TEST])) if TEST in pool.given else validation
     calibration = min(data.calibration, train)
     return {"train": train, "validation": validation, "calibration": calibration, "test": test}
 
 
-def unfit_reason(data: Data, counts: Counts) -> str:
+def unfit_reason(data: Data, pool: Pool) -> str:
     """Why the configured sizes do not fit; empty where they do."""
-    drawn = counts.validation is None
-    needed = data.train + (data.validation if drawn else 0)
-    if counts.rows < needed:
-        sizes = f"data.train + data.validation = {needed}" if drawn else f"data.train={data.train}"
-        return f"fewer than {sizes}"
-    if drawn and counts.free < data.validation:
-        few = f"but only {counts.free} without a near-duplicate among the others"
+    drawn = VALIDATION not in pool.given
+    if drawn and len(pool.rows) < data.train + data.validation:
+        return f"fewer than data.train + data.validation = {data.train + data.validation}"
+    if len(pool.rows) < data.train:
+        return f"fewer than data.train={data.train}"
+    if drawn and len(pool.free) < data.validation:
+        few = f"but only {len(pool.free)} without a near-duplicate among the others"
         return f"{few}, fewer than data.validation={data.validation}"
     if data.calibration > data.train:
         return f"but data.calibration={data.calibration} is more than data.train={data.train}"
@@ -134,20 +115,20 @@ def unfit_reason(data: Data, counts: Counts) -> str:
 
 def shortage(pool: Pool, params: Data, name: str) -> UserError | None:
     """The error for too few rows, naming sizes that fit; None where the configured ones do."""
-    counts, given = pool.counts, sorted(pool.given)
+    count, given = len(pool.rows), sorted(pool.given)
     lost = f" ({pool.leaked} more have a near-duplicate in the {' or '.join(given)})" if pool.leaked else ""
-    usable = f"{name} has {counts.rows} usable rows{lost} for training"
-    if sizes := fitting_sizes(params, counts):
-        why = unfit_reason(params, counts)
+    usable = f"{name} has {count} usable rows{lost} for training"
+    if sizes := fitting_sizes(params, pool):
+        why = unfit_reason(params, pool)
         values = ", ".join(f"data.{split}: {count}" for split, count in sizes.items())
         return UserError(f"{usable}, {why}", f"set {values} in params.yaml") if why else None
-    if counts.validation == 0:
+    if pool.given.get(VALIDATION) == []:
         what = "every row for validation has a near-duplicate in the test"
         return UserError(f"{name}: {what}", "add other rows for validation")
-    if counts.rows == 0 and given:
+    if count == 0 and given:
         which = "that are unlike those held out" if pool.leaked else "such as a file train.jsonl"
         return UserError(f"{usable}, only for {' and '.join(given)}", f"add rows for training {which}")
-    if counts.rows < 2:
+    if count < 2:
         return UserError(f"{usable}; at least one to train on and one to validate on are needed", "add rows")
     return UserError(
         f"{usable}, each with a near-duplicate among the others: none can be held out for validation",
@@ -155,8 +136,9 @@ def shortage(pool: Pool, params: Data, name: str) -> UserError | None:
     )
 
 
-def sample_evenly(rows: list[Row], count: int, params: Data, role: str) -> list[Row]:
-    """At most `count` of the rows, even over languages and actions, in their order; a note says so."""
+def sample_evenly(rows: list[Row], params: Data, role: str) -> list[Row]:
+    """At most `data.{role}` of the rows, even over languages and actions, in their order; a note says so."""
+    count = params.test if role == TEST else params.validation
     if len(rows) <= count:
         return rows
     rng = random.Random(f"{params.seed}/{role}/sample")

@@ -20,6 +20,7 @@ from tests import ROOT
 DATA = params.load(ROOT / "params.yaml").data.model_copy(update={"source": "file"})
 SIZES = ("train", "validation", "calibration", "test")
 COUNT = st.integers(1, 5000)
+ROW = make("row", "english", ["Tea"], "tea", Intent("add", "Tea", 1), {})
 
 
 def followed(error: UserError, data: params.Data) -> params.Data:
@@ -54,10 +55,11 @@ def test_sizes_that_fit_lack_nothing(
     wanted = DATA.model_copy(
         update={"train": train, "validation": validation, "calibration": calibration, "test": test}
     )
-    pool = sampling.Counts(rows, min(rows, free), held, tested)
+    given = {role: [ROW] * count for role, count in (("validation", held), ("test", tested)) if count is not None}
+    pool = sampling.Pool([ROW] * rows, range(min(rows, free)), given)
     fits = sampling.fitting_sizes(wanted, pool)
     if fits is None:
-        assert held == 0 or rows < 1 or (held is None and (rows < 2 or pool.free < 1))
+        assert held == 0 or rows < 1 or (held is None and (rows < 2 or len(pool.free) < 1))
         return
     asked = wanted.model_copy(update=fits)
     assert sampling.unfit_reason(asked, pool) == ""
