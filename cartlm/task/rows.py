@@ -6,18 +6,21 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import ClassVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from cartlm.errors import UserError
 from cartlm.files import write_text
 from cartlm.task import prompt as prompts
 from cartlm.task.intent import Intent, parse_intent
 
-FIELDS = ("id", "language", "catalog", "message", "prompt", "completion", "tags")
-
 
 @dataclass(frozen=True)
 class Row:
     """One labelled message; `prompt` and `completion` have the form of the published dataset."""
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
 
     id: str
     language: str
@@ -46,33 +49,25 @@ def make(
     )
 
 
-def _parse(line: str, where: str) -> Row:
-    def wrong(what: str) -> UserError:
-        return UserError(f"{where}: {what}", "dvc repro data")
+_ROW = TypeAdapter(Row)
 
+
+def _parse(line: str) -> Row:
+    """The row of a line. Raises ValueError."""
     try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise wrong(f"not JSON ({error.msg} at column {error.colno})") from None
-    if not isinstance(value, dict) or set(value) != set(FIELDS):
-        fields = sorted(value) if isinstance(value, dict) else type(value).__name__
-        raise wrong(f"fields are {fields}, not {sorted(FIELDS)}")
-    row = Row(**value)
-    for name in ("id", "language", "message", "prompt", "completion"):
-        if not isinstance(value[name], str):
-            raise wrong(f"{name} is {value[name]!r:.60}, not text")
-    if not isinstance(row.tags, dict):
-        raise wrong(f"tags is {row.tags!r:.60}, not a mapping")
-    if not isinstance(row.catalog, list) or not all(isinstance(line, str) for line in row.catalog):
-        raise wrong(f"catalog is {row.catalog!r:.60}, not a list of lines")
+        row = _ROW.validate_json(line)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        field = ".".join(map(str, fault["loc"])) or "the line"
+        raise ValueError(f"{field}: {fault['msg']} ({fault['input']!r:.60})") from None
     if row.prompt != prompts.render_prompt(row.catalog, row.message):
-        raise wrong("the prompt is not its catalog and message")
+        raise ValueError("the prompt is not its catalog and message")
     try:
         product = row.intent.product
     except ValueError as error:
-        raise wrong(f"completion {row.completion!r:.60}: {error}") from None
+        raise ValueError(f"completion {row.completion!r:.60}: {error}") from None
     if product not in row.catalog:
-        raise wrong(f"product {product!r} is not a catalog line")
+        raise ValueError(f"product {product!r} is not a catalog line")
     return row
 
 
@@ -83,12 +78,14 @@ def read(path: Path) -> list[Row]:
     except FileNotFoundError:
         raise UserError(f"{path} is missing", "dvc repro data") from None
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8 ({error.reason} at byte {error.start})", "dvc repro data"
-        ) from None
-    rows = [
-        _parse(line, f"{path}:{number}") for number, line in enumerate(text.split("\n"), 1) if line.strip()
-    ]
+        what = f"{path} is not UTF-8 ({error.reason} at byte {error.start})"
+        raise UserError(what, "dvc repro data") from None
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            rows += [_parse(line)] if line.strip() else []
+        except ValueError as error:
+            raise UserError(f"{path}:{number}: {error}", "dvc repro data") from None
     if not rows:
         raise UserError(f"{path} holds no rows", "dvc repro data")
     return rows
