@@ -6,11 +6,9 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-from rapidfuzz import fuzz, process
-
 from cartlm.data.config import Data
 from cartlm.data.gates import Metrics, Section
+from cartlm.data.near_duplicates import nearest_texts
 from cartlm.task.rows import Row
 
 ROWS_SHOWN = 12  # a language
@@ -28,9 +26,7 @@ def self_similarity(rows: Sequence[Row], seed: int) -> float:
     """How like a message is to the nearest other one, on average over a sample (rapidfuzz ratio, 0 to 1)."""
     chosen = random.Random(f"{seed}/similarity").sample(list(rows), min(SAMPLE, len(rows)))
     texts = [row.message.lower() for row in chosen]
-    scores = process.cdist(texts, texts, scorer=fuzz.ratio, workers=-1)
-    np.fill_diagonal(scores, 0)
-    return float(scores.max(axis=1).mean() / 100) if len(texts) > 1 else 0.0
+    return float(nearest_texts(texts, texts, 0, skip_self=True)[0].mean())
 
 
 def render_card(splits: Mapping[str, Sequence[Row]], metrics: Metrics, data: Data) -> str:

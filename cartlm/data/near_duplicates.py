@@ -20,19 +20,20 @@ def comparable(row: Row) -> str:
 
 def nearest(rows: Sequence[Row], others: Sequence[Row], threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """For each row the similarity of the nearest of `others` (0 to 1; 0 below `threshold`), and its index."""
-    return _nearest([comparable(row) for row in rows], [comparable(row) for row in others], threshold)
+    return nearest_texts([comparable(row) for row in rows], [comparable(row) for row in others], threshold)
 
 
 def unlike_others(rows: Sequence[Row], threshold: float) -> list[int]:
     """Indices of the rows that have no near-duplicate among the others."""
     texts = [comparable(row) for row in rows]
-    scores, _ = _nearest(texts, texts, threshold, skip_self=True)
-    return [index for index, score in enumerate(scores) if score < threshold]
+    scores, _ = nearest_texts(texts, texts, threshold, skip_self=True)
+    return np.flatnonzero(scores < threshold).tolist()
 
 
-def _nearest(
+def nearest_texts(
     texts: Sequence[str], others: Sequence[str], threshold: float, skip_self: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
+    """As `nearest`; `skip_self` is for texts compared with themselves."""
     best, where = np.zeros(len(texts)), np.zeros(len(texts), dtype=int)
     for start in range(0, len(texts) if others else 0, BLOCK):
         block = texts[start : start + BLOCK]

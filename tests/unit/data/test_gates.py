@@ -43,16 +43,6 @@ def _twice(made: Splits) -> Splits:
     return made | {"train": [made["train"][1], *made["train"][1:]]}
 
 
-def _off_catalog(made: Splits) -> Splits:
-    row = made["train"][0]
-    return made | {"train": [replace(row, catalog=["Nothing"]), *made["train"][1:]]}
-
-
-def _double_line(made: Splits) -> Splits:
-    row = made["train"][0]
-    return made | {"train": [replace(row, catalog=[*row.catalog, row.catalog[0]]), *made["train"][1:]]}
-
-
 def _one_language(made: Splits) -> Splits:
     return made | {
         "train": [row for row in made["train"] if row.language != "croatian" or row.id.endswith("1")]
@@ -77,8 +67,6 @@ def _novel_in_training(made: Splits) -> Splits:
     [
         (_leak, "near-duplicate"),
         (_twice, "occurs twice"),
-        (_off_catalog, "is not a catalog line"),
-        (_double_line, "a catalog line occurs twice"),
         (_one_language, "croatian is"),
         (_one_template, "template 't' has"),
         (_novel_in_training, "novel product"),
