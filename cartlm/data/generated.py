@@ -8,19 +8,19 @@ depends only on params and earlier answers, so stored answers give the same byte
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from cartlm.data import filters, metaprompt, near_duplicates, noise, rules
 from cartlm.data.config import Data
 from cartlm.data.metaprompt import GenerationPrompt, Label
-from cartlm.data.sampling import balanced_subset
+from cartlm.data.sampling import make_in_turn, shuffled
 from cartlm.data.wording_model import Ask, Report, WordingModel
 from cartlm.engines.openai import Reply
 from cartlm.engines.replies import Request
 from cartlm.errors import UserError
-from cartlm.task.intent import ACTIONS, Intent
+from cartlm.task.intent import Intent
 from cartlm.task.rows import Row, make
 
 PROMPTS_PER_REQUEST = 8  # generation prompts of one answer differ from each other
@@ -42,55 +42,44 @@ class Batch:
     """The labels of one request, and the prompt that words them."""
 
     prompt: GenerationPrompt
-    slots: Sequence[Slot]
-    labels: Sequence[Label]
+    labels: Mapping[Slot, Label]
     request: Request
-
-
-class _Prompts(NamedTuple):
-    """A request for some generation prompts."""
-
-    language: str
-    novel: bool
-    chunk: int
-    size: int
 
 
 def generation_prompts(params: Data, model: WordingModel) -> list[GenerationPrompt]:
     """`data.openai.prompts` generation prompts a language, and a quarter as many for the novel slice."""
-    needed = [
-        _Prompts(language, novel, start // PROMPTS_PER_REQUEST, min(PROMPTS_PER_REQUEST, total - start))
+    needed = [  # language, whether they are novel, number and size of the request
+        (language, novel, start // PROMPTS_PER_REQUEST, min(PROMPTS_PER_REQUEST, total - start))
         for language in params.languages
         for novel, total in ((False, params.openai.prompts), (True, -(-params.openai.prompts // 4)))
         if not novel or params.novel
         for start in range(0, total, PROMPTS_PER_REQUEST)
     ]
 
-    def request(part: _Prompts, attempt: int) -> Request:
-        body = metaprompt.prompts_body(params.openai, part.language, part.size, part.novel)
-        return model.request(f"prompts {part.language} {part.chunk}", body, (*part, attempt))
-
-    answers: dict[_Prompts, list[str]] = {}
+    answers: dict[tuple[str, bool, int, int], list[str]] = {}
     for attempt in range(ATTEMPTS):
-        requests = {part: request(part, attempt) for part in needed if part not in answers}
-        if not requests:
-            break
+        requests = {}
+        for language, novel, chunk, size in (part for part in needed if part not in answers):
+            body = metaprompt.prompts_body(params.openai, language, size, novel)
+            key = (language, novel, chunk, size, attempt)
+            requests[language, novel, chunk, size] = model.request(f"prompts {language} {chunk}", body, key)
         replies = model.ask(list(requests.values()), "generation prompts")
         for part, sent in requests.items():
             try:
-                answers[part] = model.parse(replies[sent.key], metaprompt.parse_prompts, part.size)
+                answers[part] = model.parse(replies[sent.key], metaprompt.parse_prompts, part[-1])
             except ValueError as error:
                 model.report.refused[f"prompts {error}"] += 1
         model.note_unreadable("generation prompts", len(requests))
-    if len(answers) < len(needed):
+        if len(answers) == len(needed):
+            break
+    else:
         what = f"no usable generation prompts in {ATTEMPTS} attempts: {model.report.reasons()}"
         raise UserError(f"{params.openai.model} gave {what}", model.hint())
-    prompts = []
-    for part, texts in answers.items():
-        for number, text in enumerate(texts, part.chunk * PROMPTS_PER_REQUEST):
-            id = f"{part.language}/{'novel' if part.novel else 'prompt'}-{number}"
-            prompts.append(GenerationPrompt(id, part.language, part.novel, text))
-    return prompts
+    return [
+        GenerationPrompt(f"{language}/{'novel' if novel else 'prompt'}-{number}", language, novel, text)
+        for (language, novel, chunk, _), texts in answers.items()
+        for number, text in enumerate(texts, chunk * PROMPTS_PER_REQUEST)
+    ]
 
 
 class Generator:
@@ -110,15 +99,11 @@ class Generator:
             what = f"data.calibration={params.calibration} is more than data.train={params.train}"
             raise UserError(what, "edit params.yaml")
         filters.language_detector(tuple(sorted(params.languages)))
-        prompts = generation_prompts(params, self.model)
-        test = self.rows("test", params.test, round(params.test * params.novel), prompts, [])
-        validation = self.rows("validation", params.validation, 0, prompts, test)
-        train = self.rows("train", params.train, 0, prompts, [*test, *validation])
-        calibration = balanced_subset(train, params.calibration, self._rng("calibration"))
-        return {"train": train, "validation": validation, "test": test, "calibration": calibration}
+        rows = partial(self.rows, generation_prompts(params, self.model))
+        return make_in_turn(params, rows, f"{params.seed}/openai")
 
     def rows(
-        self, name: str, count: int, novel: int, prompts: Sequence[GenerationPrompt], others: Sequence[Row]
+        self, prompts: Sequence[GenerationPrompt], name: str, count: int, novel: int, others: Sequence[Row]
     ) -> list[Row]:
         """`count` rows, none a near-duplicate of one of `others` or worded twice; the first `novel` slots are novel."""
         slots = self.slots(count, novel)
@@ -140,17 +125,12 @@ class Generator:
         if missing := count - len(rows):
             what = f"{missing} of {count} labels stay refused after {attempt} attempts"
             raise UserError(f"{name}: {what}: {self.report.reasons()}", self.model.hint())
-        ordered = [rows[index] for index in range(count)]
-        self._rng(f"{name}/order").shuffle(ordered)
-        return [replace(row, id=f"{name}-{index:05d}") for index, row in enumerate(ordered)]
+        return shuffled([rows[index] for index in range(count)], name, self._rng(f"{name}/order"))
 
     def slots(self, count: int, novel: int) -> list[Slot]:
-        """Languages and actions in turn, so that both stay balanced; the first `novel` ones are novel."""
-        languages = self.params.languages
-        return [
-            Slot(i, languages[i % len(languages)], ACTIONS[(i // len(languages)) % len(ACTIONS)], i < novel)
-            for i in range(count)
-        ]
+        """Languages and actions in turn; the first `novel` ones are novel."""
+        turns = rules.in_turn(self.params.languages, count)
+        return [Slot(index, *turn, index < novel) for index, turn in enumerate(turns)]
 
     def batches(
         self, name: str, attempt: int, pending: Sequence[Slot], prompts: Sequence[GenerationPrompt]
@@ -168,11 +148,9 @@ class Generator:
     def _batch(self, name: str, attempt: int, prompt: GenerationPrompt, slots: Sequence[Slot]) -> Batch:
         first = slots[0].index
         rng = self._rng(f"{name}/{attempt}/{first}")
-        labels = [self._sample_label(slot, rng) for slot in slots]
-        body = metaprompt.wording_body(self.params.openai, prompt, labels)
-        return Batch(
-            prompt, slots, labels, self.model.request(f"{name} {first}", body, (name, attempt, first))
-        )
+        labels = {slot: self._sample_label(slot, rng) for slot in slots}
+        body = metaprompt.wording_body(self.params.openai, prompt, list(labels.values()))
+        return Batch(prompt, labels, self.model.request(f"{name} {first}", body, (name, attempt, first)))
 
     def _sample_label(self, slot: Slot, rng: random.Random) -> Label:
         """Product, catalog and quantity, sampled as in the offline source."""
@@ -192,10 +170,9 @@ class Generator:
             self.report.refused[str(error)] += len(batch.labels)
             return []
         rows, languages = [], self.params.languages
-        for slot, label, message in zip(batch.slots, batch.labels, messages, strict=True):
+        for (slot, label), message in zip(batch.labels.items(), messages, strict=True):
             line, catalog, intent = label.line, label.catalog, label.intent
-            reason = filters.refusal(message, line, catalog, intent.quantity, slot.language, languages)
-            if reason:
+            if reason := filters.refusal(message, line, catalog, intent.quantity, slot.language, languages):
                 self.report.refused[reason] += 1
                 continue
             operators = [label.noise] if label.noise else []

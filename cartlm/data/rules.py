@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import cycle, islice
 
 from cartlm.data import noise
 from cartlm.data.config import Catalog, Data
@@ -81,20 +82,19 @@ def sample_catalog(
         pool = domain if len(domain) > 2 * params.max_lines else pool
     catalog: list[Line] = []
 
-    def add(line: Line) -> None:
-        if len(catalog) < size and not any(_clash(line, other) for other in catalog):
-            catalog.append(line)
+    def add(*lines: Line) -> None:
+        for line in lines:
+            if len(catalog) < size and not any(_clash(line, other) for other in catalog):
+                catalog.append(line)
 
-    for line in lines:
-        add(line)
+    add(*lines)
     for _ in range(20 * size):  # a small pool may hold fewer lines than needed
         if len(catalog) == size:
             break
         line = sample_line(rng.choice(pool), rng)
         add(line)
         if line.variant and rng.random() < params.twins / 4:
-            for sibling in _siblings(line, 1, rng):
-                add(sibling)
+            add(*_siblings(line, 1, rng))
     rng.shuffle(catalog)
     return catalog
 
@@ -158,12 +158,6 @@ def _number_language(quantity: int, language: str, own: str, params: Data, rng: 
     return rng.choice(others) if others and rng.random() < params.wording.switch_number else own
 
 
-def _style(params: Data, rng: random.Random) -> str:
-    rates = params.wording
-    weights = (rates.polite, rates.rambling, rates.correcting)
-    return rng.choices(("polite", "rambling", "correcting", "terse"), (*weights, 1 - sum(weights)))[0]
-
-
 @dataclass(frozen=True)
 class Draft:
     """A message with its label; `clean` is the message before noise, `phrase` the words that name the product."""
@@ -175,6 +169,10 @@ class Draft:
     tags: dict[str, str | bool | int]
     clean: str
     phrase: str
+
+    def row(self, id: str) -> Row:
+        catalog = [line.text for line in self.catalog]
+        return make(id, self.language, catalog, self.message, self.intent, self.tags)
 
 
 def word(
@@ -191,14 +189,16 @@ def word(
 
     `novel` picks the held-out frames; `frames` replace the grammar's own (for pretraining).
     """
-    style = _style(params, rng)
+    rates = params.wording
+    weights = (rates.polite, rates.rambling, rates.correcting)
+    style = rng.choices(("polite", "rambling", "correcting", "terse"), (*weights, 1 - sum(weights)))[0]
     quantity = sample_quantity(rng)
     own = line.product.language
     frame = random_frame(language, action, style, novel, rng, frames)
     others = [other for other in catalog if other is not line]
-    correction = "none"
-    if style == "correcting":
-        correction = rng.choice(("quantity", "product")) if others else "quantity"
+    correction = "quantity" if style == "correcting" else "none"
+    if style == "correcting" and others:
+        correction = rng.choice(("quantity", "product"))
     form = _quantity_form(quantity, line.product, correction == "quantity", params, rng)
     number_language = _number_language(quantity, language, own, params, rng) if form == "word" else own
     name_form = _name_form(line, catalog, params, rng)
@@ -212,11 +212,10 @@ def word(
     if correction == "quantity":
         wrong = rng.choice([n for n in range(1, 9) if n != quantity])
         text, gender = phrase(line, wrong, form, name_form)
-        fix = rng.choice(grammar(language)["fix_quantity"])
+        named, fix = text, rng.choice(grammar(language)["fix_quantity"])
         right = number(number_language, quantity, form, gender)
         right = "uno" if own == "spanish" and quantity == 1 and right == "un" else right
         fix = fix.replace("{q}", right).replace("{wrong}", number(number_language, wrong, form, gender))
-        named = text
     elif correction == "product":
         other = rng.choice(others)
         before = quantity if form == "none" else sample_quantity(rng)
@@ -226,8 +225,7 @@ def word(
         named, _ = phrase(line, quantity, form, name_form)
         fix = rng.choice(grammar(language)["fix_product"]).replace("{np}", named)
     else:
-        text, _ = phrase(line, quantity, form, name_form)
-        named = text
+        named = text = phrase(line, quantity, form, name_form)[0]
     clean = assemble(frame, text, fix, rng)
     message, operators = noise.apply(clean, language, params.noise, rng)
     tags: dict[str, str | bool | int] = {
@@ -240,6 +238,7 @@ def word(
         "switch": "frame" if own != language else "number" if number_language != language else "none",
         "template": frame.id,
         "novel": novel,
+        "catalog_lines": len(catalog),
     }
     return Draft(language, catalog, Intent(action, line.text, quantity), message, tags, clean, named)
 
@@ -254,18 +253,14 @@ def draft(language: str, action: str, novel: bool, params: Data, rng: random.Ran
     return word(language, action, line, catalog, novel, params, rng)
 
 
-def as_row(id: str, draft: Draft) -> Row:
-    """The row of a draft."""
-    texts = [line.text for line in draft.catalog]
-    tags = {**draft.tags, "catalog_lines": len(texts)}
-    return make(id, draft.language, texts, draft.message, draft.intent, tags)
+def in_turn(languages: Sequence[str], count: int) -> Iterator[tuple[str, str]]:
+    """`count` times a language and an action, in turn, so that both stay balanced."""
+    return islice(cycle((language, action) for action in ACTIONS for language in languages), count)
 
 
 def rows(name: str, count: int, novel_count: int, params: Data, rng: random.Random) -> list[Row]:
-    """`count` rows, languages and actions in turn so that both stay balanced; the first ones are novel."""
-    drafts = []
-    for index in range(count):
-        language = params.languages[index % len(params.languages)]
-        action = ACTIONS[(index // len(params.languages)) % len(ACTIONS)]
-        drafts.append(draft(language, action, index < novel_count, params, rng))
-    return [as_row(f"{name}-{index:05d}", draft) for index, draft in enumerate(drafts)]
+    """`count` rows, languages and actions in turn; the first ones are novel."""
+    return [
+        draft(language, action, index < novel_count, params, rng).row(f"{name}-{index:05d}")
+        for index, (language, action) in enumerate(in_turn(params.languages, count))
+    ]

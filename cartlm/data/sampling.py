@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cartlm.data import near_duplicates, repeats
 from cartlm.data.config import Data
@@ -163,6 +163,27 @@ def without_leaks(
         example = next(f"{id} is like {other.id}" for id, other in leaks.items())
         notes.append(f"{role}: {len(leaks)} rows left out, like held-out rows; the first: {example}")
     return [row for row in rows if row.id not in leaks]
+
+
+def shuffled(rows: Sequence[Row], name: str, rng: random.Random) -> list[Row]:
+    """The rows of a split in random order, their ids in this order."""
+    order = list(rows)
+    rng.shuffle(order)
+    return [replace(row, id=f"{name}-{index:05d}") for index, row in enumerate(order)]
+
+
+def make_in_turn(
+    params: Data, make: Callable[[str, int, int, Sequence[Row]], list[Row]], seed: str
+) -> dict[str, list[Row]]:
+    """All splits; `make(name, count, novel, others)` makes test, validation and train, unlike those before.
+
+    In this order a larger train leaves the test as it is.
+    """
+    test = make("test", params.test, round(params.test * params.novel), [])
+    validation = make("validation", params.validation, 0, test)
+    train = make("train", params.train, 0, [*test, *validation])
+    calibration = balanced_subset(train, params.calibration, random.Random(f"{seed}/calibration"))
+    return {"train": train, "validation": validation, "test": test, "calibration": calibration}
 
 
 def balanced_subset(

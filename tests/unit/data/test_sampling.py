@@ -55,7 +55,9 @@ def test_sizes_that_fit_lack_nothing(
     wanted = DATA.model_copy(
         update={"train": train, "validation": validation, "calibration": calibration, "test": test}
     )
-    given = {role: [ROW] * count for role, count in (("validation", held), ("test", tested)) if count is not None}
+    given = {
+        role: [ROW] * count for role, count in (("validation", held), ("test", tested)) if count is not None
+    }
     pool = sampling.Pool([ROW] * rows, range(min(rows, free)), given)
     fits = sampling.fitting_sizes(wanted, pool)
     if fits is None:

@@ -46,7 +46,8 @@ def test_a_broken_row_is_named(tmp_path: Path, change: dict[str, Any], says: str
 
 
 @pytest.mark.parametrize(
-    ("content", "says"), [(b"", "holds no rows"), (b"\xff\xfe", "not UTF-8"), (b"nope\n", ":1: the line: Invalid JSON")]
+    ("content", "says"),
+    [(b"", "holds no rows"), (b"\xff\xfe", "not UTF-8"), (b"nope\n", ":1: the line: Invalid JSON")],
 )
 def test_a_broken_file_is_named(tmp_path: Path, content: bytes, says: str) -> None:
     path = tmp_path / "rows.jsonl"
