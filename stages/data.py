@@ -12,7 +12,6 @@ import click
 
 from cartlm import command
 from cartlm.data import card, gates, generated, hub, splits
-from cartlm.data.estimate import estimate
 from cartlm.data.wording_model import ask_server
 from cartlm.engines.replies import read_replies
 from cartlm.errors import UserError
@@ -34,7 +33,7 @@ def main(dry_run: bool) -> None:
     data = command.params().data
     if dry_run:
         no_model = f"data.source={data.source} asks no model"
-        print(estimate(data, read_replies(RESPONSES)) if data.source == "openai" else no_model)
+        print(generated.estimate(data, read_replies(RESPONSES)) if data.source == "openai" else no_model)
         return
     published = hub.held_out(data)
     paid_for = RESPONSES.as_posix()
@@ -50,7 +49,7 @@ def main(dry_run: bool) -> None:
     if data.source == "openai":
         generator = generated.Generator(data, ask_server(data.openai, RESPONSES, POLL_S))
         parts = generator.splits()
-        about = {"wording": generator.report.metrics(data.openai)}
+        about = {"wording": generator.model.metrics()}
     else:
         drawn = splits.make_splits(data)
         parts, about = drawn.splits, {"near_duplicates": {"refused": drawn.leaked}}

@@ -15,14 +15,13 @@ from typing import Any
 
 from cartlm.data import records, roles, sampling
 from cartlm.data.config import Data
-from cartlm.data.repeats import repeats
+from cartlm.data.near_duplicates import repeats
 from cartlm.data.tables import SUFFIXES, Table, read_table
 from cartlm.engines.model_dir import load_tokenizer
 from cartlm.errors import UserError
 from cartlm.task.prompt import special_tokens
 from cartlm.task.rows import Row
 
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 _HINT = f"set data.path in params.yaml to a file ({', '.join(SUFFIXES)}), or a folder of such files"
 
 
@@ -119,7 +118,7 @@ def check_report(path: Path, data: Data, base: Path) -> Iterator[tuple[str, bool
     gathered = gather(path, data.languages)
     yield from ((problem, True) for problem in gathered.problems)
     tokenizer, note = _base_tokenizer(base)
-    for file, rows in gathered.files.items() if tokenizer is not None else ():
+    for file, rows in gathered.files.items() if tokenizer else ():
         for row in rows:
             for token in special_tokens(tokenizer, row.prompt + row.completion)[:1]:
                 line = int(row.id.rpartition("-")[2])
@@ -138,10 +137,10 @@ def check_report(path: Path, data: Data, base: Path) -> Iterator[tuple[str, bool
 
 def _base_tokenizer(base: Path) -> tuple[Any, list[str]]:
     """The base model's tokenizer, or None and a note why special tokens are not checked."""
-    for folder in (base, Path("models/base")):
-        if any((folder / name).is_file() for name in TOKENIZERS):
-            try:
-                return load_tokenizer(folder), []
-            except UserError as error:
-                return None, [f"special tokens are not checked: {error.message}"]
-    return None, [f"special tokens are not checked: {base} is missing (dvc repro base)"]
+    folders = [folder for folder in (base, Path("models/base")) if any(folder.glob("tokenizer*"))]
+    try:
+        return load_tokenizer(folders[0]), []
+    except IndexError:
+        return None, [f"special tokens are not checked: {base} is missing (dvc repro base)"]
+    except UserError as error:
+        return None, [f"special tokens are not checked: {error.message}"]

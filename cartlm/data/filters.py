@@ -52,9 +52,9 @@ def _words(text: str) -> list[str]:
 def bad_sign(text: str) -> str:
     """The first character that no message has, such as half of a surrogate pair or U+FFFD; empty for none.
 
-    Unassigned characters may be new emoji; noncharacters (the Unicode Standard, section 23.7) never become any.
+    Line ends and tabs are allowed. Unassigned characters may be new emoji; noncharacters (the Unicode Standard, section 23.7) never become any.
     """
-    for sign in text:
+    for sign in text.replace("\n", "").replace("\t", ""):
         noncharacter = 0xFDD0 <= ord(sign) <= 0xFDEF or ord(sign) & 0xFFFE == 0xFFFE
         if noncharacter or sign == "\ufffd" or unicodedata.category(sign) in BAD_CATEGORIES:
             return sign

@@ -7,6 +7,7 @@ depends only on params and earlier answers, so stored answers give the same byte
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from cartlm.data import filters, metaprompt, near_duplicates, noise, rules
 from cartlm.data.config import Data
 from cartlm.data.metaprompt import GenerationPrompt, Label
 from cartlm.data.sampling import make_in_turn, shuffled
-from cartlm.data.wording_model import Ask, Report, WordingModel
+from cartlm.data.wording_model import Ask, WordingModel
 from cartlm.engines.openai import Reply
 from cartlm.engines.replies import Request
 from cartlm.errors import UserError
@@ -25,6 +26,8 @@ from cartlm.task.rows import Row, make
 
 PROMPTS_PER_REQUEST = 8  # generation prompts of one answer differ from each other
 ATTEMPTS = 8  # in a row without a new row, each with other labels, before a run gives up
+CHARS_PER_TOKEN = 3.5  # of such requests, English and Croatian mixed; an estimate, servers count themselves
+PROMPT_TOKENS, MESSAGE_TOKENS = 160, 35  # of a generation prompt, of a message, with the JSON around it
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,12 @@ def generation_prompts(params: Data, model: WordingModel) -> list[GenerationProm
             try:
                 answers[part] = model.parse(replies[sent.key], metaprompt.parse_prompts, part[-1])
             except ValueError as error:
-                model.report.refused[f"prompts {error}"] += 1
+                model.refused[f"prompts {error}"] += 1
         model.note_unreadable("generation prompts", len(requests))
         if len(answers) == len(needed):
             break
     else:
-        what = f"no usable generation prompts in {ATTEMPTS} attempts: {model.report.reasons()}"
+        what = f"no usable generation prompts in {ATTEMPTS} attempts: {model.reasons()}"
         raise UserError(f"{params.openai.model} gave {what}", model.hint())
     return [
         GenerationPrompt(f"{language}/{'novel' if novel else 'prompt'}-{number}", language, novel, text)
@@ -83,14 +86,10 @@ def generation_prompts(params: Data, model: WordingModel) -> list[GenerationProm
 
 
 class Generator:
-    """Makes the splits; `ask` returns the answers. `report` counts what became of them."""
+    """Makes the splits; `ask` returns the answers, `model` counts what became of them."""
 
     def __init__(self, params: Data, ask: Ask) -> None:
         self.params, self.model = params, WordingModel(params.openai, ask)
-
-    @property
-    def report(self) -> Report:
-        return self.model.report
 
     def splits(self) -> dict[str, list[Row]]:
         """All splits, without near-duplicates between them. Raises UserError if labels stay refused."""
@@ -124,7 +123,7 @@ class Generator:
             attempt, in_vain = attempt + 1, 0 if len(rows) > before else in_vain + 1
         if missing := count - len(rows):
             what = f"{missing} of {count} labels stay refused after {attempt} attempts"
-            raise UserError(f"{name}: {what}: {self.report.reasons()}", self.model.hint())
+            raise UserError(f"{name}: {what}: {self.model.reasons()}", self.model.hint())
         return shuffled([rows[index] for index in range(count)], name, self._rng(f"{name}/order"))
 
     def slots(self, count: int, novel: int) -> list[Slot]:
@@ -163,17 +162,17 @@ class Generator:
 
     def read_reply(self, name: str, attempt: int, batch: Batch, reply: Reply) -> list[Row]:
         """The sound messages of an answer as rows, noise added; the others are counted by reason."""
-        self.report.messages += len(batch.labels)
+        self.model.messages += len(batch.labels)
         try:
             messages = self.model.parse(reply, metaprompt.parse_messages, len(batch.labels))
         except ValueError as error:
-            self.report.refused[str(error)] += len(batch.labels)
+            self.model.refused[str(error)] += len(batch.labels)
             return []
         rows, languages = [], self.params.languages
         for (slot, label), message in zip(batch.labels.items(), messages, strict=True):
             line, catalog, intent = label.line, label.catalog, label.intent
             if reason := filters.refusal(message, line, catalog, intent.quantity, slot.language, languages):
-                self.report.refused[reason] += 1
+                self.model.refused[reason] += 1
                 continue
             operators = [label.noise] if label.noise else []
             if self.params.openai.noise == "ours":
@@ -198,12 +197,52 @@ class Generator:
         for row, score in zip(fresh, scores, strict=True):
             text = near_duplicates.comparable(row)
             if score >= threshold:
-                self.report.refused["near-duplicate"] += 1
+                self.model.refused["near-duplicate"] += 1
             elif text in seen:
-                self.report.refused["said before"] += 1
+                self.model.refused["said before"] += 1
             else:
                 seen.add(text)
                 rows[int(row.id)] = row
 
     def _rng(self, name: str) -> random.Random:
         return random.Random(f"{self.params.seed}/openai/{name}")
+
+
+class _Missing(Exception):
+    """Requests without a stored answer, as arguments."""
+
+
+def estimate(params: Data, stored: Mapping[str, Reply]) -> str:
+    """What the first attempt of every label would ask for beyond the `stored` answers. Nothing is asked."""
+
+    def ask(requests: Sequence[Request], what: str) -> Mapping[str, Reply]:
+        if missing := [request for request in requests if request.key not in stored]:
+            raise _Missing(*missing)
+        return {request.key: stored[request.key] for request in requests}
+
+    generator, first = Generator(params, ask), list[Request]()
+    try:
+        prompts = generation_prompts(params, generator.model)
+    except _Missing as missing:
+        first, text = list(missing.args), "x" * round(PROMPT_TOKENS * CHARS_PER_TOKEN)
+        kinds = [(language, novel) for language in params.languages for novel in (False, True)]
+        prompts = [GenerationPrompt("", language, novel, text) for language, novel in kinds]
+    novel = round(params.test * params.novel)
+    sizes = {"test": (params.test, novel), "validation": (params.validation, 0), "train": (params.train, 0)}
+    batches = [
+        batch
+        for name, (count, novel) in sizes.items()
+        for batch in generator.batches(name, 0, generator.slots(count, novel), prompts)
+        if batch.request.key not in stored
+    ]
+    requests = [*first, *(batch.request for batch in batches)]
+    chars = sum(len(json.dumps(request.body, ensure_ascii=False)) for request in requests)
+    prompt_tokens = round(chars / CHARS_PER_TOKEN)
+    completion_tokens = len(first) * PROMPTS_PER_REQUEST * PROMPT_TOKENS
+    completion_tokens += MESSAGE_TOKENS * sum(len(batch.labels) for batch in batches)
+    cost = params.openai.cost_usd(prompt_tokens, completion_tokens)
+    price = "no price is given" if cost is None else f"about {cost:.2f} US dollars"
+    return (
+        f"{len(requests):,} new requests of about {prompt_tokens:,} prompt and {completion_tokens:,} completion tokens "
+        f"({price}); refused messages are asked for again on top"
+    )

@@ -12,7 +12,7 @@ from typing import Any
 
 from cartlm.data import records, roles, sampling
 from cartlm.data.config import Data
-from cartlm.data.repeats import contradicting_ids, repeats
+from cartlm.data.near_duplicates import repeats
 from cartlm.data.tables import PUBLISHED
 from cartlm.errors import FULL, UserError
 from cartlm.task import prompt as prompts
@@ -59,14 +59,13 @@ def held_out(params: Data) -> list[Row]:
 
 def without_contradictions(parts: Mapping[str, list[Row]], name: str) -> dict[str, list[Row]]:
     """The rows of each role without those that contradict another one; stderr counts them and names the first."""
-    found = repeats(parts)
-    wrong = contradicting_ids(found)
-    if wrong:
-        first = next(repeat for repeat in found if not repeat.same_label)
-        sampling.note(
-            f"left out {len(wrong)} rows of {name} that have another label elsewhere; the first: {first.row.id} has the "
-            f"catalog and message of {first.first.id}"
-        )
+    found = [repeat for repeat in repeats(parts) if not repeat.same_label]
+    wrong = {repeat.row.id for repeat in found}  # of one role both rows, of two the later one
+    wrong |= {repeat.first.id for repeat in found if repeat.role == repeat.first_role}
+    for first in found[:1]:
+        example = f"{first.row.id} has the catalog and message of {first.first.id}"
+        what = f"{len(wrong)} rows of {name} that have another label elsewhere"
+        sampling.note(f"left out {what}; the first: {example}")
     return {role: [row for row in rows if row.id not in wrong] for role, rows in parts.items()}
 
 
@@ -187,8 +186,7 @@ def _as_row(id: str, record: dict[str, Any], languages: Sequence[str]) -> Row:
     catalog, message = prompts.split_prompt(record["prompt"])
     row = Row(id, record["language"], catalog, message, record["prompt"], record["completion"], {})
     records.check_language(row.language, languages)
-    records.check_catalog(catalog)
-    records.check_signs(catalog, message.replace("\r\n", "\n"))
+    records.check_texts(catalog, message.replace("\r\n", "\n"))
     if (line := records.catalog_line(row.intent.product, catalog)) != row.intent.product:
         row = replace(row, completion=replace(row.intent, product=line).canonical())
     return row

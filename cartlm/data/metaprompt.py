@@ -126,7 +126,7 @@ def parse_prompts(text: str, count: int) -> list[str]:
     for entry in entries[:count]:
         if not all(isinstance(entry.get(name), str) and entry[name].strip() for name in FIELDS):
             raise ValueError(f"a prompt without {', '.join(FIELDS)}")
-        if any(filters.bad_sign(entry[name].replace("\n", " ")) for name in FIELDS):
+        if any(filters.bad_sign(entry[name]) for name in FIELDS):
             raise ValueError("a prompt with a control sign")
         about = "; ".join(f"{name}: {entry[name].strip()}" for name in FIELDS[:-1])
         prompts.append(f"{entry['prompt'].strip()}\n({about})")

@@ -1,13 +1,19 @@
-"""Near-duplicates: rows whose message and product are alike by edit ratio (rapidfuzz), all pairs compared."""
+"""Repeats, rows that ask the same over the same catalog, and near-duplicates.
+
+Near-duplicates are rows whose message and product are alike by edit ratio (rapidfuzz), all pairs compared.
+"""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from rapidfuzz import fuzz, process
 
+from cartlm.data.records import plain
+from cartlm.data.roles import TEST, TRAIN, VALIDATION
 from cartlm.task.rows import Row
 
 BLOCK = 500  # rows compared at a time with all others: bounds the memory
@@ -45,3 +51,38 @@ def nearest_texts(
         best[start : start + BLOCK] = scores.max(axis=1) / 100
         where[start : start + BLOCK] = scores.argmax(axis=1)
     return best, where
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A row and an earlier one of the same catalog and message."""
+
+    row: Row
+    first: Row
+    role: str
+    first_role: str
+
+    @property
+    def same_label(self) -> bool:
+        (label, language), (other, its_language) = (
+            (row.intent, row.language) for row in (self.row, self.first)
+        )
+        same = replace(label, product=plain(label.product)) == replace(other, product=plain(other.product))
+        return same and language == its_language
+
+
+def key(row: Row) -> tuple[str, ...]:
+    """Catalog and message in NFC, with blanks normalised."""
+    return (*map(plain, row.catalog), plain(row.message))
+
+
+def repeats(parts: Mapping[str, Sequence[Row]]) -> list[Repeat]:
+    """Every row that repeats an earlier one; test rows come first, then validation, then training."""
+    first: dict[tuple[str, ...], tuple[str, Row]] = {}
+    found = []
+    for role in (TEST, VALIDATION, TRAIN):
+        for row in parts.get(role, ()):
+            first_role, other = first.setdefault(key(row), (role, row))
+            if other is not row:
+                found.append(Repeat(row, other, role, first_role))
+    return found

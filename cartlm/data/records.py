@@ -39,8 +39,7 @@ def as_row(id: str, record: dict[str, Any], languages: Sequence[str], barred: Co
     if published:
         catalog, message = prompts.split_prompt(_text(record, "prompt"))
         intent = parse_intent(_text(record, "completion"))
-        if record["completion"] != intent.canonical():
-            completion = record["completion"]
+        if (completion := record["completion"]) != intent.canonical():
             raise ValueError(f"completion {completion!r:.80} is not written as {intent.canonical()!r:.80}")
     else:
         catalog, message = _catalog(record["catalog"], record["product"], barred), _text(record, "message")
@@ -50,11 +49,10 @@ def as_row(id: str, record: dict[str, Any], languages: Sequence[str], barred: Co
     language = _text(record, "language")
     check_language(language, languages)
     for line in catalog:
-        if not line.strip() or line != line.strip() or _LINE_END.search(line):
+        if not line or line != line.strip() or _LINE_END.search(line):
             what = "is empty, or has blanks around it or a line break within"
             raise ValueError(f"catalog line {line!r:.60} {what}")
-    check_catalog(catalog)
-    check_signs(catalog, message)
+    check_texts(catalog, message)
     intent = replace(intent, product=catalog_line(intent.product, catalog))
     if intent.quantity > MAX_QUANTITY:
         raise ValueError(f"quantity is {intent.quantity!r:.60}, more than {MAX_QUANTITY}")
@@ -105,19 +103,15 @@ def _code_points(product: str, line: str) -> str:
     return f": the product has {', '.join(pairs[:3])}" if pairs else ""
 
 
-def check_catalog(catalog: Sequence[str]) -> None:
-    """Raise ValueError where two lines are the same, or look the same."""
+def check_texts(catalog: Sequence[str], message: str = "") -> None:
+    """Raise ValueError where two lines are the same or look the same, and for a character that no text has."""
     seen: dict[str, str] = {}
     for line in catalog:
         if plain(line) in seen:
             raise ValueError(f"catalog line {line!r:.60} occurs twice{_code_points(line, seen[plain(line)])}")
         seen[plain(line)] = line
-
-
-def check_signs(catalog: Sequence[str], message: str) -> None:
-    """Raise ValueError for a character that no text has, such as a control character or half of a surrogate pair."""
     for text in (message, *catalog):
-        if sign := bad_sign(text.replace("\n", " ").replace("\t", " ")):
+        if sign := bad_sign(text):
             why = ": it was decoded wrongly before" if sign == "\ufffd" else ", which no message has"
             raise ValueError(f"{text!r:.60} holds U+{ord(sign):04X}{why}")
 

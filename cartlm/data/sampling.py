@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cartlm.data import near_duplicates, repeats
+from cartlm.data import near_duplicates
 from cartlm.data.config import Data
 from cartlm.data.roles import TEST, TRAIN, VALIDATION
 from cartlm.errors import UserError
@@ -152,12 +152,12 @@ def without_leaks(
     rows: Sequence[Row], others: Sequence[Row], threshold: float, role: str, notes: list[str]
 ) -> list[Row]:
     """The rows that neither repeat one of `others` nor are its near-duplicate; a note counts those left out."""
-    same = {repeats.key(row): row for row in others}
+    same = {near_duplicates.key(row): row for row in others}
     best, where = near_duplicates.nearest(rows, others, threshold)
     leaks = {
-        row.id: same.get(repeats.key(row)) or others[index]
+        row.id: same.get(near_duplicates.key(row)) or others[index]
         for row, score, index in zip(rows, best, where, strict=True)
-        if others and (score >= threshold or repeats.key(row) in same)
+        if others and (score >= threshold or near_duplicates.key(row) in same)
     }
     if leaks:
         example = next(f"{id} is like {other.id}" for id, other in leaks.items())

@@ -90,8 +90,7 @@ def _mass(line: Line) -> bool:
 
 
 def _pack(language: str, quantity: int, rng: random.Random) -> str:
-    pack: str = rng.choice(grammar(language)["packs"][quantity])
-    return pack
+    return str(rng.choice(grammar(language)["packs"][quantity]))
 
 
 def _english(line: Line, phrase: Phrase, unit: str, rng: random.Random) -> str:
@@ -231,11 +230,5 @@ def _catalog_line(line: Line, phrase: Phrase, rng: random.Random) -> str:
             text = text[:1].lower() + text[1:]
     if phrase.quantity_form != "digit":
         return f"{count} {text}".strip()
-    forms = (
-        f"{count} {text}",
-        f"{count} {text}",
-        f"{count}x {text}",
-        f"{text} x{count}",
-        f"{count} x {text}",
-    )
-    return rng.choice(forms)
+    shown = f"{count} {text}"
+    return rng.choice((shown, shown, f"{count}x {text}", f"{text} x{count}", f"{count} x {text}"))

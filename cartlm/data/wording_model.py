@@ -9,7 +9,6 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,36 +36,30 @@ def ask_server(settings: Worded, responses: Path, poll_s: float) -> Ask:
     return ask
 
 
-@dataclass
-class Report:
-    """What became of the answers."""
+class WordingModel:
+    """Sends requests through `ask` and counts what became of the answers."""
 
-    refused: Counter[str] = field(default_factory=Counter)
-    messages: int = 0  # asked for
-    replies: dict[str, Reply] = field(default_factory=dict)
+    def __init__(self, settings: Worded, ask: Ask) -> None:
+        self.settings, self._ask = settings, ask
+        self.refused = Counter[str]()
+        self.messages = 0  # asked for
+        self._replies: dict[str, Reply] = {}
+        self._unreadable: list[str] = []  # answers to the latest requests that are not the JSON asked for
 
     def reasons(self) -> str:
         """The most frequent reasons for refusals."""
         return ", ".join(f"{count} {reason}" for reason, count in self.refused.most_common(5))
 
-    def metrics(self, settings: Worded) -> dict[str, int | float | str]:
+    def metrics(self) -> dict[str, int | float | str]:
         """The `wording` section of metrics/data.json: refused messages by reason, tokens, and cost at list price."""
         section: dict[str, int | float | str] = {
-            "model": settings.model,
-            "requests": len(self.replies),
+            "model": self.settings.model,
+            "requests": len(self._replies),
             "messages": self.messages,
         }
         for reason, count in sorted(self.refused.items()):
             section[f"refused_{re.sub(r'[^a-z0-9]+', '_', reason.lower())}"] = count
-        return section | usage_section(self.replies.values(), settings)
-
-
-class WordingModel:
-    """Sends requests through `ask`; `report` counts what became of the answers."""
-
-    def __init__(self, settings: Worded, ask: Ask) -> None:
-        self.settings, self.report, self._ask = settings, Report(), ask
-        self._unreadable: list[str] = []  # answers to the latest requests that are not the JSON asked for
+        return section | usage_section(self._replies.values(), self.settings)
 
     def request(self, row: str, body: dict[str, Any], index: Sequence[Any]) -> Request:
         """A request whose key is made of server, body and index: the same words asked twice are two requests."""
@@ -76,7 +69,7 @@ class WordingModel:
     def ask(self, requests: Sequence[Request], what: str) -> Mapping[str, Reply]:
         self._unreadable.clear()
         replies = self._ask(requests, what)
-        self.report.replies |= replies
+        self._replies |= replies
         return replies
 
     def parse(self, reply: Reply, parser: Callable[[str, int], list[str]], count: int) -> list[str]:
@@ -96,6 +89,6 @@ class WordingModel:
 
     def hint(self) -> str:
         """What to change where too many answers are refused."""
-        if self.report.refused["cut at max_tokens"] or self.report.refused["prompts cut at max_tokens"]:
+        if self.refused["cut at max_tokens"] or self.refused["prompts cut at max_tokens"]:
             return "raise data.openai.max_tokens in params.yaml"
         return "set data.openai.model to another model, or data.openai.structured to true, in params.yaml"

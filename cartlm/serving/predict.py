@@ -43,7 +43,7 @@ class Reader:
         """
         if not message.strip():
             raise Unreadable("the message is blank")
-        if sign := bad_sign(message.replace("\n", " ").replace("\t", " ")):
+        if sign := bad_sign(message):
             raise Unreadable(f"the message contains U+{ord(sign):04X}, as text that is not UTF-8 does")
         try:
             ids = self._builder.prompt_ids(prompts.render_prompt(catalog, message))
@@ -98,8 +98,7 @@ def read_catalog(path: Path) -> list[str]:
     try:
         with charset.detect(data, path).open(data) as file:
             lines = [line.strip() for line in file if line.strip()]
-        records.check_catalog(lines)
-        records.check_signs(lines, "")
+        records.check_texts(lines)
     except ValueError as error:
         raise UserError(f"the catalog {path}: {error}", "write one product a line, in UTF-8") from None
     if not lines:

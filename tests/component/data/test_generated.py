@@ -86,13 +86,13 @@ def test_refused_messages_are_sampled_and_asked_for_anew() -> None:
     generator = generated.Generator(settings(noise={**settings().noise.model_dump(), "clean": 1.0}), model)
     made = generator.splits()
     assert {name: len(rows) for name, rows in made.items()} == SIZES
-    refused = generator.report.refused
+    refused = generator.model.refused
     assert refused["other language"] >= 4
     assert refused["missing"] >= 4
     assert refused["leak"] >= 4
     assert refused["not JSON"] >= 4
     assert not [row for rows in made.values() for row in rows if "{" in row.message]
-    metrics = generator.report.metrics(generator.params.openai)
+    metrics = generator.model.metrics()
     assert metrics["requests"] == len(model.asked) == len({request.key for request in model.asked})
     assert metrics["refused_other_language"] == refused["other language"]
     assert metrics["prompt_tokens"] == 100 * len(model.asked)
@@ -103,7 +103,7 @@ def test_cost_stands_in_the_metrics_where_prices_are_given() -> None:
     priced = settings(openai={"input_price": 2.0, "output_price": 8.0, "price_source": "a page, 2026-01-01"})
     generator = generated.Generator(priced, Model())
     generator.splits()
-    metrics = generator.report.metrics(priced.openai)
+    metrics = generator.model.metrics()
     assert metrics["cost_usd"] == pytest.approx(metrics["requests"] * (100 * 2.0 + 50 * 8.0) / 1e6)  # type: ignore[operator]
 
 
