@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cartlm.bench import gpu, kernels, publish, random_weights, reference
+from cartlm.bench import gpu, publish, random_weights, reference
 from cartlm.bench.plan import Model, Plan
 from cartlm.errors import UserError
 from cartlm.system import cpu_limits, machine
@@ -40,7 +40,7 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--device", default="cuda", choices=("cuda", "cpu"), help="cpu: to try the script, no result"
     )
-    parser.add_argument("--kernels", default=",".join(kernels.KERNELS), help="of GPTQ, tried in this order")
+    parser.add_argument("--kernels", default=",".join(gpu.KERNELS), help="of GPTQ, tried in this order")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--queries", type=int, default=8, help="a round, one at a time")
     parser.add_argument("--batches", default="1,32")
@@ -70,11 +70,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         random_weights.write_gptq(checkpoint, shape, BITS, GROUP_SIZE, args.seed)
         for folder in (weights, checkpoint):
             random_weights.write_bytes_tokenizer(folder)
-        half = Model(weights, "transformers", "float16", device=args.device, fixed=True)
-        models, unsupported = kernels.models(
-            {"float16": half, "bfloat16": replace(half, dtype="bfloat16")}, {GPTQ: checkpoint},
-            device=args.device, dtype="float16", kernels=args.kernels.split(","), made_by=COMMAND,
-            probe=kernels.probe(plan, prompts[0]),
+        half = Model(weights, "transformers", "float16", COMMAND, args.device, fixed=True)
+        gptq = {GPTQ: replace(half, path=checkpoint)}
+        models, unsupported = gpu.models(
+            {"float16": half, "bfloat16": replace(half, dtype="bfloat16")}, gptq, args.kernels.split(","),
+            gpu.probe(plan, prompts[0]),
         )  # fmt: skip
         for name, why in unsupported.items():
             progress(f"{name} does not run here: {why}")
@@ -94,11 +94,10 @@ def progress(message: str) -> None:
 def main() -> None:
     try:
         print(json.dumps(measure(options())), flush=True)
-    except UserError as error:
-        progress(f"cartlm: error: {error}")
-        sys.exit(2)
-    except ModuleNotFoundError as error:
-        progress(f"cartlm: error: the package {error.name} is not installed; pip install {error.name}")
+    except (UserError, ModuleNotFoundError) as error:
+        missing = getattr(error, "name", None)
+        told = f"the package {missing} is not installed; pip install {missing}" if missing else error
+        progress(f"cartlm: error: {told}")
         sys.exit(2)
 
 

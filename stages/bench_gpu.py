@@ -6,11 +6,12 @@ python -m stages.bench_gpu        (CARTLM_BENCH_CHECK=1: refuse another machine 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from cartlm import command
-from cartlm.bench import gpu, kernels, publish, reference
-from cartlm.bench.plan import Plan
+from cartlm.bench import gpu, publish, reference
+from cartlm.bench.plan import Model, Plan
 from cartlm.system import cpu_limits, machine
 from cartlm.task import rows
 
@@ -24,12 +25,17 @@ def main() -> None:
     card = gpu.require_cuda(bench.card)
     plan = Plan.of(bench, params.prompt, cpu_limits.threads(), params.eval.max_new_tokens)
     prompts = [(row.prompt, row.completion) for row in rows.read(Path("data/test.jsonl"))]
-    models, unsupported = kernels.models(
-        gpu.plain(Path("models/merged"), "cuda", "dvc repro merge"),
-        {name: Path("models") / name for name in params.gptq},
-        device="cuda", dtype=bench.dtype, kernels=kernels.KERNELS, made_by="dvc repro",
-        probe=kernels.probe(plan, prompts[0]),
-    )  # fmt: skip
+    half = Model(Path("models/merged"), "transformers", "float16", "dvc repro merge", "cuda", fixed=True)
+    plain = {
+        "merged": half,  # the paper's FP16
+        "merged-bfloat16": replace(half, dtype="bfloat16"),
+        "merged-nf4": replace(half, nf4=True),  # quantized at load, by bitsandbytes
+    }
+    gptq = {
+        name: replace(half, path=Path("models") / name, dtype=bench.dtype, made_by="dvc repro")
+        for name in params.gptq
+    }
+    models, unsupported = gpu.models(plain, gptq, gpu.KERNELS, gpu.probe(plan, prompts[0]))
     for name, why in unsupported.items():
         command.progress(f"{name} does not run on this card: {why}")
     gguf = gpu.gguf({name: Path("models") / name / "model.gguf" for name in ("f16", *params.gguf)})

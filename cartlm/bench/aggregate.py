@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -32,63 +32,43 @@ ROUND_METRICS = re.compile(
 """What rounds.csv has of each round."""
 
 
-@dataclass(frozen=True)
-class Watts:
-    """The watts that energy is computed from: measured idle ones, or why there are none; or those of params.yaml."""
-
-    measured_idle: float | None = None
-    idle_problem: str = ""
-    given_idle: float | None = None
-    given_load: float | None = None
-    cpus: int = 1
-
-    def with_idle(self, measured: float | None, problem: str) -> Watts:
-        return replace(self, measured_idle=measured, idle_problem=problem)
-
-
-def interval(
-    rounds: Sequence[Any], statistic: Callable[[list[Any]], float], seed: int
-) -> tuple[float, float] | None:
-    """95 % percentile bootstrap interval of `statistic` over rounds (scipy.stats.bootstrap); None for one round.
-
-    With few rounds it is too short: of five rounds it holds a true median in 93 % of the cases, of three in 72 %.
-    Rounds are resampled, not queries: queries of one process share its memory layout and its neighbours.
-    """
-    import numpy as np
-    from scipy.stats import bootstrap
-
-    if len(rounds) < 2:
-        return None
-    low, high = bootstrap(
-        (np.arange(len(rounds)),), lambda picked: statistic([rounds[int(i)] for i in picked]), vectorized=False,
-        n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(seed),
-    ).confidence_interval  # fmt: skip
-    return float(low), float(high)
-
-
 def _percentile(percent: int, rounds: Sequence[Sequence[float]]) -> float:
     import numpy as np
 
     return float(np.percentile(np.concatenate(rounds), percent))
 
 
-def _with_interval(
-    name: str, rounds: Sequence[Any], statistic: Callable[[list[Any]], float], seed: int
+_median = partial(_percentile, 50)
+
+
+def with_interval(
+    name: str, rounds: Sequence[Any], seed: int, statistic: Callable[[list[Any]], float] = _median
 ) -> Section:
-    """`name` with its interval; `rounds` holds a list of values per round."""
+    """The `statistic` of all rounds as `name`, and its 95 % percentile bootstrap interval (scipy.stats.bootstrap).
+
+    By default it is the median of a list of values per round. One round has no interval. With few rounds it is too
+    short: of five rounds it holds a true median in 93 % of the cases, of three in 72 %.
+    Rounds are resampled, not queries: queries of one process share its memory layout and its neighbours.
+    """
+    import numpy as np
+    from scipy.stats import bootstrap
+
     section = {name: statistic(list(rounds))}
-    if limits := interval(rounds, statistic, seed):
-        section[f"{name}_low"], section[f"{name}_high"] = limits
+    if len(rounds) > 1:
+        limits = bootstrap(
+            (np.arange(len(rounds)),), lambda picked: statistic([rounds[int(i)] for i in picked]), vectorized=False,
+            n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(seed),
+        ).confidence_interval  # fmt: skip
+        section |= {f"{name}_low": float(limits.low), f"{name}_high": float(limits.high)}
     return section
 
 
 def _medians(records: Sequence[Mapping[str, Any]], names: Iterable[str], seed: int) -> Section:
     """The medians over records, with intervals, of each of `names` that all records have."""
-    section: Section = {}
+    section: Section = {"n": len(records)}
     for name in names:
         if all(name in record for record in records):
-            rounds = [[record[name]] for record in records]
-            section |= _with_interval(name, rounds, partial(_percentile, 50), seed)
+            section |= with_interval(name, [[record[name]] for record in records], seed)
     return section
 
 
@@ -97,44 +77,42 @@ def of(kind: str, records: Iterable[Record]) -> list[Record]:
     return [record for record in records if record["kind"] == kind]
 
 
-def spread(records: Sequence[Record]) -> float:
-    """How far apart the rounds of a variant are: interquartile range over median of their decode speeds.
+def spreads(records: Sequence[Record]) -> dict[str, float]:
+    """How far apart the rounds of a variant are: interquartile range over median, of two quantities.
 
-    Not of their latencies: each round asks other prompts, long or short ones.
+    `spread` is of the decode speeds, not of latencies, as each round asks other prompts, long or short ones;
+    `spread_p95` of the slow queries, the 95th percentile of decode seconds per token. Both are of the prefill where a
+    round of one-token answers has no decode speed.
     """
-    return _relative_range([record[f"{_phase(records)}_tokens_per_s"] for record in records])
+    import numpy as np
+    from scipy.stats import iqr
 
-
-def tail_spread(records: Sequence[Record]) -> float:
-    """The same of the slow queries of each round: the 95th percentile of decode seconds per token."""
-    phase = _phase(records)
-    tokens = "decoded_tokens" if phase == "decode" else "prompt_tokens"
+    decoded = all("decode_tokens_per_s" in record for record in records)
+    phase, tokens = ("decode", "decoded_tokens") if decoded else ("prefill", "prompt_tokens")
     seconds = [
         [query[f"{phase}_s"] / query[tokens] for query in record["queries"] if query[tokens]]
         for record in records
     ]
-    return _relative_range([_percentile(95, [of_round]) for of_round in seconds])
+    rounds = {
+        "spread": [record[f"{phase}_tokens_per_s"] for record in records],
+        "spread_p95": [np.percentile(of_round, 95) for of_round in seconds],
+    }
+    return {name: float(iqr(values) / (np.median(values) or math.inf)) for name, values in rounds.items()}
 
 
-def _phase(records: Sequence[Record]) -> str:
-    """decode, or prefill where a round of one-token answers has no decode speed."""
-    return "decode" if all("decode_tokens_per_s" in record for record in records) else "prefill"
-
-
-def _relative_range(values: Sequence[float]) -> float:
-    import numpy as np
-
-    low, middle, high = np.percentile(values, (25, 50, 75))
-    return float((high - low) / middle) if middle else 0.0
-
-
-def unsteady(records: Mapping[str, Sequence[Record]], max_spread: float) -> list[str]:
-    """Variants whose rounds, or their tails, are further apart than `max_spread`."""
-    return [
-        variant
-        for variant, of_variant in records.items()
-        if max(spread(of("queries", of_variant)), tail_spread(of("queries", of_variant))) > max_spread
-    ]
+def unsteady(records: Mapping[str, Sequence[Record]], max_spread: float) -> dict[str, str]:
+    """Variants whose rounds, or their tails, are further apart than `max_spread`, with the visible reason."""
+    found = {}
+    for variant, of_variant in records.items():
+        measured = of("queries", of_variant)
+        spread, tail = spreads(measured).values()
+        if max(spread, tail) > max_spread:
+            what = "decode speeds" if spread >= tail else "95th percentiles"
+            found[variant] = (
+                f"the rounds' {what} spread by {max(spread, tail):.0%} of their median, more than "
+                f"max_spread = {max_spread:g}, so nothing is published; {reason(measured)}"
+            )
+    return found
 
 
 def reason(records: Sequence[Record]) -> str:
@@ -142,22 +120,16 @@ def reason(records: Sequence[Record]) -> str:
     held = sum(record.get("throttled_s", 0.0) for record in records)
     if held > 0:
         return f"the cgroup's CPU quota held it back for {held:.1f} s; raise the quota or start fewer threads"
-    if cause := _disturbance(records):
-        return cause
-    return "no reason is visible from here (heat, other guests of the host); measure again, or raise max_spread in params.yaml"
+    return disturbance(records) or (
+        "no reason is visible from here (heat, other guests of the host); measure again, or raise max_spread in params.yaml"
+    )
 
 
-def disturbed(sections: Iterable[Mapping[str, float]], command: str = "make bench") -> str:
-    """A warning if more than DISTURBED CPUs were taken while a variant was measured, else an empty text.
+def disturbance(values: Sequence[Mapping[str, Any]]) -> str:
+    """Who took more than DISTURBED CPUs, how many at most and what helps; else an empty text.
 
     llama.cpp's threads wait for each other after every operation, so one that is descheduled stops them all.
     """
-    cause = _disturbance(list(sections))
-    return f"warning: the speeds are too low: {cause}, then: {command}" if cause else ""
-
-
-def _disturbance(values: Sequence[Mapping[str, Any]]) -> str:
-    """Who took CPUs, how many at most and what helps; an empty text below DISTURBED."""
     stolen = [each.get("stolen_cpus", 0.0) for each in values]
     programs = [each.get("other_cpus", 0.0) - each.get("stolen_cpus", 0.0) for each in values]
     if max(programs, default=0.0) > DISTURBED:
@@ -177,14 +149,12 @@ def queries(records: Sequence[Record], size_bytes: int | None, seed: int) -> Sec
     """
     import numpy as np
 
-    section: Section = {"n": len(records)}
-    if size_bytes is not None:
-        section["size_mib"] = size_bytes / MIB
+    section = {} if size_bytes is None else {"size_mib": size_bytes / MIB}
     section |= _medians(records, MEDIANS, seed)
     for name, percents in PERCENTILES.items():
         each = [[1000 * query[f"{name}_s"] for query in record["queries"]] for record in records]
         for percent in percents:
-            section |= _with_interval(f"{name}_ms_p{percent}", each, partial(_percentile, percent), seed)
+            section |= with_interval(f"{name}_ms_p{percent}", each, seed, partial(_percentile, percent))
     totals: dict[str, Callable[[Any], float]] = {
         "other_cpus": np.median, "stolen_cpus": np.median, "throttled_periods": sum, "throttled_s": sum,
     }  # fmt: skip
@@ -194,8 +164,7 @@ def queries(records: Sequence[Record], size_bytes: int | None, seed: int) -> Sec
     every = [query for record in records for query in record["queries"]]
     loads = [record["load1"] for record in records]
     return section | {
-        "spread": spread(records),
-        "spread_p95": tail_spread(records),
+        **spreads(records),
         "queries": len(every),
         "prompt_tokens_per_query": np.mean([query["prompt_tokens"] for query in every]),
         "decoded_tokens_per_query": np.mean([query["decoded_tokens"] for query in every]),
@@ -209,37 +178,37 @@ def queries(records: Sequence[Record], size_bytes: int | None, seed: int) -> Sec
 def served(records: Sequence[Record], seed: int) -> Section:
     """The `served` section: queries/s of llama-server by requests in flight, and the median latency of one of them."""
     section: Section = {"n": len(records)}
-    for level in records[0]["levels"]:
-        rates = [[record["levels"][level]["queries_per_s"]] for record in records]
-        each = [[1000 * s for s in record["levels"][level]["latencies_s"]] for record in records]
-        for name, values in (("queries_per_s", rates), ("latency_ms_p50", each)):
-            section |= _with_interval(f"{name}_in_flight_{level}", values, partial(_percentile, 50), seed)
+    for count in records[0]["levels"]:
+        levels = [record["levels"][count] for record in records]
+        rates = [[level["queries_per_s"]] for level in levels]
+        each = [[1000 * seconds for seconds in level["latencies_s"]] for level in levels]
+        section |= with_interval(f"queries_per_s_in_flight_{count}", rates, seed)
+        section |= with_interval(f"latency_ms_p50_in_flight_{count}", each, seed)
     return section
 
 
 def harness(records: Sequence[Record], seed: int) -> Section:
     """The `harness` section: both speeds of llama-bench, and ours over them, paired by round."""
-    flat = []
-    for record in records:
-        ours, theirs = record["ours"], record["llama_bench"]
-        flat.append({f"llama_bench_{name}": speed for name, speed in theirs.items()})
-        flat[-1] |= {
-            name.replace("tokens_per_s", "ratio"): ours[name] / speed for name, speed in theirs.items()
+    flat = [
+        {f"llama_bench_{name}": speed for name, speed in record["llama_bench"].items()}
+        | {
+            name.replace("tokens_per_s", "ratio"): record["ours"][name] / speed
+            for name, speed in record["llama_bench"].items()
         }
-    return {"n": len(records), **_medians(flat, flat[0], seed)}
+        for record in records
+    ]
+    return _medians(flat, flat[0], seed)
 
 
-def batched(records: Sequence[Record], size: str, seed: int, watts: Watts) -> Section:
+def batched(records: Sequence[Record], size: str, seed: int, watts: energy.Watts) -> Section:
     """The `batch_N` section: speeds with N rows answered together, and energy where it was measured."""
     levels = [record["levels"][size] for record in records]
-    names = ("prefill_tokens_per_s", "decode_tokens_per_s", "queries_per_s")
-    section: Section = {"n": len(records), **_medians(levels, names, seed)}
+    section = _medians(levels, ("prefill_tokens_per_s", "decode_tokens_per_s", "queries_per_s"), seed)
     if all("energy" in level for level in levels):
-        total = _total([energy.Reading(**level["energy"]) for level in levels])
-        total = replace(total, problem=total.problem or watts.idle_problem)
+        readings = [energy.Reading(**level["energy"]) for level in levels]
         tokens = sum(level["decoded_tokens"] for level in levels)
         answered = int(size) * sum(level["times"] for level in levels)
-        section |= energy.figures(total, watts.measured_idle, answered, tokens, None)
+        section |= energy.figures(readings, watts, answered, tokens, None)
     return section
 
 
@@ -253,21 +222,7 @@ def accuracy(record: Record) -> Section:
     }  # fmt: skip
 
 
-def _total(readings: Sequence[energy.Reading]) -> energy.Reading:
-    """All readings as one, with the first problem."""
-    return replace(
-        readings[0],
-        joules=sum(reading.joules for reading in readings),
-        seconds=sum(reading.seconds for reading in readings),
-        problem=next((reading.problem for reading in readings if reading.problem), ""),
-    )
-
-
-def _ratio_of_sums(rounds: Sequence[tuple[float, int]]) -> float:
-    return sum(above for above, _ in rounds) / sum(count for _, count in rounds)
-
-
-def joules(records: Sequence[Record], watts: Watts, seed: int) -> Section:
+def joules(records: Sequence[Record], watts: energy.Watts, seed: int) -> Section:
     """The `energy` section, of all measured queries without load and warm-ups: measured where there is a meter, else
     estimated where params.yaml gives watts; empty where there is neither.
     """
@@ -277,52 +232,45 @@ def joules(records: Sequence[Record], watts: Watts, seed: int) -> Section:
         if others > DISTURBED and records[0]["energy"]["source"].startswith("RAPL"):
             return {"energy_absent": f"other programs kept up to {others:.1f} CPUs busy"}
         readings = [energy.Reading(**record["energy"]) for record in records]
-        idle = watts.measured_idle
-        if idle is None and watts.idle_problem:
-            return {"energy_absent": watts.idle_problem}
-    elif watts.given_idle is not None and watts.given_load is not None:
-        idle = watts.given_idle
+    elif watts.load is not None:
         readings = [
-            energy.estimate(
-                idle, watts.given_load, record["cpu_s"], watts.cpus,
-                sum(query["latency_s"] for query in record["queries"]),
-            )
+            watts.estimate(record["cpu_s"], sum(query["latency_s"] for query in record["queries"]))
             for record in records
-        ]  # fmt: skip
+        ]
     else:
         return {}
     every = [query for record in records for query in record["queries"]]
     tokens = sum(query["decoded_tokens"] for query in every)
     correct = sum(query["exact"] is True for query in every)
-    section: Section = energy.figures(_total(readings), idle, len(every), tokens, correct)
-    if "energy_j_per_query" in section and idle is not None:
+    section: Section = energy.figures(readings, watts, len(every), tokens, correct)
+    if "energy_j_per_query" in section:
         each = [
-            (reading.joules - idle * reading.seconds, len(record["queries"]))
+            (reading.joules - section["idle_w"] * reading.seconds, len(record["queries"]))
             for reading, record in zip(readings, records, strict=True)
         ]
-        if limits := interval(each, _ratio_of_sums, seed):
-            section["energy_j_per_query_low"], section["energy_j_per_query_high"] = limits
+        section |= with_interval("energy_j_per_query", each, seed, _ratio_of_sums)
     return section
 
 
+def _ratio_of_sums(rounds: Sequence[tuple[float, int]]) -> float:
+    return sum(above for above, _ in rounds) / sum(count for _, count in rounds)
+
+
 def sections(
-    records: Sequence[Record], size_bytes: int | None, seed: int, watts: Watts, name: str = "cpu"
+    records: Sequence[Record], size_bytes: int | None, seed: int, watts: energy.Watts, name: str = "cpu"
 ) -> dict[str, Section]:
     """All sections that a variant's records give; `name` is that of the speeds, cpu or gpu."""
-    by_kind = {kind: of(kind, records) for kind in ("queries", "served", "harness", "batched", "accuracy")}
-    made: dict[str, Section] = {name: queries(by_kind["queries"], size_bytes, seed)}
-    if used := joules(by_kind["queries"], watts, seed):
-        made["energy"] = used
-    if by_kind["served"]:
-        made["served"] = served(by_kind["served"], seed)
-    if by_kind["harness"]:
-        made["harness"] = harness(by_kind["harness"], seed)
-    if by_kind["batched"]:
-        for size in by_kind["batched"][0]["levels"]:
-            made[f"batch_{size}"] = batched(by_kind["batched"], size, seed, watts)
-    if by_kind["accuracy"]:
-        made["accuracy"] = accuracy(by_kind["accuracy"][-1])
-    return made
+    asked, in_batches = of("queries", records), of("batched", records)
+    made = {name: queries(asked, size_bytes, seed), "energy": joules(asked, watts, seed)}
+    if through_server := of("served", records):
+        made["served"] = served(through_server, seed)
+    if beside_llama_bench := of("harness", records):
+        made["harness"] = harness(beside_llama_bench, seed)
+    for size in in_batches[0]["levels"] if in_batches else ():
+        made[f"batch_{size}"] = batched(in_batches, size, seed, watts)
+    if scored := of("accuracy", records):
+        made["accuracy"] = accuracy(scored[-1])
+    return {section: values for section, values in made.items() if values}
 
 
 def leave_out_wide(sections: Mapping[str, Section]) -> list[str]:

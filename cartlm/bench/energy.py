@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,8 +32,29 @@ class Reading:
     problem: str = ""
 
 
+@dataclass(frozen=True)
+class Watts:
+    """The machine's watts: measured idle ones, or why there are none; or those of params.yaml, with those at full load."""
+
+    idle: float | None = None
+    problem: str = ""
+    load: float | None = None
+    cpus: int = 1
+
+    def estimate(self, cpu_seconds: float, seconds: float) -> Reading:
+        """The energy of `seconds` in which the machine, of these watts idle and with all CPUs busy, works `cpu_seconds`.
+
+        Linear between the two, although the first busy core takes most: it compares variants on one machine, not
+        machines.
+        """
+        idle, load = self.idle or 0.0, self.load or 0.0
+        busy = min(1.0, cpu_seconds / (self.cpus * seconds)) if seconds > 0 else 0.0
+        source = f"watts given in params.yaml ({idle:g} W idle, {load:g} W at full load)"
+        return Reading(seconds * (idle + busy * (load - idle)), seconds, source, kind="estimated")
+
+
 class Meter:
-    """Joules between `start` and `stop`, of the processors, or of the one card that `gpu` numbers.
+    """Joules since it was made until `stop`, of the processors, or of the one card that `gpu` numbers.
 
     Raises UserError where there is no meter. A thread reads the counters every SAMPLE_S seconds, so that no wrap is
     missed; where it was held up so long that one may have been, that is the reading's problem.
@@ -46,44 +67,33 @@ class Meter:
         self._clock = clock
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
-        self.source = describe(self._counters)
-
-    def start(self) -> None:
-        """Begin anew from 0 J."""
-        self._end_thread()
         self._joules, self._problem = 0.0, ""
-        self._last: list[int] | None = None
-        self.sample()
-        self._began = self._at
-        self._stopping.clear()
+        self._began = self._at = clock()
+        self._last = [counter.read() for counter in self._counters]
         self._thread = threading.Thread(target=self._run, name="energy", daemon=True)
         self._thread.start()
 
     def stop(self) -> Reading:
-        """What was used since `start`."""
-        if self._thread is None:
-            raise RuntimeError("the meter was not started")
-        self._end_thread()
+        """What was used since the meter was made."""
+        self._stopping.set()
+        self._thread.join()
         self.sample()
-        return Reading(self._joules, self._at - self._began, self.source, problem=self._problem)
+        return Reading(self._joules, self._at - self._began, describe(self._counters), problem=self._problem)
 
     def sample(self) -> None:
         """Add what the counters counted since the last sample; after the first problem nothing is added."""
         with self._lock:
             if self._problem:
                 return
+            before, self._at = self._at, self._clock()
             try:
-                now, values = self._clock(), [counter.read() for counter in self._counters]
+                values = [counter.read() for counter in self._counters]
             except UserError as error:
                 self._problem = str(error)
-                self._at = self._clock()
                 return
-            if self._last is not None:
-                gap = now - self._at
-                for counter, before, after in zip(self._counters, self._last, values, strict=True):
-                    self._add(counter, after - before, gap)
-            self._at, self._last = now, values
+            for counter, last, value in zip(self._counters, self._last, values, strict=True):
+                self._add(counter, value - last, self._at - before)
+            self._last = values
 
     def _add(self, counter: Counter, microjoules: int, gap: float) -> None:
         if counter.wraps_at and gap * MAX_W > counter.wraps_at / 1e6:
@@ -99,56 +109,34 @@ class Meter:
         while not self._stopping.wait(SAMPLE_S):
             self.sample()
 
-    def _end_thread(self) -> None:
-        if self._thread is not None:
-            self._stopping.set()
-            self._thread.join()
-            self._thread = None
-
-
-def idle_watts(meter: Meter, seconds: float) -> float | None:
-    """Mean watts while this process sleeps; None where the reading had a problem. Nothing else should run."""
-    meter.start()
-    time.sleep(seconds)
-    reading = meter.stop()
-    return None if reading.problem or reading.seconds <= 0 else reading.joules / reading.seconds
-
-
-def estimate(idle_w: float, load_w: float, cpu_seconds: float, cpus: int, seconds: float) -> Reading:
-    """The energy of a machine with these watts, idle and with all `cpus` busy, while they work `cpu_seconds`.
-
-    Linear between the two, although the first busy core takes most: it compares variants on one machine, not machines.
-    """
-    busy = min(1.0, cpu_seconds / (cpus * seconds)) if seconds > 0 else 0.0
-    source = f"watts given in params.yaml ({idle_w:g} W idle, {load_w:g} W at full load)"
-    return Reading(seconds * (idle_w + busy * (load_w - idle_w)), seconds, source, kind="estimated")
-
 
 def figures(
-    reading: Reading, idle_watts: float | None, queries: int, generated_tokens: int, correct: int | None
+    readings: Sequence[Reading], watts: Watts, queries: int, generated_tokens: int, correct: int | None
 ) -> dict[str, float | str]:
-    """Metrics of a span in which so many queries were answered: joules above idle over each count.
+    """Metrics of spans in which so many queries were answered: joules above idle over each count.
 
     energy_j_per_query, energy_j_per_token (generated ones; the prompt's energy is in it), energy_j_per_correct,
     idle_w, energy_kind (measured or estimated), energy_source. A count of 0 or None leaves its figure out; without
     any figure there is only `energy_absent`, the reason.
     """
-    if reading.problem:
-        return {"energy_absent": reading.problem}
-    if idle_watts is None:
-        return {"energy_absent": "the idle watts could not be measured"}
-    if reading.kind == "measured" and reading.seconds < SHORTEST_S:
-        return {
-            "energy_absent": f"measured for {reading.seconds:.2f} s only: the counters need {SHORTEST_S:g} s"
-        }
-    joules = reading.joules - idle_watts * reading.seconds
-    if joules <= 0:
-        mean = reading.joules / reading.seconds if reading.seconds > 0 else 0.0
-        return {"energy_absent": f"{mean:.3g} W under load are not above the {idle_watts:.3g} W idle"}
+    kind, seconds = readings[0].kind, sum(reading.seconds for reading in readings)
+    total = sum(reading.joules for reading in readings)
+    problem = next((reading.problem for reading in readings if reading.problem), watts.problem)
+    if not problem and watts.idle is None:
+        problem = "the idle watts could not be measured"
+    elif not problem and kind == "measured" and seconds < SHORTEST_S:
+        problem = f"measured for {seconds:.2f} s only: the counters need {SHORTEST_S:g} s"
+    idle = watts.idle or 0.0
+    joules = total - idle * seconds
+    if not problem and joules <= 0:
+        mean = total / seconds if seconds > 0 else 0.0
+        problem = f"{mean:.3g} W under load are not above the {idle:.3g} W idle"
+    if problem:
+        return {"energy_absent": problem}
     counts = {"query": queries, "token": generated_tokens, "correct": correct}
     return {
         **{f"energy_j_per_{name}": joules / count for name, count in counts.items() if count},
-        "idle_w": idle_watts,
-        "energy_kind": reading.kind,
-        "energy_source": f"{reading.kind}: {reading.source}",
+        "idle_w": idle,
+        "energy_kind": kind,
+        "energy_source": f"{kind}: {readings[0].source}",
     }

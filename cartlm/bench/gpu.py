@@ -1,5 +1,6 @@
-"""The CUDA card that is measured: its name, its fingerprint, and the models beside the GPTQ variants.
+"""The CUDA card that is measured: its name, its fingerprint, its models, and which GPTQ kernels run on it.
 
+A GPTQ model is measured as VARIANT@KERNEL; the kernels of a variant then share one metrics file.
 Every format in transformers has the same cache of fixed size and the same CUDA graphs, so that a ratio compares bits
 and kernels only.
 """
@@ -8,17 +9,28 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cartlm.bench import energy, vram
-from cartlm.bench.plan import Model
-from cartlm.bench.publish import Target
+from cartlm.bench import energy, memory, runner
+from cartlm.bench.plan import Model, Plan, Target
 from cartlm.errors import UserError
 from cartlm.system import cuda_driver, machine, meters
+
+KERNELS = ("marlin", "machete", "exllama_v2", "triton", "torch")
+"""GPTQ kernels that are tried on a card, by the names of cartlm.engines.gptq."""
+PROBE_S = 420.0  # a kernel that is compiled at its first use takes minutes
+AT = "@"
+FIGURES = re.compile(
+    r"gpu\.((?:prefill_tokens|decode_tokens|latency_ms_p50|vram_|spread)\w*)"
+    r"|energy\.(energy_j_per_(?:token|query))|accuracy\.(exact_match\w*|n_accuracy)"
+    r"|(batch_\d+\.(?:(?:decode|prefill)_tokens_per_s|energy_j_per_(?:token|query)))"
+)
+"""The figures of each kernel, by dotted key."""
 
 
 def require_cuda(card: str | None = None) -> dict[str, Any]:
@@ -41,14 +53,12 @@ def require_cuda(card: str | None = None) -> dict[str, Any]:
             f"set gpu.card to {short_name(name)} in params.yaml",
         )
     major, minor = torch.cuda.get_device_capability(0)
-    try:
-        index = {"nvml_index": vram.card_index()}
-    except UserError:
-        index = {}
-    return {
-        **machine.card(index.get("nvml_index", 0)), "gpu": name, "gpu_compute_capability": f"{major}.{minor}",
-        "torch_cuda": str(torch.version.cuda), **index,
+    details: dict[str, Any] = {
+        "gpu": name, "gpu_compute_capability": f"{major}.{minor}", "torch_cuda": str(torch.version.cuda),
     }  # fmt: skip
+    with suppress(UserError):
+        details["nvml_index"] = memory.card_index()
+    return machine.card(details.get("nvml_index", 0)) | details
 
 
 def short_name(name: str) -> str:
@@ -63,10 +73,12 @@ def fingerprint(card: Mapping[str, Any]) -> dict[str, str]:
 
     The machine around it counts too: its CPU launches the kernels.
     """
-    limit = card.get("gpu_power_limit_w")
-    parts = [str(card["gpu"])] + ([f"{limit:.0f} W"] if limit else [])
-    parts += [f"driver {card['gpu_driver']}"] if "gpu_driver" in card else []
-    name = ", ".join([*parts, f"CUDA {card.get('torch_cuda')}", machine.fingerprint()["name"]])
+    parts = [
+        card["gpu"], f"{card['gpu_power_limit_w']:.0f} W" if card.get("gpu_power_limit_w") else "",
+        f"driver {card['gpu_driver']}" if "gpu_driver" in card else "", f"CUDA {card.get('torch_cuda')}",
+        machine.fingerprint()["name"],
+    ]  # fmt: skip
+    name = ", ".join(filter(None, parts))
     return {"name": name, "hash": hashlib.sha256(name.encode()).hexdigest()[:12]}
 
 
@@ -80,16 +92,6 @@ def target(card: Mapping[str, Any] | None, details: Mapping[str, Any] | None = N
     return Target("gpu", fingerprint(card), meter, about)
 
 
-def plain(folder: Path, device: str, made_by: str) -> dict[str, Model]:
-    """The unquantized model in both 16-bit types, and quantized at load by bitsandbytes; the first is the paper's FP16."""
-    half = Model(folder, "transformers", "float16", made_by, device, fixed=True)
-    return {
-        "merged": half,
-        "merged-bfloat16": replace(half, dtype="bfloat16"),
-        "merged-nf4": replace(half, nf4=True),
-    }
-
-
 def gguf(files: Mapping[str, Path]) -> dict[str, Model]:
     """GGUF files in llama.cpp with all layers on the card; none where it was built without CUDA."""
     from cartlm.engines import llama_cpp
@@ -97,3 +99,102 @@ def gguf(files: Mapping[str, Path]) -> dict[str, Model]:
     if not llama_cpp.offloads():
         return {}
     return {name: Model(path, device="cuda") for name, path in files.items()}
+
+
+def models(
+    plain: Mapping[str, Model],
+    gptq: Mapping[str, Model],
+    kernels: Sequence[str],
+    probe: Callable[[Model], str],
+) -> tuple[dict[str, Model], dict[str, str]]:
+    """The models to measure, GPTQ variants once per kernel, and the kernels that do not run here with the reason.
+
+    `probe` returns why a model does not run, or an empty text. Raises UserError where nothing runs.
+    """
+    candidates = dict(plain) | {
+        f"{variant}{AT}{kernel}": replace(model, kernel=kernel)
+        for variant, model in gptq.items()
+        for kernel in kernels
+    }
+    reasons = {name: why for name, model in candidates.items() if (why := probe(model))}
+    if len(reasons) == len(candidates):
+        raise UserError(f"nothing runs on this card: {next(iter(reasons.values()))}", "cartlm check-gpu")
+    return {name: model for name, model in candidates.items() if name not in reasons}, reasons
+
+
+def probe(plan: Plan, prompt: Any) -> Callable[[Model], str]:
+    """A `probe` for `models`: a query of two tokens in a fresh process."""
+    short = replace(plan, max_new_tokens=2, warmup_tokens=2, warmups=0, queries=1, batches=())
+
+    def run(model: Model) -> str:
+        if not model.path.exists():
+            raise UserError(f"{model.path} is missing", model.made_by)
+        try:
+            runner.run_worker(short.job(model, "queries", [prompt], 0), PROBE_S)
+        except UserError as error:
+            if "out of memory" in error.message.lower():  # not the kernel's fault
+                raise
+            return error.message.removeprefix(f"measuring {model.path}").lstrip(": ")[:160]
+        return ""
+
+    return run
+
+
+def merge(
+    files: Mapping[str, dict[str, Any]], unsupported: Mapping[str, str]
+) -> tuple[dict[str, dict[str, Any]], str]:
+    """One file per variant, and in one string the variants of which no kernel runs.
+
+    A variant's sections are those of the kernel that decodes fastest; `kernels` names it and, in one string, those
+    that do not run; `kernel_NAME` has the figures of each.
+    """
+    kernels: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, file in files.items():
+        variant, _, kernel = name.partition(AT)
+        kernels.setdefault(variant, {})[kernel] = file
+    merged = {variant: by_kernel[""] for variant, by_kernel in kernels.items() if "" in by_kernel}
+    for variant, by_kernel in kernels.items():
+        if variant not in merged:
+            fastest = max(
+                by_kernel, key=lambda kernel: by_kernel[kernel]["gpu"].get("decode_tokens_per_s", 0.0)
+            )
+            about = {"fastest": fastest, "measured": ", ".join(by_kernel)}
+            prefix = f"{variant}{AT}"
+            if refused := [
+                f"{name.removeprefix(prefix)}: {why}"
+                for name, why in unsupported.items()
+                if name.startswith(prefix)
+            ]:
+                about["unsupported"] = "; ".join(refused)
+            figures = {f"kernel_{kernel}": _figures(file) for kernel, file in by_kernel.items()}
+            merged[variant] = {**by_kernel[fastest], "kernels": about, **figures}
+    missing = [f"{name}: {why}" for name, why in unsupported.items() if name.partition(AT)[0] not in merged]
+    return merged, "; ".join(missing)
+
+
+def _key(section: str, name: str) -> str:
+    """The key of a figure within the section of its kernel; empty for one that is not there."""
+    found = FIGURES.fullmatch(f"{section}.{name}")
+    return found[found.lastindex or 0].replace(".", "_") if found else ""
+
+
+def _figures(file: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of one kernel as one section; those of a batch start with its section's name."""
+    figures = {"kernel": file["engine"]["kernel"], "graphs": file["engine"].get("graphs", "none")}
+    for section, values in file.items():
+        figures |= {key: values[name] for name in values if (key := _key(section, name))}
+    return figures
+
+
+def merge_rounds(
+    rounds: Sequence[tuple[int, str, str, float]], files: Mapping[str, Mapping[str, Any]]
+) -> list[tuple[int, str, str, float]]:
+    """The figures of rounds under the keys of the merged files."""
+    merged = []
+    for round, name, key, value in rounds:
+        variant, _, kernel = name.partition(AT)
+        if not kernel or kernel == files[variant]["kernels"]["fastest"]:
+            merged.append((round, variant, key, value))
+        if kernel and (inner := _key(*key.split("."))):
+            merged.append((round, variant, f"kernel_{kernel}.{inner}", value))
+    return merged

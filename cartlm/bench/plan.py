@@ -7,10 +7,12 @@ a fresh process keeps one model's memory and caches out of the next one's number
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+from cartlm.bench import energy
 
 Job = dict[str, Any]
 """What cartlm.bench.worker reads."""
@@ -39,6 +41,17 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Target:
+    """What is measured on: the CPU, or a card (cartlm.bench.gpu)."""
+
+    section: str  # of the speeds in a variant's file
+    machine: Mapping[str, str]  # the fingerprint
+    meter: Callable[[], energy.Meter] | None  # makes the energy meter; None: there is none
+    details: Mapping[str, Any] = field(default_factory=dict)  # for machine.json
+    watts: energy.Watts = field(default_factory=energy.Watts)  # given in params.yaml
+
+
+@dataclass(frozen=True)
 class Plan:
     """What is measured, and how often. The fields are described in cartlm.bench.config."""
 
@@ -53,23 +66,22 @@ class Plan:
     warmup_tokens: int | None = None  # None: as many as of a measured query
     served_rounds: int = 0
     served_queries: int = 1
-    in_flight: tuple[int, ...] = ()
+    in_flight: Sequence[int] = ()
     harness_rounds: int = 0
     harness_prompt: int = 200
     harness_new: int = 32
-    batches: tuple[int, ...] = ()  # transformers only, as is accuracy_batch
+    batches: Sequence[int] = ()  # transformers only, as is accuracy_batch
     accuracy_batch: int = 0
 
     @classmethod
     def of(cls, section: Any, prompt: Any, threads: int, max_new_tokens: int) -> Plan:
         """The plan of a section of params.yaml, with the section `prompt`."""
         settings = {f.name: getattr(section, f.name) for f in fields(cls) if hasattr(section, f.name)}
-        settings |= {name: tuple(value) for name, value in settings.items() if isinstance(value, list)}
-        settings["threads"] = threads
-        return cls(
-            **settings, max_new_tokens=max_new_tokens, context_tokens=prompt.max_tokens + max_new_tokens,
-            separator=prompt.separator,
-        )  # fmt: skip
+        settings |= {
+            "threads": threads, "max_new_tokens": max_new_tokens, "separator": prompt.separator,
+            "context_tokens": prompt.max_tokens + max_new_tokens,
+        }  # fmt: skip
+        return cls(**settings)
 
     def order(self, variants: Sequence[str], round: int) -> list[str]:
         """The variants in the random order of a round."""
@@ -90,41 +102,29 @@ class Plan:
         if model.prompts:
             return ["queries"]
         if model.engine == "llama.cpp":
-            planned = {"served": round < self.served_rounds, "harness": round < self.harness_rounds}
+            more = {"served": round < self.served_rounds, "harness": round < self.harness_rounds}
         else:
-            planned = {"batched": bool(self.batches), "accuracy": self.accuracy_batch > 0 and round == 0}
-        return ["queries", *(kind for kind, wanted in planned.items() if wanted)]
+            more = {"batched": bool(self.batches), "accuracy": self.accuracy_batch > 0 and round == 0}
+        return ["queries", *(kind for kind, wanted in more.items() if wanted)]
 
     def job(self, model: Model, kind: str, prompts: Sequence[Any], round: int) -> Job:
-        """The job of one measurement."""
+        """The job of one measurement; a batch larger than a round's prompts repeats them."""
         warmups, measured = self.draw(prompts, round)
+        if kind == "served":
+            measured = measured[: self.served_queries]
+        elif kind == "accuracy":
+            measured = list(prompts)
+        elif kind == "batched":
+            largest = max(self.batches)
+            measured = (measured * (largest // len(measured) + 1))[:largest]
         job = {
-            **{field.name: getattr(self, field.name) for field in fields(self)},
-            **{
-                name: getattr(model, name) for name in ("engine", "dtype", "device", "kernel", "nf4", "fixed")
-            },
-            "model": str(model.path),
-            "kind": kind,
-            "round": round,
-            "warmups": warmups,
-            "warmup_tokens": self.warmup_tokens or self.max_new_tokens,
-            "prompts": self._prompts(kind, prompts, measured),
-        }
+            **vars(self), **vars(model), "model": str(model.path), "path": str(model.path), "kind": kind, "round": round,
+            "warmups": warmups, "warmup_tokens": self.warmup_tokens or self.max_new_tokens, "prompts": measured,
+        }  # fmt: skip
         if model.prompts:
-            own = [(ids, None) for ids in model.prompts]
+            own, tokens = [(ids, None) for ids in model.prompts], model.new_tokens
             job |= {
-                "warmups": own[: self.warmups], "prompts": own[self.warmups :], "warmup_tokens": model.new_tokens,
-                "max_new_tokens": model.new_tokens, "context_tokens": len(model.prompts[0]) + model.new_tokens,
+                "warmups": own[: self.warmups], "warmup_tokens": tokens, "prompts": own[self.warmups :],
+                "max_new_tokens": tokens, "context_tokens": len(model.prompts[0]) + tokens,
             }  # fmt: skip
         return job
-
-    def _prompts(self, kind: str, prompts: Sequence[Any], measured: list[Any]) -> list[Any]:
-        """The prompts of a measurement; a batch larger than a round's prompts repeats them."""
-        if kind == "served":
-            return measured[: self.served_queries]
-        if kind == "accuracy":
-            return list(prompts)
-        if kind == "batched":
-            largest = max(self.batches)
-            return (measured * (largest // len(measured) + 1))[:largest]
-        return measured

@@ -7,8 +7,7 @@ vocabulary file that comes with llama.cpp.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +21,26 @@ BYTES_EOS_ID = 257  # in the tokenizer of bytes
 PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
-@dataclass(frozen=True)
-class Shape:
-    """A Llama of Meta's 3.2 release, input and output embeddings tied; the names are those of its config.json."""
+Shape = Mapping[str, int]
+SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+)
 
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    vocab_size: int = 128256
+
+def llama(*sizes: int, vocab_size: int = 128256) -> Shape:
+    """A Llama of Meta's 3.2 release, input and output embeddings tied; the names are those of its config.json."""
+    return {**dict(zip(SIZES, sizes, strict=True)), "vocab_size": vocab_size}
 
 
 SHAPES = {
-    "llama-3.2-1b": Shape(2048, 8192, 16, 32, 8, 64),
-    "llama-3.2-3b": Shape(3072, 8192, 28, 24, 8, 128),
-    "toy": Shape(256, 512, 2, 4, 2, 64),  # for tests: made and measured in seconds
+    "llama-3.2-1b": llama(2048, 8192, 16, 32, 8, 64),
+    "llama-3.2-3b": llama(3072, 8192, 28, 24, 8, 128),
+    "toy": llama(256, 512, 2, 4, 2, 64),  # for tests: made and measured in seconds
 }
 """The config.json of meta-llama/Llama-3.2-1B and -3B."""
 
@@ -48,8 +50,8 @@ def config(shape: Shape) -> Any:
     from transformers import LlamaConfig
 
     return LlamaConfig(
-        **vars(shape), max_position_embeddings=131072, tie_word_embeddings=True, rms_norm_eps=1e-5,
-        bos_token_id=shape.vocab_size - 256, eos_token_id=shape.vocab_size - 255,
+        **shape, max_position_embeddings=131072, tie_word_embeddings=True, rms_norm_eps=1e-5,
+        bos_token_id=shape["vocab_size"] - 256, eos_token_id=shape["vocab_size"] - 255,
         rope_parameters={
             "rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0,
             "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
@@ -57,15 +59,22 @@ def config(shape: Shape) -> Any:
     )  # fmt: skip
 
 
-def _draw(
-    shape: Shape, seed: int, linear: Callable[[str, Any, Any], dict[str, Any]] | None = None
-) -> dict[str, Any]:
-    """Random float16 weights by name (normal, deviation 0.02; norms 1); `linear` draws those of the projections."""
+def write(
+    folder: Path, shape: Shape, seed: int, never: int | None = None, quantization: dict[str, Any] | None = None,
+    linear: Callable[[str, Any, Any], dict[str, Any]] | None = None,
+) -> int:  # fmt: skip
+    """A model folder in hub layout with random float16 weights; returns the number of parameters.
+
+    They are normal with deviation 0.02; norms are 1. The token `never` has a logit of 0, so it is never the answer.
+    `linear` draws the projections of a checkpoint with this `quantization`. Raises OSError on a full disk.
+    """
     import torch
+    from safetensors.torch import save_file
     from transformers import LlamaForCausalLM
 
+    model = config(shape)
     with torch.device("meta"):
-        empty = LlamaForCausalLM(config(shape))
+        empty = LlamaForCausalLM(model)
     random = torch.Generator().manual_seed(seed)
     weights: dict[str, Any] = {}
     for name, tensor in empty.named_parameters():  # the tied output is named once
@@ -75,38 +84,20 @@ def _draw(
             weights[name] = torch.ones(tensor.shape, dtype=torch.float16)
         else:
             weights[name] = torch.empty(tensor.shape).normal_(0.0, 0.02, generator=random).half()
-    return weights
-
-
-def _save(
-    folder: Path, shape: Shape, weights: dict[str, Any], quantization: dict[str, Any] | None = None
-) -> None:
-    import torch
-    from safetensors.torch import save_file
-
+    if never is not None:
+        weights["model.embed_tokens.weight"][never] = 0
     folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    model = config(shape)
     model.architectures, model.dtype = ["LlamaForCausalLM"], torch.float16
     if quantization:
         model.quantization_config = quantization
+        (folder / "quantize_config.json").write_text(json.dumps(quantization, indent=2), encoding="utf-8")
     model.save_pretrained(folder)
-
-
-def write(folder: Path, shape: Shape, seed: int, never: int | None = None) -> int:
-    """A model folder in hub layout with random float16 weights; returns the number of parameters.
-
-    The token `never` has a logit of 0, so it is never the answer. Raises OSError on a full disk.
-    """
-    weights = _draw(shape, seed)
-    if never is not None:
-        weights["model.embed_tokens.weight"][never] = 0
-    _save(folder, shape, weights)
     return sum(tensor.numel() for tensor in weights.values())
 
 
-def write_gptq(folder: Path, shape: Shape, bits: int, group_size: int, seed: int) -> int:
-    """A GPTQ checkpoint of random integers, scaled to the deviation of `write`; returns the bytes.
+def write_gptq(folder: Path, shape: Shape, bits: int, group_size: int, seed: int) -> None:
+    """A GPTQ checkpoint of random integers, scaled to the deviation of `write`.
 
     Speed and memory depend on shapes and bits only, so nothing is calibrated. The layout is that of gptqmodel's
     format `gptq`: qweight [inputs * bits / 32, outputs], zeros stored less 1. Raises OSError on a full disk.
@@ -128,14 +119,11 @@ def write_gptq(folder: Path, shape: Shape, bits: int, group_size: int, seed: int
             f"{part}g_idx": (torch.arange(inputs) // group_size).to(torch.int32),
         }
 
-    weights = _draw(shape, seed, linear)
     quantization = {
         "bits": bits, "group_size": group_size, "desc_act": False, "sym": True, "lm_head": False, "quant_method": "gptq",
         "checkpoint_format": "gptq", "format": "gptq", "method": "gptq", "pack_dtype": "int32", "meta": {},
     }  # fmt: skip
-    _save(folder, shape, weights, quantization)
-    (folder / "quantize_config.json").write_text(json.dumps(quantization, indent=2), encoding="utf-8")
-    return sum(tensor.nbytes for tensor in weights.values())
+    write(folder, shape, seed, quantization=quantization, linear=linear)
 
 
 def write_bytes_tokenizer(folder: Path) -> None:

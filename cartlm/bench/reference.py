@@ -18,9 +18,8 @@ from cartlm.system import llama_cpp_probe
 REFERENCE = "reference"
 SEED = 7
 PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 20, 192, 32
-SHAPE = random_weights.Shape(
-    256, 512, 6, 8, 8, 32, vocab_size=1024
-)  # about the offline model's, so it costs as much
+# about the offline model's, so it costs as much
+SHAPE = random_weights.llama(256, 512, 6, 8, 8, 32, vocab_size=1024)
 GGUF_SHAPE = llama_cpp_probe.Shape(6, 256, 512, 8, 8, 1024, context=2048, deviation=0.02)
 TOKENS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *(f"t{n}" for n in range(765))]
 TYPE = "Q4_K_M"
@@ -29,7 +28,7 @@ FOLDER = Path("runs/reference")
 
 def identity(model: Model) -> dict[str, str | int]:
     """The `reference` section of its metrics file: its figures compare only where all of this is equal."""
-    shape = {name: getattr(SHAPE, name) for name in ("hidden_size", "num_hidden_layers", "vocab_size")}
+    shape = {name: SHAPE[name] for name in ("hidden_size", "num_hidden_layers", "vocab_size")}
     work = {"prompts": PROMPTS, "prompt_tokens": PROMPT_TOKENS, "new_tokens": NEW_TOKENS}
     return {"engine": model.engine, "type": model.dtype or TYPE, "seed": SEED, **shape, **work}
 

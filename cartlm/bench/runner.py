@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from cartlm.system import cgroup, machine, processes
 
 Record = dict[str, Any]
 """A line of a raw file: session, variant, kind, round, time and the result of cartlm.bench.worker."""
+SESSION = "session"  # holds the name of the run in progress
+CODE = ("bench", "engines", "system")
 
 
 def measure(
@@ -27,8 +29,8 @@ def measure(
     plan: Plan,
     raw: Path,
     progress: Callable[[str], None],
+    unsteady: Callable[[Mapping[str, Sequence[Record]]], Iterable[str]] = lambda _: (),
     machine_hash: str = "",
-    unsteady: Callable[[Mapping[str, Sequence[Record]]], Sequence[str]] | None = None,
 ) -> dict[str, list[Record]]:
     """All measurements of all variants, each appended to `raw`/<variant>.jsonl when done.
 
@@ -42,116 +44,92 @@ def measure(
             raise UserError(f"{model.path} is missing", model.made_by)
     session = _session(models, prompts, plan, raw, machine_hash)
     done = {variant: _read_records(raw / f"{variant}.jsonl", session) for variant in models}
-    todo = [
-        (round, variant, kind)
-        for round in range(plan.rounds)
-        for variant in plan.order(list(models), round)
-        for kind in plan.kinds(models[variant], round)
-    ]
-    if resumed := sum((kind, round) in done[variant] for round, variant, kind in todo):
-        progress(f"going on after {resumed} of {len(todo)} measurements")
 
-    def work_off(todo: Sequence[tuple[int, str, str]]) -> None:
+    def work_off(rounds: range, kinds: Callable[[Model, int], list[str]]) -> None:
+        todo = [
+            (round, variant, kind)
+            for round in rounds
+            for variant in plan.order(list(models), round)
+            for kind in kinds(models[variant], round)
+        ]
+        if resumed := sum((round, kind) in done[variant] for round, variant, kind in todo):
+            progress(f"going on after {resumed} of {len(todo)} measurements")
         for number, (round, variant, kind) in enumerate(todo, 1):
-            if (kind, round) in done[variant]:
+            if (round, kind) in done[variant]:
                 continue
             job = plan.job(models[variant], kind, prompts, round)
             record = {"session": session, "variant": variant, "kind": kind, "round": round, **run_worker(job)}
             with (raw / f"{variant}.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
-            done[variant][kind, round] = record
+            done[variant][round, kind] = record
             progress(f"{number}/{len(todo)}  round {round + 1}  {variant}: {_describe(record)}")
 
-    def records(rounds: int) -> dict[str, list[Record]]:
-        return {
-            variant: [of_variant[key] for key in sorted(of_variant) if key[1] < rounds]
-            for variant, of_variant in done.items()
-        }
-
-    work_off(todo)
+    work_off(range(plan.rounds), plan.kinds)
     # Of the first rounds alone: a run that was killed in the additional ones must come to the same answer.
-    if names := unsteady(records(plan.rounds)) if unsteady else ():
-        progress(f"{', '.join(names)}: the spread is too large; {plan.rounds} more rounds")
-        more = range(plan.rounds, 2 * plan.rounds)
-        work_off(
-            [(round, variant, "queries") for round in more for variant in plan.order(list(models), round)]
-        )
-    return records(2 * plan.rounds)
+    first = {
+        variant: [record for (round, _), record in sorted(of_variant.items()) if round < plan.rounds]
+        for variant, of_variant in done.items()
+    }
+    if names := ", ".join(unsteady(first)):
+        progress(f"{names}: the spread is too large; {plan.rounds} more rounds")
+        work_off(range(plan.rounds, 2 * plan.rounds), lambda model, round: ["queries"])
+    return {variant: [of_variant[key] for key in sorted(of_variant)] for variant, of_variant in done.items()}
 
 
 def close(raw: Path) -> None:
     """End the session: the next `measure` starts anew and keeps the raw files."""
-    (raw / "session.json").unlink(missing_ok=True)
+    (raw / SESSION).unlink(missing_ok=True)
 
 
 def _describe(record: Record) -> str:
     """A measurement for the progress line."""
-    if record["kind"] == "accuracy":
+    kind = record["kind"]
+    if kind == "accuracy":
         return f"{record['exact']} of {record['n']} rows right"
-    if levels := record.get("levels"):
-        name, unit = (
-            ("queries_per_s", "queries/s in flight")
-            if record["kind"] == "served"
-            else ("decode_tokens_per_s", "decode tokens/s at batch")
-        )
-        return f"{unit}: {', '.join(f'{level.get(name, 0):.1f} at {n}' for n, level in levels.items())}"
-    prefill, decode = (
-        record.get("ours", record).get(f"{phase}_tokens_per_s", 0) for phase in ("prefill", "decode")
-    )
-    beside = " beside llama-bench" if "ours" in record else ""
-    return f"{prefill:.0f} prefill and {decode:.0f} decode tokens/s{beside}"
+    if kind in ("queries", "harness"):
+        speeds = record.get("ours", record)
+        prefill, decode = (speeds.get(f"{phase}_tokens_per_s", 0) for phase in ("prefill", "decode"))
+        beside = " beside llama-bench" if kind == "harness" else ""
+        return f"{prefill:.0f} prefill and {decode:.0f} decode tokens/s{beside}"
+    name, unit = {
+        "served": ("queries_per_s", "queries/s in flight"),
+        "batched": ("decode_tokens_per_s", "decode tokens/s at batch"),
+    }[kind]
+    levels = ", ".join(f"{level.get(name, 0):.1f} at {n}" for n, level in record["levels"].items())
+    return f"{unit}: {levels}"
 
 
 def _session(
     models: Mapping[str, Model], prompts: Sequence[Any], plan: Plan, raw: Path, machine_hash: str
 ) -> str:
-    """The name of the run in progress, or of a new one if none measures the same."""
+    """The name of the run in progress, or of a new one if none measures the same.
+
+    What measures counts too: the code of three packages and the versions of the libraries they call.
+    """
+    root = Path(__file__).parents[1]
+    code = [file.read_bytes() for name in CODE for file in sorted((root / name).glob("*.py"))]
     files = [
         (variant, {**vars(model), "path": ""}, model.size_bytes, model.path.stat().st_mtime_ns)
         for variant, model in sorted(models.items())
     ]
-    content = repr((files, list(prompts), plan, machine_hash, _code()))
-    key = hashlib.sha256(content.encode()).hexdigest()[:12]
-    path = raw / "session.json"
-    try:
-        session = json.loads(path.read_text(encoding="utf-8"))
-        if session["key"] == key:
-            return str(session["session"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    content = repr((files, list(prompts), plan, machine_hash, code, machine.libraries()))
+    key, path = hashlib.sha256(content.encode()).hexdigest()[:12], raw / SESSION
+    running = path.read_text(encoding="utf-8") if path.exists() else ""
+    if running.startswith(f"{key}-"):
+        return running
     name = f"{key}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
-    write_text(path, json.dumps({"key": key, "session": name}))
+    write_text(path, name)
     return name
 
 
-def _code() -> list[str]:
-    """What measures: hashes of three packages, and the versions of the libraries they call."""
-    root = Path(__file__).parents[1]
-    files = [
-        file for package in ("bench", "engines", "system") for file in sorted((root / package).glob("*.py"))
-    ]
-    return [*(hashlib.sha256(file.read_bytes()).hexdigest() for file in files), repr(machine.libraries())]
-
-
-def _read_records(path: Path, session: str) -> dict[tuple[str, int], Record]:
-    """The session's records by kind and round; a line cut by a kill is removed from the file."""
-    if not path.exists():
-        return {}
-    data = path.read_bytes()
+def _read_records(path: Path, session: str) -> dict[tuple[int, str], Record]:
+    """The session's records by round and kind; a line cut by a kill is removed from the file."""
+    data = path.read_bytes() if path.exists() else b""
     whole = data[: data.rfind(b"\n") + 1]
     if whole != data:
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
-    records = [json.loads(line) for line in whole.decode("utf-8").splitlines()]
-    return {(record["kind"], record["round"]): record for record in records if record["session"] == session}
-
-
-def _environment(device: str) -> dict[str, str]:
-    """A worker on a card sees that card alone (gptqmodel would spread a model over all) and fetches nothing."""
-    if device == "cpu":
-        return dict(os.environ)
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    return {"GPTQMODEL_OFFLINE": "1", **os.environ, "CUDA_VISIBLE_DEVICES": first}
+        os.truncate(path, len(whole))
+    records = [json.loads(line) for line in whole.splitlines()]
+    return {(record["round"], record["kind"]): record for record in records if record["session"] == session}
 
 
 def run_worker(job: Job, timeout_s: float | None = None) -> Record:
@@ -160,7 +138,12 @@ def run_worker(job: Job, timeout_s: float | None = None) -> Record:
     Raises UserError for a failure, and after `timeout_s` seconds.
     """
     began, started, before = time.time(), time.monotonic(), machine.throttling()
-    what = f"measuring {job['model']}"
+    what, environ = f"measuring {job['model']}", dict(os.environ)
+    if (
+        job["device"] != "cpu"
+    ):  # it sees that card alone (gptqmodel would spread a model over all), fetches nothing
+        environ["CUDA_VISIBLE_DEVICES"] = environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+        environ.setdefault("GPTQMODEL_OFFLINE", "1")
     with cgroup.own() as group:
         if group and job["kind"] == "queries":
             job = {**job, "group": [group.version, str(group.folder)]}
@@ -173,17 +156,16 @@ def run_worker(job: Job, timeout_s: float | None = None) -> Record:
         try:
             done = subprocess.run(
                 [sys.executable, "-m", "cartlm.bench.worker"], input=json.dumps(job), capture_output=True, text=True,
-                preexec_fn=prepare, check=False, timeout=timeout_s, env=_environment(job["device"]),
+                preexec_fn=prepare, check=False, timeout=timeout_s, env=environ,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise UserError(f"{what} took more than {timeout_s:.0f} s", "") from None
-    if done.returncode < 0:
-        raise UserError(
-            f"{what}: {processes.describe_exit(done.returncode)}", processes.exit_hint(done.returncode)
+    if code := done.returncode:
+        lines = done.stderr.strip().splitlines()
+        told = (
+            lines[-1].removeprefix("cartlm: error: ") if code > 0 and lines else processes.describe_exit(code)
         )
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise UserError(f"{what}: {lines[-1].removeprefix('cartlm: error: ')}", "run it again")
+        raise UserError(f"{what}: {told}", processes.exit_hint(code, "run it again"))
     result: Record = json.loads(done.stdout.strip().splitlines()[-1])
     after = machine.throttling()
     if before and after:

@@ -45,7 +45,7 @@ def test_without_proc(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="on Linux only"):
         memory.now(tmp_path / "status")
     (tmp_path / "status").write_text("VmRSS:\t 2048 kB\nVmHWM:\t 4096 kB\n")
-    with pytest.raises(UserError, match="lacks rss_anon_mib, rss_file_mib"):
+    with pytest.raises(UserError, match="RssAnon"):
         memory.now(tmp_path / "status")
 
 

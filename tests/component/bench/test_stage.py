@@ -205,7 +205,7 @@ def test_committed_is_what_git_has(tmp_path: Path) -> None:
 
 def test_the_server_gives_the_answers_of_our_engine(tmp_path: Path) -> None:
     """Greedy, over the same ids: else its speed would be that of other work."""
-    from cartlm.bench import llama_server
+    from cartlm.bench import llama_tools
     from cartlm.engines import llama_cpp
 
     model = write_base_gguf(tmp_path / "base.gguf")
@@ -213,9 +213,9 @@ def test_the_server_gives_the_answers_of_our_engine(tmp_path: Path) -> None:
         builder = engine.prompt_builder("\n")
         prompts = [builder.prompt_ids(f"Catalog:\nTea\nJam\n\nUser:\nadd {n} jam") for n in range(2, 8)]
         ours = [engine.answer(ids, 24).text for ids in prompts]
-    with llama_server.server(model, 2, 512, 1) as port:
-        theirs = [llama_server.complete(port, ids, 24)[1] for ids in prompts]
-        again = [llama_server.complete(port, ids, 24)[1] for ids in prompts]
+    with llama_tools.server(model, 2, 512, 1) as port:
+        theirs = [llama_tools.complete(port, ids, 24)[1] for ids in prompts]
+        again = [llama_tools.complete(port, ids, 24)[1] for ids in prompts]
     assert theirs == again
     assert (
         sum(a == b for a, b in zip(ours, theirs, strict=True)) >= len(prompts) - 1

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cartlm.bench import llama_bench, llama_server, runner
+from cartlm.bench import llama_tools, runner
 from cartlm.errors import UserError
 from cartlm.system import llama_cpp_build, processes
 from tests import ROOT
@@ -160,7 +160,7 @@ def test_llama_bench_that_dies(
 ) -> None:
     tools(tmp_path, monkeypatch, llama_bench=f"#!/bin/sh\necho loading >&2\nkill -{name[3:]} $$\n")
     with pytest.raises(UserError) as error:
-        llama_bench.llama_bench(tmp_path / "model.gguf", 8, 2, 1)
+        llama_tools.llama_bench(tmp_path / "model.gguf", 8, 2, 1)
     told(error, name, words, next_command)
 
 
@@ -185,8 +185,8 @@ def test_llama_server_that_dies(
 ) -> None:
     """Before it answers, and in the middle of what it is asked."""
     tools(tmp_path, monkeypatch, llama_server=SERVER.format(python=sys.executable, name=name, early=early))
-    with pytest.raises(UserError) as error, llama_server.server(tmp_path / "model.gguf", 2, 64, 1) as port:
-        llama_server.load(port, [[1], [2]], 2, 4)
+    with pytest.raises(UserError) as error, llama_tools.server(tmp_path / "model.gguf", 2, 64, 1) as port:
+        llama_tools.load(port, [[1], [2]], 2, 4)
     told(error, name, words, next_command)
     assert "model.gguf" in error.value.message
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cartlm.bench import aggregate, publish
+from cartlm.bench.energy import Watts
 from cartlm.errors import UserError
 
 
@@ -77,20 +78,20 @@ def test_interval_covers_the_median(monkeypatch: pytest.MonkeyPatch) -> None:
     rng, hits = np.random.default_rng(1), 0
     for seed in range(40):
         values = [[float(value)] for value in rng.normal(10, 1, size=5)]
-        low, high = aggregate.interval(values, lambda picked: float(np.median(picked)), seed) or (0, 0)
-        hits += low <= 10 <= high
+        found = aggregate.with_interval("x", values, seed)
+        hits += found["x_low"] <= 10 <= found["x_high"]
     assert 34 <= hits <= 40
 
 
 def test_spread_is_of_speeds_not_of_prompts() -> None:
     other_prompts = [record(i, [0.1 * (i + 1)] * 4, decode_tokens_per_s=50.0) for i in range(5)]
-    assert aggregate.spread(other_prompts) == 0
-    assert aggregate.spread(rounds([80, 90, 100, 110, 120])) == pytest.approx(0.2)
+    assert aggregate.spreads(other_prompts)["spread"] == 0
+    assert aggregate.spreads(rounds([80, 90, 100, 110, 120]))["spread"] == pytest.approx(0.2)
     of_one_token = [record(i, [0.1] * 4, prefill_tokens_per_s=1000.0) for i in range(2)]
     for each in of_one_token:
         each.pop("decode_tokens_per_s", None)
     mixed = rounds([100, 110, 120], prefill_tokens_per_s=1000.0) + of_one_token
-    assert aggregate.spread(mixed) == 0  # one quantity, the one that all rounds have
+    assert aggregate.spreads(mixed)["spread"] == 0  # one quantity, the one that all rounds have
 
 
 def slow_query(records: list[dict[str, Any]], factor: float) -> None:
@@ -103,13 +104,11 @@ def slow_query(records: list[dict[str, Any]], factor: float) -> None:
 
 def test_a_slow_tail_counts_as_spread() -> None:
     steady = rounds([100] * 6)
-    assert aggregate.tail_spread(steady) == 0
+    assert aggregate.spreads(steady)["spread_p95"] == 0
     slow_query(steady, 30.0)
-    assert aggregate.spread(steady) == 0
-    assert aggregate.tail_spread(steady) > 1
-    assert aggregate.unsteady({"f16": steady}, 0.3) == ["f16"]
-    with pytest.raises(UserError, match="95th percentiles spread by"):
-        publish.refuse_unsteady({"f16": steady}, 0.3, "dvc repro")
+    assert aggregate.spreads(steady)["spread"] == 0
+    assert aggregate.spreads(steady)["spread_p95"] > 1
+    assert "95th percentiles spread by" in aggregate.unsteady({"f16": steady}, 0.3)["f16"]
 
 
 @pytest.mark.parametrize(
@@ -128,13 +127,10 @@ def test_an_unsteady_variant_is_refused_with_the_reason(more: dict[str, Any], wo
     engine = {"name": "llama.cpp"}
     steady = {"f16": rounds([99, 100, 101, 100, 100], engine=engine, **more)}
     unsteady = {"f16": rounds([60, 80, 100, 120, 140], engine=engine, **more)}
-    assert aggregate.unsteady(steady, 0.3) == []
-    assert aggregate.unsteady(unsteady, 0.3) == ["f16"]
-    publish.refuse_unsteady(steady, 0.3, "dvc repro")
-    with pytest.raises(UserError, match=words) as error:
-        publish.refuse_unsteady(unsteady, 0.3, "dvc repro")
-    assert "decode speeds spread by 40%" in error.value.message
-    assert "dvc repro" in error.value.hint
+    assert aggregate.unsteady(steady, 0.3) == {}
+    why = aggregate.unsteady(unsteady, 0.3)["f16"]
+    assert "decode speeds spread by 40% of their median, more than max_spread = 0.3" in why
+    assert words in why
 
 
 def test_a_figure_whose_interval_is_wider_than_itself_is_left_out() -> None:
@@ -164,7 +160,7 @@ def test_the_figures_of_a_round() -> None:
     served = {"kind": "served", "round": 3, "levels": {"2": level}}
     speeds = {"prefill_tokens_per_s": 1.0, "decode_tokens_per_s": 2.0}
     harness = {"kind": "harness", "round": 3, "ours": speeds, "llama_bench": speeds}
-    sections = aggregate.sections([one, served, harness], 2**20, 7, aggregate.Watts())
+    sections = aggregate.sections([one, served, harness], 2**20, 7, Watts())
     figures = aggregate.round_metrics(sections)
     assert figures.keys() == {
         "cpu.load_s", "cpu.prefill_tokens_per_s", "cpu.decode_tokens_per_s", "cpu.peak_rss_mib", "cpu.latency_ms_p50",
@@ -181,20 +177,20 @@ def test_the_figures_of_a_round() -> None:
 def test_energy_is_measured_or_estimated_or_absent() -> None:
     reading = {"joules": 30.0, "seconds": 2.0, "source": "RAPL package-0", "kind": "measured", "problem": ""}
     measured = [{**one, "energy": reading, "cpu_s": 0.4} for one in rounds([100, 100, 100])]
-    found = aggregate.joules(measured, aggregate.Watts(measured_idle=5.0), 7)
+    found = aggregate.joules(measured, Watts(5.0), 7)
     # 30 J less 5 W for 2 s, over four queries of 20 tokens
     assert found["energy_j_per_query"] == pytest.approx(5.0)
     assert found["energy_j_per_token"] == pytest.approx(0.25)
     assert found["energy_j_per_query_low"] == found["energy_j_per_query_high"] == pytest.approx(5.0)
     assert found["energy_kind"] == "measured"
     problem = "other programs kept 1.3 CPUs busy while the idle watts were measured"
-    assert aggregate.joules(measured, aggregate.Watts(idle_problem=problem), 7) == {"energy_absent": problem}
+    assert aggregate.joules(measured, Watts(problem=problem), 7) == {"energy_absent": problem}
     disturbed = [{**one, "other_cpus": 0.0, "other_cpus_host": 1.3} for one in measured]  # beside our cpuset
-    absent = aggregate.joules(disturbed, aggregate.Watts(measured_idle=5.0), 7)
+    absent = aggregate.joules(disturbed, Watts(5.0), 7)
     assert absent == {"energy_absent": "other programs kept up to 1.3 CPUs busy"}
     plain = [{**one, "cpu_s": 0.4} for one in rounds([100, 100, 100])]
-    assert aggregate.joules(plain, aggregate.Watts(measured_idle=5.0), 7) == {}
-    given = aggregate.Watts(given_idle=10.0, given_load=30.0, cpus=2)
+    assert aggregate.joules(plain, Watts(5.0), 7) == {}
+    given = Watts(10.0, load=30.0, cpus=2)
     found = aggregate.joules(plain, given, 7)
     # 0.4 CPU seconds of 2 CPUs in 0.4 s: half of the 20 W between idle and full, over four queries
     assert found["energy_j_per_query"] == pytest.approx(10 * 0.4 / 4)
@@ -203,9 +199,9 @@ def test_energy_is_measured_or_estimated_or_absent() -> None:
 
 
 def test_disturbed() -> None:
-    assert aggregate.disturbed([{"other_cpus": 0.1}, {}]) == ""
-    assert "1.3 CPUs" in aggregate.disturbed([{"other_cpus": 0.1}, {"other_cpus": 1.3}])
-    stolen = aggregate.disturbed([{"other_cpus": 0.7, "stolen_cpus": 0.6}])
+    assert aggregate.disturbance([{"other_cpus": 0.1}, {}]) == ""
+    assert "1.3 CPUs" in aggregate.disturbance([{"other_cpus": 0.1}, {"other_cpus": 1.3}])
+    stolen = aggregate.disturbance([{"other_cpus": 0.7, "stolen_cpus": 0.6}])
     assert "the hypervisor took up to 0.6 CPUs" in stolen
 
 

@@ -18,7 +18,8 @@ from types import SimpleNamespace
 import pytest
 
 from cartlm.bench import energy, publish
-from cartlm.bench.energy import Meter, Reading, estimate, figures, idle_watts
+from cartlm.bench.energy import Meter, Reading, Watts, figures
+from cartlm.bench.plan import Target
 from cartlm.errors import UserError
 from cartlm.system.meters import available
 from tests import ROOT
@@ -69,19 +70,18 @@ def machine(tmp_path: Path) -> Callable[[str], Machine]:
 def test_each_joule_is_counted_once(machine: Callable[[str], Machine], tree: str, source: str) -> None:
     """On constructed trees: no core, uncore, psys and MMIO zone, and a counter shown for each die is taken once."""
     here = machine(tree)
-    assert here.meter().source == source
+    assert here.meter().stop().source == source
     assert available(here.root)["energy_cpu"] == source
 
 
 def test_two_sockets(machine: Callable[[str], Machine]) -> None:
     here = machine("intel_two_sockets")
     meter = here.meter()
-    meter.start()
     here.use(10, _0=100, _0_0=60, _0_1=20, _1=50, _1_0=30, _1_1=10, _2=400)
     reading = meter.stop()
     assert reading.joules == pytest.approx(180)
     assert (reading.seconds, reading.kind, reading.problem) == (10.0, "measured", "")
-    meter.start()  # begins anew
+    meter = here.meter()  # begins anew
     here.use(2, _1=7)
     assert meter.stop().joules == pytest.approx(7)
 
@@ -91,7 +91,6 @@ def test_counters_wrap_each_at_its_own_range(machine: Callable[[str], Machine]) 
     here.file("intel-rapl:0").write_text(f"{262143328850 - 30_000_000}\n")
     here.file("intel-rapl:1:1").write_text(f"{65712999613 - 5_000_000}\n")
     meter = here.meter()
-    meter.start()
     here.use(10, _0=100, _1_1=20)
     assert int(here.file("intel-rapl:0").read_text()) == 70_000_000
     reading = meter.stop()
@@ -103,7 +102,6 @@ def test_samples_in_between_see_every_wrap(machine: Callable[[str], Machine]) ->
     """400 W for 400 s is 160 kJ, twice round on AMD."""
     here = machine("amd")
     meter = here.meter()
-    meter.start()
     for _ in range(20):
         here.use(20, _0=8000)
         meter.sample()
@@ -114,12 +112,9 @@ def test_samples_in_between_see_every_wrap(machine: Callable[[str], Machine]) ->
 
 def test_the_thread_samples(machine: Callable[[str], Machine], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(energy, "SAMPLE_S", 0.001)
-    here, sampled = machine("amd"), energy.threading.Event()
+    here, sampled, sample = machine("amd"), energy.threading.Event(), Meter.sample
+    monkeypatch.setattr(Meter, "sample", lambda meter: (sample(meter), sampled.set()))
     meter = here.meter()
-    sample = meter.sample
-    monkeypatch.setattr(meter, "sample", lambda: (sample(), sampled.set()))
-    meter.start()
-    sampled.clear()
     assert sampled.wait(10)
     assert meter.stop().problem == ""
     assert not any(thread.name == "energy" for thread in energy.threading.enumerate())
@@ -128,7 +123,6 @@ def test_the_thread_samples(machine: Callable[[str], Machine], monkeypatch: pyte
 def test_a_gap_in_which_a_wrap_may_be_lost_is_a_problem(machine: Callable[[str], Machine]) -> None:
     here = machine("amd")
     meter = here.meter()
-    meter.start()
     here.use(100, _0=5000)
     assert "not read for 100 s" in meter.stop().problem
 
@@ -136,12 +130,11 @@ def test_a_gap_in_which_a_wrap_may_be_lost_is_a_problem(machine: Callable[[str],
 def test_a_reset_counter_is_a_problem(machine: Callable[[str], Machine]) -> None:
     here = machine("amd")
     meter = here.meter()
-    meter.start()
     here.file("intel-rapl:0").write_text("0\n")
     here.use(5, _0=10)
     reading = meter.stop()
     assert "jumped by" in reading.problem
-    assert "jumped by" in str(figures(reading, 5.0, 1, 1, 1)["energy_absent"])
+    assert "jumped by" in str(figures([reading], Watts(5.0), 1, 1, 1)["energy_absent"])
 
 
 @pytest.mark.parametrize(
@@ -199,23 +192,22 @@ def test_a_range_of_0_is_a_reason(machine: Callable[[str], Machine]) -> None:
 def test_a_counter_that_fails_meanwhile_is_a_problem(machine: Callable[[str], Machine]) -> None:
     here = machine("amd")
     meter = here.meter()
-    meter.start()
     here.file("intel-rapl:0").unlink()
     here.now += 3
     reading = meter.stop()
     assert "is missing" in reading.problem
-    assert list(figures(reading, 5.0, 1, 1, 1)) == ["energy_absent"]
+    assert list(figures([reading], Watts(5.0), 1, 1, 1)) == ["energy_absent"]
 
 
 def test_the_folder_that_the_links_lead_to(machine: Callable[[str], Machine]) -> None:
     """docker/compose.rapl.yaml shows that: parts of a package lie in the package's folder, nowhere else."""
     here = machine("intel_two_sockets")
-    source = here.meter().source
+    source = here.meter().stop().source
     folder = here.root / POWERCAP
     for part in sorted(folder.glob("intel-rapl:*:*")):
         part.rename(folder / part.name.rpartition(":")[0] / part.name)
     assert not list(folder.glob("intel-rapl:*:*"))
-    assert here.meter().source == source
+    assert here.meter().stop().source == source
     assert "dram" in source
 
 
@@ -234,14 +226,6 @@ def test_this_machine_has_a_meter_or_a_reason() -> None:
     assert ("energy_gpu" in found) != ("energy_gpu_absent" in found)
 
 
-def test_idle_watts(machine: Callable[[str], Machine], monkeypatch: pytest.MonkeyPatch) -> None:
-    here = machine("amd")
-    monkeypatch.setattr(energy.time, "sleep", lambda seconds: here.use(seconds, _0=12 * seconds))
-    assert idle_watts(here.meter(), 5) == pytest.approx(12)
-    monkeypatch.setattr(energy.time, "sleep", lambda seconds: here.file("intel-rapl:0").unlink())
-    assert idle_watts(here.meter(), 5) is None
-
-
 @pytest.mark.parametrize(("busy", "expected"), [(0.0, 12.0), (1.3, None)])
 def test_idle_watts_count_only_if_nothing_else_runs(
     machine: Callable[[str], Machine], monkeypatch: pytest.MonkeyPatch, busy: float, expected: float | None
@@ -250,13 +234,18 @@ def test_idle_watts_count_only_if_nothing_else_runs(
     others = SimpleNamespace(so_far=lambda: {"other_cpus_host": busy})
     monkeypatch.setattr(energy.time, "sleep", lambda seconds: here.use(seconds, _0=12 * seconds))
     monkeypatch.setattr(publish.machine, "OtherPrograms", lambda: others)
-    watts, problem = publish.idle_watts(publish.Target("cpu", {}, here.meter))
-    assert watts == (expected and pytest.approx(expected))
-    assert ("while the idle watts were measured" in problem) == (expected is None)
+    target = Target("cpu", {}, here.meter)
+    watts = publish.idle_watts(target)
+    assert watts.idle == (expected and pytest.approx(expected))
+    assert ("while the idle watts were measured" in watts.problem) == (expected is None)
+    monkeypatch.setattr(energy.time, "sleep", lambda seconds: here.file("intel-rapl:0").unlink())
+    assert publish.idle_watts(target).idle is None
 
 
 def test_figures() -> None:
-    found = figures(Reading(180.0, 10.0, "RAPL package-0"), 8.0, queries=20, generated_tokens=400, correct=10)
+    found = figures(
+        [Reading(180.0, 10.0, "RAPL package-0")], Watts(8.0), queries=20, generated_tokens=400, correct=10
+    )
     assert found == {
         "energy_j_per_query": pytest.approx(5.0),
         "energy_j_per_token": pytest.approx(0.25),
@@ -269,7 +258,7 @@ def test_figures() -> None:
 
 @pytest.mark.parametrize("correct", [None, 0])
 def test_what_nothing_was_counted_for_is_absent(correct: int | None) -> None:
-    found = figures(Reading(180.0, 10.0, "RAPL package-0"), 8.0, 20, 0, correct)
+    found = figures([Reading(180.0, 10.0, "RAPL package-0")], Watts(8.0), 20, 0, correct)
     assert "energy_j_per_query" in found
     assert "energy_j_per_token" not in found
     assert "energy_j_per_correct" not in found
@@ -288,21 +277,22 @@ def test_what_nothing_was_counted_for_is_absent(correct: int | None) -> None:
 def test_no_figure_below_or_without_the_idle_baseline(
     reading: Reading, idle: float | None, reason: str
 ) -> None:
-    found = figures(reading, idle, 20, 400, 10)
+    found = figures([reading], Watts(idle), 20, 400, 10)
     assert list(found) == ["energy_absent"]
     assert reason in str(found["energy_absent"])
 
 
 def test_an_estimate_says_that_it_is_one() -> None:
     """Half of 4 CPUs busy for 10 s between 20 and 100 W: 60 W, 40 above idle."""
-    reading = estimate(20.0, 100.0, cpu_seconds=20.0, cpus=4, seconds=10.0)
+    watts = Watts(20.0, load=100.0, cpus=4)
+    reading = watts.estimate(cpu_seconds=20.0, seconds=10.0)
     assert reading.joules == pytest.approx(600)
-    found = figures(reading, 20.0, queries=40, generated_tokens=800, correct=None)
+    found = figures([reading], watts, queries=40, generated_tokens=800, correct=None)
     assert found["energy_j_per_query"] == pytest.approx(10)
     assert found["energy_kind"] == "estimated"
     assert found["energy_source"] == ("estimated: watts given in params.yaml (20 W idle, 100 W at full load)")
-    assert estimate(20.0, 100.0, 99.0, 4, 10.0).joules == pytest.approx(1000)  # no more than full load
-    assert estimate(20.0, 100.0, 0.0, 4, 0.0).joules == 0
+    assert watts.estimate(99.0, 10.0).joules == pytest.approx(1000)  # no more than full load
+    assert watts.estimate(0.0, 0.0).joules == 0
 
 
 class FakeNvml(types.ModuleType):
@@ -339,7 +329,6 @@ def test_nvml(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert available(tmp_path)["energy_gpu"] == "NVML Toy H9000"
     now = iter([0.0, 10.0])
     meter = Meter(tmp_path, gpu=0, clock=lambda: next(now))
-    meter.start()
     fake.millijoules += 3_000_000
     assert meter.stop() == Reading(3000.0, 10.0, "NVML Toy H9000")
 
@@ -350,7 +339,6 @@ def test_a_card_whose_driver_was_reloaded_is_a_problem(
     fake = FakeNvml()
     monkeypatch.setitem(sys.modules, "pynvml", fake)
     meter = Meter(tmp_path, gpu=0)
-    meter.start()
     fake.millijoules = 7
     assert "was reset" in meter.stop().problem
 

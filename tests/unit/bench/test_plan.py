@@ -9,9 +9,10 @@ from pathlib import Path
 import yaml
 
 from cartlm.bench.config import Architecture, BenchCpu, Gpu
-from cartlm.bench.latency import Query, rates
 from cartlm.bench.plan import Model, Plan
+from cartlm.bench.worker import query, rates
 from cartlm.config import Section
+from cartlm.engines.answer import Answer
 from cartlm.task.config import Prompt
 from tests import ROOT
 
@@ -39,13 +40,17 @@ def test_prompts_differ_between_rounds_only() -> None:
 
 
 def test_rates() -> None:
-    made = [Query(1.0, 0.3, 100, 10, 0.2, 0.7, True, None), Query(3.0, 0.7, 300, 40, 0.6, 0.3, False, None)]
+    made = [
+        query(Answer("", (), "stop", 100, 10, 0, 0.2, 0.7), 1.0, 0.1, None),
+        query(Answer("", (), "length", 300, 40, 0, 0.6, 0.3), 3.0, 0.1, None),
+    ]
     assert rates(made) == {
         "prefill_tokens_per_s": 500.0,
         "decode_tokens_per_s": 49.0,  # the answer that was cut had one pass fewer than tokens
         "queries_per_s": 0.5,
     }
-    assert "decode_tokens_per_s" not in rates([Query(1.0, 0.3, 100, 0, 0.2, 0.0, True, None)])
+    empty = query(Answer("", (), "stop", 100, 0, 0, 0.2, 0.0), 1.0, 0.1, None)
+    assert "decode_tokens_per_s" not in rates([empty])
 
 
 def test_a_plan_is_its_section_of_params() -> None:
@@ -57,13 +62,13 @@ def test_a_plan_is_its_section_of_params() -> None:
         for name, section in sections.items()
     }
     for name, plan in plans.items():
-        shared = vars(plan).keys() & params[name].keys() - {"threads", "in_flight", "batches"}
+        shared = vars(plan).keys() & params[name].keys() - {"threads"}
         assert {"seed", "rounds", "warmups", "queries"} <= shared
         assert all(getattr(plan, key) == params[name][key] for key in shared)
         assert (plan.threads, plan.max_new_tokens) == (2, 24)
         assert plan.context_tokens == params["prompt"]["max_tokens"] + 24
-    assert plans["bench_cpu"].in_flight == tuple(params["bench_cpu"]["in_flight"])
-    assert plans["gpu"].batches == tuple(params["gpu"]["batches"])
+    assert plans["bench_cpu"].in_flight == params["bench_cpu"]["in_flight"]
+    assert plans["gpu"].batches == params["gpu"]["batches"]
 
 
 def test_what_is_measured_depends_on_engine_and_round() -> None:

@@ -65,7 +65,7 @@ def comparison() -> Comparison:
     """The planted change, judged as a real one is."""
     report = stale.Report(
         29,
-        {"bench-cpu": ["cartlm/bench/latency.py"]},
+        {"bench-cpu": ["cartlm/bench/worker.py"]},
         {"gpu/dvc.yaml:bench-gpu": stale.Elsewhere(["metrics/bench/t4"], "0123abc", "2026-01-02")},
         "dvc repro",
     )

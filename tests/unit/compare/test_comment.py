@@ -77,7 +77,7 @@ def test_the_example_shows_each_kind_of_change_on_each_target() -> None:
     )
     assert re.search(r"\| q4_k_m \| decode_tokens_per_s .* worse \|", text)
     assert re.search(r"\| int4-g128 \| kernel_marlin.decode_tokens_per_s .* better \|", text)
-    assert "- bench-cpu: cartlm/bench/latency.py\n" in text
+    assert "- bench-cpu: cartlm/bench/worker.py\n" in text
     assert "bench-gpu: measured at commit 0123abc (2026-01-02)" in text
     page, _ = rendered(text)
     assert page.count("<details>") == page.count("</details>") == 5

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from cartlm.bench import gpu, kernels, publish, runner, vram
-from cartlm.bench.plan import Model, Plan
+from cartlm.bench import gpu, memory, publish, runner
+from cartlm.bench.energy import Watts
+from cartlm.bench.plan import Model, Plan, Target
 from cartlm.errors import UserError
 from cartlm.metrics import read_metrics
 
@@ -89,10 +90,10 @@ def test_the_fastest_kernel_speaks_for_its_variant(tmp_path: Path, monkeypatch: 
     made |= {"int4@torch": records(20.0, 93), "int4@marlin": records(90.0, 92)}
     made["merged"][0]["load_s"] = 100.0
     monkeypatch.setattr(runner, "measure", lambda *_: made)
-    monkeypatch.setattr(publish, "idle_watts", lambda target: (50.0, ""))
+    monkeypatch.setattr(publish, "idle_watts", lambda target: Watts(50.0))
     monkeypatch.setattr(publish, "committed", lambda path: {})
     plan = Plan(7, 2, 4, 4, 1, 8, 64, "\n")
-    target = publish.Target("gpu", gpu.fingerprint(CARD), lambda: None, CARD)  # type: ignore[arg-type,return-value]
+    target = Target("gpu", gpu.fingerprint(CARD), lambda: None, CARD)  # type: ignore[arg-type,return-value]
     unsupported = {"int4@machete": "needs SM90", "int8@torch": "no"}
     lines: list[str] = []
     (tmp_path / "metrics").mkdir()
@@ -156,13 +157,12 @@ def test_the_fastest_kernel_speaks_for_its_variant(tmp_path: Path, monkeypatch: 
 
 def test_what_does_not_run_is_left_out_with_its_reason(tmp_path: Path) -> None:
     plain = {"merged": Model(tmp_path, "transformers", "float16")}
-    given = ({"int4": tmp_path}, "cuda", "float16", ["a", "b"], "dvc repro")
-    found, unsupported = kernels.models(plain, *given, lambda model: "broken" if model.kernel else "")
+    found, unsupported = gpu.models(plain, plain, "ab", lambda model: "broken" if model.kernel else "")
     assert list(found) == ["merged"]
-    assert unsupported == {"int4@a": "broken", "int4@b": "broken"}
+    assert unsupported == {"merged@a": "broken", "merged@b": "broken"}
     with pytest.raises(UserError, match="nothing runs on this card: broken; cartlm check-gpu"):
-        kernels.models(plain, *given, lambda model: "broken")
+        gpu.models(plain, plain, "ab", lambda model: "broken")
 
 
 def test_no_card_no_vram() -> None:
-    assert vram.Vram("cpu").now("load") == {}
+    assert memory.Vram("cpu").now("load") == {}

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from cartlm.bench import aggregate, latency, worker
+from cartlm.bench import aggregate, worker
+from cartlm.bench.energy import Watts
 from cartlm.engines.answer import Answer
 from cartlm.evaluation.scoring import score
 from cartlm.task.intent import Intent
@@ -43,18 +44,18 @@ def test_an_answer_counts_alike_wherever_it_is_counted(
 ) -> None:
     engine = Engine(text, reason)
     assert (score(ROW, engine.given).outcome == "exact") is right
-    (query,) = latency.queries(engine, list, [([1], ROW.completion)], 9)  # type: ignore[arg-type]
-    assert query.exact is right
-    monkeypatch.setattr(worker, "_load", lambda job: engine)
+    (query,) = worker.answer_each(engine, list, [([1], ROW.completion)], 9)  # type: ignore[arg-type]
+    assert query["exact"] is right
+    monkeypatch.setattr(worker, "_loader", lambda job: lambda: engine)
     job = {"prompts": [[[1], ROW.completion]], "max_new_tokens": 9, "accuracy_batch": 1}
     assert worker.accuracy(job)["exact"] == right
 
 
 @pytest.mark.parametrize(("text", "reason", "right"), ANSWERS)
 def test_energy_of_a_correct_answer_knows_no_other(text: str, reason: str, right: bool) -> None:
-    made = latency.queries(Engine(text, reason), list, [([1], ROW.completion)] * 4, 9)  # type: ignore[arg-type]
-    record = {"queries": [{**vars(query), "latency_s": 1.0} for query in made], "cpu_s": 4.0}
-    watts = aggregate.Watts(given_idle=10.0, given_load=20.0, cpus=1)
+    made = worker.answer_each(Engine(text, reason), list, [([1], ROW.completion)] * 4, 9)  # type: ignore[arg-type]
+    record = {"queries": [{**query, "latency_s": 1.0} for query in made], "cpu_s": 4.0}
+    watts = Watts(10.0, load=20.0)
     found = aggregate.joules([record], watts, 7)
     assert found["energy_j_per_query"] == pytest.approx(10.0)
     assert found.get("energy_j_per_correct") == (pytest.approx(10.0) if right else None)

@@ -1,4 +1,8 @@
-"""Queries per second with several requests in flight, through llama.cpp's own server: what a shop would run."""
+"""llama.cpp's own tools beside our engine.
+
+llama-server: queries per second with several requests in flight, what a shop would run. llama-bench checks our harness:
+the same file, threads and lengths, in turns with our own engine.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,14 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from cartlm.errors import UserError
 from cartlm.system import llama_cpp_build, processes
 
 START_S = 120  # a large model on a slow disk
+REPEATS = 3  # of llama-bench, in one process after a warm-up; the median counts
 
 
 @contextlib.contextmanager
@@ -61,9 +67,7 @@ def _wait(running: subprocess.Popen[bytes], port: int, model: Path) -> None:
         if running.poll() is not None:
             raise _exit_error(running, model)
         with contextlib.suppress(OSError, http.client.HTTPException):
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-            connection.request("GET", "/health")
-            if connection.getresponse().status == 200 and running.poll() is None:
+            if _ask(port, "GET", "/health", timeout_s=5)[0] == 200 and running.poll() is None:
                 return
         time.sleep(0.05)
     raise UserError(f"llama-server of {model} did not answer within {START_S} s", "make setup")
@@ -72,6 +76,15 @@ def _wait(running: subprocess.Popen[bytes], port: int, model: Path) -> None:
 def _exit_error(running: subprocess.Popen[bytes], model: Path) -> UserError:
     what = f"llama-server of {model}: {processes.describe_exit(running.returncode)}"
     return UserError(what, processes.exit_hint(running.returncode, "make doctor"))
+
+
+def _ask(port: int, method: str, path: str, body: str = "", timeout_s: float = 600) -> tuple[int, Any]:
+    """(status, value of the JSON in the reply)."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
+    with contextlib.closing(connection):
+        connection.request(method, path, body or None, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        return response.status, json.loads(response.read() or "null")
 
 
 def complete(port: int, ids: list[int], max_new_tokens: int) -> tuple[float, str]:
@@ -83,16 +96,11 @@ def complete(port: int, ids: list[int], max_new_tokens: int) -> tuple[float, str
         "prompt": ids, "n_predict": max_new_tokens, "samplers": ["top_k"], "top_k": 1, "cache_prompt": False,
     }  # fmt: skip
     started = time.perf_counter()
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
-    try:
-        connection.request("POST", "/completion", json.dumps(body), {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        reply: dict[str, Any] = json.loads(response.read())
-    finally:
-        connection.close()
-    if response.status != 200:
-        raise UserError(f"llama-server answered {response.status}: {str(reply)[:200]}")
-    return time.perf_counter() - started, str(reply["content"])
+    status, reply = _ask(port, "POST", "/completion", json.dumps(body))
+    seconds = time.perf_counter() - started
+    if status != 200:
+        raise UserError(f"llama-server answered {status}: {str(reply)[:200]}")
+    return seconds, str(reply["content"])
 
 
 def load(
@@ -104,3 +112,31 @@ def load(
         answers = list(clients.map(lambda ids: complete(port, ids, max_new_tokens), prompts))
         seconds = time.perf_counter() - started
     return {"queries_per_s": len(prompts) / seconds, "latencies_s": [latency for latency, _ in answers]}
+
+
+def ours(engine: Any, prompt_tokens: int, new_tokens: int) -> dict[str, float]:
+    """prefill_tokens_per_s and decode_tokens_per_s of our engine."""
+    engine.benchmark_pp_tg(prompt_tokens, 1)
+    runs = [engine.benchmark_pp_tg(prompt_tokens, new_tokens) for _ in range(REPEATS)]
+    prefill_s, decode_s = (median(seconds) for seconds in zip(*runs, strict=True))
+    return {"prefill_tokens_per_s": prompt_tokens / prefill_s, "decode_tokens_per_s": new_tokens / decode_s}
+
+
+def llama_bench(model: Path, prompt_tokens: int, new_tokens: int, threads: int) -> dict[str, float]:
+    """The same of llama-bench, which warms up by itself. Raises UserError if it fails."""
+    command = [
+        llama_cpp_build.tool("llama-bench"), "-m", model, "-p", prompt_tokens, "-n", new_tokens, "-t", threads,
+        "-ngl", 0, "-r", REPEATS, "-o", "json",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, check=False,
+        preexec_fn=processes.die_with_parent,
+    )  # fmt: skip
+    try:
+        speeds = {bool(test["n_gen"]): median(test["samples_ts"]) for test in json.loads(done.stdout)}
+        return {"prefill_tokens_per_s": speeds[False], "decode_tokens_per_s": speeds[True]}
+    except (ValueError, KeyError, TypeError):
+        lines = done.stderr.strip().splitlines() if done.returncode >= 0 else []
+        reason = lines[-1][:200] if lines else processes.describe_exit(done.returncode)
+        hint = processes.exit_hint(done.returncode, f"rm {model}, then dvc repro")
+        raise UserError(f"llama-bench of {model}: {reason}", hint) from None
