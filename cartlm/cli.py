@@ -7,6 +7,8 @@ import io
 import json
 import os
 import sys
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -217,7 +219,7 @@ def stale_stages(as_json: bool) -> int:
     """
     repository.check_repository(ROOT)
     report = stale.find_stale(ROOT)
-    print(json.dumps(stale.as_json(report), indent=2) if as_json else stale.format_report(report))
+    print(json.dumps(asdict(report), indent=2) if as_json else stale.format_report(report))
     return 1 if report.stale else 0
 
 

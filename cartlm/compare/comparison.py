@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from cartlm.compare.load import ParamChange
@@ -72,7 +72,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
             {**vars(change), "paired": _difference(change.paired) if change.paired else None}
             for change in comparison.changes
         ],
-        "stale": stale.as_json(comparison.stale) if comparison.stale else None,
+        "stale": asdict(comparison.stale) if comparison.stale else None,
         "variants_against_f16": [_difference(each) for each in comparison.against_f16],
     }
 

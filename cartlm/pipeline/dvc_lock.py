@@ -6,9 +6,8 @@ the hash of a file or folder.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -95,29 +94,14 @@ def reads_other_data(old: Mapping[str, Stage], new: Mapping[str, Stage], file: s
     )
 
 
-def folder_hash(folder: str, files: Mapping[str, str]) -> str:
-    """What DVC writes for a folder with these files, MD5 by path: the MD5 of their sorted list, and `.dir`."""
-    below = sorted(path for path in files if path.startswith(f"{folder}/"))
-    listed = json.dumps([{"md5": files[path], "relpath": path.removeprefix(f"{folder}/")} for path in below])
-    return f"{md5(listed.encode())}.dir"
-
-
-def md5(data: bytes) -> str:
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
-
-
 def remade_inputs(stages: Mapping[str, Stage]) -> dict[str, list[str]]:
     """Stage -> what it read that another stage has made differently since, by the hashes of the locks alone."""
     now = {path: (md5, name) for name, stage in stages.items() for path, md5 in stage.out_hashes.items()}
-    found = {}
+    found: dict[str, list[str]] = {}
     for name, stage in stages.items():
-        anew = [
-            f"{path} (made anew by {now[path][1]})"
-            for path, md5 in stage.hashes.items()
-            if path in now and now[path][0] != md5
-        ]
-        if anew:
-            found[name] = anew
+        for path, md5 in stage.hashes.items():
+            if path in now and now[path][0] != md5:
+                found.setdefault(name, []).append(f"{path} (made anew by {now[path][1]})")
     return found
 
 
@@ -133,18 +117,13 @@ def outdated_stages(
         changed = sorted(path for path, run_with in stage.code.items() if now[path] != run_with)
         for file, values in stage.params.items():
             if file not in params:
-                params[file] = _yaml(read(file))
+                params[file] = None
+                with suppress(yaml_files.NotYaml):
+                    params[file] = yaml_files.parse(read(file) or b"")
             changed += [key for key, value in values.items() if _at(params[file], key) != value]
         if changed:
             found[name] = changed
     return found
-
-
-def _yaml(data: bytes | None) -> Any:
-    try:
-        return yaml_files.parse(data or b"")
-    except yaml_files.NotYaml:
-        return None
 
 
 def _at(values: Any, key: str) -> Any:
@@ -157,12 +136,8 @@ def _at(values: Any, key: str) -> Any:
 def changed_code(old: Mapping[str, Stage], new: Mapping[str, Stage]) -> dict[str, list[str]]:
     """Measuring stages of both sides that were run with other code or packages, and with which."""
     found = {}
-    for name in old.keys() & new.keys():
+    for name in sorted(old.keys() & new.keys()):
         if any(out.startswith(MEASURED) for out in new[name].outs):
-            before, after = old[name].code, new[name].code
-            changed = sorted(
-                path for path in before.keys() | after.keys() if before.get(path) != after.get(path)
-            )
-            if changed:
-                found[name] = changed
-    return dict(sorted(found.items()))
+            different = old[name].code.items() ^ new[name].code.items()
+            found[name] = sorted({path for path, _ in different})
+    return {name: paths for name, paths in found.items() if paths}

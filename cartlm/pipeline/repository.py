@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import subprocess
 import tarfile
 from pathlib import Path
 
 from cartlm.errors import UserError
-from cartlm.pipeline.dvc_lock import folder_hash, md5
 
 
 def check_repository(root: Path) -> None:
@@ -81,7 +81,10 @@ def read_file(root: Path, commit: str | None, path: str) -> bytes | None:
 
 
 def dvc_md5(root: Path, commit: str | None, path: str) -> str | None:
-    """What DVC has as the hash of a file or folder of a commit or of the workspace; None where it is not there."""
+    """What DVC has as the hash of a file or folder of a commit or of the workspace; None where it is not there.
+
+    Of a folder that is the MD5 of the sorted list of its files, and `.dir`.
+    """
     files = {}
     if commit is None:
         for each in [root / path, *(root / path).rglob("*")]:
@@ -94,7 +97,8 @@ def dvc_md5(root: Path, commit: str | None, path: str) -> str | None:
             with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
                 for member in archive:
                     if (content := archive.extractfile(member)) and not member.name.endswith(".gitkeep"):
-                        files[member.name] = md5(content.read())
-    if path in files:
-        return files[path]
-    return folder_hash(path, files) if files else None
+                        files[member.name] = hashlib.md5(content.read()).hexdigest()
+    if path in files or not files:
+        return files.get(path)
+    listed = [{"md5": md5, "relpath": name.removeprefix(f"{path}/")} for name, md5 in sorted(files.items())]
+    return f"{hashlib.md5(json.dumps(listed).encode()).hexdigest()}.dir"

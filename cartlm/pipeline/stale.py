@@ -41,7 +41,7 @@ class Report:
     stages: int  # of the main graph
     stale: dict[str, list[str]]  # stage of the main graph -> what changed since it was run
     elsewhere: dict[str, Elsewhere]
-    next: str  # the command that makes the main graph's numbers new
+    next: str | None = None  # the command that makes the numbers of stale stages new
 
 
 def find_stale(root: Path) -> Report:
@@ -51,9 +51,10 @@ def find_stale(root: Path) -> Report:
         open_repo(Path("."), "dvc status") as repo,
     ):  # DVC names paths from where it is
         listed = [stage.addressing for stage in repo.index.stages]
+        paths = {str(each) for stage in repo.index.stages for each in (*stage.deps, *stage.outs)}
         status = repo.status()
     run = dvc_lock.read_stages(lambda path: read_file(root, None, path), "workspace")
-    hidden = ignored(root, [*deleted_paths(status), *(out for stage in run.values() for out in stage.outs)])
+    hidden = ignored(root, paths.union(*(stage.outs for stage in run.values())))
     remade = dvc_lock.remade_inputs(run)
     changed: dict[str, list[str]] = {}
     for name in listed:
@@ -64,39 +65,23 @@ def find_stale(root: Path) -> Report:
         # DVC compares with what is here; where that is nothing, the locks still have models made after they were read.
         known = " ".join(why)
         changed[name] = why + [each for each in remade.get(name, []) if each.partition(" (")[0] not in known]
-    main = [name for name in listed if ELSEWHERE not in name]
-    others = {}
-    for name in listed:
-        if ELSEWHERE in name:
-            metrics = [out for out in run[name].outs if out not in hidden] if name in run else []
-            others[name] = elsewhere(root, metrics, changed[name])
-    return Report(
-        len(main), {name: changed[name] for name in main if changed[name]}, others, next_command(root)
-    )
-
-
-def next_command(root: Path) -> str:
-    """`dvc repro`, or how to bring back a dvc.lock that the commit has and the workspace lacks."""
+    others = {
+        name: elsewhere(
+            root, [out for out in run[name].outs if out not in hidden] if name in run else [], why
+        )
+        for name, why in changed.items()
+        if ELSEWHERE in name
+    }
+    stale = {name: why for name, why in changed.items() if why and name not in others}
     gone = not (root / "dvc.lock").exists() and read_file(root, "HEAD", "dvc.lock") is not None
-    return "git checkout HEAD -- dvc.lock" if gone else "dvc repro"
-
-
-def deleted_paths(status: Mapping[str, Sequence[Any]]) -> list[str]:
-    """All paths that DVC misses."""
-    entries = [entry for each in status.values() for entry in each if isinstance(entry, dict)]
-    return [
-        path
-        for entry in entries
-        for paths in entry.values()
-        for path, state in paths.items()
-        if state == "deleted"
-    ]
+    command = "git checkout HEAD -- dvc.lock" if gone else "dvc repro"
+    return Report(len(listed) - len(others), stale, others, command if stale else None)
 
 
 def ignored(root: Path, paths: Iterable[str]) -> set[str]:
     """Those of `paths` that git ignores: data, models, and whatever else a checkout does not bring."""
     arguments = ("-c", "core.quotePath=off", "check-ignore", "--stdin")
-    return set(run_git(root, *arguments, stdin="\n".join(sorted(set(paths)))).stdout.splitlines())
+    return set(run_git(root, *arguments, stdin="\n".join(sorted(paths))).stdout.splitlines())
 
 
 def reasons(entries: Sequence[Any], hidden: set[str]) -> list[str]:
@@ -134,16 +119,6 @@ def elsewhere(root: Path, metrics: list[str], changed: list[str]) -> Elsewhere:
     boundary = run_git(root, "rev-parse", "--git-path", "shallow").stdout.strip()
     cut = (read_file(root, None, boundary) or b"").decode().split()
     return Elsewhere(metrics, last[1], last[2], last[0] in cut, changed)
-
-
-def as_json(found: Report) -> dict[str, Any]:
-    """The report as plain values."""
-    return {
-        "stages": found.stages,
-        "stale": found.stale,
-        "elsewhere": {name: vars(each) for name, each in found.elsewhere.items()},
-        "next": found.next if found.stale else None,
-    }
 
 
 def format_report(found: Report) -> str:
