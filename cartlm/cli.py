@@ -21,7 +21,7 @@ from cartlm.compare.report import format_comment, format_report
 from cartlm.errors import UserError
 from cartlm.files import write_text
 from cartlm.metrics import write_metrics
-from cartlm.pipeline import answer_cache, dvc_remote, repository, stale, variants
+from cartlm.pipeline import dvc_remote, repository, stale, variants
 from cartlm.report import paper, results, summary
 from cartlm.system import machine
 from cartlm.text import few
@@ -120,14 +120,10 @@ def pin_images() -> None:
     from cartlm.pipeline import revisions
 
     for file in map(Path, ("Dockerfile.cpu", "Dockerfile.gpu")):
-        image = revisions.base_image(file)
         try:
-            digest = revisions.ask_registry(image)
+            print(f"{file} builds on {revisions.pin_image(file, datetime.date.today())}")
         except UserError as error:
-            print(f"{file} keeps {image}: {error}", file=sys.stderr)
-            continue
-        changed = revisions.write_digest(file, digest, datetime.date.today())
-        print(f"{file} builds on {image}@{digest}{'' if changed else '; unchanged'}")
+            print(f"{file} is unchanged: {error}", file=sys.stderr)
 
 
 @main.command()
@@ -290,19 +286,19 @@ def check_remote() -> None:
             "copy an entry of presets/paper.yaml, then make remote",
         )
     print(f"servers: {', '.join(servers)}")
-    fetch(*(f"data/answers/{name}.jsonl" for name in servers))
+    fetch_paid(f"data/answers/{name}.jsonl" for name in servers)
 
 
 @main.command("fetch-paid", hidden=True)
-def fetch_paid() -> None:
+def fetch_responses() -> None:
     """Fetch the paid answers of data.source openai from the DVC remote, if they are not here."""
-    fetch("data/responses.jsonl")
+    fetch_paid(["data/responses.jsonl"])
 
 
-def fetch(*paths: str) -> None:
+def fetch_paid(paths: Iterable[str]) -> None:
     """Fetch paid answers, with a warning for what no DVC remote has. Raises UserError if fetching fails."""
     for path in paths:
-        if warning := answer_cache.fetch(path):
+        if warning := dvc_remote.fetch_paid(path):
             print(warning, file=sys.stderr)
 
 
@@ -330,7 +326,7 @@ def diagnose(as_json: bool) -> None:
     from cartlm.system import doctor
 
     found = doctor.examine(ROOT)
-    print(json.dumps(doctor.as_json(found), indent=2) if as_json else doctor.text(found))
+    print(json.dumps([asdict(each) for each in found], indent=2) if as_json else doctor.text(found))
     for each in doctor.broken(found):
         raise UserError(f"{each.name} is {each.state}: {each.cost}", each.command)
 

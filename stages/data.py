@@ -17,7 +17,7 @@ from cartlm.engines.replies import read_replies
 from cartlm.errors import UserError
 from cartlm.files import write_text
 from cartlm.metrics import write_metrics
-from cartlm.pipeline import answer_cache
+from cartlm.pipeline import dvc_remote
 from cartlm.task import rows
 
 RESPONSES, PUBLISHED = Path("data/responses.jsonl"), Path("data/published.jsonl")
@@ -36,10 +36,7 @@ def main(dry_run: bool) -> None:
         print(generated.estimate(data, read_replies(RESPONSES)) if data.source == "openai" else no_model)
         return
     published = hub.held_out(data)
-    paid_for = RESPONSES.as_posix()
-    if answer_cache.bought(paid_for) and not (
-        answer_cache.here(paid_for) or os.environ.get("CARTLM_FORGET_PAID")
-    ):
+    if dvc_remote.paid_and_missing(RESPONSES.as_posix()) and not os.environ.get("CARTLM_FORGET_PAID"):
         raise UserError(
             f"{RESPONSES} was paid for and is missing",
             "make repro fetches it from a DVC remote; CARTLM_FORGET_PAID=1 make repro goes on without it",

@@ -15,7 +15,7 @@ import numpy as np
 
 from cartlm.engines.answer import Answer, FinishReason, Stopped, describe_threads, join_pieces
 from cartlm.errors import UserError
-from cartlm.system import cpu_limits, llama_cpp_build
+from cartlm.system import cpu_limits, llama_cpp_probe
 from cartlm.task.prompt import PromptBuilder
 
 CONTEXT_STEP = 256  # llama.cpp rounds the context up to this many tokens
@@ -169,7 +169,7 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
         return {
             "name": "llama.cpp",
             "version": f"llama-cpp-python {c.__version__}",
-            "kernel": llama_cpp_build.cpu_variant() or "unknown",
+            "kernel": llama_cpp_probe.cpu_variant() or "unknown",
             "instructions": system_info(),
             **describe_threads(self, self.threads),
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -37,7 +37,7 @@ class Stage:
     outs: dict[str, int]  # path -> bytes
     hashes: dict[str, str]  # MD5 by path of the dependencies
     params: dict[str, dict[str, Any]]  # file -> dotted key -> value
-    out_hashes: dict[str, str] = field(default_factory=dict)  # MD5 by path of the outputs
+    out_hashes: dict[str, str]  # MD5 by path of the outputs
 
     @property
     def code(self) -> dict[str, str]:
@@ -48,29 +48,23 @@ def read_stages(read: Read, name: str) -> dict[str, Stage]:
     """All stages by name, as DVC writes it. `name` is the commit's, for the UserError where a file is not YAML."""
     found = {}
     for path in LOCKS:
-        folder = PurePosixPath(path).parent
         next = f"git diff {path}" if "workspace" in name else f"git show {name}:{path}"
+        prefix = "" if path == LOCKS[0] else path.replace(".lock", ".yaml:")
         try:
             listed = (yaml_files.parse(read(path) or b"") or {}).get("stages") or {}
-            for name_of, entry in listed.items():
-                found[name_of if folder == PurePosixPath() else f"{folder}/dvc.yaml:{name_of}"] = _stage(
-                    entry
+            for stage, entry in listed.items():
+                deps, outs = entry.get("deps") or [], entry.get("outs") or []
+                found[prefix + stage] = Stage(
+                    {out["path"]: out.get("size", 0) for out in outs},
+                    {dep["path"]: dep["md5"] for dep in deps if dep.get("md5")},
+                    entry.get("params") or {},
+                    {out["path"]: out["md5"] for out in outs if out.get("md5")},
                 )
         except yaml_files.NotYaml as error:
             raise UserError(f"{path} of {name} is not YAML: {error}", next) from None
         except (AttributeError, KeyError, TypeError):
             raise UserError(f"{path} of {name} is no lock file of DVC", next) from None
     return found
-
-
-def _stage(entry: Mapping[str, Any]) -> Stage:
-    deps, outs = entry.get("deps") or [], entry.get("outs") or []
-    return Stage(
-        {out["path"]: out.get("size", 0) for out in outs},
-        {dep["path"]: dep["md5"] for dep in deps if dep.get("md5")},
-        entry.get("params") or {},
-        {out["path"]: out["md5"] for out in outs if out.get("md5")},
-    )
 
 
 def row_hashes(stages: Mapping[str, Stage]) -> dict[str, str]:

@@ -1,4 +1,7 @@
-"""Models and data to and from a DVC remote: what one machine made, another takes instead of making it again.
+"""Models, data and paid answers to and from a DVC remote: what one machine made, another takes instead of making it again.
+
+`dvc repro --pull` fetches outputs of unchanged stages only. Where a stage changed, the answers that it paid for are still
+worth having (`fetch_paid`).
 
 `dvc pull --allow-missing` (DVC 3.67) does not do: it brings nothing where a remote lacks one file, removes files of the
 workspace that neither cache nor remote have (paid answers, too), and reports success where the remote is gone.
@@ -15,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from cartlm.errors import UserError
+from cartlm.pipeline import dvc_lock
+from cartlm.pipeline.repository import read_file
 
 MAIN = "dvc.yaml"
 LOGGERS = ("dvc", "dvc_data", "dvc_objects")
@@ -52,11 +57,11 @@ def pull(root: Path) -> Transfer:
                 # Of a file that did not come DVC moves what is not there.
                 with suppress(DownloadError, FileNotFoundError):
                     repo.fetch(targets=[str(out)])
-        missing = [str(out) for out in wanted if out.changed_cache()]
+        names = {str(out): out.changed_cache() for out in wanted}
+        missing = [name for name, lacks in names.items() if lacks]
         kept, files = [], 0
-        for name in (
-            str(out) for out in wanted if str(out) not in missing
-        ):  # checkout of all would remove the others
+        for name in (name for name, lacks in names.items() if not lacks):
+            # one by one: checkout of all would remove those that are missing
             try:
                 stats = repo.checkout(targets=[name])["stats"]
                 files += stats["added"] + stats["modified"]
@@ -89,6 +94,33 @@ def push(root: Path, create: bool = True) -> Transfer:
                 "nothing of what dvc.lock lists is in DVC's cache here", "make repro, or make pull"
             )
         return Transfer(remote, repo.push(), len(outs), missing)
+
+
+def paid_and_missing(path: str) -> bool:
+    """Whether a dvc.lock here lists an output with content, and the file is missing or empty."""
+    stages = dvc_lock.read_stages(lambda file: read_file(Path("."), None, file), "workspace")
+    return not read_file(Path("."), None, path) and any(stage.outs.get(path) for stage in stages.values())
+
+
+def fetch_paid(path: str) -> str:
+    """Bring a paid output that is not here from the DVC remote; returns a warning where no remote has it.
+
+    Raises UserError if fetching fails.
+    """
+    if not paid_and_missing(path):
+        return ""
+    Path(path).unlink(missing_ok=True)  # an empty one would be in the way
+    try:
+        with open_repo(Path("."), "dvc pull") as repo:
+            if repo.config["remote"]:
+                repo.pull(targets=[path], allow_missing=True)
+    except UserError as error:
+        raise UserError(
+            f"{path} was paid for and cannot be fetched: {error.message}", f"dvc pull {path}"
+        ) from None
+    if paid_and_missing(path):
+        return f"warning: {path} was paid for and is in no DVC remote of this repository"
+    return ""
 
 
 def changed_inputs(root: Path, name: str) -> list[str]:

@@ -16,9 +16,9 @@ def check_repository(root: Path) -> None:
     """Raises UserError unless `root` is the top of a git repository with a DVC pipeline."""
     done = run_git(root, "rev-parse", "--show-toplevel")
     if done.returncode != 0:
-        lines = done.stderr.strip().splitlines()
         raise UserError(
-            f"{root.resolve()} is no git repository: {lines[0] if lines else 'git failed'}", "cd into one"
+            f"{root.resolve()} is no git repository: {(done.stderr.strip() or 'git failed').splitlines()[0]}",
+            "cd into one",
         )
     top = Path(done.stdout.strip())
     if top.resolve() != root.resolve() or not ((root / ".dvc").is_dir() and (root / "dvc.yaml").is_file()):

@@ -52,7 +52,7 @@ def list_pins(base: Base, data: Data) -> list[Pin]:
         found.append(Pin("data", "revision", "dataset", data.path, data.revision))
     if data.held_out:
         found.append(Pin("data", "held_out_revision", "dataset", data.held_out, data.held_out_revision))
-    return [one for one in found if not Path(one.name).is_dir()]
+    return [each for each in found if not Path(each.name).is_dir()]
 
 
 def ask_hub(pin: Pin) -> str:
@@ -121,21 +121,19 @@ def ask_registry(image: str) -> str:
     return digests.pop()
 
 
-def base_image(dockerfile: Path) -> str:
-    """The base image of a Dockerfile of ours, with its tag and without digest. Raises UserError without one."""
-    found = BASE_IMAGE.search(dockerfile.read_text(encoding="utf-8"))
-    if not found:
-        raise UserError(f"{dockerfile} has no line ARG BASE_IMAGE=NAME:TAG", f"git checkout {dockerfile}")
-    return found[1]
+def pin_image(dockerfile: Path, asked: datetime.date) -> str:
+    """Put the registry's digest into a Dockerfile of ours; returns what it builds on.
 
-
-def write_digest(dockerfile: Path, digest: str, asked: datetime.date) -> bool:
-    """Pin the base image there; False, and nothing is written, where it has this digest already."""
+    Raises UserError, and changes nothing, without an answer, and where no line names a base image.
+    """
     text = dockerfile.read_text(encoding="utf-8")
     found = BASE_IMAGE.search(text)
-    assert found
+    if not found:
+        raise UserError(f"{dockerfile} has no line ARG BASE_IMAGE=NAME:TAG", f"git checkout {dockerfile}")
+    digest = ask_registry(found[1])
+    pinned = f"{found[1]}@{digest}"
     if found[2] == f"@{digest}":
-        return False
-    line = f"# The registry's digest on {asked.isoformat()}.\nARG BASE_IMAGE={found[1]}@{digest}\n"
+        return f"{pinned}; unchanged"
+    line = f"# The registry's digest on {asked.isoformat()}.\nARG BASE_IMAGE={pinned}\n"
     write_text(dockerfile, text[: found.start()] + line + text[found.end() :])
-    return True
+    return pinned

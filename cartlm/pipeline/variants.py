@@ -64,13 +64,15 @@ def prune_metrics(root: Path, variants: Variants) -> list[str]:
         "remote": variants.remote,
         "remote_outcomes": variants.remote,
     }
-    removed = []
-    for folder, names in folders.items():
-        for path in sorted((root / "metrics" / folder).glob("*.*")):
-            if path.stem not in names and path.suffix in (".json", ".csv"):
-                path.unlink()
-                removed.append(path.relative_to(root).as_posix())
-    return removed
+    unlisted = [
+        path
+        for folder, names in folders.items()
+        for path in sorted((root / "metrics" / folder).glob("*.*"))
+        if path.stem not in names and path.suffix in (".json", ".csv")
+    ]
+    for path in unlisted:
+        path.unlink()
+    return [path.relative_to(root).as_posix() for path in unlisted]
 
 
 def prune(root: Path, variants: Variants) -> tuple[list[str], list[str]]:
@@ -121,9 +123,7 @@ def _is_unlisted(name: str, cells: Mapping[str, Collection[str]]) -> bool:
 
 def _prune_lock(path: Path, cells: Mapping[str, Collection[str]]) -> list[str]:
     """Remove the entries of unlisted cells from a lock file, which is YAML; all others keep their bytes."""
-    if not path.exists():
-        return []
-    document = yaml_files.parse_editable(path.read_bytes())
+    document = yaml_files.parse_editable(path.read_bytes()) if path.exists() else {}
     stages = (document or {}).get("stages") or {}
     removed = [name for name in stages if _is_unlisted(name, cells)]
     for name in removed:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
-import importlib.util
 import os
 import runpy
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from cartlm.errors import UserError
@@ -19,12 +17,12 @@ CARDS = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 
 
 def built_for() -> tuple[str, str | None]:
-    """Version and CUDA (None: none) of the installed torch, without importing it. Raises ModuleNotFoundError."""
-    spec = importlib.util.find_spec("torch")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("No module named 'torch'", name="torch")
-    version = runpy.run_path(str(Path(spec.origin).parent / "version.py"))
-    return importlib.metadata.version("torch"), version["cuda"]
+    """Version and CUDA (None: none) of the installed torch, without importing it. Raises UserError."""
+    try:
+        torch = importlib.metadata.distribution("torch")
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError("torch is not installed", "make setup") from None
+    return torch.version, runpy.run_path(str(torch.locate_file("torch/version.py")))["cuda"]
 
 
 def check(

@@ -6,8 +6,9 @@ import configparser
 import importlib.metadata
 import os
 import shutil
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cartlm.errors import UserError
@@ -29,7 +30,12 @@ KEYS = {
     "OPENAI_API_KEY": "data.source openai and make remote, where their server wants a key",
     "HF_TOKEN": "models and datasets of the hub that ask for a licence, such as Llama's",
 }
+NO_JOULES = "no joules in the results; bench_cpu.idle_w and load_w give an estimate"
 DISK_GIB, MEMORY_GIB = 5, 4
+
+
+class Broken(UserError):
+    """It is there and does not work."""
 
 
 @dataclass(frozen=True)
@@ -44,28 +50,41 @@ class Finding:
     state: str = "missing"  # or broken
 
 
+NO_GIT = Finding("git", "", "no repository, no comparison", "apt-get install git", needed=True)
+
+
+def look(name: str, finder: Callable[..., str], *arguments: object, needed: bool = False) -> Finding:
+    """What a finder tells, or the cost and the command of the UserError that it raises."""
+    try:
+        return Finding(name, finder(*arguments), needed=needed)
+    except UserError as error:
+        state = "broken" if isinstance(error, Broken) else "missing"
+        return Finding(name, "", error.message, error.hint, needed, state)
+
+
 def examine(root: Path, environ: Mapping[str, str] = os.environ, system: Path = ROOT) -> list[Finding]:
     """All findings for the repository at `root`; /proc and /sys are read below `system`."""
-    target = environ.get(machine.IMAGE)
+    target = environ.get(machine.IMAGE, "")
     # an image is not repaired from inside
     setup = f"make image TARGET={target}, outside of this container" if target else "make setup"
     return [
         Finding("hardware target", f"the image for {target}" if target else "native, no image of ours"),
-        processor(system),
-        memory(system),
-        disk(root),
-        llama_cpp(setup, bool(target)),
+        Finding("CPU", processor(system)),
+        look("memory", memory, system),
+        look("disk", disk, root),
+        look("llama.cpp", llama_cpp, setup, bool(target), needed=True),
         *(
-            package(name, cost, setup, (target or "") in needing)
+            look(name, package, name, cost, setup, needed=target in needing)
             for name, (cost, needing) in PACKAGES.items()
         ),
-        card(target),
-        *energy_meters(system),
-        memory_cgroup(system),
-        repository(root),
-        remote(root),
+        look("CUDA card", card, target, needed=target == "gpu"),
+        look("energy, CPU", energy, partial(meters.rapl_counters, system), NO_JOULES),
+        look("energy, card", energy, partial(meters.nvml_counters, 0), "no joules of a card"),
+        look("memory cgroup", memory_cgroup, system),
+        look("repository", repository, root),
+        look("DVC remote", remote, root) if shutil.which("git") else NO_GIT,
         *(
-            Finding(name, "set") if environ.get(name) else Finding(name, cost=cost)
+            Finding(name, "set" if environ.get(name) else "", "" if environ.get(name) else cost)
             for name, cost in KEYS.items()
         ),
     ]
@@ -85,114 +104,92 @@ def text(findings: Iterable[Finding]) -> str:
     return "\n".join(lines)
 
 
-def as_json(findings: Iterable[Finding]) -> list[dict[str, object]]:
-    return [asdict(finding) for finding in findings]
-
-
-def processor(system: Path) -> Finding:
+def processor(system: Path) -> str:
     quota = cpu_quota(system)
     limit = "" if quota is None else f", quota {quota:g}"
-    sets = " ".join(machine.instructions(system))
     cpus = f"{affinity()} usable{limit}: {threads(system)} threads"
-    return Finding("CPU", f"{machine.cpu_model(system)}, {cpus}; {sets}")
+    return f"{machine.cpu_model(system)}, {cpus}; {' '.join(machine.instructions(system))}"
 
 
-def memory(system: Path) -> Finding:
+def memory(system: Path) -> str:
     usable = machine.usable_memory(system) / machine.GIB
     size = f"{usable:.1f} GiB{'' if machine.memory_limit(system) is None else ', by a limit'}"
     if usable < MEMORY_GIB:
-        return Finding("memory", cost=f"{size}, less than {MEMORY_GIB}: stages may be killed")
-    return Finding("memory", size)
+        raise UserError(f"{size}, less than {MEMORY_GIB}: stages may be killed")
+    return size
 
 
-def disk(root: Path) -> Finding:
+def disk(root: Path) -> str:
     free = shutil.disk_usage(root).free / machine.GIB
     if free < DISK_GIB:
         cost = f"{free:.1f} GiB free, less than {DISK_GIB}: models, checkpoints and DVC's cache may not fit"
-        return Finding("disk", cost=cost, command="dvc gc --all-commits")
-    return Finding("disk", f"{free:,.0f} GiB free")
+        raise UserError(cost, "dvc gc --all-commits")
+    return f"{free:,.0f} GiB free"
 
 
-def llama_cpp(setup: str, image: bool = False) -> Finding:
+def llama_cpp(setup: str, image: bool = False) -> str:
     """The build, proven on this CPU: it loads, asks and measures a model of each type."""
-    name, cost = "llama.cpp", "no GGUF: neither made, evaluated nor measured"
+    cost = "no GGUF: neither made, evaluated nor measured"
     try:
         info, prefix = llama_cpp_build.build_info(), llama_cpp_build.prefix()
     except UserError as error:
-        return Finding(name, cost=f"{error.message}: {cost}", command=setup, needed=True)
+        raise UserError(f"{error.message}: {cost}", setup) from None
     without = "".join(f", without {sets}" for sets in info.get("without", []))
     build = f"{info['kind']} build of llama-cpp-python {info['version']}{without}"
     verdict = llama_cpp_check.check(prefix)
     if not verdict.reason:
         llama_cpp_check.remember(prefix)
-        return Finding(name, f"{build}, proven on this CPU ({verdict.variant or 'its'} code)", needed=True)
+        return f"{build}, proven on this CPU ({verdict.variant or 'its'} code)"
     llama_cpp_check.forget(prefix)
     # built again on this machine it leaves out what dies here, unless docker takes the layers it has
     again = setup.replace(",", " ARGS=--no-cache,") + " and on this machine" if image else setup
-    cost = f"{build} does not work on this CPU: {verdict.reason}: {cost}"
-    return Finding(name, cost=cost, command=again, needed=True, state="broken")
+    raise Broken(f"{build} does not work on this CPU: {verdict.reason}: {cost}", again)
 
 
-def package(name: str, cost: str, setup: str, needed: bool) -> Finding:
+def package(name: str, cost: str, setup: str) -> str:
     try:
-        return Finding(name, importlib.metadata.version(name), needed=needed)
+        return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return Finding(name, cost=cost, command=setup, needed=needed)
+        raise UserError(cost, setup) from None
 
 
-def card(target: str | None) -> Finding:
-    name, needed = "CUDA card", target == "gpu"
+def card(target: str) -> str:
     cost = "fine-tuning and GPTQ run on the CPU, make bench TARGET=gpu stops"
-    if needed:
-        cost = "this image measures nothing without one"
     try:
-        return Finding(name, cuda_driver.check(*cuda_driver.built_for(), image=target), needed=needed)
-    except ModuleNotFoundError:
-        return Finding(name, cost=f"torch is not installed: {cost}", command="make setup", needed=needed)
+        return cuda_driver.check(*cuda_driver.built_for(), image=target)
     except UserError as error:
-        return Finding(name, cost=f"{error.message}: {cost}", command=error.hint, needed=needed)
+        cost = "this image measures nothing without one" if target == "gpu" else cost
+        raise UserError(f"{error.message}: {cost}", error.hint) from None
 
 
-def energy_meters(system: Path) -> list[Finding]:
-    costs = {
-        "cpu": "no joules in the results; bench_cpu.idle_w and load_w give an estimate",
-        "gpu": "no joules of a card",
-    }
-    sources, findings = meters.available(system), []
-    for key, name in (("cpu", "energy, CPU"), ("gpu", "energy, card")):
-        if source := sources.get(f"energy_{key}"):
-            findings.append(Finding(name, source))
-        else:
-            findings.append(Finding(name, cost=f"{sources[f'energy_{key}_absent']}: {costs[key]}"))
-    return findings
+def energy(counters: Callable[[], list[meters.Counter]], cost: str) -> str:
+    try:
+        return meters.describe(counters())
+    except UserError as error:
+        raise UserError(f"{error}: {cost}") from None
 
 
-def memory_cgroup(system: Path) -> Finding:
+def memory_cgroup(system: Path) -> str:
     if why := cgroup.why_none(system):
-        return Finding("memory cgroup", cost=f"{why}: no peak with page cache, RSS alone")
-    return Finding("memory cgroup", "one for each measured process")
+        raise UserError(f"{why}: no peak with page cache, RSS alone")
+    return "one for each measured process"
 
 
-def repository(root: Path) -> Finding:
+def repository(root: Path) -> str:
     if not ((root / ".git").exists() and (root / ".dvc").is_dir()):
-        cost = "no git and DVC repository here: no stage runs"
-        return Finding("repository", cost=cost, command="mount a checkout at /repo")
+        raise UserError("no git and DVC repository here: no stage runs", "mount a checkout at /repo")
     if not os.access(root, os.W_OK):
-        return Finding("repository", cost=f"{root} is read-only: no stage runs", command=f"ls -ld {root}")
-    return Finding("repository", "here")
+        raise UserError(f"{root} is read-only: no stage runs", f"ls -ld {root}")
+    return "here"
 
 
-def remote(root: Path) -> Finding:
-    if shutil.which("git") is None:
-        return Finding("git", cost="no repository, no comparison", command="apt-get install git", needed=True)
-    name = "DVC remote"
+def remote(root: Path) -> str:
     config = configparser.ConfigParser(interpolation=None, strict=False)
     try:
         config.read([root / ".dvc/config", root / ".dvc/config.local"], encoding="utf-8")
     except configparser.Error as error:
-        cost = f"{error}: no stage runs".replace("\n", " ")
-        return Finding(name, cost=cost, command="dvc config --list")
+        raise UserError(f"{error}: no stage runs", "dvc config --list") from None
     if default := config.get("core", "remote", fallback=""):
-        return Finding(name, default)
+        return default
     cost = "each clone makes all models itself; see docs/guide/machines.md"
-    return Finding(name, cost=cost, command="dvc remote add -d NAME URL")
+    raise UserError(cost, "dvc remote add -d NAME URL")

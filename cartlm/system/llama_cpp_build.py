@@ -1,4 +1,4 @@
-"""The one llama.cpp of docker/llama_cpp.sh: its tools, its converter, and which CPU variant runs."""
+"""The one llama.cpp of docker/llama_cpp.sh: its tools and its converter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from cartlm.errors import UserError
-from cartlm.system import llama_cpp_probe
 
 
 def prefix() -> Path:
@@ -28,14 +27,12 @@ def prefix() -> Path:
     return folder.resolve()
 
 
-def tools_dir() -> Path:
-    """The folder of llama-quantize, llama-imatrix, llama-bench, llama-perplexity and llama-server."""
-    return prefix() / "bin"
-
-
 def tool(name: str) -> Path:
-    """The path of one tool, for instance `llama-quantize`. Raises UserError when it is not there."""
-    path = tools_dir() / name
+    """The path of llama-quantize, llama-imatrix, llama-bench, llama-perplexity or llama-server.
+
+    Raises UserError when it is not there.
+    """
+    path = prefix() / "bin" / name
     if not os.access(path, os.X_OK):
         raise UserError(f"{name} is missing from {path.parent}", "build llama.cpp again: make setup")
     return path
@@ -55,14 +52,4 @@ def build_info() -> dict[str, Any]:
     """What docker/llama_cpp.sh recorded: source, version, kind (native or portable), compiler, flags, build_seconds,
     mended (what was patched), without (instruction sets that died on this CPU) and the reason.
     """
-    info: dict[str, Any] = json.loads((prefix() / "build.json").read_text(encoding="utf-8"))
-    return info
-
-
-def cpu_variant() -> str | None:
-    """The CPU code that runs in this process: `native`, or the variant which a portable build chose.
-
-    Call it after llama_cpp made a model or ran llama_backend_init(); None where no backend is loaded yet or the
-    system has no /proc.
-    """
-    return llama_cpp_probe.cpu_variant() or None
+    return dict(json.loads((prefix() / "build.json").read_text(encoding="utf-8")))

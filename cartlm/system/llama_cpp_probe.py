@@ -104,7 +104,10 @@ def _binding(prefix: Path) -> Any:
 
 
 def cpu_variant() -> str:
-    """The CPU code of ggml that is mapped into this process (llama.cpp keeps only the chosen one); empty without."""
+    """The CPU code of ggml in this process: `native`, or the variant which a portable build chose.
+
+    Call it after llama_backend_init(). Empty where no backend is loaded or the system has no /proc.
+    """
     with contextlib.suppress(OSError):
         maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
         names = set(re.findall(r"/libggml-cpu(?:-([a-z0-9_]+))?\.so", maps))

@@ -60,28 +60,20 @@ def memory_limit(root: Path = ROOT) -> int | None:
 
 def throttling(root: Path = ROOT) -> Throttling | None:
     """The counters now; None where the kernel keeps none."""
-    total = None
+    found = []
     for _, folder in groups(root, "cpu"):
         lines = (read(folder / "cpu.stat") or "").splitlines()
         values = dict(line.split(" ", 1) for line in lines if " " in line)
         if "nr_throttled" in values:
             seconds = int(values.get("throttled_usec", 0)) / 1e6 + int(values.get("throttled_time", 0)) / 1e9
-            total = total or Throttling(0, 0.0)
-            total = Throttling(total.periods + int(values["nr_throttled"]), total.seconds + seconds)
-    return total
+            found.append((int(values["nr_throttled"]), seconds))
+    return Throttling(*map(sum, zip(*found, strict=True))) if found else None
 
 
-@dataclass(frozen=True)
-class Busy:
-    """CPU seconds since boot: of `all` programs with those a hypervisor took away, and the latter alone."""
+def busy_seconds(root: Path = ROOT, cpus: Collection[int] | None = None) -> tuple[float, float] | None:
+    """CPU seconds since boot of all programs with those a hypervisor took away, and the latter alone.
 
-    all: float
-    stolen: float
-
-
-def busy_seconds(root: Path = ROOT, cpus: Collection[int] | None = None) -> Busy | None:
-    """Of all CPUs, or of those numbered in `cpus`, from /proc/stat, in steps of 0.01 s; None where it lacks them.
-
+    Of all CPUs, or of those numbered in `cpus`, from /proc/stat, in steps of 0.01 s; None where it lacks them.
     A container sees the /proc/stat of its host, so the sum of all includes CPUs outside its cpuset. (psutil has no
     numbers of CPUs.)
     """
@@ -92,7 +84,7 @@ def busy_seconds(root: Path = ROOT, cpus: Collection[int] | None = None) -> Busy
         return None
     user, nice, system, _idle, _iowait, irq, softirq, steal = map(sum, zip(*rows, strict=True))
     ticks = os.sysconf("SC_CLK_TCK")
-    return Busy((user + nice + system + irq + softirq + steal) / ticks, steal / ticks)
+    return (user + nice + system + irq + softirq + steal) / ticks, steal / ticks
 
 
 class OtherPrograms:
@@ -102,26 +94,28 @@ class OtherPrograms:
         self._cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None  # of a cpuset too
         self._before = self._read()
 
-    def _read(self) -> tuple[Busy | None, Busy | None, float, float]:
-        """Of the usable CPUs, of the host, by this process and its ended children, and the time."""
-        own = sum(os.times()[:4])
-        return busy_seconds(cpus=self._cpus), busy_seconds(), own, time.monotonic()
+    def _read(self) -> tuple[float, ...]:
+        """Seconds of the usable CPUs and of the host, each with the stolen ones, our own, and the time.
+
+        Our own are those of this process and its ended children. Empty where the kernel does not count them.
+        """
+        usable, host = busy_seconds(cpus=self._cpus), busy_seconds()
+        return (*usable, *host, sum(os.times()[:4]), time.monotonic()) if usable and host else ()
 
     def so_far(self) -> dict[str, float]:
         """Mean numbers: `other_cpus`, of those this process may use, of them `stolen_cpus`, and `other_cpus_host` of
         the whole machine; empty where the kernel does not count them.
         """
-        (usable, host, own, now), (usable_before, host_before, own_before, before) = (
-            self._read(),
-            self._before,
-        )
-        if usable is None or host is None or usable_before is None or host_before is None:
+        now = self._read()
+        if not now or not self._before:
             return {}
-        own, seconds = own - own_before, now - before
+        usable, stolen, host, _, own, seconds = (
+            after - before for after, before in zip(now, self._before, strict=True)
+        )
         return {
-            "other_cpus": max(0.0, (usable.all - usable_before.all - own) / seconds),
-            "other_cpus_host": max(0.0, (host.all - host_before.all - own) / seconds),
-            "stolen_cpus": (usable.stolen - usable_before.stolen) / seconds,
+            "other_cpus": max(0.0, (usable - own) / seconds),
+            "other_cpus_host": max(0.0, (host - own) / seconds),
+            "stolen_cpus": stolen / seconds,
         }
 
 
@@ -214,8 +208,7 @@ def card(number: int = 0) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, query in queries.items():
         with suppress(pynvml.NVMLError):
-            value = query()
-            values[name] = value.decode() if isinstance(value, bytes) else value
+            values[name] = query()
     return values
 
 

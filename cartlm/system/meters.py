@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,25 +82,19 @@ def rapl_counters(root: Path = ROOT) -> list[Counter]:
             name = f"{packages[package]}/dram"
         else:
             continue
-        counter = _counter(root, paths[zone], name)
-        value = counter.read()
+        energy, limit = paths[zone] / "energy_uj", paths[zone] / "max_energy_range_uj"
+        value, wraps_at = _read_number(root, energy), _read_number(root, limit)
+        if wraps_at == 0:
+            raise UserError(f"/{limit.relative_to(root)} is 0: no telling when it wraps")
         if die := DIE.fullmatch(name):
             values = by_socket.setdefault(die[1], [])
             if any(abs(value - other) < MIRROR_UJ for other in values):
                 continue
             values.append(value)
-        counters.append(counter)
+        counters.append(Counter(name, partial(_read_number, root, energy), wraps_at))
     if not counters:
         raise UserError(f"no RAPL: none of the zones of /{POWERCAP} is a processor package")
     return counters
-
-
-def _counter(root: Path, zone: Path, name: str) -> Counter:
-    limit = zone / "max_energy_range_uj"
-    wraps_at = _read_number(root, limit)
-    if wraps_at == 0:
-        raise UserError(f"/{limit.relative_to(root)} is 0: no telling when it wraps")
-    return Counter(name, lambda: _read_number(root, zone / "energy_uj"), wraps_at)
 
 
 def _read(root: Path, path: Path) -> str:
@@ -158,5 +153,4 @@ def nvml_counters(gpu: int) -> list[Counter]:
             raise UserError(f"NVML shows no energy of GPU {gpu}: {error}") from None
 
     read()
-    name = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(gpu))
-    return [Counter(name.decode() if isinstance(name, bytes) else str(name), read, None)]
+    return [Counter(pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(gpu)), read, None)]

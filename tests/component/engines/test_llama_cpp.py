@@ -11,7 +11,7 @@ import pytest
 from cartlm.engines import llama_cpp
 from cartlm.engines.llama_cpp import LlamaCpp
 from cartlm.errors import UserError
-from cartlm.system import llama_cpp_build
+from cartlm.system import llama_cpp_build, llama_cpp_probe
 from tests.fixtures.toy import TRAINED, toy_rows
 
 
@@ -116,7 +116,7 @@ def test_it_describes_itself(engine: LlamaCpp) -> None:
     found = engine.describe()
     assert found["name"] == "llama.cpp"
     assert str(found["version"]).startswith("llama-cpp-python 0.")
-    assert found["kernel"] == llama_cpp_build.cpu_variant() != "unknown"
+    assert found["kernel"] == llama_cpp_probe.cpu_variant() != "unknown"
     assert found["instructions"]
     assert found["threads"] == 1
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cartlm.engines import llama_cpp
-from cartlm.system import llama_cpp_build, llama_cpp_check
+from cartlm.system import llama_cpp_check, llama_cpp_probe
 from tests import ROOT
 from tests.fixtures import planted
 from tests.fixtures.toy import toy_rows
@@ -21,11 +21,11 @@ ANSWER = """
 import json, sys
 from pathlib import Path
 from cartlm.engines import llama_cpp
-from cartlm.system import llama_cpp_build
+from cartlm.system import llama_cpp_probe
 with llama_cpp.load(Path(sys.argv[1]), threads=1) as engine:
     ids = engine.prompt_builder("\\n").prompt_ids(sys.argv[2])
     text = engine.answer(ids, 64).text
-    print(json.dumps({"variant": llama_cpp_build.cpu_variant(), "text": text, "engine": engine.describe()}))
+    print(json.dumps({"variant": llama_cpp_probe.cpu_variant(), "text": text, "engine": engine.describe()}))
 """
 
 
@@ -65,7 +65,7 @@ def test_a_python_process_chooses_a_cpu_variant(
     assert found["engine"]["kernel"] == found["variant"]
     with llama_cpp.load(toy_gguf, threads=1) as engine:
         native = engine.answer(engine.prompt_builder("\n").prompt_ids(prompt), 64).text
-    assert llama_cpp_build.cpu_variant() == "native"
+    assert llama_cpp_probe.cpu_variant() == "native"
     assert found["text"] == native == toy_rows()[0].completion
 
 

@@ -472,7 +472,7 @@ def test_a_loss_on_other_rows_does_not_compare() -> None:
 
     def side(loss: float, md5: str) -> Side:
         file = "metrics/gptq/int8.json"
-        stage = Stage({file: 1}, {"data/calibration.jsonl": md5}, {})
+        stage = Stage({file: 1}, {"data/calibration.jsonl": md5}, {}, {})
         return Side("", {file: {"quantize.loss_mean": loss}}, stages={"quantize-gptq@int8": stage})
 
     for md5, verdict in (("a", "worse"), ("b", "not comparable")):
