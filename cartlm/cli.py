@@ -171,7 +171,7 @@ def predict(message: str, catalog: Path, variant: str | None) -> int:
     settings = command.params()
     products = predicting.read_catalog(catalog)
     stdin = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace", newline="\n")
-    with predicting.load(settings, variant or predicting.default_variant(settings)) as reader:
+    with predicting.load(settings, variant) as reader:
         messages = predicting.read_messages(message, stdin)
         code = 0
         for line, is_intent in predicting.predict_lines(reader, products, messages):

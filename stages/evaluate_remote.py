@@ -14,7 +14,7 @@ from cartlm import command
 from cartlm.engines.replies import Asking, collect_replies
 from cartlm.errors import UserError
 from cartlm.evaluation import remote, scoring
-from cartlm.metrics import Outcome, answer_hash, write_metrics, write_outcomes
+from cartlm.evaluation.answers import write_results
 from cartlm.task import rows as row_files
 from cartlm.text import help_to_read
 
@@ -52,23 +52,13 @@ def main(name: str) -> None:
         hint = f"raise remote.{name}.max_new_tokens"
     if line := help_to_read([answer.text for answer in unread], len(rows), hint):
         command.progress(f"{name}: {line}")
-    free = scoring.summarize(scores)
     distinct = list(replies.values())
-    outcomes = [
-        Outcome(row.id, score.outcome, answer_hash(answer.text))
-        for row, answer, score in zip(rows, answers, scores, strict=True)
-    ]
-    write_outcomes(OUTCOMES / f"{name}.csv", outcomes)
-    write_metrics(
-        METRICS / f"{name}.json",
-        {
-            "free": free,
-            "free_slices": scoring.summarize_slices(rows, scores),
-            "remote": remote.remote_section(distinct, server),
-            "engine": remote.engine_section(distinct, server),
-        },
-    )
-    command.done({"remote": name, "n": len(rows), "exact_match": round(free["exact_match"], 4)})
+    sections = {
+        "remote": remote.remote_section(distinct, server),
+        "engine": remote.engine_section(distinct, server),
+    }
+    metrics, outcomes = METRICS / f"{name}.json", OUTCOMES / f"{name}.csv"
+    command.done({"remote": name, **write_results(metrics, outcomes, rows, answers, scores, sections)})
 
 
 if __name__ == "__main__":

@@ -42,16 +42,17 @@ def main() -> None:
         open_engine("llama.cpp", f16_path, threads) as f16,
     ):
         separator = settings.prompt.separator
-        ids = prompt.shared_ids(rows, merged.prompt_builder(separator), f16.prompt_builder(separator))
+        builder = merged.prompt_builder(separator)
+        ids = prompt.shared_ids(rows, builder, f16.prompt_builder(separator))
         chosen = evenly_spaced(len(rows), settings.parity.rows)
         jobs = {  # those of eval@merged and eval@f16, both at batch 1
-            "merged": (merged, draft_and_verify_job(file_digest(merged_path), rows, merged.prompt_builder(separator), limit)),
+            "merged": (merged, draft_and_verify_job(file_digest(merged_path), rows, builder, limit)),
             "f16": (f16, Job(file_digest(f16_path), ids, limit)),
         }  # fmt: skip
         answers = {}
         for name, (engine, job) in jobs.items():
             known = read_answers(RUNS / f"eval/{name}.jsonl", job.key(engine))
-            if known is None or len(known) != len(ids):
+            if known is None:
                 answers[name] = collect_answers(engine, job.subset(chosen), parts[name], name)
             else:
                 answers[name] = [known[index] for index in chosen]

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cartlm.engines.answer import Answer, agreement
 from cartlm.engines.collect import Job, collect_answers
 from cartlm.errors import UserError
-from cartlm.evaluation.scoring import Score, score
+from cartlm.evaluation.config import References
+from cartlm.evaluation.scoring import Score, score, summarize, summarize_slices
 from cartlm.files import write_text
-from cartlm.metrics import Outcome, answer_hash
+from cartlm.metrics import Outcome, answer_hash, write_metrics, write_outcomes
 from cartlm.task import rows as row_files
 from cartlm.task.prompt import PromptBuilder
 from cartlm.task.rows import Row
@@ -26,18 +27,17 @@ MAX_REPLICAS = {
 MADE_BY = {"base": "base", "merged": "merge", "f16": "convert-gguf"}
 
 
-def engine_name(
-    variant: str, reference: Mapping[str, str], gguf: Sequence[str], gptq: Sequence[str] = ()
-) -> str:
+def engine_name(variant: str, reference: References, gguf: Iterable[str], gptq: Iterable[str]) -> str:
     """`transformers` or `llama.cpp`: a reference variant names its engine, llama.cpp runs GGUF, transformers GPTQ.
 
     Raises UserError for an unknown variant.
     """
-    engines = {**dict.fromkeys(gptq, "transformers"), **dict.fromkeys(gguf, "llama.cpp"), **reference}
+    engines: dict[str, str] = {name: section.engine for name, section in reference}
+    engines |= dict.fromkeys(gguf, "llama.cpp") | dict.fromkeys(gptq, "transformers")
     if variant not in engines:
-        known = ", ".join([*reference, *gguf, *gptq])
         raise UserError(
-            f"there is no variant {variant!r} in params.yaml; there are: {known}", f"git grep {variant}"
+            f"there is no variant {variant!r} in params.yaml; there are: {', '.join(engines)}",
+            f"git grep {variant}",
         )
     return engines[variant]
 
@@ -70,19 +70,15 @@ def open_engine(engine: str, path: Path, threads: int, replicas: int | None = No
     return llama_cpp.load(path, threads=threads // replicas, replicas=replicas)
 
 
-def prompt_ids(rows: Sequence[Row], builder: PromptBuilder, header: str = "") -> list[list[int]]:
-    """The model's input of each row, with `header` in front of the prompt."""
-    return [builder.prompt_ids(header + row.prompt) for row in rows]
-
-
 def draft_and_verify_job(model: str, rows: Sequence[Row], builder: PromptBuilder, max_new_tokens: int) -> Job:
     """`rows` one at a time, each label as the draft of its answer: one forward pass verifies a right answer.
 
     From the first token that the model would not choose, the draft is dropped (Transformers.verify_draft): a label
     cannot make an answer right.
     """
+    prompts = [builder.prompt_ids(row.prompt) for row in rows]
     drafts = [builder.completion_ids(row.completion)[:-1] for row in rows]
-    return Job(model, prompt_ids(rows, builder), max_new_tokens, drafts=drafts)
+    return Job(model, prompts, max_new_tokens, drafts=drafts)
 
 
 def evenly_spaced(n: int, count: int) -> list[int]:
@@ -115,48 +111,44 @@ def batch_disagreement(
     return {"batch_size": job.batch_size, "flip_rows": len(chosen), "flips": flips}
 
 
-@dataclass(frozen=True)
-class ScoredAnswers:
-    """Answers to all test rows and their scores, in the order of the rows."""
-
-    answers: list[Answer]
-    scores: list[Score]
-
-
-def answer_rows(engine: Any, rows: Sequence[Row], job: Job, raw: Path) -> ScoredAnswers:
+def answer_rows(engine: Any, rows: Sequence[Row], job: Job, raw: Path) -> tuple[list[Answer], list[Score]]:
     """Answer (resumable, see `collect_answers`) and score `rows`; all answers go to `raw` (JSONL, in the order of rows)."""
     answers = collect_answers(engine, job, raw.with_suffix(".part.jsonl"), raw.stem)
     scores = [score(row, answer) for row, answer in zip(rows, answers, strict=True)]
     key = job.key(engine)
-    lines = []
-    for row, answer, one in zip(rows, answers, scores, strict=True):
-        line = {"id": row.id, "outcome": one.outcome, "key": key, "answer": answer.to_json()}
-        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
-    write_text(raw, "".join(lines))
-    return ScoredAnswers(answers, scores)
+    lines = [
+        {"id": row.id, "outcome": one.outcome, "key": key, "answer": answer.to_json()}
+        for row, answer, one in zip(rows, answers, scores, strict=True)
+    ]
+    write_text(raw, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    return answers, scores
 
 
 def read_answers(raw: Path, key: str) -> list[Answer] | None:
     """The answers that `answer_rows` wrote to `raw`; None if there are none, or only of a job with another key."""
-    try:
-        values = [json.loads(line) for line in raw.read_text(encoding="utf-8").split("\n") if line]
-        if any(value["key"] != key for value in values):
-            return None
-        return [Answer.from_json(value["answer"]) for value in values]
-    except (OSError, ValueError, KeyError, TypeError):
+    if not raw.exists():
         return None
+    values = [json.loads(line) for line in raw.read_text(encoding="utf-8").split("\n") if line]
+    if any(value.get("key") != key for value in values):
+        return None
+    return [Answer.from_json(value["answer"]) for value in values]
 
 
-def outcomes(rows: Sequence[Row], scored: ScoredAnswers) -> list[Outcome]:
-    """The lines of metrics/outcomes/."""
-    return [
-        Outcome(row.id, one.outcome, answer_hash(answer.text))
-        for row, answer, one in zip(rows, scored.answers, scored.scores, strict=True)
-    ]
+def write_results(
+    metrics: Path, outcomes: Path, rows: Sequence[Row], answers: Sequence[Answer], scores: Sequence[Score],
+    sections: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """Write the outcomes and the metrics: the scores of all rows and of slices, then `sections`.
 
-
-def remove_partial_answers(runs: Path, variant: str) -> None:
-    """Delete what was kept for resuming, once the results are safe."""
-    for pattern in (f"{variant}.part.jsonl", f"{variant}.*.part.jsonl"):
-        for part in runs.glob(pattern):
-            part.unlink()
+    Returns n and exact match for the stage's last line.
+    """
+    free = summarize(scores)
+    write_outcomes(
+        outcomes,
+        [
+            Outcome(row.id, one.outcome, answer_hash(answer.text))
+            for row, answer, one in zip(rows, answers, scores, strict=True)
+        ],
+    )
+    write_metrics(metrics, {"free": free, "free_slices": summarize_slices(rows, scores), **sections})
+    return {"n": len(rows), "exact_match": round(free["exact_match"], 4)}

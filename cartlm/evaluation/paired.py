@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cartlm.evaluation.statistics import Pairs, count_pairs, holm, mcnemar, newcombe
+from cartlm.evaluation.statistics import Pairs, holm, mcnemar, newcombe
 from cartlm.metrics import Outcome, read_outcomes
 
 F16 = "f16"
@@ -25,18 +27,14 @@ class Difference:
     p_adjusted: float  # Holm, over all differences of one comparison
 
 
-def pair_outcomes(first: Iterable[Outcome], second: Iterable[Outcome]) -> Pairs:
+def pair_outcomes(first: Sequence[Outcome], second: Sequence[Outcome]) -> Pairs:
     """Pair two lists of outcomes by row id; right is `exact`. Raises ValueError if ids differ or repeat."""
-    firsts, seconds = list(first), list(second)
-    right = {outcome.id: outcome.outcome == "exact" for outcome in seconds}
-    ids = [outcome.id for outcome in firsts]
-    if len(right) != len(seconds) or len(set(ids)) != len(ids):
-        raise ValueError("a row id appears twice")
-    if not ids or set(ids) != right.keys():
-        raise ValueError(
-            f"the rows differ: {len(ids)} and {len(right)}, {len(right.keys() & set(ids))} in both"
-        )
-    return count_pairs((outcome.outcome == "exact", right[outcome.id]) for outcome in firsts)
+    old, new = ({outcome.id: outcome.outcome == "exact" for outcome in side} for side in (first, second))
+    if not old or old.keys() != new.keys() or not len(first) == len(second) == len(old):
+        shared = len(old.keys() & new.keys())
+        raise ValueError(f"the rows differ or repeat: {len(first)} and {len(second)}, {shared} in both")
+    count = Counter((old[row], new[row]) for row in old)
+    return Pairs(count[True, True], count[True, False], count[False, True], count[False, False])
 
 
 def mcnemar_differences(pairs: Mapping[str, Pairs]) -> list[Difference]:
@@ -48,19 +46,12 @@ def mcnemar_differences(pairs: Mapping[str, Pairs]) -> list[Difference]:
     ]
 
 
-def quantized_variants(variants: Iterable[str]) -> list[str]:
-    """The variants that are compared with F16."""
-    return [variant for variant in variants if variant not in UNQUANTIZED]
-
-
 def against_f16(outcomes: Mapping[str, Sequence[Outcome]]) -> list[Difference]:
     """Each quantized variant against F16; variants whose rows differ from those of F16 are left out."""
     pairs: dict[str, Pairs] = {}
-    for variant in quantized_variants(outcomes):
-        try:
+    for variant in [name for name in outcomes if name not in UNQUANTIZED]:
+        with suppress(ValueError):
             pairs[variant] = pair_outcomes(outcomes.get(F16, []), outcomes[variant])
-        except ValueError:
-            continue
     return mcnemar_differences(pairs)
 
 

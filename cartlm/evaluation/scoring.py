@@ -63,9 +63,7 @@ def summarize(scores: Sequence[Score]) -> dict[str, int | float]:
         "exact_match_low": low,
         "exact_match_high": high,
         "parsed_equal": (count["exact"] + count["parsed_equal"]) / n,
-        "wrong": count["wrong"] / n,
-        "unparseable": count["unparseable"] / n,
-        "truncated": count["truncated"] / n,
+        **{name: count[name] / n for name in ("wrong", "unparseable", "truncated")},
         **{field: sum(getattr(one, field) for one in scores) / n for field in FIELDS},
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 ALPHA = 0.05
@@ -50,14 +50,6 @@ class Pairs:
         return (self.won - self.lost) / self.n
 
 
-def count_pairs(rights: Iterable[tuple[bool, bool]]) -> Pairs:
-    """Pairs from (first right, second right) of each row."""
-    counted = {(a, b): 0 for a in (True, False) for b in (True, False)}
-    for pair in rights:
-        counted[pair] += 1
-    return Pairs(counted[True, True], counted[True, False], counted[False, True], counted[False, False])
-
-
 def mcnemar(pairs: Pairs) -> float:
     """The two-sided p-value of McNemar's exact test (McNemar 1947; scipy): are lost and won rows alike?"""
     from scipy.stats import binomtest
@@ -96,9 +88,10 @@ def _phi(pairs: Pairs) -> float:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """The p-values, in their order, corrected for being several of one comparison (Holm 1979)."""
-    adjusted = [0.0] * len(p_values)
-    highest = 0.0
-    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = highest
-    return adjusted
+    import numpy as np
+
+    n, order = len(p_values), np.argsort(p_values)
+    stepped = np.asarray(p_values)[order] * np.arange(n, 0, -1)
+    adjusted = np.empty(n)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(stepped))
+    return [float(p) for p in adjusted]

@@ -54,12 +54,9 @@ class Reader:
             raise Unreadable(f"the answer did not end within {self._max_new_tokens} tokens", answer.text)
         try:
             intent = parse_intent(answer.text)
-        except ValueError as error:
-            raise Unreadable(f"the answer is no intent: {error}", answer.text) from None
-        try:
             return replace(intent, product=records.catalog_line(intent.product, catalog))
         except ValueError as error:
-            raise Unreadable(str(error), answer.text) from None
+            raise Unreadable(f"the answer is no intent of this catalog: {error}", answer.text) from None
 
     def __enter__(self) -> Reader:
         return self
@@ -68,19 +65,15 @@ class Reader:
         self._engine.__exit__(*error)
 
 
-def default_variant(params: Params) -> str:
-    """`q4_k_m` where params.yaml lists it, else `f16`."""
-    return "q4_k_m" if "q4_k_m" in params.gguf else "f16"
+def load(params: Params, variant: str | None = None) -> Reader:
+    """The model of `variant`, on as many threads as this process may use.
 
-
-def load(params: Params, variant: str, models: Path = MODELS) -> Reader:
-    """The model of `variant` below `models`, on as many threads as this process may use.
-
+    None is `q4_k_m` where params.yaml lists it, else `f16`.
     Raises UserError where params.yaml has no such variant, or its model does not exist yet.
     """
-    reference = {name: section.engine for name, section in params.reference}
-    kind = engine_name(variant, reference, list(params.gguf), list(params.gptq))
-    engine = open_engine(kind, model_path(models, variant, kind), cpu_limits.threads(), replicas=1)
+    variant = variant or ("q4_k_m" if "q4_k_m" in params.gguf else "f16")
+    kind = engine_name(variant, params.reference, params.gguf, params.gptq)
+    engine = open_engine(kind, model_path(MODELS, variant, kind), cpu_limits.threads(), replicas=1)
     return Reader(engine, params.prompt.separator, params.eval.max_new_tokens)
 
 
@@ -98,21 +91,17 @@ def read_catalog(path: Path) -> list[str]:
     try:
         with charset.detect(data, path).open(data) as file:
             lines = [line.strip() for line in file if line.strip()]
+        if not lines:
+            raise ValueError("no product")
         records.check_texts(lines)
     except ValueError as error:
         raise UserError(f"the catalog {path}: {error}", "write one product a line, in UTF-8") from None
-    if not lines:
-        raise UserError(f"the catalog {path} has no product", "write one product a line")
     return lines
 
 
 def read_messages(argument: str, stdin: TextIO) -> Iterator[str]:
     """The message itself, or for `-` one a line of `stdin`, as each arrives."""
-    if argument != "-":
-        yield argument
-        return
-    for line in stdin:
-        yield line.rstrip("\r\n")
+    return (line.rstrip("\r\n") for line in stdin) if argument == "-" else iter([argument])
 
 
 def predict_lines(

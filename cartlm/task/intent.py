@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 Action = Literal["add", "remove"]
@@ -21,9 +21,7 @@ class Intent:
 
     def canonical(self) -> str:
         """The completion, byte for byte as in the published dataset (key order, default JSON spacing)."""
-        return json.dumps(
-            {"action": self.action, "product": self.product, "quantity": self.quantity}, ensure_ascii=False
-        )
+        return json.dumps(asdict(self), ensure_ascii=False)
 
 
 def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:

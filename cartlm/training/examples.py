@@ -30,7 +30,7 @@ def examples(rows: Iterable[Row], builder: PromptBuilder, max_tokens: int) -> li
     """
     encoded, too_long = [], {}
     for row in rows:
-        ids, mask = builder.example(row.prompt, row.completion, max_tokens=10**9)
+        ids, mask = builder.example(row.prompt, row.completion)
         encoded.append({"input_ids": ids, "completion_mask": mask})
         if len(ids) > max_tokens:
             too_long[row.id] = len(ids)

@@ -24,8 +24,7 @@ def detokenize(ids: list[int]) -> str:
 class Tokenizer:
     """The part of a transformers tokenizer that the builder uses; words are ids."""
 
-    def __init__(self, bos: int | None, eos: int | None, pad: int | None) -> None:
-        self.bos_token_id, self.eos_token_id, self.pad_token_id = bos, eos, pad
+    bos_token_id, eos_token_id = 1, 2
 
     def __call__(
         self, text: str, add_special_tokens: bool, split_special_tokens: bool
@@ -54,7 +53,7 @@ def test_split_refuses_another_form(text: str) -> None:
 
 @given(TEXT, TEXT)
 def test_example_has_one_bos_one_eos_and_the_mask_on_the_completion(prompt: str, completion: str) -> None:
-    ids, mask = BUILDER.example(prompt, completion, 10**6)
+    ids, mask = BUILDER.example(prompt, completion)
     assert len(ids) == len(mask)
     assert ids[0] == BOS
     assert ids.count(BOS) == ids.count(EOS) == 1
@@ -66,16 +65,6 @@ def test_example_has_one_bos_one_eos_and_the_mask_on_the_completion(prompt: str,
     assert ids[: mask.index(1)] == BUILDER.prompt_ids(prompt)
 
 
-@given(TEXT, TEXT, st.integers(-3, 3))
-def test_a_row_that_would_be_cut_is_refused(prompt: str, completion: str, room: int) -> None:
-    length = len(prompt.encode()) + len(completion.encode()) + 3
-    if room >= 0:
-        assert len(BUILDER.example(prompt, completion, length + room)[0]) == length
-    else:
-        with pytest.raises(UserError, match=f"{length} tokens, more than prompt.max_tokens={length + room}"):
-            BUILDER.example(prompt, completion, length + room)
-
-
 @pytest.mark.parametrize("special", [BOS, EOS])
 def test_a_special_token_in_the_prompt_is_refused(special: int) -> None:
     builder = PromptBuilder(lambda _text: [7, special, 8], BOS, EOS, "\n")
@@ -84,15 +73,9 @@ def test_a_special_token_in_the_prompt_is_refused(special: int) -> None:
 
 
 def test_a_transformers_tokenizer_adds_nothing_itself() -> None:
-    builder = from_transformers(Tokenizer(1, 2, 3), " 9")
+    builder = from_transformers(Tokenizer(), " 9")
     assert builder.prompt_ids("5 6") == [1, 5, 6, 9]
     assert builder.completion_ids("7") == [7, 2]
-
-
-@pytest.mark.parametrize(("bos", "eos", "pad"), [(None, 2, 3), (1, None, 3), (1, 2, 2), (2, 2, 3)])
-def test_unusable_special_tokens_are_refused(bos: int | None, eos: int | None, pad: int | None) -> None:
-    with pytest.raises(UserError, match="tokenizer"):
-        from_transformers(Tokenizer(bos, eos, pad), "\n")
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,12 @@ from cartlm.engines.answer import Answer
 from cartlm.engines.collect import Job
 from cartlm.errors import UserError
 from cartlm.evaluation import answers as evaluation
+from cartlm.evaluation.config import References
 from tests.fixtures.toy import toy_rows
 
-REFERENCE = {"base": "transformers", "merged": "transformers", "f16": "llama.cpp"}
+REFERENCE = References.model_validate({
+    "base": {"engine": "transformers"}, "merged": {"engine": "transformers"}, "f16": {"engine": "llama.cpp"},
+})  # fmt: skip
 
 
 class Engine:
@@ -34,11 +37,11 @@ class Engine:
 
 
 def test_a_variant_names_its_engine() -> None:
-    assert evaluation.engine_name("merged", REFERENCE, ["q4_k_m"]) == "transformers"
-    assert evaluation.engine_name("q4_k_m", REFERENCE, ["q4_k_m"]) == "llama.cpp"
+    assert evaluation.engine_name("merged", REFERENCE, ["q4_k_m"], []) == "transformers"
+    assert evaluation.engine_name("q4_k_m", REFERENCE, ["q4_k_m"], []) == "llama.cpp"
     assert evaluation.engine_name("int8", REFERENCE, ["q4_k_m"], ["int8"]) == "transformers"
     with pytest.raises(UserError, match=r"no variant 'q9'.*base, merged, f16, q4_k_m"):
-        evaluation.engine_name("q9", REFERENCE, ["q4_k_m"])
+        evaluation.engine_name("q9", REFERENCE, ["q4_k_m"], [])
 
 
 @pytest.mark.parametrize(
@@ -76,8 +79,8 @@ def test_batches_are_compared_with_batch_1(tmp_path: Path, depends_on_batch: boo
 def test_answers_come_back_under_their_key_only(tmp_path: Path) -> None:
     rows, raw = toy_rows(4), tmp_path / "f16.jsonl"
     engine, job = Engine(False), Job("m", [[1, 2]] * 4, 4)
-    scored = evaluation.answer_rows(engine, rows, job, raw)
-    assert evaluation.read_answers(raw, job.key(engine)) == scored.answers
+    answers, _ = evaluation.answer_rows(engine, rows, job, raw)
+    assert evaluation.read_answers(raw, job.key(engine)) == answers
     assert evaluation.read_answers(raw, "other") is None
     assert evaluation.read_answers(tmp_path / "none.jsonl", "other") is None
     assert [json.loads(line)["id"] for line in raw.read_text().splitlines()] == [row.id for row in rows]

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from cartlm.evaluation.statistics import (
     Pairs,
-    count_pairs,
     holm,
     mcnemar,
     newcombe,
@@ -90,9 +89,8 @@ def test_mcnemar_is_the_sign_test_of_the_discordant_rows(lost: int, won: int, p:
     assert mcnemar(Pairs(3, lost, won, 0)) == pytest.approx(p)
 
 
-def test_pairs_are_counted_by_who_was_right() -> None:
-    pairs = count_pairs([(True, True)] * 4 + [(True, False)] * 3 + [(False, True)] * 2 + [(False, False)])
-    assert pairs == Pairs(both=4, lost=3, won=2, neither=1)
+def test_the_shares_and_their_difference() -> None:
+    pairs = Pairs(both=4, lost=3, won=2, neither=1)
     assert (pairs.first, pairs.second, pairs.difference) == (0.7, 0.6, -0.1)
 
 
