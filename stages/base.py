@@ -18,20 +18,12 @@ TARGET, LOG = Path("models/base"), Path("runs/base.log")
 def main() -> None:
     """Write models/base: weights as they are, tokenizer and configs with one pad, bos and eos."""
     settings = command.params()
-    origin = settings.base
-    later = base.LaterStages(  # gguf and gptq are not tracked: a new variant must not start the graph anew
-        separator=settings.prompt.separator,
-        max_tokens=settings.prompt.max_tokens,
-        merge_dtype=settings.merge.dtype,
-        gptq_bits={name: one.bits for name, one in settings.gptq.items()},
-        imatrix=any(one.imatrix for one in settings.gguf.values()),
-        languages=settings.data.languages,
-        log=LOG,
-    )
-    made = base.make(origin.source, origin.path, origin.revision, settings.prompt.pad_token, TARGET, later)
+    made = base.make(  # dvc.yaml does not track gguf and gptq: a new variant must not start the graph anew
+        settings.base, settings.prompt, settings.merge, settings.gguf, settings.gptq, settings.data.languages, TARGET, LOG
+    )  # fmt: skip
     if made.left_out:
         command.progress(
-            f"{origin.path}: left out {', '.join(made.left_out)}; the weights are {', '.join(made.files)}"
+            f"{made.origin}: left out {', '.join(made.left_out)}; the weights are {', '.join(made.files)}"
         )
     if not made.llama_cpp_checked:
         command.progress(

@@ -5,14 +5,11 @@ python -m stages.finetune
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import asdict
 from pathlib import Path
 
 from cartlm import command
 from cartlm.files import write_text
-from cartlm.metrics import DIGITS
 from cartlm.system import cpu_limits
 
 BASE, ADAPTER, RUNS = Path("models/base"), Path("models/adapter"), Path("runs/finetune")
@@ -23,18 +20,6 @@ TRAIN, VALIDATION, CURVE = (
 )
 # Not dependencies of the stage: they are only checked, so that a row that a later stage cannot read is found here.
 OTHERS = (Path("data/calibration.jsonl"), Path("data/test.jsonl"), Path("data/published.jsonl"))
-COLUMNS = ("step", "epoch", "loss", "learning_rate", "eval_loss")
-
-
-def curve(history: list[dict[str, float]]) -> str:
-    """CSV with one line for each logged step, for dvc plots; a value that was not measured is empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for entry in history:
-        known = {name: f"{value:.{DIGITS}g}" for name, value in entry.items()} | {"step": int(entry["step"])}
-        writer.writerow(known.get(name, "") for name in COLUMNS)
-    return text.getvalue()
 
 
 @command.command
@@ -46,6 +31,7 @@ def main() -> None:
     import torch
 
     from cartlm.training import qlora
+    from cartlm.training.trainer import format_curve
 
     command.imported()
     torch.set_num_threads(cpu_limits.threads())
@@ -53,7 +39,7 @@ def main() -> None:
     result = qlora.finetune(job, RUNS, ADAPTER)
     if result is None:
         return
-    write_text(CURVE, curve(result.history))
+    write_text(CURVE, format_curve(result.history))
     command.done({name: value for name, value in asdict(result).items() if name != "history"})
 
 

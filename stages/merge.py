@@ -30,9 +30,10 @@ def main() -> None:
     import torch
 
     from cartlm.training import merge
+    from cartlm.training.qlora import RECORD
 
     torch.set_num_threads(cpu_limits.threads())
-    trained = merge.training_record(ADAPTER)
+    trained = json.loads((ADAPTER / RECORD).read_text(encoding="utf-8"))
     rows = row_files.read(VALIDATION)[: settings.merge.check_rows]
     builder = from_transformers(load_tokenizer(BASE), settings.prompt.separator)
     made = merge.merge(BASE, ADAPTER, settings.merge.dtype, settings.merge.onto, MERGED)

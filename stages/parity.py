@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from cartlm import command
-from cartlm.engines.answer import agreement
+from cartlm.engines.answer import Answer, agreement
 from cartlm.engines.collect import Job, collect_answers, file_digest
 from cartlm.evaluation.answers import (
     draft_and_verify_job,
@@ -18,7 +19,7 @@ from cartlm.evaluation.answers import (
     open_engine,
     read_answers,
 )
-from cartlm.evaluation.parity import check_parity, parity_section
+from cartlm.evaluation.scoring import check_parity, parity_section
 from cartlm.files import write_text
 from cartlm.metrics import write_metrics
 from cartlm.system import cpu_limits, machine
@@ -36,7 +37,14 @@ def main() -> None:
     merged_path = model_path(MODELS, "merged", "transformers")
     f16_path = model_path(MODELS, "f16", "llama.cpp")
     rows = row_files.read(TEST)
-    parts = {name: RUNS / f"parity.{name}.part.jsonl" for name in ("merged", "f16")}
+    chosen = evenly_spaced(len(rows), settings.parity.rows)
+
+    def answer(name: str, engine: Any, job: Job) -> list[Answer]:
+        """The chosen rows' answers: those of eval@merged and eval@f16, both at batch 1, if there are any."""
+        if (known := read_answers(RUNS / f"eval/{name}.jsonl", job.key(engine))) is not None:
+            return [known[index] for index in chosen]
+        return collect_answers(engine, job.subset(chosen), RUNS / f"parity.{name}.part.jsonl", name)
+
     with (
         open_engine("transformers", merged_path, threads) as merged,
         open_engine("llama.cpp", f16_path, threads) as f16,
@@ -44,21 +52,12 @@ def main() -> None:
         separator = settings.prompt.separator
         builder = merged.prompt_builder(separator)
         ids = prompt.shared_ids(rows, builder, f16.prompt_builder(separator))
-        chosen = evenly_spaced(len(rows), settings.parity.rows)
-        jobs = {  # those of eval@merged and eval@f16, both at batch 1
-            "merged": (merged, draft_and_verify_job(file_digest(merged_path), rows, builder, limit)),
-            "f16": (f16, Job(file_digest(f16_path), ids, limit)),
-        }  # fmt: skip
-        answers = {}
-        for name, (engine, job) in jobs.items():
-            known = read_answers(RUNS / f"eval/{name}.jsonl", job.key(engine))
-            if known is None:
-                answers[name] = collect_answers(engine, job.subset(chosen), parts[name], name)
-            else:
-                answers[name] = [known[index] for index in chosen]
+        drafts = draft_and_verify_job(file_digest(merged_path), rows, builder, limit)
+        result = agreement(
+            answer("merged", merged, drafts), answer("f16", f16, Job(file_digest(f16_path), ids, limit))
+        )
         engines = {"engine": f16.describe(), "engine_merged": merged.describe()}
 
-    result = agreement(answers["merged"], answers["f16"])
     divergences = [
         {"id": rows[chosen[one.index]].id, "merged": one.first, "f16": one.second}
         for one in result.divergences
@@ -70,8 +69,8 @@ def main() -> None:
         command.progress(f"row {one['id']}\n  merged: {one['merged']!r}\n  f16:    {one['f16']!r}")
     check_parity(result, settings.parity.min_agreement)
     write_metrics(Path("metrics/parity.json"), {**section, "machine": machine.fingerprint(), **engines})
-    for part in parts.values():
-        part.unlink(missing_ok=True)
+    for part in RUNS.glob("parity.*.part.jsonl"):
+        part.unlink()
     command.done({"agreement": round(result.share, 4), "n": result.n})
 
 

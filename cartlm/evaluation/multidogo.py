@@ -13,13 +13,12 @@ import json
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from rapidfuzz import fuzz
+from rapidfuzz import fuzz, process
 
 from cartlm.task.intent import Intent
 from cartlm.task.rows import Row, make
@@ -51,16 +50,6 @@ BEYOND_THE_MESSAGE = {
 """Words that refer to the dialogue, or ask for what an intent cannot express."""
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A turn that names one line, with its catalog and the converter's label."""
-
-    id: str
-    message: str
-    catalog: list[str]
-    intent: Intent
-
-
 @cache
 def menu() -> dict[str, Any]:
     values: dict[str, Any] = yaml.safe_load((FOLDER / "menu.yaml").read_text(encoding="utf-8"))
@@ -87,12 +76,12 @@ def _named_line(words: tuple[str, ...]) -> str | None:
     if len(text) < TYPO_CHARS or NUMBERS.keys() & set(words):
         return None
     near = [
-        (fuzz.ratio(text, name), name)
+        name
         for name in _names()
         if len(name) >= TYPO_CHARS and name[0] == text[0] and name.count(" ") == len(words) - 1
     ]
-    ratio, name = max(near, default=(0, ""))
-    return _names()[name] if ratio >= TYPO_RATIO else None
+    found = process.extractOne(text, near, scorer=fuzz.ratio, score_cutoff=TYPO_RATIO)
+    return _names()[found[0]] if found else None
 
 
 def _spans(words: Sequence[str]) -> list[tuple[int, int, str]]:
@@ -139,8 +128,8 @@ def _catalog(line: str, product: str, siblings: Sequence[str], rng: random.Rando
     return chosen
 
 
-def candidate(turn: Mapping[str, Any]) -> tuple[str, Candidate] | None:
-    """(line, candidate) of a turn; None where it names no line or several, or what the contract has no place for."""
+def candidate(turn: Mapping[str, Any]) -> tuple[str, Row] | None:
+    """(line, row with the converter's label) of a turn; None where it names no line or several, or what the contract has no place for."""
     words, slots = turn["text"].split(), turn["slots"].split()
     spans = _spans(words)
     if len(spans) != 1 or len(words) != len(slots):
@@ -156,17 +145,18 @@ def candidate(turn: Mapping[str, Any]) -> tuple[str, Candidate] | None:
         return None
     identity = f"natural-{turn['conv']}-{turn['turn']:02d}"
     catalog = _catalog(line, *sized, random.Random(identity))
-    action = "remove" if REMOVE & set(others) else "add"
-    return line, Candidate(identity, turn["text"], catalog, Intent(action, sized[0], quantity))
+    intent = Intent("remove" if REMOVE & set(others) else "add", sized[0], quantity)
+    tags: dict[str, str | bool | int] = {"source": "multidogo", "catalog_lines": len(catalog)}
+    return line, make(identity, "english", catalog, turn["text"], intent, tags)
 
 
 @cache
-def candidates() -> list[Candidate]:
+def candidates() -> list[Row]:
     """At most MOST_A_LINE candidates a line, in the order of the source; equal messages count once."""
     pairs = [pair for turn in turns() if (pair := candidate(turn))]
     random.Random("natural").shuffle(pairs)
     counts: Counter[str] = Counter()
-    kept: dict[str, Candidate] = {}
+    kept: dict[str, Row] = {}
     for line, one in pairs:
         if counts[line] < MOST_A_LINE and one.message not in kept:
             counts[line] += 1
@@ -190,23 +180,15 @@ def natural_rows() -> tuple[list[Row], dict[str, int | float]]:
     of a row is not the converter's. Raises KeyError for a candidate without a reading.
     """
     first, second = (read_readings(name) for name in READINGS)
-    rows: list[Row] = []
-    disagreed = unanswerable = other = 0
-    for one in candidates():
-        label = first[one.id]
-        if label != second[one.id]:
-            disagreed += 1
-        elif label is None:
-            unanswerable += 1
-        else:
-            other += label != one.intent
-            tags: dict[str, str | bool | int] = {"source": "multidogo", "catalog_lines": len(one.catalog)}
-            rows.append(make(one.id, "english", one.catalog, one.message, label, tags))
+    agreed = [(one, first[one.id]) for one in candidates() if first[one.id] == second[one.id]]
+    pairs = [(one, label) for one, label in agreed if label]
+    rows = [make(one.id, one.language, one.catalog, one.message, label, one.tags) for one, label in pairs]
+    n = len(candidates())
     return rows, {
-        "candidates": len(candidates()),
-        "disagreed": disagreed,
-        "unanswerable": unanswerable,
+        "candidates": n,
+        "disagreed": n - len(agreed),
+        "unanswerable": len(agreed) - len(rows),
         "kept": len(rows),
-        "not_the_converter": other,
-        "disagreement": disagreed / len(candidates()),
+        "not_the_converter": sum(label != one.intent for one, label in pairs),
+        "disagreement": (n - len(agreed)) / n,
     }

@@ -1,4 +1,4 @@
-"""The outcome of each answer, and shares over all rows and over slices of them."""
+"""The outcome of each answer, shares over all rows and over slices of them, and the parity of two engines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from cartlm.engines.answer import Answer
+from cartlm.engines.answer import Agreement, Answer
+from cartlm.errors import UserError
 from cartlm.evaluation.statistics import wilson
 from cartlm.task.intent import parse_intent
 from cartlm.task.rows import Row
@@ -96,3 +97,18 @@ def summarize_slices(rows: Sequence[Row], scores: Sequence[Score]) -> dict[str, 
         section[name] = sum(one.outcome == "exact" for one in members) / len(members)
         section[f"{name}_n"] = len(members)
     return section
+
+
+def parity_section(agreement: Agreement) -> dict[str, int | float]:
+    """The values of metrics/parity.json: the share of rows answered alike, with its Wilson 95 % interval."""
+    low, high = wilson(agreement.n - len(agreement.divergences), agreement.n)
+    return {"agreement": agreement.share, "agreement_low": low, "agreement_high": high, "n": agreement.n}
+
+
+def check_parity(agreement: Agreement, least: float) -> None:
+    """Raise UserError where merged and F16 agree on less than the share `least`."""
+    if agreement.share < least:
+        raise UserError(
+            f"merged and f16 answer {agreement.share:.4f} of {agreement.n} rows alike, less than {least}",
+            "see runs/parity.json; the tokenizer, the converter or the merge lost something",
+        )

@@ -35,16 +35,6 @@ class Pairs:
         return self.both + self.lost + self.won + self.neither
 
     @property
-    def first(self) -> float:
-        """The first share."""
-        return (self.both + self.lost) / self.n
-
-    @property
-    def second(self) -> float:
-        """The second share."""
-        return (self.both + self.won) / self.n
-
-    @property
     def difference(self) -> float:
         """The second share less the first: negative where the second is worse."""
         return (self.won - self.lost) / self.n
@@ -62,28 +52,21 @@ def newcombe(pairs: Pairs) -> tuple[float, float]:
     """The 95 % interval of `pairs.difference`: Newcombe's square-and-add interval for paired shares.
 
     Method 10 of Newcombe, Statistics in Medicine 17 (1998) 2635-2650: the Wilson limits of both shares, joined
-    through their correlation phi, whose numerator is lessened by n / 2 where it is positive. scipy lacks it. Raises ValueError without rows.
+    through their correlation phi, whose numerator is lessened by n / 2 where it is positive. scipy lacks it. Raises
+    ValueError without rows.
     """
-    low_1, high_1 = wilson(pairs.both + pairs.lost, pairs.n)
-    low_2, high_2 = wilson(pairs.both + pairs.won, pairs.n)
-    phi = _phi(pairs)
+    n, first, second = pairs.n, pairs.both + pairs.lost, pairs.both + pairs.won
+    (low_1, high_1), (low_2, high_2) = wilson(first, n), wilson(second, n)
+    spread = math.sqrt(first * (n - first) * second * (n - second))  # 0 where one of them never varies
+    covariance = pairs.both * pairs.neither - pairs.lost * pairs.won
+    phi = (max(covariance - n / 2, 0.0) if covariance > 0 else covariance) / spread if spread else 0.0
 
     def distance(a: float, b: float) -> float:
         return math.sqrt(max(0.0, a * a - 2 * phi * a * b + b * b))  # below 0 only by rounding
 
-    below = distance(pairs.second - low_2, high_1 - pairs.first)
-    above = distance(high_2 - pairs.second, pairs.first - low_1)
+    below = distance(second / n - low_2, high_1 - first / n)
+    above = distance(high_2 - second / n, first / n - low_1)
     return max(-1.0, pairs.difference - below), min(1.0, pairs.difference + above)
-
-
-def _phi(pairs: Pairs) -> float:
-    """The correlation of the two measurements with Newcombe's correction; 0 where one of them never varies."""
-    first, second = pairs.both + pairs.lost, pairs.both + pairs.won
-    product = first * (pairs.n - first) * second * (pairs.n - second)
-    if product == 0:
-        return 0.0
-    above = pairs.both * pairs.neither - pairs.lost * pairs.won
-    return (max(above - pairs.n / 2, 0.0) if above > 0 else above) / math.sqrt(product)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -34,7 +34,7 @@ def probes(languages: Sequence[str]) -> list[row_files.Row]:
 
 
 def check(
-    folder: Path, separator: str, languages: Sequence[str], imatrix: bool, log: Path | None, path: str
+    folder: Path, separator: str, languages: Sequence[str], imatrix: bool, log: Path, path: str
 ) -> bool:
     """Whether llama.cpp is installed and was asked too. Raises UserError where rows would not be read as training needs.
 
@@ -90,7 +90,7 @@ def check_pieces(folder: Path, tokenizer: Any, path: str) -> None:
 
 
 def check_gguf(
-    folder: Path, builder: PromptBuilder, rows: Sequence[row_files.Row], imatrix: bool, log: Path | None, path: str
+    folder: Path, builder: PromptBuilder, rows: Sequence[row_files.Row], imatrix: bool, log: Path, path: str
 ) -> bool:  # fmt: skip
     """Whether llama.cpp is installed; if so its converter takes the vocabulary and the GGUF reads `rows` alike.
 
@@ -104,7 +104,7 @@ def check_gguf(
 
     with tempfile.TemporaryDirectory() as temporary:
         file = Path(temporary) / "vocabulary.gguf"
-        gguf.convert_vocabulary(folder, file, log or Path(temporary) / "log", path)
+        gguf.convert_vocabulary(folder, file, log, path)
         with llama_cpp.load_vocabulary(file) as vocabulary:
             shared_ids(rows, builder, vocabulary.prompt_builder(builder.separator))
             if imatrix:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cartlm.engines import model_dir
 from cartlm.engines.model_dir import HINT
 from cartlm.errors import FULL, UserError
 from cartlm.files import replacing
 from cartlm.quantization import tokenizer_check
+from cartlm.quantization.config import Gguf, Gptq
+from cartlm.task.config import Prompt
 from cartlm.training import llama_config, special_tokens
+from cartlm.training.config import Base, Merge
 
 DOWNLOADED = (*model_dir.CONFIGS, *model_dir.DOWNLOADED, *model_dir.TOKENIZER, "adapter_config.json")
 
@@ -40,47 +43,35 @@ class BaseModel:
     llama_cpp_checked: bool
 
 
-@dataclass(frozen=True)
-class LaterStages:
-    """What later stages will do with the model, so that it is refused before anything is computed."""
-
-    separator: str = "\n"
-    max_tokens: int = 1
-    merge_dtype: Literal["float16", "bfloat16"] = "float16"
-    gptq_bits: Mapping[str, int] = field(default_factory=dict)  # by variant
-    imatrix: bool = False
-    languages: Sequence[str] = ("english", "croatian", "spanish")
-    log: Path | None = None  # the output of llama.cpp's converter
-
-
 def make(
-    source: str, path: str, revision: str | None, pad_token: str | None, target: Path, later: LaterStages = LaterStages()
+    origin: Base, prompt: Prompt, merge: Merge, gguf: Mapping[str, Gguf], gptq: Mapping[str, Gptq],
+    languages: Sequence[str], target: Path, log: Path,
 ) -> BaseModel:  # fmt: skip
     """`target` from an embedded folder, a local folder in hub layout or a hub id; the weights stay byte for byte.
 
     Bos, eos and pad ids are written into both configs and decoding is made greedy. `target` is replaced at the
-    end. Raises UserError for everything that is not a 16- or 32-bit Llama in safetensors with usable tokens, or
-    that a later stage would refuse.
+    end; `log` gets the output of llama.cpp's converter. Raises UserError for everything that is not a 16- or 32-bit
+    Llama in safetensors with usable tokens, or that a later stage would refuse.
     """
-    folder, commit = fetch(source, path, revision)
+    path = origin.path
+    folder, commit = fetch(origin)
     weights = model_dir.weights(folder)
     config = llama_config.check_config(folder)
     llama_config.check_weights(folder, config, weights.tensors)
-    _check_params(config, later, path)
+    _check_params(config, prompt, gptq, path)
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
         raise UserError(f"{path} has no tokenizer.json or tokenizer.model", HINT)
     sizes = [tensor.bytes for tensor in weights.tensors.values()]
     with replacing(target, folder=True) as temporary:
         model_dir.copy(folder, temporary, (*model_dir.CONFIGS, *model_dir.TOKENIZER))
-        bos, eos, pad = special_tokens.set_tokens(temporary, config, pad_token, path)
+        bos, eos, pad = special_tokens.set_tokens(temporary, config, prompt.pad_token, path)
         for name in weights.files:
             shutil.copyfile(folder / name, temporary / name)
         if model_dir.INDEX in weights.files:
             _complete_index(temporary / model_dir.INDEX, sum(sizes))
-        checked = tokenizer_check.check(
-            temporary, later.separator, later.languages, later.imatrix, later.log, path
-        )
-        check_values(temporary, weights, config, later.merge_dtype, path)
+        imatrix = any(variant.imatrix for variant in gguf.values())
+        checked = tokenizer_check.check(temporary, prompt.separator, languages, imatrix, log, path)
+        check_values(temporary, weights, config, merge.dtype, path)
     return BaseModel(
         path, commit, sum(tensor.parameters for tensor in weights.tensors.values()), sum(sizes), config["vocab_size"],
         bool(config.get("tie_word_embeddings")), bos, eos, pad, weights.files, weights.left_out, checked,
@@ -94,17 +85,18 @@ def _complete_index(path: Path, total_size: int) -> None:
         model_dir.write_json(path, index | {"metadata": {"total_size": total_size}}, sort_keys=True)
 
 
-def _check_params(config: dict[str, Any], later: LaterStages, path: str) -> None:
+def _check_params(config: dict[str, Any], prompt: Prompt, gptq: Mapping[str, Gptq], path: str) -> None:
     """The params against the model's sizes. Raises UserError."""
-    if (most := llama_config.max_positions(config)) < later.max_tokens:
+    most = config.get("max_position_embeddings") or 2048  # transformers' default
+    if most < prompt.max_tokens:
         raise UserError(
-            f"prompt.max_tokens={later.max_tokens}, but {path} has max_position_embeddings {most}",
+            f"prompt.max_tokens={prompt.max_tokens}, but {path} has max_position_embeddings {most}",
             f"set prompt.max_tokens to {most} if all rows are that short, or base.path to a model with more",
         )
     shapes = llama_config.expected_shapes(config).values()
     sides = {size for shape in shapes if len(shape) == 2 for size in shape} - {config["vocab_size"]}
-    for name, bits in later.gptq_bits.items():
-        if bits == 3 and (odd := sorted(size for size in sides if size % 32)):
+    for name, variant in gptq.items():
+        if variant.bits == 3 and (odd := sorted(size for size in sides if size % 32)):
             raise UserError(
                 f"gptq.{name}.bits=3 packs 32 weights, and {path} has matrices with a side of {odd[0]}",
                 f"set gptq.{name}.bits to 4 in params.yaml, or remove the variant",
@@ -141,23 +133,23 @@ def check_values(
         )
 
 
-def fetch(source: str, path: str, revision: str | None) -> tuple[Path, str | None]:
+def fetch(origin: Base) -> tuple[Path, str | None]:
     """The folder of the base model and, from the hub, its commit. Raises UserError."""
-    folder = Path(path)
+    path, folder = origin.path, Path(origin.path)
     if folder.is_dir():
-        if source == "hub" and revision is not None:
+        if origin.source == "hub" and origin.revision is not None:
             raise UserError(
-                f"base.path={path} is a local folder, which has no base.revision={revision}",
+                f"base.path={path} is a local folder, which has no base.revision={origin.revision}",
                 "set base.revision to null in params.yaml",
             )
         return folder, None
-    if source == "embedded":
+    if origin.source == "embedded":
         raise UserError(f"base.path={path} is not a folder", "git checkout base/model, or set base.path")
     if path.startswith(("/", ".", "~")) or path.count("/") != 1:
         raise UserError(
             f"base.path={path} is neither a folder nor a hub id such as meta-llama/Llama-3.2-1B", HINT
         )
-    return download(path, revision)
+    return download(path, origin.revision)
 
 
 def download(name: str, revision: str | None) -> tuple[Path, str]:

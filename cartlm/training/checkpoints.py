@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cartlm.files import write_text
+
 MARK = "complete.json"
 """Written last into a checkpoint: the size of each of its files."""
 PREFIX = "checkpoint-"  # the trainer's
@@ -30,18 +32,15 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 def mark_complete(folder: Path) -> None:
     """Call after the last file of a checkpoint is written."""
-    temporary = folder / f".{MARK}.tmp"
-    temporary.write_text(json.dumps(_sizes(folder)), encoding="utf-8")
-    temporary.replace(folder / MARK)
+    write_text(folder / MARK, json.dumps(_sizes(folder)))
 
 
 def is_complete(folder: Path) -> bool:
     """Whether the mark exists and every file has the size that it records."""
     try:
-        sizes = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        return bool(_sizes(folder) == json.loads((folder / MARK).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return False
-    return isinstance(sizes, dict) and bool(sizes) and _sizes(folder) == sizes
 
 
 def last_complete(run: Path) -> Path | None:
@@ -59,5 +58,5 @@ def last_complete(run: Path) -> Path | None:
 def remove_other_runs(runs: Path, keep: str) -> None:
     """Remove all run folders but `keep`."""
     for path in runs.iterdir():
-        if path.is_dir() and path.name != keep:
+        if path.name != keep:
             shutil.rmtree(path, ignore_errors=True)

@@ -174,11 +174,6 @@ def generation_keys() -> frozenset[str]:
     return frozenset(GenerationConfig().to_dict()) - frozenset(LlamaConfig().to_dict())
 
 
-def max_positions(config: Mapping[str, Any]) -> int:
-    """The longest input that the model was trained for; transformers' default where config.json has none."""
-    return int(config.get("max_position_embeddings") or 2048)
-
-
 def expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor of transformers' model of this config; a tied head is none of them."""
     import torch

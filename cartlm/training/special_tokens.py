@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +58,17 @@ def check_ids(folder: Path, path: str) -> None:
     """One id for a token and one token for an id in all files that list added tokens. Raises UserError."""
     ids: dict[str, tuple[int, str]] = {}
     tokens: dict[int, tuple[str, str]] = {}
+    main, config, more = (
+        read_json(folder / name) if (folder / name).exists() else {}
+        for name in ("tokenizer.json", TOKENIZER_CONFIG, "added_tokens.json")
+    )
+    decoder = config.get("added_tokens_decoder") or {}
     try:
-        added = list(_added_tokens(folder))
+        added = [
+            *[("tokenizer.json", entry["content"], entry["id"]) for entry in main.get("added_tokens") or []],
+            *[(TOKENIZER_CONFIG, entry["content"], int(number)) for number, entry in decoder.items()],
+            *[("added_tokens.json", token, number) for token, number in more.items()],
+        ]
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(f"the added tokens of {folder} are not {{token, id}}", HINT) from None
     for file, token, number in added:
@@ -70,20 +78,6 @@ def check_ids(folder: Path, path: str) -> None:
         name, where = tokens.setdefault(number, (token, file))
         if name != token:
             raise UserError(f"{path}: {number} is {name!r} in {where} and {token!r} in {file}", AGREE)
-
-
-def _added_tokens(folder: Path) -> Iterator[tuple[str, str, int]]:
-    """(file, token, id) of all added tokens."""
-    files = {
-        name: read_json(folder / name) if (folder / name).exists() else {}
-        for name in ("tokenizer.json", TOKENIZER_CONFIG, "added_tokens.json")
-    }
-    for entry in files["tokenizer.json"].get("added_tokens") or []:
-        yield "tokenizer.json", entry["content"], entry["id"]
-    for number, entry in (files[TOKENIZER_CONFIG].get("added_tokens_decoder") or {}).items():
-        yield TOKENIZER_CONFIG, entry["content"], int(number)
-    for token, number in files["added_tokens.json"].items():
-        yield "added_tokens.json", token, number
 
 
 def check_agreement(folder: Path, tokenizer: Any, configs: dict[str, dict[str, Any]], path: str) -> set[int]:

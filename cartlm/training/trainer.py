@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import trl
 from accelerate import PartialState
 from tqdm import tqdm
 
+from cartlm.metrics import DIGITS
 from cartlm.training import checkpoints
 from cartlm.training.config import Finetune
 from cartlm.training.examples import IGNORED
@@ -147,3 +150,15 @@ def training_curve(log: list[dict[str, Any]]) -> list[dict[str, float]]:
             known = {name: entry[name] for name in COLUMNS if name in entry}
             steps.setdefault(entry["step"], {}).update(known)
     return [steps[step] for step in sorted(steps)]
+
+
+def format_curve(history: list[dict[str, float]]) -> str:
+    """CSV with one line for each logged step, for dvc plots; a value that was not measured is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for entry in history:
+        writer.writerow(
+            {name: f"{value:.{DIGITS}g}" for name, value in entry.items()} | {"step": int(entry["step"])}
+        )
+    return text.getvalue()

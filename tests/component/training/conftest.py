@@ -58,13 +58,22 @@ def job(folder: Path, toy_base: Path, max_tokens: int = 640, **changes: Any) -> 
     )  # fmt: skip
 
 
+def make_base(source: str, path: str, revision: str | None, pad: str | None, target: Path) -> base.BaseModel:
+    """models/base by the settings of params.yaml, without variants."""
+    found = params.load(ROOT / "params.yaml")
+    prompt = found.prompt.model_copy(update={"pad_token": pad, "max_tokens": 640})
+    origin = params.Base.model_validate({"source": source, "path": path, "revision": revision})
+    log = target.with_suffix(".log")
+    return base.make(origin, prompt, found.merge, {}, {}, found.data.languages, target, log)
+
+
 @pytest.fixture(scope="session")
 def toy_base(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """models/base made from the toy model."""
     target = tmp_path_factory.mktemp("base") / "models/base"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokenizer_check, "check_gguf", lambda *_: True)
-        base.make("embedded", str(toy_model), None, None, target)
+        make_base("embedded", str(toy_model), None, None, target)
     return target
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from cartlm.engines.model_dir import load_tokenizer
 from cartlm.errors import UserError
-from cartlm.training import base
+from tests.component.training.conftest import make_base
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def edit(path: Path, **changes: Any) -> None:
 
 
 def test_weights_and_tokenizer_stay_byte_for_byte(source: Path, tmp_path: Path) -> None:
-    made = base.make("embedded", str(source), None, None, tmp_path / "models/base")
+    made = make_base("embedded", str(source), None, None, tmp_path / "models/base")
     for name in ("model.safetensors", "tokenizer.model", "tokenizer.json"):
         assert (tmp_path / "models/base" / name).read_bytes() == (source / name).read_bytes()
     assert (made.bos_id, made.eos_id, made.pad_id, made.tied) == (1, 2, 3, True)
@@ -41,7 +41,7 @@ def test_configs_and_tokenizer_agree_and_decoding_is_greedy(source: Path, tmp_pa
 
     edit(source / "generation_config.json", do_sample=True, temperature=0.6, top_p=0.9, eos_token_id=[2, 7])
     edit(source / "config.json", pad_token_id=None, eos_token_id=[2, 7], _name_or_path="/home/me/model")
-    base.make("embedded", str(source), None, None, tmp_path / "base")
+    make_base("embedded", str(source), None, None, tmp_path / "base")
     config = json.loads((tmp_path / "base/config.json").read_text())
     generation = json.loads((tmp_path / "base/generation_config.json").read_text())
     assert generation == {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3, "do_sample": False}
@@ -65,9 +65,9 @@ def test_the_pad_token_of_params_stands_in(
 ) -> None:
     damage(source)
     with pytest.raises(UserError, match=r"set prompt\.pad_token"):
-        base.make("embedded", str(source), None, None, tmp_path / "base")
+        make_base("embedded", str(source), None, None, tmp_path / "base")
     assert not (tmp_path / "base").exists()
-    made = base.make("embedded", str(source), None, "<pad>", tmp_path / "base")
+    made = make_base("embedded", str(source), None, "<pad>", tmp_path / "base")
     assert made.pad_id == 3
     assert load_tokenizer(tmp_path / "base").pad_token_id == 3
 
@@ -79,14 +79,14 @@ def test_the_pad_token_of_params_stands_in(
 def test_a_wrong_pad_token_is_named(token: str, words: str, source: Path, tmp_path: Path) -> None:
     no_pad(source)
     with pytest.raises(UserError, match=words) as error:
-        base.make("embedded", str(source), None, token, tmp_path / "base")
+        make_base("embedded", str(source), None, token, tmp_path / "base")
     assert repr(token) in str(error.value)
 
 
 def test_any_end_token_of_the_model_is_no_pad(source: Path, tmp_path: Path) -> None:
     edit(source / "generation_config.json", eos_token_id=[2, 3])
     with pytest.raises(UserError, match="pads with its end token"):
-        base.make("embedded", str(source), None, None, tmp_path / "base")
+        make_base("embedded", str(source), None, None, tmp_path / "base")
 
 
 def remove(name: str) -> Callable[[Path], None]:
@@ -168,7 +168,7 @@ def test_a_wrong_folder_is_one_line(name: str, source: Path, tmp_path: Path) -> 
     damage, words = WRONG[name]
     damage(source)
     with pytest.raises(UserError) as error:
-        base.make("embedded", str(source), None, None, tmp_path / "models/base")
+        make_base("embedded", str(source), None, None, tmp_path / "models/base")
     assert words in str(error.value)
     assert "\n" not in str(error.value)
     assert error.value.hint
@@ -177,24 +177,24 @@ def test_a_wrong_folder_is_one_line(name: str, source: Path, tmp_path: Path) -> 
 
 def test_a_failure_keeps_the_base_that_was_there(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "models/base"
-    base.make("embedded", str(source), None, None, target)
+    make_base("embedded", str(source), None, None, target)
     no_pad(source)
     with pytest.raises(UserError):
-        base.make("embedded", str(source), None, None, target)
+        make_base("embedded", str(source), None, None, target)
     assert load_tokenizer(target).pad_token_id == 3
     assert [path.name for path in target.parent.iterdir()] == ["base"]
 
 
 def test_what_a_kill_left_is_removed(source: Path, tmp_path: Path) -> None:
     (tmp_path / "models/.tmp-1-base").mkdir(parents=True)
-    base.make("embedded", str(source), None, None, tmp_path / "models/base")
+    make_base("embedded", str(source), None, None, tmp_path / "models/base")
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["base"]
 
 
 def test_code_and_pickles_beside_the_weights_are_not_copied(source: Path, tmp_path: Path) -> None:
     for name in ("modeling_evil.py", "training_args.bin", "README.md"):
         (source / name).write_text("x")
-    base.make("hub", str(source), None, None, tmp_path / "base")
+    make_base("hub", str(source), None, None, tmp_path / "base")
     found = {path.name for path in (tmp_path / "base").iterdir()}
     assert not found & {"modeling_evil.py", "training_args.bin", "README.md"}
 
@@ -202,12 +202,12 @@ def test_code_and_pickles_beside_the_weights_are_not_copied(source: Path, tmp_pa
 @pytest.mark.parametrize("path", ["/nowhere/model", "./nowhere", "nowhere", "a/b/c"])
 def test_what_is_neither_folder_nor_hub_id_is_named(path: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="neither a folder nor a hub id"):
-        base.make("hub", path, None, None, tmp_path / "base")
+        make_base("hub", path, None, None, tmp_path / "base")
 
 
 def test_a_revision_of_a_local_folder_is_refused(source: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"base\.revision=main"):
-        base.make("hub", str(source), "main", None, tmp_path / "base")
+        make_base("hub", str(source), "main", None, tmp_path / "base")
 
 
 def test_without_network_the_hub_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +215,7 @@ def test_without_network_the_hub_is_one_line(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="cannot be fetched from the hub") as error:
-        base.make("hub", "meta-llama/Llama-3.2-1B", None, None, tmp_path / "base")
+        make_base("hub", "meta-llama/Llama-3.2-1B", None, None, tmp_path / "base")
     assert "git checkout params.yaml" in str(error.value)
 
 
@@ -233,7 +233,7 @@ def test_only_weights_configs_and_tokenizers_are_asked_for(
         return str(commit)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    made = base.make("hub", "some/model", "v1", None, tmp_path / "base")
+    made = make_base("hub", "some/model", "v1", None, tmp_path / "base")
     assert (made.revision, asked["name"], asked["revision"]) == ("0123abc", "some/model", "v1")
     allowed = {pattern.rsplit(".", 1)[1] for pattern in asked["allow_patterns"]}
     assert allowed <= {"safetensors", "json", "model", "txt"}

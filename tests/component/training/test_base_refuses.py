@@ -13,7 +13,6 @@ import yaml
 from safetensors.numpy import load_file, save_file
 
 from cartlm.errors import UserError
-from cartlm.training import base
 from stages import base as stage
 from tests import ROOT
 from tests.component.training.broken_bases import (
@@ -32,7 +31,7 @@ from tests.component.training.broken_bases import (
     split,
     weights,
 )  # fmt: skip
-from tests.component.training.conftest import run_stage
+from tests.component.training.conftest import make_base, run_stage
 from tests.fixtures import llama3
 
 
@@ -72,7 +71,7 @@ def test_one_error_names_what_is_wrong(name: str, source: Path, tmp_path: Path) 
     damage, words = CASES[name]
     damage(source)
     with pytest.raises(UserError) as error:
-        base.make("hub", str(source), None, None, tmp_path / "models/base")
+        make_base("hub", str(source), None, None, tmp_path / "models/base")
     assert [word for word in words if word not in error.value.message] == [], error.value.message
     assert error.value.hint
     assert not list((tmp_path / "models").glob("*"))

@@ -126,13 +126,6 @@ def test_a_lost_row_and_another_completion_are_found(builder: PromptBuilder, tok
         check([other, *ROWS[1:]], held(builder), builder, tokenizer)
 
 
-def test_a_pad_that_is_eos_is_found(builder: PromptBuilder, toy_model: Path) -> None:
-    tokenizer = load_tokenizer(toy_model)
-    tokenizer.pad_token = tokenizer.eos_token
-    with pytest.raises(UserError, match="the pad id 2 is an end token"):
-        check(ROWS, held(builder), builder, tokenizer)
-
-
 @pytest.mark.parametrize("text", ["two </s> please", "<s>", "<unk> 2", "<0x0A>", "<|im_end|>"])
 def test_engines_read_no_special_token_out_of_a_message(tokenizer: Any, toy_gguf: Path, text: str) -> None:
     """A test row may hold one: both engines are asked with the same ids, none of them special."""

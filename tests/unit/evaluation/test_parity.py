@@ -8,7 +8,7 @@ import pytest
 
 from cartlm.engines.answer import Answer, agreement
 from cartlm.errors import UserError
-from cartlm.evaluation.parity import check_parity, parity_section
+from cartlm.evaluation.scoring import check_parity, parity_section
 from cartlm.task.prompt import PromptBuilder, shared_ids
 from tests.fixtures.toy import toy_rows
 

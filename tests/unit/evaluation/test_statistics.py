@@ -89,9 +89,9 @@ def test_mcnemar_is_the_sign_test_of_the_discordant_rows(lost: int, won: int, p:
     assert mcnemar(Pairs(3, lost, won, 0)) == pytest.approx(p)
 
 
-def test_the_shares_and_their_difference() -> None:
+def test_the_difference_is_of_all_rows() -> None:
     pairs = Pairs(both=4, lost=3, won=2, neither=1)
-    assert (pairs.first, pairs.second, pairs.difference) == (0.7, 0.6, -0.1)
+    assert (pairs.n, pairs.difference) == (10, -0.1)
 
 
 def test_holm_is_the_step_down_of_its_definition() -> None:
