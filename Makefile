@@ -45,6 +45,7 @@ repro: setup ## the whole chain from data to speed; prints the results
 	@$(CARTLM) params check
 	@$(CARTLM) prune
 	@$(CARTLM) fetch-paid
+	@$(CARTLM) refresh-data
 	@if [ -n "$$($(DVC) remote list)" ]; then $(DVC) repro --pull $(STAGES); else $(DVC) repro $(STAGES); fi
 	@$(if $(STAGES),$(DVC) repro -s summarize)
 	@$(CARTLM) check-models

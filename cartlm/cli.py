@@ -6,6 +6,7 @@ import datetime
 import io
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -20,7 +21,7 @@ from cartlm.compare.comparison import as_json as comparison_json
 from cartlm.compare.report import format_comment, format_report
 from cartlm.errors import UserError
 from cartlm.files import write_text
-from cartlm.metrics import write_metrics
+from cartlm.metrics import read_metrics, write_metrics
 from cartlm.pipeline import dvc_remote, repository, stale, variants
 from cartlm.report import paper, results, summary
 from cartlm.system import machine
@@ -287,6 +288,22 @@ def check_remote() -> None:
         )
     print(f"servers: {', '.join(servers)}")
     fetch_paid(f"data/answers/{name}.jsonl" for name in servers)
+
+
+@main.command("refresh-data", hidden=True)
+def refresh_data() -> int:
+    """Make the rows again if the files in `data.path` changed: DVC does not watch them."""
+    from cartlm.data import files
+
+    made = Path("metrics/data.json")
+    known = read_metrics(made).get("source", {}).get("sha256") if made.is_file() else None
+    data = command.params().data
+    if known is None or files.source_digest(data) in (None, known):
+        return 0
+    print(f"{data.path} changed: the rows are made again")
+    return subprocess.run(
+        [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", "data"]
+    ).returncode
 
 
 @main.command("fetch-paid", hidden=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from cartlm import command
-from cartlm.data import card, gates, generated, hub, splits
+from cartlm.data import card, files, gates, generated, hub, splits
 from cartlm.data.wording_model import ask_server
 from cartlm.engines.replies import read_replies
 from cartlm.errors import UserError
@@ -51,6 +51,8 @@ def main(dry_run: bool) -> None:
         drawn = splits.make_splits(data)
         parts, about = drawn.splits, {"near_duplicates": {"refused": drawn.leaked}}
     metrics = gates.check(parts, data) | about
+    if digest := files.source_digest(data):
+        metrics["source"] = {"sha256": digest}  # `make repro` looks whether it is still this one
     metrics["train"]["self_similarity"] = card.self_similarity(parts["train"], data.seed)
     for name, part in parts.items():
         rows.write(Path("data") / f"{name}.jsonl", part)

@@ -6,6 +6,7 @@ completion, language. Other columns are ignored. A catalog is a list, or text wi
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -144,3 +145,13 @@ def _base_tokenizer(base: Path) -> tuple[Any, list[str]]:
         return None, [f"special tokens are not checked: {base} is missing (dvc repro base)"]
     except UserError as error:
         return None, [f"special tokens are not checked: {error.message}"]
+
+
+def source_digest(data: Data) -> str | None:
+    """SHA-256 (16 hex digits) of the file or folder of `data.path`, names and contents; None for a source without one."""
+    path = Path(data.path or "")
+    if data.source in ("rules", "openai") or not data.path or not path.exists():
+        return None
+    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+    parts = [(each.name, hashlib.sha256(each.read_bytes()).hexdigest()) for each in files]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
