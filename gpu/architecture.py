@@ -18,6 +18,7 @@ import shutil
 import sys
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         gptq = {GPTQ: replace(half, path=checkpoint)}
         models, unsupported = gpu.models(
             {"float16": half, "bfloat16": replace(half, dtype="bfloat16")}, gptq, args.kernels.split(","),
-            gpu.probe(plan, prompts[0]),
+            partial(gpu.probe, plan, prompts[0]),
         )  # fmt: skip
         for name, why in unsupported.items():
             progress(f"{name} does not run here: {why}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from cartlm import command
@@ -35,7 +36,7 @@ def main() -> None:
         name: replace(half, path=Path("models") / name, dtype=bench.dtype, made_by="dvc repro")
         for name in params.gptq
     }
-    models, unsupported = gpu.models(plain, gptq, gpu.KERNELS, gpu.probe(plan, prompts[0]))
+    models, unsupported = gpu.models(plain, gptq, gpu.KERNELS, partial(gpu.probe, plan, prompts[0]))
     for name, why in unsupported.items():
         command.progress(f"{name} does not run on this card: {why}")
     gguf = gpu.gguf({name: Path("models") / name / "model.gguf" for name in ("f16", *params.gguf)})

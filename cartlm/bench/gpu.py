@@ -122,22 +122,17 @@ def models(
     return {name: model for name, model in candidates.items() if name not in reasons}, reasons
 
 
-def probe(plan: Plan, prompt: Any) -> Callable[[Model], str]:
-    """A `probe` for `models`: a query of two tokens in a fresh process."""
+def probe(plan: Plan, prompt: Any, model: Model) -> str:
+    """Why a query of two tokens in a fresh process fails, or an empty text."""
+    runner.require([model])
     short = replace(plan, max_new_tokens=2, warmup_tokens=2, warmups=0, queries=1, batches=())
-
-    def run(model: Model) -> str:
-        if not model.path.exists():
-            raise UserError(f"{model.path} is missing", model.made_by)
-        try:
-            runner.run_worker(short.job(model, "queries", [prompt], 0), PROBE_S)
-        except UserError as error:
-            if "out of memory" in error.message.lower():  # not the kernel's fault
-                raise
-            return error.message.removeprefix(f"measuring {model.path}").lstrip(": ")[:160]
-        return ""
-
-    return run
+    try:
+        runner.run_worker(short.job(model, "queries", [prompt], 0), PROBE_S)
+    except UserError as error:
+        if "out of memory" in error.message.lower():  # not the kernel's fault
+            raise
+        return error.message.removeprefix(f"measuring {model.path}").lstrip(": ")[:160]
+    return ""
 
 
 def merge(

@@ -49,9 +49,10 @@ def server(model: Path, slots: int, context_tokens: int, threads: int) -> Iterat
     except (OSError, http.client.HTTPException):
         with contextlib.suppress(subprocess.TimeoutExpired):
             running.wait(2)  # it may be dying
-        if running.returncode is None:
+        if (code := running.returncode) is None:
             raise
-        raise _exit_error(running, model) from None
+        what = f"llama-server of {model}: {processes.describe_exit(code)}"
+        raise UserError(what, processes.exit_hint(code, "make doctor")) from None
     finally:
         running.terminate()
         try:
@@ -65,17 +66,12 @@ def _wait(running: subprocess.Popen[bytes], port: int, model: Path) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         if running.poll() is not None:
-            raise _exit_error(running, model)
+            raise ConnectionError
         with contextlib.suppress(OSError, http.client.HTTPException):
             if _ask(port, "GET", "/health", timeout_s=5)[0] == 200 and running.poll() is None:
                 return
         time.sleep(0.05)
     raise UserError(f"llama-server of {model} did not answer within {START_S} s", "make setup")
-
-
-def _exit_error(running: subprocess.Popen[bytes], model: Path) -> UserError:
-    what = f"llama-server of {model}: {processes.describe_exit(running.returncode)}"
-    return UserError(what, processes.exit_hint(running.returncode, "make doctor"))
 
 
 def _ask(port: int, method: str, path: str, body: str = "", timeout_s: float = 600) -> tuple[int, Any]:

@@ -5,8 +5,6 @@ Nothing is written where the rounds are too far apart.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import subprocess
 import time
@@ -129,11 +127,8 @@ def idle_watts(target: Target) -> energy.Watts:
 
 def rounds_csv(rounds: Sequence[tuple[int, str, str, float]]) -> str:
     """The text of rounds.csv: `round,variant,metric,value`, sorted, 4 significant digits."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("round", "variant", "metric", "value"))
-    writer.writerows((*key, f"{float(f'{value:.4g}'):g}") for *key, value in sorted(rounds))
-    return text.getvalue()
+    lines = [f"{round},{name},{key},{float(f'{value:.4g}'):g}" for round, name, key, value in sorted(rounds)]
+    return "\n".join(["round,variant,metric,value", *lines, ""])
 
 
 def committed(path: Path) -> dict[str, Any]:

@@ -146,17 +146,13 @@ def write_tokenizer(folder: Path) -> None:
     from cartlm.quantization import gguf  # not on a machine that has torch alone
 
     fields = gguf.open_gguf(llama_cpp_build.llama3_vocabulary()).fields
-
-    def texts(name: str) -> list[str]:
-        field = fields[f"tokenizer.ggml.{name}"]
-        return [bytes(field.parts[place]).decode("utf-8") for place in field.data]
-
-    tokens, types = texts("tokens"), fields["tokenizer.ggml.token_type"].contents()
+    names = ("tokens", "token_type", "merges")
+    tokens, types, merges = (fields[f"tokenizer.ggml.{name}"].contents() for name in names)
     tokens[PAD_ID] = PAD
     special = [number for number, kind in enumerate(types) if kind == 3]
     vocabulary = {token: number for number, token in enumerate(tokens) if number < special[0]}
-    merges = [(left, right) for left, _, right in (merge.partition(" ") for merge in texts("merges"))]
-    tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=True))
+    pairs = [tuple(merge.split(" ")) for merge in merges]
+    tokenizer = Tokenizer(models.BPE(vocabulary, pairs, ignore_merges=True))
     tokenizer.add_special_tokens(
         [AddedToken(tokens[number], special=True, normalized=False) for number in special]
     )

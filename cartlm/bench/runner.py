@@ -39,9 +39,7 @@ def measure(
     A killed run is resumed if models, prompts, plan, code and machine are unchanged, until `close`.
     Raises UserError for a missing model or a failing measurement.
     """
-    for model in models.values():
-        if not model.path.exists():
-            raise UserError(f"{model.path} is missing", model.made_by)
+    require(models.values())
     session = _session(models, prompts, plan, raw, machine_hash)
     done = {variant: _read_records(raw / f"{variant}.jsonl", session) for variant in models}
 
@@ -74,6 +72,13 @@ def measure(
         progress(f"{names}: the spread is too large; {plan.rounds} more rounds")
         work_off(range(plan.rounds, 2 * plan.rounds), lambda model, round: ["queries"])
     return {variant: [of_variant[key] for key in sorted(of_variant)] for variant, of_variant in done.items()}
+
+
+def require(models: Iterable[Model]) -> None:
+    """Raises UserError for a model that is not there."""
+    for model in models:
+        if not model.path.exists():
+            raise UserError(f"{model.path} is missing", model.made_by)
 
 
 def close(raw: Path) -> None:
