@@ -9,17 +9,15 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from cartlm import yaml_files
 from cartlm.compare.rules import invalid_metric, target_and_variant
 from cartlm.compare.timings import Rounds, parse_rounds
 from cartlm.config import Share
 from cartlm.errors import UserError
 from cartlm.metrics import Outcome, parse_metrics, parse_outcomes
 from cartlm.pipeline import dvc_lock
-from cartlm.pipeline.repository import dvc_md5, list_files, read_file, resolve_commit
+from cartlm.pipeline.repository import WORKSPACE, Tree, resolve_commit
 from cartlm.text import few
 
-WORKSPACE = "workspace"
 PARAMS = "params.yaml"
 PARAMS_FILES = (PARAMS, "base/params.yaml")
 STANDARD: Mapping[str, float] = {
@@ -63,26 +61,25 @@ def load_side(root: Path, revision: str | None) -> Side:
 
     Raises UserError for a revision that does not exist, without metrics, and for files that no stage writes.
     """
-    files = _Files(root, resolve_commit(root, revision) if revision is not None else None)
-    params = {path: files.yaml(path) for path in PARAMS_FILES}
-    metrics = files.metrics()
+    tree = Tree(root, resolve_commit(root, revision) if revision is not None else None)
+    params = {path: tree.yaml(path) for path in PARAMS_FILES}
+    metrics = load_metrics(tree)
     if not metrics:
-        asked = f"{revision} ({files.name})" if files.commit else f"the {WORKSPACE}"
-        next = "git log --oneline -- metrics" if files.commit else "make repro"
+        asked = f"{revision} ({tree.name})" if tree.commit else f"the {WORKSPACE}"
+        next = "git log --oneline -- metrics" if tree.commit else "make repro"
         raise UserError(f"{asked} has no metrics", next)
-    stages = dvc_lock.read_stages(files.read, files.name)
-    outdated = dvc_lock.outdated_stages(stages, files.read, lambda path: dvc_md5(root, files.commit, path))
+    stages = dvc_lock.read_stages(tree)
     outcomes = {
-        Path(path).stem: parse_outcomes(text, *files.place(path))
+        Path(path).stem: parse_outcomes(text, *tree.place(path))
         for folder in (dvc_lock.OUTCOMES, dvc_lock.REMOTE_OUTCOMES)
-        for path, text in files.texts(folder, "*.csv").items()
+        for path, text in find_texts(tree, folder, "*.csv").items()
     }
     rounds = {
-        Path(path).parent.name: parse_rounds(text, *files.place(path))
-        for path, text in files.texts("metrics/bench", "rounds.csv").items()
+        Path(path).parent.name: parse_rounds(text, *tree.place(path))
+        for path, text in find_texts(tree, "metrics/bench", "rounds.csv").items()
     }
-    rows = dvc_lock.row_hashes(stages)
-    return Side(files.name, metrics, outcomes, rows, stages, outdated, rounds, params)
+    rows, outdated = dvc_lock.row_hashes(stages), dvc_lock.outdated_stages(stages, tree)
+    return Side(tree.name, metrics, outcomes, rows, stages, outdated, rounds, params)
 
 
 def param_changes(old: Side, new: Side) -> list[ParamChange]:
@@ -118,47 +115,18 @@ def flatten(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return flat
 
 
-@dataclass(frozen=True)
-class _Files:
-    """The files of a commit, or of the workspace if it is None."""
+def find_texts(tree: Tree, folder: str, name: str) -> dict[str, str]:
+    """Path -> text of the files below a folder with such a name."""
+    paths = [path for path in tree.find(folder) if PurePosixPath(path).match(name)]
+    return {path: (tree.read(path) or b"").decode("utf-8", errors="replace") for path in paths}
 
-    root: Path
-    commit: str | None
 
-    @property
-    def name(self) -> str:
-        return self.commit[:8] if self.commit else WORKSPACE
-
-    def read(self, path: str) -> bytes | None:
-        return read_file(self.root, self.commit, path)
-
-    def texts(self, folder: str, name: str) -> dict[str, str]:
-        """Path -> text of the files below a folder with such a name."""
-        paths = [
-            path for path in list_files(self.root, self.commit, folder) if PurePosixPath(path).match(name)
-        ]
-        return {path: (self.read(path) or b"").decode("utf-8", errors="replace") for path in paths}
-
-    def place(self, path: str) -> tuple[str, str]:
-        """A broken file as an error names it, and the command that shows or restores it."""
-        if self.commit:
-            return f"{path} of {self.name}", f"git show {self.name}:{path}"
-        return path, f"git checkout {path}"
-
-    def yaml(self, path: str) -> dict[str, Any]:
-        """The sections of a YAML file; none for a file of another kind."""
-        where, next = self.place(path)
-        try:
-            values = yaml_files.parse(self.read(path) or b"")
-        except yaml_files.NotYaml as error:
-            raise UserError(f"{where} is not YAML: {error}", next) from None
-        return values if isinstance(values, dict) else {}
-
-    def metrics(self) -> dict[str, dict[str, Any]]:
-        files = {}
-        for path, text in self.texts("metrics", "*.json").items():
-            where, next = self.place(path)
-            files[path] = flatten(parse_metrics(text, where, next))
-            if target_and_variant(path)[0] and (invalid := invalid_metric(files[path])):
-                raise UserError(f"{where}: {invalid}", next)
-        return files
+def load_metrics(tree: Tree) -> dict[str, dict[str, Any]]:
+    """File -> dotted key -> value. Raises UserError for what no stage writes."""
+    files = {}
+    for path, text in find_texts(tree, "metrics", "*.json").items():
+        where, next = tree.place(path)
+        files[path] = flatten(parse_metrics(text, where, next))
+        if target_and_variant(path)[0] and (invalid := invalid_metric(files[path])):
+            raise UserError(f"{where}: {invalid}", next)
+    return files

@@ -1,19 +1,18 @@
 """What dvc.lock has of the numbers beside it: the rows, the code and the params with which each stage was run.
 
-From the files of a commit or of the workspace alone, without DVC: `read` gives a file's bytes, None for no file, and `md5`
-the hash of a file or folder.
+From the files of a commit or of the workspace alone, without DVC.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import PurePosixPath
 from typing import Any
 
-from cartlm import yaml_files
 from cartlm.errors import UserError
+from cartlm.pipeline.repository import Tree
 
 LOCKS = (
     "dvc.lock",
@@ -27,7 +26,6 @@ MEASURED = ("metrics/bench/", "metrics/eval/", "metrics/remote")
 OUTCOMES = "metrics/outcomes"
 REMOTE_OUTCOMES = "metrics/remote_outcomes"  # of servers: another pipeline file makes them
 TEST_ROWS = "data/test.jsonl"
-Read = Callable[[str], bytes | None]
 
 
 @dataclass(frozen=True)
@@ -44,15 +42,13 @@ class Stage:
         return {path: md5 for path, md5 in self.hashes.items() if not path.startswith(MADE)}
 
 
-def read_stages(read: Read, name: str) -> dict[str, Stage]:
-    """All stages by name, as DVC writes it. `name` is the commit's, for the UserError where a file is not YAML."""
+def read_stages(tree: Tree) -> dict[str, Stage]:
+    """All stages by name, as DVC writes it. Raises UserError for what is no lock file."""
     found = {}
     for path in LOCKS:
-        next = f"git diff {path}" if "workspace" in name else f"git show {name}:{path}"
         prefix = "" if path == LOCKS[0] else path.replace(".lock", ".yaml:")
         try:
-            listed = (yaml_files.parse(read(path) or b"") or {}).get("stages") or {}
-            for stage, entry in listed.items():
+            for stage, entry in (tree.yaml(path).get("stages") or {}).items():
                 deps, outs = entry.get("deps") or [], entry.get("outs") or []
                 found[prefix + stage] = Stage(
                     {out["path"]: out.get("size", 0) for out in outs},
@@ -60,10 +56,9 @@ def read_stages(read: Read, name: str) -> dict[str, Stage]:
                     entry.get("params") or {},
                     {out["path"]: out["md5"] for out in outs if out.get("md5")},
                 )
-        except yaml_files.NotYaml as error:
-            raise UserError(f"{path} of {name} is not YAML: {error}", next) from None
         except (AttributeError, KeyError, TypeError):
-            raise UserError(f"{path} of {name} is no lock file of DVC", next) from None
+            where, next = tree.place(path, "diff")
+            raise UserError(f"{where} is no lock file of DVC", next) from None
     return found
 
 
@@ -99,22 +94,14 @@ def remade_inputs(stages: Mapping[str, Stage]) -> dict[str, list[str]]:
     return found
 
 
-def outdated_stages(
-    stages: Mapping[str, Stage], read: Read, md5: Callable[[str], str | None]
-) -> dict[str, list[str]]:
+def outdated_stages(stages: Mapping[str, Stage], tree: Tree) -> dict[str, list[str]]:
     """Stages that were run with other code or params than those beside the lock, and with which."""
-    now: dict[str, str | None] = {}
-    params: dict[str, Any] = {}
+    md5, params = cache(tree.md5), cache(tree.yaml)
     found = {}
     for name, stage in stages.items():
-        now |= {path: md5(path) for path in stage.code.keys() - now.keys()}
-        changed = sorted(path for path, run_with in stage.code.items() if now[path] != run_with)
+        changed = sorted(path for path, run_with in stage.code.items() if md5(path) != run_with)
         for file, values in stage.params.items():
-            if file not in params:
-                params[file] = None
-                with suppress(yaml_files.NotYaml):
-                    params[file] = yaml_files.parse(read(file) or b"")
-            changed += [key for key, value in values.items() if _at(params[file], key) != value]
+            changed += [key for key, value in values.items() if _at(params(file), key) != value]
         if changed:
             found[name] = changed
     return found

@@ -19,7 +19,7 @@ from typing import Any
 
 from cartlm.errors import UserError
 from cartlm.pipeline import dvc_lock
-from cartlm.pipeline.repository import read_file
+from cartlm.pipeline.repository import Tree
 
 MAIN = "dvc.yaml"
 LOGGERS = ("dvc", "dvc_data", "dvc_objects")
@@ -98,8 +98,8 @@ def push(root: Path, create: bool = True) -> Transfer:
 
 def paid_and_missing(path: str) -> bool:
     """Whether a dvc.lock here lists an output with content, and the file is missing or empty."""
-    stages = dvc_lock.read_stages(lambda file: read_file(Path("."), None, file), "workspace")
-    return not read_file(Path("."), None, path) and any(stage.outs.get(path) for stage in stages.values())
+    tree = Tree(Path("."))
+    return not tree.read(path) and any(stage.outs.get(path) for stage in dvc_lock.read_stages(tree).values())
 
 
 def fetch_paid(path: str) -> str:

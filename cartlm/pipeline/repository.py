@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import subprocess
-import tarfile
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from cartlm import yaml_files
 from cartlm.errors import UserError
+
+WORKSPACE = "workspace"
 
 
 def check_repository(root: Path) -> None:
@@ -62,43 +66,62 @@ def run_git(root: Path, *arguments: str, stdin: str = "") -> subprocess.Complete
         raise UserError("git is not installed", "install it, then run this again") from None
 
 
-def list_files(root: Path, commit: str | None, folder: str) -> list[str]:
-    """Files below `folder` in a commit or, where it is None, in the workspace."""
-    if commit is None:
-        paths = (root / folder).rglob("*")
-        return sorted(path.relative_to(root).as_posix() for path in paths if path.is_file())
-    return run_git(
-        root, "-c", "core.quotePath=off", "ls-tree", "-r", "--name-only", commit, folder
-    ).stdout.splitlines()
+@dataclass(frozen=True)
+class Tree:
+    """The files of a commit or, where that is None, of the workspace. Paths are from `root`."""
 
+    root: Path
+    commit: str | None = None
 
-def read_file(root: Path, commit: str | None, path: str) -> bytes | None:
-    """A file of a commit or of the workspace; None where it is not there."""
-    if commit is None:
-        return (root / path).read_bytes() if (root / path).is_file() else None
-    done = subprocess.run(["git", "show", f"{commit}:{path}"], cwd=root, capture_output=True)
-    return done.stdout if done.returncode == 0 else None
+    @property
+    def name(self) -> str:
+        return self.commit[:8] if self.commit else WORKSPACE
 
+    @cached_property
+    def _files(self) -> Any:
+        import fsspec
+        from scmrepo.fs import GitFileSystem
 
-def dvc_md5(root: Path, commit: str | None, path: str) -> str | None:
-    """What DVC has as the hash of a file or folder of a commit or of the workspace; None where it is not there.
+        if self.commit:
+            return GitFileSystem(str(self.root), self.commit)
+        return fsspec.filesystem("dir", path=str(self.root.resolve()), target_protocol="file")
 
-    Of a folder that is the MD5 of the sorted list of its files, and `.dir`.
-    """
-    files = {}
-    if commit is None:
-        for each in [root / path, *(root / path).rglob("*")]:
-            if each.is_file() and "__pycache__" not in each.parts and each.name != ".gitkeep":  # .dvcignore
-                with each.open("rb") as file:  # may be gigabytes
-                    files[each.relative_to(root).as_posix()] = hashlib.file_digest(file, "md5").hexdigest()
-    else:
-        done = subprocess.run(["git", "archive", commit, "--", path], cwd=root, capture_output=True)
-        if done.returncode == 0:
-            with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
-                for member in archive:
-                    if (content := archive.extractfile(member)) and not member.name.endswith(".gitkeep"):
-                        files[member.name] = hashlib.md5(content.read()).hexdigest()
-    if path in files or not files:
-        return files.get(path)
-    listed = [{"md5": md5, "relpath": name.removeprefix(f"{path}/")} for name, md5 in sorted(files.items())]
-    return f"{hashlib.md5(json.dumps(listed).encode()).hexdigest()}.dir"
+    def find(self, folder: str) -> list[str]:
+        """Files below a folder, sorted."""
+        return sorted(self._files.find(folder))
+
+    def read(self, path: str) -> bytes | None:
+        """A file; None where there is none."""
+        return self._files.cat_file(path) if self._files.isfile(path) else None
+
+    def md5(self, path: str) -> str | None:
+        """What DVC has as the hash of a file or folder; None where it is not there.
+
+        Of a folder that is the MD5 of the sorted list of its files, and `.dir`.
+        """
+        files = {}
+        for each in self.find(path):
+            if "/__pycache__/" not in each and not each.endswith("/.gitkeep"):  # .dvcignore
+                with self._files.open(each) as file:  # may be gigabytes
+                    files[each] = hashlib.file_digest(file, "md5").hexdigest()
+        if path in files or not files:
+            return files.get(path)
+        listed = [{"md5": md5, "relpath": name.removeprefix(f"{path}/")} for name, md5 in files.items()]
+        return f"{hashlib.md5(json.dumps(listed).encode()).hexdigest()}.dir"
+
+    def place(self, path: str, command: str = "checkout") -> tuple[str, str]:
+        """A broken file as an error names it, and the command that shows or, in the workspace, restores it."""
+        if self.commit:
+            return f"{path} of {self.name}", f"git show {self.name}:{path}"
+        return path, f"git {command} {path}"
+
+    def yaml(self, path: str) -> dict[str, Any]:
+        """The sections of a YAML file; none where it is missing. Raises UserError for any other file."""
+        where, next = self.place(path, "diff")
+        try:
+            values = yaml_files.parse(self.read(path) or b"") or {}
+        except yaml_files.NotYaml as error:
+            raise UserError(f"{where} is not YAML: {error}", next) from None
+        if not isinstance(values, dict):
+            raise UserError(f"{where} has no sections", next)
+        return values

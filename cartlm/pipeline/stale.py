@@ -15,7 +15,7 @@ from typing import Any
 
 from cartlm.pipeline import dvc_lock
 from cartlm.pipeline.dvc_remote import open_repo
-from cartlm.pipeline.repository import read_file, run_git
+from cartlm.pipeline.repository import Tree, run_git
 from cartlm.text import few
 
 NEVER_RUN = "never run"
@@ -53,7 +53,7 @@ def find_stale(root: Path) -> Report:
         listed = [stage.addressing for stage in repo.index.stages]
         paths = {str(each) for stage in repo.index.stages for each in (*stage.deps, *stage.outs)}
         status = repo.status()
-    run = dvc_lock.read_stages(lambda path: read_file(root, None, path), "workspace")
+    run = dvc_lock.read_stages(Tree(root))
     hidden = ignored(root, paths.union(*(stage.outs for stage in run.values())))
     remade = dvc_lock.remade_inputs(run)
     changed: dict[str, list[str]] = {}
@@ -73,7 +73,9 @@ def find_stale(root: Path) -> Report:
         if ELSEWHERE in name
     }
     stale = {name: why for name, why in changed.items() if why and name not in others}
-    gone = not (root / "dvc.lock").exists() and read_file(root, "HEAD", "dvc.lock") is not None
+    gone = (
+        not (root / "dvc.lock").exists() and run_git(root, "cat-file", "-e", "HEAD:dvc.lock").returncode == 0
+    )
     command = "git checkout HEAD -- dvc.lock" if gone else "dvc repro"
     return Report(len(listed) - len(others), stale, others, command if stale else None)
 
@@ -117,7 +119,7 @@ def elsewhere(root: Path, metrics: list[str], changed: list[str]) -> Elsewhere:
     if len(last) != 3:
         return Elsewhere(metrics, changed=changed)
     boundary = run_git(root, "rev-parse", "--git-path", "shallow").stdout.strip()
-    cut = (read_file(root, None, boundary) or b"").decode().split()
+    cut = (root / boundary).read_text("utf-8").split() if (root / boundary).exists() else []
     return Elsewhere(metrics, last[1], last[2], last[0] in cut, changed)
 
 

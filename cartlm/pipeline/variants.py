@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cartlm import yaml_files
 from cartlm.pipeline import dvc_lock
-from cartlm.pipeline.repository import dvc_md5, read_file
+from cartlm.pipeline.repository import Tree
 
 OTHER_MODELS = ("base", "adapter", "merged", "f16", "architecture")
 """Folders under models/ that are no variant's."""
@@ -89,7 +89,8 @@ def prune(root: Path, variants: Variants) -> tuple[list[str], list[str]]:
 
 
 def _prune_models(root: Path, variants: Variants) -> tuple[list[str], list[str]]:
-    entries = dvc_lock.read_stages(lambda path: read_file(root, None, path), "the workspace")
+    tree = Tree(root)
+    entries = dvc_lock.read_stages(tree)
     listed = (*OTHER_MODELS, *variants.names)
     hashes = {
         path: md5
@@ -105,7 +106,7 @@ def _prune_models(root: Path, variants: Variants) -> tuple[list[str], list[str]]
             continue
         if path not in hashes:
             kept.append(f"{path}: no stage makes it, and it is not in dvc.lock")
-        elif folder.is_symlink() or dvc_md5(root, None, path) != hashes[path]:
+        elif folder.is_symlink() or tree.md5(path) != hashes[path]:
             kept.append(f"{path}: not as its stage made it")
         else:
             shutil.rmtree(folder)

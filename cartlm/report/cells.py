@@ -7,6 +7,29 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Row = Mapping[str, Any]
+HEADINGS = {
+    "size_mib": "MiB",
+    "exact_match": "exact match",
+    "croatian": "Croatian",
+    "english": "English",
+    "spanish": "Spanish",
+    "truncated": "never ended",
+    "prefill_tokens_per_s": "prefill tokens/s",
+    "decode_tokens_per_s": "decode tokens/s",
+    "over": "decode over FP16",
+    "batch_decode_tokens_per_s": "decode tokens/s, largest batch",
+    "latency_ms_p50": "p50 ms",
+    "latency_ms_p95": "p95 ms",
+    "queries_per_s": "queries/s",
+    "load_s": "load s",
+    "load_peak_rss_mib": "load peak RSS MiB",
+    "run_peak_rss_mib": "run peak RSS MiB",
+    "peak_rss_mib": "peak RSS MiB",
+    "vram_run_allocated_mib": "VRAM allocated MiB",
+    "vram_run_used_mib": "used MiB",
+    "energy_j_per_token": "J/token",
+}
+"""Key of a row -> its heading, where that is another word."""
 
 
 def number(value: float | None) -> str:
@@ -40,21 +63,25 @@ def measured(row: Row, key: str) -> str:
     )
 
 
-def markdown(headings: Mapping[str, str], rows: Sequence[Row]) -> str:
-    """A Markdown table: key of a row -> heading; the first column is text, the others are numbers."""
-    lines = ["| " + " | ".join(headings.values()) + " |", "|---|" + "---:|" * (len(headings) - 1)]
-    lines += ["| " + " | ".join(measured(row, key) for key in headings) + " |" for row in rows]
-    return "\n".join(lines)
+def table(keys: Sequence[str], rows: Sequence[Row]) -> list[list[str]]:
+    """The cells, headings first; the heading says which column has intervals."""
+
+    def heading(key: str) -> str:
+        intervals = any(f"{key}_low" in row and measured(row, key).endswith("]") for row in rows)
+        return HEADINGS.get(key, key) + (" [95 %]" if intervals else "")
+
+    return [[heading(key) for key in keys], *([measured(row, key) for key in keys] for row in rows)]
 
 
-def aligned(headings: Mapping[str, str], rows: Sequence[Row]) -> str:
+def markdown(keys: Sequence[str], rows: Sequence[Row]) -> str:
+    """A Markdown table; the first column is text, the others are numbers."""
+    lines = [f"| {' | '.join(line)} |" for line in table(keys, rows)]
+    return "\n".join([lines[0], "|---|" + "---:|" * (len(keys) - 1), *lines[1:]])
+
+
+def aligned(keys: Sequence[str], rows: Sequence[Row]) -> str:
     """The same for a terminal, numbers to the right."""
-    cells = [list(headings.values()), *([measured(row, key) for key in headings] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(
-            [line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))]
-        )
-        for line in cells
-    ]
-    return "\n".join(line.rstrip() for line in lines)
+    lines = table(keys, rows)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines]
+    return "\n".join("  ".join(line).rstrip() for line in padded)

@@ -10,29 +10,14 @@ from typing import Any
 from cartlm.metrics import read_metrics
 from cartlm.report import cells
 
-CPU = {
-    "variant": "variant",
-    "size_mib": "MiB",
-    "prefill_tokens_per_s": "prefill tokens/s [95 %]",
-    "decode_tokens_per_s": "decode tokens/s [95 %]",
-    "latency_ms_p50": "p50 ms [95 %]",
-    "load_s": "load s [95 %]",
-    "load_peak_rss_mib": "load peak RSS MiB",
-    "run_peak_rss_mib": "run peak RSS MiB",
-}
-CARD = {
-    "variant": "variant",
-    "size_mib": "MiB",
-    "exact_match": "exact match",
-    "prefill_tokens_per_s": "prefill tokens/s",
-    "decode_tokens_per_s": "decode tokens/s",
-    "over": "decode over FP16",
-    "batch_decode_tokens_per_s": "decode tokens/s, largest batch",
-    "latency_ms_p50": "p50 ms",
-    "vram_run_allocated_mib": "VRAM allocated MiB",
-    "vram_run_used_mib": "used MiB",
-    "energy_j_per_token": "J/token",
-}
+CPU = (
+    "variant", "size_mib", "prefill_tokens_per_s", "decode_tokens_per_s", "latency_ms_p50", "load_s",
+    "load_peak_rss_mib", "run_peak_rss_mib",
+)  # fmt: skip
+CARD = (
+    "variant", "size_mib", "exact_match", "prefill_tokens_per_s", "decode_tokens_per_s", "over",
+    "batch_decode_tokens_per_s", "latency_ms_p50", "vram_run_allocated_mib", "vram_run_used_mib", "energy_j_per_token",
+)  # fmt: skip
 DECODE = "decode_tokens_per_s"
 FP16 = ("merged", "float16")
 """The unquantized model in FP16, of the main graph and of an architecture with random weights."""
@@ -86,10 +71,10 @@ def architecture(folder: Path) -> str:
 
 def by_bits(variant: str) -> tuple[bool, int, str]:
     """transformers first, then f16, then the quantized types from many bits to few."""
-    digits = [int(letter) for letter in variant if letter.isdigit()]
     if variant.startswith("transformers"):
-        return (False, 0, variant)
-    return (True, -16 if variant == "f16" else -digits[0], variant)
+        return False, 0, variant
+    bits = 16 if variant == "f16" else next(int(letter) for letter in variant if letter.isdigit())
+    return True, -bits, variant
 
 
 def card(folder: Path) -> str:
@@ -103,7 +88,7 @@ def card(folder: Path) -> str:
         if base and row.get(DECODE):
             row["over"] = f"{row[DECODE] / base:.2f}x"
     shown = [rows[name] for name in sorted(rows, key=lambda name: (name not in FP16, name))]
-    used = {key: text for key, text in CARD.items() if any(row.get(key) is not None for row in shown)}
+    used = [key for key in CARD if any(row.get(key) is not None for row in shown)]
     parts = [
         f"## {folder.name}",
         f"One query at a time, on {machine_names(files)}.",

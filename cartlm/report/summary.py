@@ -12,37 +12,22 @@ from cartlm.errors import UserError
 from cartlm.metrics import read_metrics
 from cartlm.report import cells
 
-COLUMNS: dict[str, tuple[str, str, str]] = {
-    "size_mib": ("bench/cpu", "cpu", "size_mib"),  # of a GPTQ variant, which no CPU benchmark measures: gptq
-    "exact_match": ("eval", "free", "exact_match"),
-    "exact_match_low": ("eval", "free", "exact_match_low"),
-    "exact_match_high": ("eval", "free", "exact_match_high"),
-    "novel": ("eval", "free_slices", "novel"),
-    "croatian": ("eval", "free_slices", "language_croatian"),
-    "english": ("eval", "free_slices", "language_english"),
-    "spanish": ("eval", "free_slices", "language_spanish"),
-    "natural": ("eval", "natural", "exact_match"),
-    "natural_low": ("eval", "natural", "exact_match_low"),
-    "natural_high": ("eval", "natural", "exact_match_high"),
-    "unparseable": ("eval", "free", "unparseable"),
-    "truncated": ("eval", "free", "truncated"),
-    "prefill_tokens_per_s": ("bench/cpu", "cpu", "prefill_tokens_per_s"),
-    "decode_tokens_per_s": ("bench/cpu", "cpu", "decode_tokens_per_s"),
-    "latency_ms_p50": ("bench/cpu", "cpu", "latency_ms_p50"),
-    "latency_ms_p95": ("bench/cpu", "cpu", "latency_ms_p95"),
-    "queries_per_s": ("bench/cpu", "cpu", "queries_per_s"),
-    "peak_rss_mib": ("bench/cpu", "cpu", "peak_rss_mib"),
+EXACT = ("exact_match", "exact_match_low", "exact_match_high")
+LIMITS = ("_low", "_high")
+SPEEDS = ("prefill_tokens_per_s", "decode_tokens_per_s", "latency_ms_p50", "latency_ms_p95", "queries_per_s")
+COLUMNS: dict[str, tuple[str, str]] = {
+    "size_mib": ("cpu", "size_mib"),  # of a GPTQ variant, which no CPU benchmark measures: gptq
+    **{key: ("free", key) for key in EXACT},
+    "novel": ("free_slices", "novel"),
+    **{name: ("free_slices", f"language_{name}") for name in ("croatian", "english", "spanish")},
+    **{key.replace("exact_match", "natural"): ("natural", key) for key in EXACT},
+    **{key: ("free", key) for key in ("unparseable", "truncated")},
+    **{key: ("cpu", key) for key in (*SPEEDS, "peak_rss_mib")},
 }
-"""Column -> folder under metrics/, section and key of the variant's file there."""
-HEADINGS = {
-    "variant": "variant",
-    "size_mib": "MiB",
-    "exact_match": "exact match [95 %]",
-    "natural": "natural [95 %]",
-    "decode_tokens_per_s": "decode tokens/s [95 %]",
-    "latency_ms_p50": "p50 ms [95 %]",
-    "peak_rss_mib": "peak RSS MiB [95 %]",
-}
+"""Column -> section and key in the variant's file below metrics/eval, or of `cpu` below metrics/bench/cpu."""
+SHOWN = (
+    "variant", "size_mib", "exact_match", "natural", "decode_tokens_per_s", "latency_ms_p50", "peak_rss_mib",
+)  # fmt: skip
 """Columns of `cartlm table`."""
 
 
@@ -63,11 +48,10 @@ def collect(metrics: Path, variants: Iterable[str]) -> list[dict[str, Any]]:
         )
         row: dict[str, Any] = {"variant": variant, "header": evaluation.get("header")}
         row["machine"] = bench.get("machine", {}).get("name", "")
-        for column, (folder, section, key) in COLUMNS.items():
-            values = (evaluation if folder == "eval" else bench).get(section, {})
+        for column, (section, key) in COLUMNS.items():
+            values = (bench if section == "cpu" else evaluation).get(section, {})
             row[column] = values.get(key)
-            limits = {f"{column}_{limit}": values.get(f"{key}_{limit}") for limit in ("low", "high")}
-            row |= {name: value for name, value in limits.items() if value is not None}
+            row |= {f"{column}{end}": values[f"{key}{end}"] for end in LIMITS if f"{key}{end}" in values}
         if row["size_mib"] is None and gptq:
             row["size_mib"] = gptq["quantize"]["size_mib"]
         rows.append(row)
@@ -94,4 +78,4 @@ def table(metrics: Path, variants: Sequence[str]) -> str:
     if not variants:
         raise UserError("params.yaml lists no variant", "add one under gguf in params.yaml")
     rows = [each for row in collect(metrics, variants) for each in (row, *with_header(row))]
-    return cells.aligned(HEADINGS, rows)
+    return cells.aligned(SHOWN, rows)

@@ -10,7 +10,7 @@ import yaml
 from dvc.repo import Repo
 
 from cartlm.pipeline import dvc_lock
-from cartlm.pipeline.repository import dvc_md5, read_file
+from cartlm.pipeline.repository import Tree
 
 
 def test_a_folder_has_the_hash_that_dvc_gives_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +30,7 @@ def test_a_folder_has_the_hash_that_dvc_gives_it(tmp_path: Path, monkeypatch: py
         repo.reproduce()
     subprocess.run([*git, "add", "-A"], check=True)
     subprocess.run([*git, "commit", "-q", "-m", "x"], check=True)
-    hashes = dvc_lock.read_stages(lambda path: read_file(tmp_path, None, path), "x")["s"].hashes
+    hashes = dvc_lock.read_stages(Tree(tmp_path))["s"].hashes
     for path in ("code", "code/a.py"):
-        assert dvc_md5(tmp_path, "HEAD", path) == dvc_md5(tmp_path, None, path) == hashes[path]
-    assert dvc_md5(tmp_path, "HEAD", "none") is dvc_md5(tmp_path, None, "none") is None
+        assert Tree(tmp_path, "HEAD").md5(path) == Tree(tmp_path).md5(path) == hashes[path]
+    assert Tree(tmp_path, "HEAD").md5("none") is Tree(tmp_path).md5("none") is None

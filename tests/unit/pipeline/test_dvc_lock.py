@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
 
 from cartlm.errors import UserError
 from cartlm.pipeline import dvc_lock
-from cartlm.pipeline.repository import read_file
+from cartlm.pipeline.repository import Tree
 from tests import ROOT
 
 
@@ -19,7 +19,10 @@ def md5(text: str) -> str:
 
 
 class Files(dict[str, str]):
-    """Files of a commit by path; `read` as cartlm.pipeline.dvc_lock wants it."""
+    """Files of a commit by path, as a Tree has them."""
+
+    commit = name = "abc"
+    place, yaml = Tree.place, Tree.yaml
 
     def read(self, path: str) -> bytes | None:
         return self[path].encode() if path in self else None
@@ -50,8 +53,12 @@ def toy(code: str = "print()", queries: int = 24, **entry: Any) -> Files:
     )
 
 
+def stages(files: Files) -> dict[str, dvc_lock.Stage]:
+    return dvc_lock.read_stages(cast(Tree, files))
+
+
 def changed(files: Files) -> dict[str, list[str]]:
-    return dvc_lock.outdated_stages(dvc_lock.read_stages(files.read, "x"), files.read, files.md5)
+    return dvc_lock.outdated_stages(stages(files), cast(Tree, files))
 
 
 def test_numbers_as_old_as_what_made_them() -> None:
@@ -64,7 +71,7 @@ def test_numbers_older_than_code_params_or_both() -> None:
     assert changed(files) == {"bench-cpu": ["stages/bench_cpu.py"]}
     files["params.yaml"] = files["params.yaml"].replace("24", "25")
     assert changed(files) == {"bench-cpu": ["stages/bench_cpu.py", "bench_cpu"]}
-    files["params.yaml"] = "prompt: [1, 2"
+    files["params.yaml"] = ""
     assert changed(files) == {"bench-cpu": ["stages/bench_cpu.py", "bench_cpu", "prompt.separator"]}
     del files["stages/bench_cpu.py"]
     assert changed(files)["bench-cpu"][0] == "stages/bench_cpu.py"
@@ -78,17 +85,17 @@ def test_data_and_models_are_not_looked_at() -> None:
 
 
 def test_measured_by_other_code() -> None:
-    old, new = (dvc_lock.read_stages(toy(code).read, "x") for code in ("print()", "print(1)"))
+    old, new = (stages(toy(code)) for code in ("print()", "print(1)"))
     assert dvc_lock.changed_code(old, old) == {}
     assert dvc_lock.changed_code(old, new) == {"bench-cpu": ["stages/bench_cpu.py"]}
     trained = [{"path": "models/f16", "md5": "2" * 32}]
-    old, new = (dvc_lock.read_stages(toy(code, outs=trained).read, "x") for code in ("print()", "print(1)"))
+    old, new = (stages(toy(code, outs=trained)) for code in ("print()", "print(1)"))
     assert dvc_lock.changed_code(old, new) == {}  # it measures nothing
 
 
 def test_a_lock_that_is_none() -> None:
     with pytest.raises(UserError, match=r"dvc.lock of abc is not YAML"):
-        dvc_lock.read_stages(Files({"dvc.lock": "stages: ["}).read, "abc")
+        stages(Files({"dvc.lock": "stages: ["}))
     for broken in (
         "- a list",
         "stages: []\n---\n",
@@ -96,19 +103,16 @@ def test_a_lock_that_is_none() -> None:
         "stages: {a: {outs: [{}]}}",
         "stages: [a]",
     ):
-        with pytest.raises(UserError, match=r"dvc.lock of abc is (no lock file of DVC|not YAML)"):
-            dvc_lock.read_stages(Files({"dvc.lock": broken}).read, "abc")
+        with pytest.raises(
+            UserError, match=r"dvc.lock of abc (is no lock file of DVC|is not YAML|has no sections)"
+        ):
+            stages(Files({"dvc.lock": broken}))
     for empty in ("stages:", "stages: {a: {outs: , deps: , params: }}"):
-        assert (
-            dvc_lock.outdated_stages(
-                dvc_lock.read_stages(Files({"dvc.lock": empty}).read, "abc"), Files().read, Files().md5
-            )
-            == {}
-        )
-    assert dvc_lock.read_stages(Files().read, "abc") == {}
+        assert changed(Files({"dvc.lock": empty})) == {}
+    assert stages(Files()) == {}
 
 
 def test_the_lock_of_this_repository() -> None:
-    stages = dvc_lock.read_stages(lambda path: read_file(ROOT, None, path), "workspace")
-    assert {"bench-cpu", "eval@q4_k_m", "architecture/dvc.yaml:convert"} <= stages.keys()
-    assert dvc_lock.row_hashes(stages)["q4_k_m"] == stages["bench-cpu"].hashes[dvc_lock.TEST_ROWS]
+    run = dvc_lock.read_stages(Tree(ROOT))
+    assert {"bench-cpu", "eval@q4_k_m", "architecture/dvc.yaml:convert"} <= run.keys()
+    assert dvc_lock.row_hashes(run)["q4_k_m"] == run["bench-cpu"].hashes[dvc_lock.TEST_ROWS]

@@ -12,7 +12,7 @@ import yaml
 from cartlm import params
 from cartlm.errors import UserError
 from cartlm.pipeline import variants
-from cartlm.pipeline.repository import dvc_md5
+from cartlm.pipeline.repository import Tree
 from tests import ROOT
 
 TAKEN = (
@@ -73,7 +73,7 @@ def repo(tmp_path: Path) -> Path:
         for file in (f"models/{name}/model.gguf", f"models/{name}/deep/b", f"metrics/quantize/{name}.json"):
             (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / file).write_text(name, encoding="utf-8")
-        out = {"path": f"models/{name}", "md5": dvc_md5(tmp_path, None, f"models/{name}")}
+        out = {"path": f"models/{name}", "md5": Tree(tmp_path).md5(f"models/{name}")}
         stages[f"quantize-gguf@{name}"] = {"cmd": f"make {name}", "outs": [out]}
     (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}), encoding="utf-8")
     for name in variants.OTHER_MODELS:

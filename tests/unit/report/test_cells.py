@@ -38,13 +38,21 @@ def test_no_more_digits_than_the_interval_supports(
 
 
 def test_tables() -> None:
-    rows = [{"a": "x", "b": 1.0, "b_low": 0.5, "b_high": 1.5}, {"a": "long", "b": None}]
-    headings = {"a": "name", "b": "b [95 %]"}
-    assert cells.markdown(headings, rows).splitlines() == [
-        "| name | b [95 %] |", "|---|---:|", "| x | 1.0 [0.5, 1.5] |", "| long |  |",
+    rows = [
+        {"variant": "x", "load_s": 1.0, "load_s_low": 0.5, "load_s_high": 1.5},
+        {"variant": "long", "load_s": None},
+    ]
+    keys = ("variant", "load_s")
+    assert cells.markdown(keys, rows).splitlines() == [
+        "| variant | load s [95 %] |", "|---|---:|", "| x | 1.0 [0.5, 1.5] |", "| long |  |",
     ]  # fmt: skip
-    assert cells.aligned(headings, rows).splitlines() == [
-        "name        b [95 %]",
-        "x     1.0 [0.5, 1.5]",
+    assert cells.aligned(keys, rows).splitlines() == [
+        "variant   load s [95 %]",
+        "x        1.0 [0.5, 1.5]",
         "long",
     ]
+
+
+def test_a_heading_promises_no_interval_where_none_is_shown() -> None:
+    rows = [{"variant": "x", "load_s": 1.0, "load_s_low": 1.0, "load_s_high": 1.0}]
+    assert cells.markdown(("variant", "load_s"), rows).startswith("| variant | load s |")
