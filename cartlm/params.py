@@ -105,8 +105,3 @@ def preset_text(path: Path, preset: Path) -> str:
     text = yaml_files.dump(document)
     parse(yaml_files.parse(text), preset.name)
     return text
-
-
-def load_preset(path: Path, preset: Path) -> Params:
-    """Params of a file with a preset laid over it."""
-    return parse(yaml_files.parse(preset_text(path, preset)), preset.name)

@@ -11,10 +11,19 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from cartlm.files import write_text
+
+
+class _Representer(RoundTripRepresenter):
+    """Ours alone: DVC, in the same process, writes an empty value as nothing."""
+
+
+_Representer.add_representer(
+    type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null")
+)
 
 
 class NotYaml(ValueError):
@@ -31,14 +40,10 @@ def parse_editable(given: bytes) -> Any:
     return _load(_editor(), given.replace(b"\r\n", b"\n"))
 
 
-def dump(document: Any, null: str = "null") -> str:
-    """The text of an edited document. null: how an empty value is written; DVC's own lock files have ""."""
+def dump(document: Any) -> str:
+    """The text of an edited document."""
     text = io.StringIO()
-    editor = _editor()
-    editor.representer.add_representer(
-        type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", null)
-    )
-    editor.dump(document, text)
+    _editor().dump(document, text)
     return text.getvalue()
 
 
@@ -66,6 +71,7 @@ def overlay(document: CommentedMap, changes: CommentedMap, replaced: tuple[str, 
 def _editor() -> YAML:
     yaml = YAML()
     yaml.preserve_quotes = True
+    yaml.Representer = _Representer
     yaml.width = 4096  # no line is broken that was not
     return yaml
 
@@ -74,20 +80,17 @@ def _load(yaml: YAML, given: bytes | str) -> Any:
     try:
         text = given.decode("utf-8") if isinstance(given, bytes) else given
         return yaml.load(text)
-    except UnicodeDecodeError as error:
-        raise NotYaml(f"not UTF-8: byte {error.object[error.start]:#04x} at {error.start}") from None
-    except RecursionError:
-        raise NotYaml("nested too deeply") from None
-    except DuplicateKeyError as error:
-        key = str(error.problem).partition(" with value")[0].removeprefix("found ")
-        raise NotYaml(f"{key}{_line(error)}") from None
     except MarkedYAMLError as error:
-        problem = ", ".join(" ".join(str(part).split()) for part in (error.context, error.problem) if part)
-        raise NotYaml(f"{problem}{_line(error)}") from None
-    except (YAMLError, ValueError, LookupError) as error:  # a date such as 2026-13-01; `!!bool maybe`
-        raise NotYaml(f"a value does not read: {' '.join(str(error).split())[:200]}") from None
-
-
-def _line(error: MarkedYAMLError) -> str:
-    mark = error.problem_mark or error.context_mark
-    return f", line {mark.line + 1}" if mark else ""
+        mark = error.problem_mark or error.context_mark
+        problem = str(error.problem or "").partition(" with value")[
+            0
+        ]  # of a key that is there twice: a secret?
+        parts = (error.context, problem, f"line {mark.line + 1}" if mark else "")
+        raise NotYaml(", ".join(" ".join(str(part).split()) for part in parts if part)) from None
+    except (
+        YAMLError,
+        ValueError,
+        LookupError,
+        RecursionError,
+    ) as error:  # not UTF-8; 2026-13-01; `!!bool maybe`
+        raise NotYaml(f"it does not read: {' '.join(str(error).split())[:200]}") from None

@@ -10,9 +10,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
-from cartlm import yaml_files
 from cartlm.pipeline import dvc_lock
 from cartlm.pipeline.repository import Tree
 
@@ -37,20 +37,19 @@ class Variants:
         """All variants: first the unquantized ones."""
         return [*self.reference, *self.gguf, *self.gptq]
 
-    @property
-    def cells(self) -> dict[str, dict[str, Collection[str]]]:
-        """Lock file -> name of a foreach stage -> its cells."""
-        return {
-            "dvc.lock": {
-                "quantize-gguf": self.gguf,
-                "eval": self.gguf,
-                "quantize-gptq": self.gptq,
-                "eval-gptq": self.gptq,
-                "eval-reference": self.reference,
-            },
-            "remote/dvc.lock": {"eval-remote": self.remote},
-            "architecture/dvc.lock": {"quantize": self.architecture_types},
+    def lists(self, stage: str) -> bool:
+        """Whether a stage of a dvc.lock, `gpu/dvc.yaml:bench-gpu` or `eval@q8_0`, is no cell, or one of these names."""
+        cells = {
+            "quantize-gguf": self.gguf,
+            "eval": self.gguf,
+            "quantize-gptq": self.gptq,
+            "eval-gptq": self.gptq,
+            "eval-reference": self.reference,
+            "remote/dvc.yaml:eval-remote": self.remote,
+            "architecture/dvc.yaml:quantize": self.architecture_types,
         }
+        name, at, cell = stage.partition("@")
+        return not at or cell in cells.get(name, ())
 
 
 def prune_metrics(root: Path, variants: Variants) -> list[str]:
@@ -81,54 +80,45 @@ def prune(root: Path, variants: Variants) -> tuple[list[str], list[str]]:
     A model is removed only if dvc.lock has it from such a cell, and unchanged: DVC's cache still has it.
     Paid answers (data/answers) stay. Returns what was removed, and which models stay, with the reason.
     """
+    from dvc.utils.serialize import modify_yaml
+
     metrics = prune_metrics(root, variants)
-    # Models first: a run that is killed in between finds them in the lock again.
-    models, kept = _prune_models(root, variants)
-    cells = [name for lock, stages in variants.cells.items() for name in _prune_lock(root / lock, stages)]
-    return metrics + models + cells, kept
-
-
-def _prune_models(root: Path, variants: Variants) -> tuple[list[str], list[str]]:
     tree = Tree(root)
-    entries = dvc_lock.read_stages(tree)
-    listed = (*OTHER_MODELS, *variants.names)
-    hashes = {
+    stages = dvc_lock.read_stages(tree)
+    unlisted = [name for name in stages if not variants.lists(name)]
+    made = {
         path: md5
-        for name, entry in entries.items()
-        if _is_unlisted(name, variants.cells["dvc.lock"])
-        for path, md5 in entry.out_hashes.items()
+        for name in unlisted
+        if ":" not in name
+        for path, md5 in stages[name].out_hashes.items()
         if path.startswith("models/")
     }
+    # Models first: a run that is killed in between finds them in the lock again.
+    models, kept = _prune_models(tree, made, (*OTHER_MODELS, *variants.names))
+    for file, names in groupby(unlisted, key=lambda name: name.rpartition(":")[0]):
+        with modify_yaml(str(root / (file.replace(".yaml", ".lock") or "dvc.lock"))) as document:
+            for name in names:
+                del document["stages"][name.rpartition(":")[2]]
+    return metrics + models + [name.rpartition(":")[2] for name in unlisted], kept
+
+
+def _prune_models(
+    tree: Tree, made: Mapping[str, str], listed: Collection[str]
+) -> tuple[list[str], list[str]]:
+    """`made`: path -> hash of what unlisted cells made."""
     removed, kept = [], []
-    for folder in sorted((root / "models").glob("*")):
-        path = folder.relative_to(root).as_posix()
+    for folder in sorted((tree.root / "models").glob("*")):
+        path = f"models/{folder.name}"
         if folder.name in listed or folder.name.startswith("."):
             continue
-        if path not in hashes:
+        if path not in made:
             kept.append(f"{path}: no stage makes it, and it is not in dvc.lock")
-        elif folder.is_symlink() or tree.md5(path) != hashes[path]:
+        elif folder.is_symlink() or tree.md5(path) != made[path]:
             kept.append(f"{path}: not as its stage made it")
         else:
             shutil.rmtree(folder)
             removed.append(path)
-    for name in {Path(path).name for path in hashes} - {*listed}:
-        for raw in [path for each in RAW_FILES for path in (root / "runs").glob(each.format(name))]:
+    for name in {Path(path).name for path in made} - {*listed}:
+        for raw in [path for each in RAW_FILES for path in (tree.root / "runs").glob(each.format(name))]:
             shutil.rmtree(raw) if raw.is_dir() and not raw.is_symlink() else raw.unlink()
     return removed, kept
-
-
-def _is_unlisted(name: str, cells: Mapping[str, Collection[str]]) -> bool:
-    stage, at, cell = name.partition("@")
-    return bool(at) and cell not in cells.get(stage, ())
-
-
-def _prune_lock(path: Path, cells: Mapping[str, Collection[str]]) -> list[str]:
-    """Remove the entries of unlisted cells from a lock file, which is YAML; all others keep their bytes."""
-    document = yaml_files.parse_editable(path.read_bytes()) if path.exists() else {}
-    stages = (document or {}).get("stages") or {}
-    removed = [name for name in stages if _is_unlisted(name, cells)]
-    for name in removed:
-        del stages[name]
-    if removed:
-        yaml_files.write(path, yaml_files.dump(document, null=""))
-    return removed

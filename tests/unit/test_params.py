@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from cartlm import params, yaml_files
 from cartlm.errors import UserError
 from tests import ROOT
+from tests.fixtures.presets import load_preset
 
 OTHER_CELLS = {
     "base": {
@@ -196,17 +197,13 @@ def test_sections_and_file_name_the_same_keys() -> None:
     check(params.Params, values(), "params")
 
 
-def load_preset(path: Path) -> params.Params:
-    return params.load_preset(ROOT / "params.yaml", path)
-
-
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_presets_are_sound(path: Path) -> None:
     assert load_preset(path) != params.load(ROOT / "params.yaml")
 
 
 def test_the_paper_preset_sets_the_paper_s_model_data_and_variants() -> None:
-    paper = load_preset(ROOT / "presets/paper.yaml")
+    paper = load_preset()
     assert (paper.base.path, paper.data.path) == ("meta-llama/Llama-3.2-1B", "jtlicardo/ecommerce-intent-3k")
     assert list(paper.gguf) == ["q8_0", "q5_k_m", "q4_k_m", "q3_k_m"]  # a preset's variants replace ours
     assert paper.finetune.epochs == 5.0

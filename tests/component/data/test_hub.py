@@ -19,10 +19,11 @@ from cartlm.errors import UserError
 from cartlm.task.rows import Row
 from tests import ROOT
 from tests.fixtures.llama3 import write_dataset
+from tests.fixtures.presets import load_preset
 
 
 def settings(path: Path | str, **changes: Any) -> params.Data:
-    found = params.load_preset(ROOT / "params.yaml", ROOT / "presets/paper.yaml").data.model_dump()
+    found = load_preset().data.model_dump()
     small = {"train": 40, "validation": 12, "calibration": 12, "test": 12, "path": str(path)}
     return params.Data(**{**found, **small, **changes})
 
@@ -94,9 +95,7 @@ def test_rows_in_the_published_form_train(tmp_path: Path) -> None:
 def test_three_thousand_rows_in_the_published_form_load_and_split(tmp_path: Path) -> None:
     """2,700 and 300 as in the paper, every text byte for byte."""
     made = write_published(tmp_path / "hub", 3000)
-    paper = params.load_preset(ROOT / "params.yaml", ROOT / "presets/paper.yaml").data.model_copy(
-        update={"path": str(tmp_path / "hub")}
-    )
+    paper = load_preset().data.model_copy(update={"path": str(tmp_path / "hub")})
     found = splits.make_splits(paper).splits
     assert {name: len(rows) for name, rows in found.items()} == {
         "train": 2700, "validation": 300, "test": 300, "calibration": 300

@@ -14,12 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
-from cartlm import params
 from cartlm.quantization import gguf
 from cartlm.task import rows
 from cartlm.task.prompt import PromptBuilder, from_transformers
-from tests import ROOT
 from tests.fixtures import llama3
+from tests.fixtures.presets import load_preset
 
 ODD = [
     "",
@@ -52,7 +51,7 @@ def stage(name: str, *words: str) -> None:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which all stages of the paper preset have run."""
     folder = tmp_path_factory.mktemp("llama3")
-    settings = params.load_preset(ROOT / "params.yaml", ROOT / "presets/paper.yaml").model_dump()
+    settings = load_preset().model_dump()
     settings["base"]["path"] = str(llama3.make_toy_llama3(folder / "hub/model"))
     settings["data"]["path"] = str(llama3.write_dataset(folder / "hub/dataset"))
     for section, sizes in SIZES.items():

@@ -63,7 +63,7 @@ def test_params_check_passes(cartlm: Run) -> None:
         (
             "lora_rank: 8",
             "lora_rank: 8\n  lora_rank: 9",
-            ['params.yaml is not YAML: duplicate key "lora_rank", line'],
+            ["params.yaml is not YAML: ", 'found duplicate key "lora_rank", line'],
         ),
         ("lora_rank: 8", "lora_rank: [8", ["is not YAML"]),
         ("lora_rank: 8", "lora_rank: '8'", ["finetune.lora_rank = '8'"]),

@@ -9,6 +9,7 @@ import pytest
 from cartlm import params
 from cartlm.data import card
 from tests import ROOT
+from tests.fixtures.presets import load_preset
 from tests.fixtures.toy import toy_rows
 
 METRICS = {
@@ -63,7 +64,7 @@ def test_rows_of_somebody_else_are_shown_only_where_a_param_asks(source: str) ->
 
 
 def test_a_hub_id_stands_in_the_card() -> None:
-    data = params.load_preset(ROOT / "params.yaml", ROOT / "presets/paper.yaml").data
+    data = load_preset().data
     assert "jtlicardo/ecommerce-intent-3k" in card.render_card(
         {"train": toy_rows(3), "test": []}, METRICS, data
     )

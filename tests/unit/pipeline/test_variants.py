@@ -146,6 +146,15 @@ def test_a_variant_that_moved_to_the_other_section_leaves_its_old_cell(repo: Pat
     assert "models/kept" not in removed
 
 
+def test_the_rest_of_a_lock_keeps_its_bytes(tmp_path: Path) -> None:
+    """DVC's own way to write it, on the graph's own lock."""
+    before = (ROOT / "dvc.lock").read_text(encoding="utf-8")
+    (tmp_path / "dvc.lock").write_text(before + "  eval@gone:\n    cmd: x\n", encoding="utf-8")
+    given = params.load(ROOT / "params.yaml")
+    assert variants.prune(tmp_path, given.variants) == (["eval@gone"], [])
+    assert (tmp_path / "dvc.lock").read_text(encoding="utf-8") == before
+
+
 def test_a_broken_lock_removes_no_model(repo: Path) -> None:
     (repo / "dvc.lock").write_text("stages: [", encoding="utf-8")
     with pytest.raises(UserError, match=r"dvc\.lock"):
