@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from cartlm.system import machine
 from cartlm.text import few
 
 PRESETS, METRICS, ROOT = Path("presets"), Path("metrics"), Path(".")
+FILE = click.Path(path_type=Path)
 
 
 @click.group(cls=command.Group)
@@ -56,7 +56,7 @@ def data_group() -> None:
 
 
 @data_group.command("check")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=FILE)
 def data_check(path: Path) -> None:
     """List every problem in a file or folder of rows, with its line, and the sizes that fit; writes nothing."""
     from cartlm.data import files
@@ -89,13 +89,10 @@ def preset(name: str) -> None:
     path = PRESETS / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(each.stem for each in PRESETS.glob("*.yaml"))) or "none"
-        raise UserError(
-            f"there is no preset {name}; there are: {known}", "git checkout params.yaml for the default"
-        )
+        back = "git checkout params.yaml for the default"
+        raise UserError(f"there is no preset {name}; there are: {known}", back)
     write_text(command.PARAMS, params_file.preset_text(command.PARAMS, path))
-    print(
-        f"params.yaml has what {path} sets: make repro runs it, git checkout params.yaml brings the default back"
-    )
+    print(f"params.yaml has what {path} sets: make repro runs it, git checkout params.yaml undoes it")
 
 
 @main.command()
@@ -124,7 +121,7 @@ def pin_images() -> None:
         try:
             print(f"{file} builds on {revisions.pin_image(file, datetime.date.today())}")
         except UserError as error:
-            print(f"{file} is unchanged: {error}", file=sys.stderr)
+            command.progress(f"{file} is unchanged: {error}")
 
 
 @main.command()
@@ -146,7 +143,7 @@ def readme_table(check: bool) -> int:
     }
     changed = [path for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text]
     if check and changed:
-        print(f"stale: {', '.join(map(str, changed))}; cartlm readme-table", file=sys.stderr)
+        command.progress(f"stale: {', '.join(map(str, changed))}; cartlm readme-table")
         return 1
     for path in changed:
         write_text(path, texts[path])
@@ -156,12 +153,8 @@ def readme_table(check: bool) -> int:
 
 @main.command()
 @click.argument("message")
-@click.option(
-    "--catalog", type=click.Path(path_type=Path), required=True, help="Text file, one product a line."
-)
-@click.option(
-    "--variant", help="A variant of params.yaml.  [default: q4_k_m, or f16 where that is not listed]"
-)
+@click.option("--catalog", type=FILE, required=True, help="Text file, one product a line.")
+@click.option("--variant", help="One of params.yaml.  [default: q4_k_m, or f16 where that is not listed]")
 def predict(message: str, catalog: Path, variant: str | None) -> int:
     """What MESSAGE asks for, as JSON; `-` reads messages from standard input, one a line.
 
@@ -186,9 +179,7 @@ def predict(message: str, catalog: Path, variant: str | None) -> int:
 @click.argument("new", metavar="[REV]", required=False)
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of Markdown.")
 @click.option("--all", "everything", is_flag=True, help="List the metrics without a change too.")
-@click.option(
-    "--comment", "as_comment", is_flag=True, help="Markdown for a pull or merge request, with plots."
-)
+@click.option("--comment", "as_comment", is_flag=True, help="For a pull or merge request, with plots.")
 def compare(old: str, new: str | None, as_json: bool, everything: bool, as_comment: bool) -> int:
     """What changed from one commit to another, or to the workspace; exit code 1 if anything became worse or is gone.
 
@@ -227,17 +218,11 @@ def pull() -> None:
     transfer = dvc_remote.pull(ROOT)
     here = transfer.outs - len(transfer.missing) - len(transfer.kept)
     print(f"{transfer.files} files came from {transfer.remote}; {here} of {transfer.outs} outputs are here")
-    if transfer.missing:
-        names = few(transfer.missing, 8)
-        print(
-            f"warning: the DVC remote {transfer.remote} lacks {names}; make repro makes them", file=sys.stderr
-        )
+    if lacks := few(transfer.missing, 8):
+        warn(f"the DVC remote {transfer.remote} lacks {lacks}; make repro makes them")
     if transfer.kept:
-        print(
-            f"warning: kept {few(transfer.kept, 8)}, changed here and in no cache; to take the remote's: "
-            f"dvc checkout --force {' '.join(transfer.kept)}",
-            file=sys.stderr,
-        )
+        way = f"to take the remote's: dvc checkout --force {' '.join(transfer.kept)}"
+        warn(f"kept {few(transfer.kept, 8)}, changed here and in no cache; {way}")
 
 
 @main.command()
@@ -246,11 +231,10 @@ def push() -> None:
     repository.check_repository(ROOT)
     # In a container such a folder would be made there, and go with it.
     transfer = dvc_remote.push(ROOT, create=not os.environ.get(machine.IMAGE))
-    print(
-        f"{transfer.files} files went to {transfer.remote}; with dvc.lock in git, make pull fetches them elsewhere"
-    )
+    went = f"{transfer.files} files went to {transfer.remote}"
+    print(f"{went}; with dvc.lock in git, make pull fetches them elsewhere")
     if transfer.missing:
-        print(f"warning: not here, so not pushed: {few(transfer.missing, 8)}", file=sys.stderr)
+        warn(f"not here, so not pushed: {few(transfer.missing, 8)}")
 
 
 @main.command("check-inputs", hidden=True)
@@ -258,10 +242,9 @@ def push() -> None:
 def check_inputs(name: str) -> None:
     """Stop with one line if a stage's models or data are not those in dvc.lock."""
     if wrong := dvc_remote.changed_inputs(ROOT, name):
-        raise UserError(
-            f"{few(wrong, 4)} {'is' if len(wrong) == 1 else 'are'} not as in dvc.lock, so {name} would measure something else",
-            f"make pull (then dvc checkout --force {wrong[0]} ... for what it kept), or make repro",
-        )
+        what = f"{few(wrong, 4)} {'is' if len(wrong) == 1 else 'are'} not as in dvc.lock"
+        way = f"make pull (then dvc checkout --force {wrong[0]} ... for what it kept), or make repro"
+        raise UserError(f"{what}, so {name} would measure something else", way)
 
 
 @main.command("check-models", hidden=True)
@@ -282,12 +265,11 @@ def check_remote() -> None:
     """Stop with one line if params.yaml lists no server: DVC would run the whole main graph. Fetches paid answers."""
     servers = command.params().remote
     if not servers:
-        raise UserError(
-            "params.yaml lists no server under remote",
-            "copy an entry of presets/paper.yaml, then make remote",
-        )
+        way = "copy an entry of presets/paper.yaml, then make remote"
+        raise UserError("params.yaml lists no server under remote", way)
     print(f"servers: {', '.join(servers)}")
-    fetch_paid(f"data/answers/{name}.jsonl" for name in servers)
+    for name in servers:
+        fetch_paid(f"data/answers/{name}.jsonl")
 
 
 @main.command("refresh-data", hidden=True)
@@ -301,22 +283,24 @@ def refresh_data() -> int:
     if known is None or files.source_digest(data) in (None, known):
         return 0
     print(f"{data.path} changed: the rows are made again")
-    return subprocess.run(
-        [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", "data"]
-    ).returncode
+    again = ("dvc", "repro", "--force", "--single-item", "data")
+    return subprocess.run([sys.executable, "-m", *again]).returncode
 
 
 @main.command("fetch-paid", hidden=True)
 def fetch_responses() -> None:
     """Fetch the paid answers of data.source openai from the DVC remote, if they are not here."""
-    fetch_paid(["data/responses.jsonl"])
+    fetch_paid("data/responses.jsonl")
 
 
-def fetch_paid(paths: Iterable[str]) -> None:
-    """Fetch paid answers, with a warning for what no DVC remote has. Raises UserError if fetching fails."""
-    for path in paths:
-        if warning := dvc_remote.fetch_paid(path):
-            print(warning, file=sys.stderr)
+def fetch_paid(path: str) -> None:
+    """Fetch paid answers, with a warning where no DVC remote has them."""
+    if not dvc_remote.fetch_paid(path):
+        warn(f"{path} was paid for and is in no DVC remote of this repository")
+
+
+def warn(text: str) -> None:
+    command.progress(f"warning: {text}")
 
 
 @main.command("accept-base", hidden=True)
@@ -354,7 +338,7 @@ def prune() -> None:
     removed, kept = variants.prune(ROOT, command.params().variants)
     print("\n".join(f"removed {name}" for name in removed) or "nothing to remove")
     for what in kept:
-        print(f"warning: kept {what}; remove it if you do not need it", file=sys.stderr)
+        warn(f"kept {what}; remove it if you do not need it")
 
 
 if __name__ == "__main__":

@@ -198,10 +198,7 @@ def stale_section(comparison: Comparison) -> Section:
     if not report.stale:
         return Section(title, stale.headline(report))
     lead = f"{stale.headline(report)}: their numbers are out of date. Next: `{report.next}`"
-    rows = [
-        f"- {inert(few(names, 8))}: {inert(few(why, 8))}"
-        for names, why in stale.group_by_reason(report.stale)
-    ]
+    rows = [f"- {inert(few(names, 8))}: {inert(why)}" for why, names in stale.stale_by_reason(report).items()]
     return Section(title, lead, (), rows)
 
 

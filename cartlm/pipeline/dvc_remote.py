@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,7 @@ def pull(root: Path) -> Transfer:
     with open_repo(root, "dvc pull") as repo:
         remote = check_remote(repo)
         outs = outputs(repo, main=True)
-        wanted = [out for out in outs if not is_here(out)]
+        wanted = [out for out in outs if out.workspace_status()]
         # DVC's default for http alone: else what a broken connection left counts as the file.
         repo.config["remote"][remote]["verify"] = True
         for out in outs:  # one by one: DVC ends at the first that it cannot copy
@@ -57,10 +59,9 @@ def pull(root: Path) -> Transfer:
                 # Of a file that did not come DVC moves what is not there.
                 with suppress(DownloadError, FileNotFoundError):
                     repo.fetch(targets=[str(out)])
-        names = {str(out): out.changed_cache() for out in wanted}
-        missing = [name for name, lacks in names.items() if lacks]
+        missing = [str(out) for out in wanted if out.changed_cache()]
         kept, files = [], 0
-        for name in (name for name, lacks in names.items() if not lacks):
+        for name in [str(out) for out in wanted if str(out) not in missing]:
             # one by one: checkout of all would remove those that are missing
             try:
                 stats = repo.checkout(targets=[name])["stats"]
@@ -72,10 +73,9 @@ def pull(root: Path) -> Transfer:
     if not outs:
         raise UserError("dvc.lock lists no output of the main graph", "git pull, or make repro")
     if missing and len(missing) == len(wanted):
-        raise UserError(
-            f"the DVC remote {remote} cannot be reached, or has none of the {len(wanted)} outputs that are missing here",
-            "dvc remote list, then make push on the machine that made them",
-        )
+        what = f"has none of the {len(wanted)} outputs that are missing here"
+        way = "dvc remote list, then make push on the machine that made them"
+        raise UserError(f"the DVC remote {remote} cannot be reached, or {what}", way)
     return Transfer(remote, files, len(outs), missing, kept)
 
 
@@ -90,9 +90,8 @@ def push(root: Path, create: bool = True) -> Transfer:
         outs = outputs(repo)
         missing = [str(out) for out in outs if out.changed_cache()]
         if len(missing) == len(outs):
-            raise UserError(
-                "nothing of what dvc.lock lists is in DVC's cache here", "make repro, or make pull"
-            )
+            what = "nothing of what dvc.lock lists is in DVC's cache here"
+            raise UserError(what, "make repro, or make pull")
         return Transfer(remote, repo.push(), len(outs), missing)
 
 
@@ -102,25 +101,22 @@ def paid_and_missing(path: str) -> bool:
     return not tree.read(path) and any(stage.outs.get(path) for stage in dvc_lock.read_stages(tree).values())
 
 
-def fetch_paid(path: str) -> str:
-    """Bring a paid output that is not here from the DVC remote; returns a warning where no remote has it.
+def fetch_paid(path: str) -> bool:
+    """Bring a paid output that is not here from the DVC remote; False where no remote has it.
 
     Raises UserError if fetching fails.
     """
     if not paid_and_missing(path):
-        return ""
+        return True
     Path(path).unlink(missing_ok=True)  # an empty one would be in the way
     try:
         with open_repo(Path("."), "dvc pull") as repo:
             if repo.config["remote"]:
                 repo.pull(targets=[path], allow_missing=True)
     except UserError as error:
-        raise UserError(
-            f"{path} was paid for and cannot be fetched: {error.message}", f"dvc pull {path}"
-        ) from None
-    if paid_and_missing(path):
-        return f"warning: {path} was paid for and is in no DVC remote of this repository"
-    return ""
+        what = f"{path} was paid for and cannot be fetched: {error.message}"
+        raise UserError(what, f"dvc pull {path}") from None
+    return not paid_and_missing(path)
 
 
 def changed_inputs(root: Path, name: str) -> list[str]:
@@ -134,18 +130,13 @@ def changed_inputs(root: Path, name: str) -> list[str]:
         if (file or MAIN, short) not in stages:
             raise UserError(f"there is no stage {name}", "dvc stage list --all")
         reads = stages[file or MAIN, short].deps
-        makers = [
-            stage
-            for (path, _), stage in stages.items()
-            if path == MAIN
-            and any(dep.fs.overlaps(dep.fs_path, out.fs_path) for out in stage.outs for dep in reads)
+        made = [stage.outs for (path, _), stage in stages.items() if path == MAIN]
+        read = [
+            outs
+            for outs in made
+            if any(dep.fs.overlaps(dep.fs_path, out.fs_path) for out in outs for dep in reads)
         ]
-        return [str(out) for stage in makers for out in stage.outs if out.use_cache and not is_here(out)]
-
-
-def is_here(out: Any) -> bool:
-    """Whether the workspace has an output as it is in dvc.lock."""
-    return bool(out.exists and not out.changed_checksum())
+        return [str(out) for outs in read for out in outs if out.use_cache and out.workspace_status()]
 
 
 def outputs(repo: Any, main: bool = False) -> list[Any]:
@@ -167,19 +158,6 @@ def check_remote(repo: Any, create: bool = False) -> str:
     return str(remote.name)
 
 
-class Failures(logging.Handler):
-    """Keeps what DVC only logs: it counts a file that it could not copy as missing, whatever the reason."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.errors: list[BaseException] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        error = record.exc_info[1] if record.exc_info else None
-        if error is not None and not isinstance(error, FileNotFoundError):
-            self.errors.append(error)
-
-
 @contextmanager
 def open_repo(root: Path, command: str) -> Iterator[Any]:
     """The repository in this process, with DVC's loggers silent; whatever it or a remote's library raises or logs becomes
@@ -187,20 +165,27 @@ def open_repo(root: Path, command: str) -> Iterator[Any]:
     """
     from dvc.repo import Repo
 
-    failures = Failures()
+    # DVC only logs why it could not copy a file, and counts it as missing.
+    logged = BufferingHandler(sys.maxsize)
+    logged.setLevel(logging.ERROR)
     loggers = [logging.getLogger(name) for name in LOGGERS]
     before = [(logger, logger.propagate, logger.handlers) for logger in loggers]
     for logger in loggers:
-        logger.propagate, logger.handlers = False, [failures]
+        logger.propagate, logger.handlers = False, [logged]
+
+    def failures() -> list[BaseException]:
+        errors = [record.exc_info[1] for record in logged.buffer if record.exc_info]
+        return [error for error in errors if error and not isinstance(error, FileNotFoundError)]
+
     try:
         with Repo(str(root)) as repo:
             yield repo
-        if failures.errors:
-            raise failures.errors[0]
+        if failed := failures():
+            raise failed[0]
     except (UserError, KeyboardInterrupt):
         raise
     except Exception as raised:  # credentials, network, disk: each library has its own
-        error = failures.errors[0] if failures.errors else raised
+        error = next(iter(failures()), raised)
         lines = str(error).strip().splitlines() or [type(error).__name__]
         package = re.search(r"'(dvc-[a-z0-9]+)' to be installed", lines[0])
         hint = f"pip install {package[1]}" if package else f"{command} -v"

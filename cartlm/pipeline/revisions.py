@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import datetime
-import json
 import re
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -60,25 +60,20 @@ def ask_hub(pin: Pin) -> str:
     import huggingface_hub as hub
     from huggingface_hub import errors
 
-    where = f"{pin.section}.{'held_out' if pin.key == 'held_out_revision' else 'path'}"
     try:
         info = hub.HfApi().repo_info(pin.name, repo_type=pin.kind, revision=pin.named, timeout=30)
+        (sha,) = COMMIT.findall(str(info.sha))
+        return str(sha)
     except errors.RevisionNotFoundError:
-        raise UserError(
-            f"{pin.name} has no revision {pin.named}", f"set {pin.section}.{pin.key} to null in params.yaml"
-        ) from None
+        what, way = f"{pin.name} has no revision {pin.named}", f"set {pin.section}.{pin.key} to null"
     except (errors.RepositoryNotFoundError, errors.HFValidationError):
-        raise UserError(
-            f"the hub has no {pin.kind} {pin.name} (or it is private)", f"hf auth login, or set {where}"
-        ) from None
+        where = "held_out" if pin.key == "held_out_revision" else "path"
+        what = f"the hub has no {pin.kind} {pin.name} (or it is private)"
+        way = f"hf auth login, or set {pin.section}.{where}"
     except Exception as error:  # the network fails in the way of the library that meets it first
-        raise UserError(
-            f"the hub gives no revision of {pin.name} ({type(error).__name__}); params.yaml is unchanged",
-            "check the network, then make pin",
-        ) from None
-    if not info.sha:
-        raise UserError(f"the hub names no revision of {pin.name}", f"set {pin.section}.{pin.key} by hand")
-    return str(info.sha)
+        what = f"the hub gives no revision of {pin.name} ({type(error).__name__}); params.yaml is unchanged"
+        way = "check the network, then make pin"
+    raise UserError(what, way)
 
 
 def write(path: Path, revisions: Mapping[Pin, str], asked: datetime.date) -> None:
@@ -86,39 +81,31 @@ def write(path: Path, revisions: Mapping[Pin, str], asked: datetime.date) -> Non
     document, values = yaml_files.parse_editable(path.read_bytes()), yaml_files.parse(path.read_bytes())
     for pin, revision in revisions.items():
         section = document[pin.section]
-        _, _, token, *_ = section.ca.items.get(pin.key) or (None, None, None)
+        token = section.ca.items.get(pin.key, [None] * 3)[2]
         kept = ASKED.sub("", token.value.strip()).lstrip("# ") if token else ""
         section[pin.key] = DoubleQuotedScalarString(revision)
         comment = f"the hub's {pin.named or 'default branch'} on {asked.isoformat()}"
         section.yaml_add_eol_comment(f"{comment}; {kept}" if kept else comment, pin.key, column=0)
         values[pin.section][pin.key] = revision
     text = yaml_files.dump(document)
-    try:
-        sound = yaml_files.parse(text) == values
-    except yaml_files.NotYaml:
-        sound = False
-    if not sound:
-        by_hand = ", ".join(f"{pin.section}.{pin.key} to {revision}" for pin, revision in revisions.items())
-        raise UserError(f"{path} keeps its comments only if it is edited by hand", f"set {by_hand}")
-    yaml_files.write(path, text)
+    with suppress(yaml_files.NotYaml):
+        if yaml_files.parse(text) == values:
+            return yaml_files.write(path, text)
+    by_hand = ", ".join(f"{pin.section}.{pin.key} to {revision}" for pin, revision in revisions.items())
+    raise UserError(f"{path} keeps its comments only if it is edited by hand", f"set {by_hand}")
 
 
 def ask_registry(image: str) -> str:
     """The digest, `sha256:...`, of an image's tag, by docker, which fetches the image. Raises UserError."""
     hint = f"check the network, then make pin (or by hand: docker pull {image})"
     try:
-        pulled = subprocess.run(["docker", "pull", "--quiet", image], capture_output=True, text=True)
-        if pulled.returncode:
-            lines = pulled.stderr.strip().splitlines() or [processes.describe_exit(pulled.returncode)]
-            raise UserError(f"no registry answers for {image}: {lines[-1]}", hint)
-        command = ["docker", "image", "inspect", "--format", "{{json .RepoDigests}}", image]
-        shown = subprocess.run(command, capture_output=True, text=True)
+        pulled = subprocess.run(["docker", "pull", image], capture_output=True, text=True)
     except FileNotFoundError:
         raise UserError(f"docker, which asks for {image}'s digest, is not installed", hint) from None
-    digests = {each.partition("@")[2] for each in json.loads(shown.stdout or "null") or []}
-    if len(digests) != 1:
-        raise UserError(f"docker has {len(digests)} digests of {image}, not one", hint)
-    return digests.pop()
+    if digest := re.search(r"^Digest: (sha256:[0-9a-f]{64})$", pulled.stdout, re.MULTILINE):
+        return digest[1]
+    lines = pulled.stderr.strip().splitlines() or [processes.describe_exit(pulled.returncode)]
+    raise UserError(f"no registry answers for {image}: {lines[-1]}", hint)
 
 
 def pin_image(dockerfile: Path, asked: datetime.date) -> str:

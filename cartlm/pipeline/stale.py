@@ -58,20 +58,15 @@ def find_stale(root: Path) -> Report:
     remade = dvc_lock.remade_inputs(run)
     changed: dict[str, list[str]] = {}
     for name in listed:
-        if name in status and name not in run:
-            changed[name] = [NEVER_RUN]
-            continue
-        why = reasons(status.get(name, []), hidden)
+        never = name in status and name not in run
+        why = [NEVER_RUN] if never else reasons(status.get(name, []), hidden)
         # DVC compares with what is here; where that is nothing, the locks still have models made after they were read.
         known = " ".join(why)
         changed[name] = why + [each for each in remade.get(name, []) if each.partition(" (")[0] not in known]
-    others = {
-        name: elsewhere(
-            root, [out for out in run[name].outs if out not in hidden] if name in run else [], why
-        )
-        for name, why in changed.items()
-        if ELSEWHERE in name
-    }
+    others = {}
+    for name in [name for name in listed if ELSEWHERE in name]:
+        outs = run[name].outs if name in run else ()
+        others[name] = elsewhere(root, [out for out in outs if out not in hidden], changed[name])
     stale = {name: why for name, why in changed.items() if why and name not in others}
     gone = (
         not (root / "dvc.lock").exists() and run_git(root, "cat-file", "-e", "HEAD:dvc.lock").returncode == 0
@@ -113,10 +108,11 @@ def _how(state: str) -> str:
 
 def elsewhere(root: Path, metrics: list[str], changed: list[str]) -> Elsewhere:
     """When a stage's metrics were last committed. Nothing where they are not, or not as they are now."""
-    if not metrics or run_git(root, "status", "--porcelain", "--", *metrics).stdout.strip():
-        return Elsewhere(metrics, changed=changed)
-    last = run_git(root, "log", "-1", "--date=short", "--format=%H %h %ad", "--", *metrics).stdout.split()
-    if len(last) != 3:
+    last: list[str] = []
+    if metrics and not run_git(root, "status", "--porcelain", "--", *metrics).stdout.strip():
+        found = run_git(root, "log", "-1", "--date=short", "--format=%H %h %ad", "--", *metrics)
+        last = found.stdout.split()
+    if not last:
         return Elsewhere(metrics, changed=changed)
     boundary = run_git(root, "rev-parse", "--git-path", "shallow").stdout.strip()
     cut = (root / boundary).read_text("utf-8").split() if (root / boundary).exists() else []
@@ -126,7 +122,7 @@ def elsewhere(root: Path, metrics: list[str], changed: list[str]) -> Elsewhere:
 def format_report(found: Report) -> str:
     """The report for people: stages with the same reasons on one line."""
     lines = [headline(found) + (", for what changed since the run:" if found.stale else "")]
-    lines += [f"  {', '.join(names)}: {few(why, 8)}" for names, why in group_by_reason(found.stale)]
+    lines += [f"  {', '.join(names)}: {why}" for why, names in stale_by_reason(found).items()]
     lines += [f"  next: {found.next}"] if found.stale else []
     if others := format_elsewhere(found):
         lines += ["", "Other pipeline files, which only their own commands run:"]
@@ -141,28 +137,31 @@ def headline(found: Report) -> str:
     return f"{n} of {found.stages} stages of dvc.yaml {'is' if n == 1 else 'are'} stale"
 
 
-def group_by_reason(stale: Mapping[str, list[str]]) -> list[tuple[list[str], list[str]]]:
-    """Stages that share their reasons, together."""
-    found: dict[tuple[str, ...], list[str]] = {}
-    for name, why in stale.items():
-        found.setdefault(tuple(why), []).append(name)
-    return [(names, list(why)) for why, names in found.items()]
+def stale_by_reason(found: Report) -> dict[str, list[str]]:
+    """Stages of the main graph by what changed since they were run."""
+    return _by_text({name: few(why, 8) for name, why in found.stale.items()})
+
+
+def _by_text(texts: Mapping[str, str]) -> dict[str, list[str]]:
+    """Names that share a text, together."""
+    found: dict[str, list[str]] = {}
+    for name, text in texts.items():
+        found.setdefault(text, []).append(name)
+    return found
 
 
 def format_elsewhere(found: Report) -> list[str]:
     """A sentence on the stages of other pipeline files; none on one without metrics of which nothing changed."""
-    lines: dict[str, list[str]] = {}
+    texts = {}
     for name, each in found.elsewhere.items():
         since = f"; changed since: {few(each.changed, 4)}" if each.changed else "; nothing changed since"
         if each.changed == [NEVER_RUN]:
-            lines.setdefault("not measured yet", []).append(name)
+            texts[name] = "not measured yet"
         elif each.commit:
             before = " or before (a shallow clone: git fetch --unshallow)" if each.at_least else ""
-            lines.setdefault(f"measured at commit {each.commit} ({each.date}){before}{since}", []).append(
-                name
-            )
+            texts[name] = f"measured at commit {each.commit} ({each.date}){before}{since}"
         elif each.metrics:
-            lines.setdefault(f"measured here, not committed{since}", []).append(name)
+            texts[name] = f"measured here, not committed{since}"
         elif each.changed:
-            lines.setdefault(f"run before{since}", []).append(name)
-    return [f"{', '.join(names)}: {what}" for what, names in lines.items()]
+            texts[name] = f"run before{since}"
+    return [f"{', '.join(names)}: {text}" for text, names in _by_text(texts).items()]
