@@ -30,7 +30,7 @@ PRESETS, METRICS, ROOT = Path("presets"), Path("metrics"), Path(".")
 FILE = click.Path(path_type=Path)
 
 
-@click.group(cls=command.Group)
+@click.group(cls=command.Group, no_args_is_help=False)
 def main() -> None:
     """A shop's intent reader from a small language model. Run these in the root of the repository.
 
@@ -38,7 +38,7 @@ def main() -> None:
     """
 
 
-@main.group("params", cls=command.Group)
+@main.group("params", cls=command.Group, no_args_is_help=False)
 def params_group() -> None:
     """Check params.yaml."""
 
@@ -50,7 +50,7 @@ def params_check() -> None:
     print(f"params.yaml is sound: {len(settings.variants.names)} variants, data from {settings.data.source}")
 
 
-@main.group("data", cls=command.Group)
+@main.group("data", cls=command.Group, no_args_is_help=False)
 def data_group() -> None:
     """Check rows of your own."""
 
@@ -137,10 +137,8 @@ def readme_table(check: bool) -> int:
     settings, readme = command.params(), Path("README.md")
     measured = paper.Measured(settings.base.path, settings.data.path or paper.GENERATED)
     block = results.readme_block(METRICS, settings.variants.names)
-    texts = {
-        readme: results.with_block(readme.read_text(encoding="utf-8"), block),
-        Path("docs/paper.md"): paper.document(METRICS, measured),
-    }
+    texts = {readme: results.with_block(readme.read_text("utf-8"), block)}
+    texts[Path("docs/paper.md")] = paper.document(METRICS, measured)
     changed = [path for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text]
     if check and changed:
         command.progress(f"stale: {', '.join(map(str, changed))}; cartlm readme-table")
@@ -251,12 +249,13 @@ def check_inputs(name: str) -> None:
 def check_models() -> None:
     """Stop with one line if a model that params.yaml lists is missing or cut short."""
     from cartlm.pipeline import model_files
+    from cartlm.quantization import gguf
 
     settings, models = command.params(), Path("models")
     for name in ["base", "adapter", "merged", *settings.gptq]:
         model_files.check_weights(models / name, command.made_by(f"models/{name}"))
     for name in ["f16", *settings.gguf]:
-        model_files.check_gguf(models / name / "model.gguf", command.made_by(f"models/{name}"))
+        gguf.inspect_gguf(models / name / "model.gguf")
     print(f"all {4 + len(settings.gguf) + len(settings.gptq)} models are there")
 
 

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
 from cartlm import params as _params
 from cartlm.errors import FULL, UserError
@@ -36,8 +35,7 @@ DEBUG = "CARTLM_DEBUG"
 # them again and again while they are imported, which takes a seventh of a stage's start.
 _GARBAGE = gc.get_threshold()
 gc.set_threshold(20_000, 50, 100)
-# Rust and C++ libraries have the system's error only in words.
-FULL_WORDS = re.compile(r"os error (27|28|122)\b|No space left on device|File too large|Disk quota exceeded")
+# Libraries in C++ and Rust have the system's error only in words.
 MEMORY_WORDS = re.compile(r"can't allocate memory|CUDA out of memory|Cannot allocate memory")
 for _name in ("torchao", "torch.utils._pytree"):
     # transformers imports torchao where it is installed, which logs CUDA parts that no CPU can load
@@ -90,26 +88,21 @@ def made_by(path: str) -> str:
     return next((maker for place, maker in MADE_BY.items() if name.is_relative_to(place)), "")
 
 
-def explain(error: BaseException) -> UserError | None:
-    """What a failure means to the user; None for an exception that points at a fault of ours."""
+def explain(error: BaseException) -> UserError:
+    """What a failure means to the user; any other exception points at a fault of ours."""
     text = " ".join(str(error).split())[:400]
     file = getattr(error, "filename", None)
     hint = made_by(str(file)) if file else ""
     match error:
         case UserError():
             return error
-        case click.Abort() | KeyboardInterrupt():
+        case click.Abort():
             return UserError("interrupted", "what was finished is kept: run the same command again")
-        case click.exceptions.NoArgsIsHelpError():  # its message is the whole help text
-            return UserError(
-                "no command is given", f"{error.ctx.command_path if error.ctx else 'cartlm'} --help"
-            )
         case click.ClickException():
             context = getattr(error, "ctx", None)
-            return UserError(
-                error.format_message().rstrip("."), f"{context.command_path} --help" if context else ""
-            )
-        case _ if FULL_WORDS.search(text) or (isinstance(error, OSError) and error.errno in FULL):
+            way = f"{context.command_path} --help" if context else ""
+            return UserError(error.format_message().rstrip("."), way)
+        case _ if processes.FULL.search(text) or (isinstance(error, OSError) and error.errno in FULL):
             where = f" writing {file}" if file else f": {text}"
             return UserError(f"no space left{where}", "free some space, then dvc repro")
         case _ if isinstance(error, MemoryError) or MEMORY_WORDS.search(text):
@@ -124,25 +117,19 @@ def explain(error: BaseException) -> UserError | None:
             return UserError(text, hint)
         case json.JSONDecodeError():
             return UserError(f"not JSON: {text}: {error.doc[:60]!r}")
-        case yaml.YAMLError():
-            return UserError(f"not YAML: {text}")
         case UnicodeDecodeError():
             return UserError(f"not UTF-8: {text}")
-    if type(error).__name__ == "SafetensorError":
-        return UserError(f"broken weights: {text}", "delete that file's folder, then dvc repro")
-    return None
+        case _ if type(error).__name__ == "SafetensorError":
+            return UserError(f"broken weights: {text}", "delete that file's folder, then dvc repro")
+    what = f"{Path(sys.argv[0]).stem}: unexpected {type(error).__name__}: {text[:200]}"
+    return UserError(what, f"run again with {DEBUG}=1 for the traceback")
 
 
 def fail(error: BaseException) -> None:
     """Print `error` as one line on stderr and exit with 2."""
-    known = explain(error)
     if os.environ.get(DEBUG) == "1" and not isinstance(error, UserError | click.ClickException | click.Abort):
         traceback.print_exception(error)
-    if known is None:
-        first = " ".join(str(error).split())[:200]
-        name = f"{Path(sys.argv[0]).stem}: unexpected {type(error).__name__}"
-        known = UserError(f"{name}: {first}", f"run again with {DEBUG}=1 for the traceback")
-    print(f"cartlm: error: {known}", file=sys.stderr, flush=True)
+    progress(f"cartlm: error: {explain(error)}")
     sys.exit(2)
 
 
@@ -199,10 +186,8 @@ def alone(name: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise UserError(
-                f"{name} is already running here, as process {file.read().strip() or 'unknown'}",
-                "wait for it, or kill it, then dvc repro",
-            ) from None
+            what = f"{name} is already running here, as process {file.read().strip() or 'unknown'}"
+            raise UserError(what, "wait for it, or kill it, then dvc repro") from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

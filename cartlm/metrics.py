@@ -8,16 +8,14 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import astuple, dataclass
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cartlm.errors import UserError
 from cartlm.files import write_text
 
 DIGITS = 4  # significant digits of a float in a metrics file
-COLUMNS = ("id", "outcome", "answer_hash")
 
 
 def write_metrics(path: Path, mapping: Mapping[str, Any]) -> None:
@@ -63,8 +61,7 @@ def parse_metrics(text: str | bytes, name: str, hint: str) -> dict[str, Any]:
     return values
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """One row's outcome (`cartlm.evaluation.scoring`), and the first 12 hex digits of its answer's SHA-256."""
 
     id: str
@@ -81,8 +78,8 @@ def write_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:
     """Write the outcomes as CSV with a header line, in the order given."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(astuple(outcome) for outcome in outcomes)
+    writer.writerow(Outcome._fields)
+    writer.writerows(outcomes)
     write_text(path, text.getvalue())
 
 
@@ -94,6 +91,7 @@ def read_outcomes(path: Path) -> list[Outcome]:
 def parse_outcomes(text: str, name: str, hint: str = "") -> list[Outcome]:
     """The outcomes in the text of the file `name`. Raises UserError for other columns."""
     lines = list(csv.reader(io.StringIO(text)))
-    if not lines or tuple(lines[0]) != COLUMNS or any(len(line) != len(COLUMNS) for line in lines):
-        raise UserError(f"{name} has not the columns {', '.join(COLUMNS)}", hint or f"git checkout {name}")
+    columns = list(Outcome._fields)
+    if lines[:1] != [columns] or any(len(line) != len(columns) for line in lines):
+        raise UserError(f"{name} has not the columns {', '.join(columns)}", hint or f"git checkout {name}")
     return [Outcome(*line) for line in lines[1:]]

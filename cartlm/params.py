@@ -20,14 +20,11 @@ from cartlm.quantization.config import Gguf, Gptq
 from cartlm.task.config import Prompt
 from cartlm.training.config import Base, Finetune, Merge
 
-RESERVED = {
-    **dict.fromkeys(("base", "adapter", "merged", "f16"), "another model is in models/{0}"),
-    "architecture": "make architecture writes below models/{0}",
-    **dict.fromkeys(("machine", "rounds", "reference"), "metrics/bench has a file {0}"),
-    **dict.fromkeys(("parity", "merge"), "a comparison calls metrics/{0}.json so"),
-    **dict.fromkeys(("merged-bfloat16", "merged-nf4"), "a card's benchmark has a file {0}"),
-}
-"""Names that no variant and no server may have, and why."""
+RESERVED = (
+    *("base", "adapter", "merged", "f16", "architecture"),
+    *("machine", "rounds", "reference", "parity", "merge", "merged-bfloat16", "merged-nf4"),
+)
+"""Names of ours below models/, then below metrics/: no variant and no server may have them."""
 
 
 class Params(Section):
@@ -51,24 +48,19 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _names(self) -> Params:
-        taken = dict(RESERVED)
+        taken = {*RESERVED}
         for section, names in (("gguf", self.gguf), ("gptq", self.gptq), ("remote", self.remote)):
             for name in names:
                 if name in taken:
-                    raise ValueError(f"{section}.{name}: that name is taken, {taken[name].format(name)}")
-            taken |= dict.fromkeys(names, f"{section}.{{0}} has it")
+                    raise ValueError(f"{section}.{name}: that name is taken; choose another")
+            taken |= {*names}
         return self
 
     @property
     def variants(self) -> Variants:
         """The names of all variants and servers."""
-        return Variants(
-            reference=tuple(References.model_fields),
-            gguf=tuple(self.gguf),
-            gptq=tuple(self.gptq),
-            remote=tuple(self.remote),
-            architecture_types=tuple(self.architecture.types),
-        )
+        reference, types = tuple(References.model_fields), tuple(self.architecture.types)
+        return Variants(reference, tuple(self.gguf), tuple(self.gptq), tuple(self.remote), types)
 
 
 def parse(values: Any, name: str) -> Params:
@@ -80,14 +72,8 @@ def parse(values: Any, name: str) -> Params:
 
 
 def load(path: Path) -> Params:
-    """Params from a YAML file; UserError for a missing, unreadable or wrong one."""
-    try:
-        values = yaml_files.parse(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing", "git checkout params.yaml") from None
-    except yaml_files.NotYaml as error:
-        raise UserError(f"{path} is not YAML: {error}", f"git diff {path}") from None
-    return parse(values, path.name)
+    """Params from a YAML file; UserError for an unreadable or wrong one, FileNotFoundError for none."""
+    return parse(yaml_files.parse(path.read_bytes(), str(path)), path.name)
 
 
 def preset_text(path: Path, preset: Path) -> str:
@@ -95,13 +81,8 @@ def preset_text(path: Path, preset: Path) -> str:
 
     Comments and order stay. Raises UserError for a wrong preset.
     """
-    try:
-        document = yaml_files.parse_editable(path.read_bytes())
-        yaml_files.overlay(
-            document, yaml_files.parse_editable(preset.read_bytes()), ("gguf", "gptq", "remote")
-        )
-    except yaml_files.NotYaml as error:
-        raise UserError(f"{path} or {preset} is not YAML: {error}", f"git diff {path} {preset}") from None
+    document, changes = (yaml_files.parse_editable(each.read_bytes(), str(each)) for each in (path, preset))
+    yaml_files.overlay(document, changes, ("gguf", "gptq", "remote"))
     text = yaml_files.dump(document)
     parse(yaml_files.parse(text), preset.name)
     return text

@@ -16,10 +16,8 @@ def help_to_read(texts: Sequence[str], total: int, otherwise: str) -> str:
     if 2 * len(texts) <= total:
         return ""
     shown = " ".join(texts[0].split())
-    thinks = "<think" in shown or "</think" in shown
-    hint = (
-        "turn the model's reasoning off, or start the server with its reasoning parser"
-        if thinks
-        else otherwise
+    if "<think" in shown or "</think" in shown:
+        otherwise = "turn the model's reasoning off, or start the server with its reasoning parser"
+    return (
+        f"{len(texts)} of {total} answers are no JSON of the right form, such as {shown[:160]!r}; {otherwise}"
     )
-    return f"{len(texts)} of {total} answers are no JSON of the right form, such as {shown[:160]!r}; {hint}"

@@ -14,6 +14,7 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
+from cartlm.errors import UserError
 from cartlm.files import write_text
 
 
@@ -26,18 +27,14 @@ _Representer.add_representer(
 )
 
 
-class NotYaml(ValueError):
-    """What is wrong, with its line, in one line."""
+def parse(given: bytes | str, name: str = "the text", hint: str = "") -> Any:
+    """The value of one document; None for an empty file. Raises UserError: `name` is not YAML, and the line."""
+    return _load(YAML(typ="safe"), given, name, hint)  # as dvc.utils.serialize has it
 
 
-def parse(given: bytes | str) -> Any:
-    """The value of one document; None for an empty file. Raises NotYaml."""
-    return _load(YAML(typ="safe"), given)  # as dvc.utils.serialize has it
-
-
-def parse_editable(given: bytes) -> Any:
-    """The same with comments, quotes and order, for `dump` and `write`. Raises NotYaml."""
-    return _load(_editor(), given.replace(b"\r\n", b"\n"))
+def parse_editable(given: bytes, name: str = "the text", hint: str = "") -> Any:
+    """The same with comments, quotes and order, for `dump` and `write`."""
+    return _load(_editor(), given.replace(b"\r\n", b"\n"), name, hint)
 
 
 def dump(document: Any) -> str:
@@ -76,21 +73,21 @@ def _editor() -> YAML:
     return yaml
 
 
-def _load(yaml: YAML, given: bytes | str) -> Any:
+def _load(yaml: YAML, given: bytes | str, name: str, hint: str) -> Any:
     try:
-        text = given.decode("utf-8") if isinstance(given, bytes) else given
-        return yaml.load(text)
+        return yaml.load(given.decode("utf-8") if isinstance(given, bytes) else given)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = str(error.problem or "").partition(" with value")[
             0
         ]  # of a key that is there twice: a secret?
         parts = (error.context, problem, f"line {mark.line + 1}" if mark else "")
-        raise NotYaml(", ".join(" ".join(str(part).split()) for part in parts if part)) from None
+        what = ", ".join(str(part) for part in parts if part)
     except (
         YAMLError,
         ValueError,
         LookupError,
         RecursionError,
     ) as error:  # not UTF-8; 2026-13-01; `!!bool maybe`
-        raise NotYaml(f"it does not read: {' '.join(str(error).split())[:200]}") from None
+        what = f"it does not read: {str(error)[:200]}"
+    raise UserError(f"{name} is not YAML: {what}", hint or f"git diff {name}")

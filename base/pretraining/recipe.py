@@ -88,15 +88,13 @@ def load(path: Path) -> list[Recipe]:
     """The phases of a recipe file. Raises UserError naming the first wrong key and its value."""
     hint = f"edit {path}, then make base"
     try:
-        content: Any = yaml_files.parse(path.read_bytes())
+        content: Any = yaml_files.parse(path.read_bytes(), str(path), hint)
         shape, phases = content["pretraining"]["shape"], content["pretraining"]["phases"]
         if twice := sorted(set(shape) & {name for phase in phases for name in phase}):
             raise UserError(f"{path}: {twice[0]} is in shape and in a phase", hint)
         if not phases:
             raise UserError(f"{path}: no phase", hint)
         return [Recipe.model_validate({**shape, **phase}) for phase in phases]
-    except yaml_files.NotYaml as error:
-        raise UserError(f"{path} is not YAML: {error}", hint) from None
     except ValidationError as error:
         raise UserError(f"{path}: {first_wrong(error)}", hint) from None
     except (KeyError, TypeError):

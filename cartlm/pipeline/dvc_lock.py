@@ -14,13 +14,8 @@ from typing import Any
 from cartlm.errors import UserError
 from cartlm.pipeline.repository import Tree
 
-LOCKS = (
-    "dvc.lock",
-    "remote/dvc.lock",
-    "architecture/dvc.lock",
-    "gpu/dvc.lock",
-    "base/dvc.lock",
-)  # paths in all are from the root
+# Paths in all are from the root.
+LOCKS = ("dvc.lock", "remote/dvc.lock", "architecture/dvc.lock", "gpu/dvc.lock", "base/dvc.lock")
 MADE = ("data/", "models/", "metrics/")  # dependencies that stages make; all others are code and packages
 MEASURED = ("metrics/bench/", "metrics/eval/", "metrics/remote")
 OUTCOMES = "metrics/outcomes"
@@ -74,13 +69,12 @@ def row_hashes(stages: Mapping[str, Stage]) -> dict[str, str]:
 
 def reads_other_data(old: Mapping[str, Stage], new: Mapping[str, Stage], file: str) -> bool:
     """Whether the stages that wrote a file read other rows on the two sides; False where a lock does not have it."""
-    read = [
+    before, after = (
         {path: md5 for stage in side.values() if file in stage.outs for path, md5 in stage.hashes.items()}
         for side in (old, new)
-    ]
-    return any(
-        read[0][path] != read[1][path] for path in read[0].keys() & read[1].keys() if path.startswith("data/")
     )
+    shared = before.keys() & after.keys()
+    return any(path.startswith("data/") and before[path] != after[path] for path in shared)
 
 
 def remade_inputs(stages: Mapping[str, Stage]) -> dict[str, list[str]]:
@@ -118,7 +112,7 @@ def changed_code(old: Mapping[str, Stage], new: Mapping[str, Stage]) -> dict[str
     """Measuring stages of both sides that were run with other code or packages, and with which."""
     found = {}
     for name in sorted(old.keys() & new.keys()):
-        if any(out.startswith(MEASURED) for out in new[name].outs):
-            different = old[name].code.items() ^ new[name].code.items()
-            found[name] = sorted({path for path, _ in different})
-    return {name: paths for name, paths in found.items() if paths}
+        different = {path for path, _ in old[name].code.items() ^ new[name].code.items()}
+        if different and any(out.startswith(MEASURED) for out in new[name].outs):
+            found[name] = sorted(different)
+    return found

@@ -124,17 +124,13 @@ def changed_inputs(root: Path, name: str) -> list[str]:
 
     These are all outputs of the stages that make one of its dependencies. `name` as DVC's, `gpu/dvc.yaml:bench-gpu`.
     """
-    file, _, short = name.rpartition(":")
     with open_repo(root, "dvc status") as repo:
-        stages = {(stage.path_in_repo, stage.name): stage for stage in repo.index.stages}
-        if (file or MAIN, short) not in stages:
-            raise UserError(f"there is no stage {name}", "dvc stage list --all")
-        reads = stages[file or MAIN, short].deps
-        made = [stage.outs for (path, _), stage in stages.items() if path == MAIN]
+        reads = [dep for stage in repo.stage.collect(name) for dep in stage.deps]
+        makers = [stage for stage in repo.index.stages if stage.path_in_repo == MAIN]
         read = [
-            outs
-            for outs in made
-            if any(dep.fs.overlaps(dep.fs_path, out.fs_path) for out in outs for dep in reads)
+            stage.outs
+            for stage in makers
+            if any(dep.fs.overlaps(dep.fs_path, out.fs_path) for out in stage.outs for dep in reads)
         ]
         return [str(out) for outs in read for out in outs if out.use_cache and out.workspace_status()]
 
@@ -151,10 +147,8 @@ def check_remote(repo: Any, create: bool = False) -> str:
         raise UserError("no DVC remote is configured", "dvc remote add -d NAME URL")
     remote = repo.cloud.get_remote()
     if remote.fs.protocol == "local" and not create and not Path(remote.path).is_dir():
-        raise UserError(
-            f"the folder of the DVC remote {remote.name} is not there: {remote.path}",
-            f"mount it, or dvc remote modify --local {remote.name} url FOLDER",
-        )
+        way = f"mount it, or dvc remote modify --local {remote.name} url FOLDER"
+        raise UserError(f"the folder of the DVC remote {remote.name} is not there: {remote.path}", way)
     return str(remote.name)
 
 

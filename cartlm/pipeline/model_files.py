@@ -7,7 +7,6 @@ from pathlib import Path
 
 from cartlm.errors import UserError
 from cartlm.files import replacing
-from cartlm.quantization import gguf
 
 BASE_FILES = (
     "config.json",
@@ -26,27 +25,15 @@ def check_weights(folder: Path, maker: str) -> None:
     """
     from safetensors import SafetensorError, safe_open
 
-    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
-        raise UserError(f"{folder} is missing or holds no model", maker)
     files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise UserError(f"{folder} holds no *.safetensors", maker)
+    if not files or not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise UserError(f"{folder} is missing, or has no config.json or no *.safetensors", maker)
     for path in files:
         try:
             with safe_open(path, framework="numpy") as tensors:
                 tensors.keys()
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path} does not load: {error}", f"rm -r {folder}, then {maker}") from None
-
-
-def check_gguf(path: Path, maker: str) -> None:
-    """Raises UserError unless `path` is a complete GGUF file."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing", maker)
-    try:
-        gguf.inspect_gguf(path)
-    except UserError as error:
-        raise UserError(error.message, f"rm {path}, then {maker}") from None
 
 
 def accept_base(source: Path, target: Path) -> float:
@@ -57,10 +44,8 @@ def accept_base(source: Path, target: Path) -> float:
     check_weights(source, "make base")
     size = sum(path.stat().st_size for path in source.glob("*.safetensors")) / 10**6
     if size > BASE_MAX_MB:
-        raise UserError(
-            f"the weights in {source} are {size:.1f} MB, more than {BASE_MAX_MB}",
-            "make the model smaller in base/params.yaml, or save it in 16 bits",
-        )
+        way = "make the model smaller in base/params.yaml, or save it in 16 bits"
+        raise UserError(f"the weights in {source} are {size:.1f} MB, more than {BASE_MAX_MB}", way)
     with replacing(target, folder=True) as new:
         shutil.copytree(source, new, dirs_exist_ok=True)
     return size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import subprocess
 from dataclasses import dataclass
@@ -20,10 +21,8 @@ def check_repository(root: Path) -> None:
     """Raises UserError unless `root` is the top of a git repository with a DVC pipeline."""
     done = run_git(root, "rev-parse", "--show-toplevel")
     if done.returncode != 0:
-        raise UserError(
-            f"{root.resolve()} is no git repository: {(done.stderr.strip() or 'git failed').splitlines()[0]}",
-            "cd into one",
-        )
+        why = (done.stderr.strip() or "git failed").splitlines()[0]
+        raise UserError(f"{root.resolve()} is no git repository: {why}", "cd into one")
     top = Path(done.stdout.strip())
     if top.resolve() != root.resolve() or not ((root / ".dvc").is_dir() and (root / "dvc.yaml").is_file()):
         raise UserError(f"{root.resolve()} is not the top of a repository with a dvc.yaml", f"cd {top}")
@@ -53,15 +52,8 @@ def resolve_commit(root: Path, revision: str) -> str:
 def run_git(root: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     """Run git in `root`. Raises UserError where it is not installed."""
     try:
-        return subprocess.run(
-            ["git", *arguments],
-            cwd=root,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-        )
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, input=stdin, capture_output=True, encoding="utf-8", errors="replace")
     except FileNotFoundError:
         raise UserError("git is not installed", "install it, then run this again") from None
 
@@ -80,11 +72,13 @@ class Tree:
     @cached_property
     def _files(self) -> Any:
         import fsspec
-        from scmrepo.fs import GitFileSystem
 
-        if self.commit:
-            return GitFileSystem(str(self.root), self.commit)
-        return fsspec.filesystem("dir", path=str(self.root.resolve()), target_protocol="file")
+        root = str(self.root.resolve())
+        if self.commit is None:
+            return fsspec.filesystem("dir", path=root, target_protocol="file")
+        # git itself: libgit2 does not fetch what a partial clone lacks
+        packed = subprocess.run(["git", "-C", root, "archive", self.commit], capture_output=True, check=True)
+        return fsspec.filesystem("tar", fo=io.BytesIO(packed.stdout))
 
     def find(self, folder: str) -> list[str]:
         """Files below a folder, sorted."""
@@ -118,10 +112,7 @@ class Tree:
     def yaml(self, path: str) -> dict[str, Any]:
         """The sections of a YAML file; none where it is missing. Raises UserError for any other file."""
         where, next = self.place(path, "diff")
-        try:
-            values = yaml_files.parse(self.read(path) or b"") or {}
-        except yaml_files.NotYaml as error:
-            raise UserError(f"{where} is not YAML: {error}", next) from None
+        values = yaml_files.parse(self.read(path) or b"", where, next) or {}
         if not isinstance(values, dict):
             raise UserError(f"{where} has no sections", next)
         return values

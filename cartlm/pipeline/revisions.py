@@ -88,7 +88,7 @@ def write(path: Path, revisions: Mapping[Pin, str], asked: datetime.date) -> Non
         section.yaml_add_eol_comment(f"{comment}; {kept}" if kept else comment, pin.key, column=0)
         values[pin.section][pin.key] = revision
     text = yaml_files.dump(document)
-    with suppress(yaml_files.NotYaml):
+    with suppress(UserError):
         if yaml_files.parse(text) == values:
             return yaml_files.write(path, text)
     by_hand = ", ".join(f"{pin.section}.{pin.key} to {revision}" for pin, revision in revisions.items())

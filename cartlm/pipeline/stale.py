@@ -46,10 +46,8 @@ class Report:
 
 def find_stale(root: Path) -> Report:
     """Ask DVC about the workspace. Raises UserError where it fails."""
-    with (
-        contextlib.chdir(root),
-        open_repo(Path("."), "dvc status") as repo,
-    ):  # DVC names paths from where it is
+    # DVC names paths from where it is.
+    with contextlib.chdir(root), open_repo(Path("."), "dvc status") as repo:
         listed = [stage.addressing for stage in repo.index.stages]
         paths = {str(each) for stage in repo.index.stages for each in (*stage.deps, *stage.outs)}
         status = repo.status()
@@ -68,10 +66,9 @@ def find_stale(root: Path) -> Report:
         outs = run[name].outs if name in run else ()
         others[name] = elsewhere(root, [out for out in outs if out not in hidden], changed[name])
     stale = {name: why for name, why in changed.items() if why and name not in others}
-    gone = (
-        not (root / "dvc.lock").exists() and run_git(root, "cat-file", "-e", "HEAD:dvc.lock").returncode == 0
-    )
-    command = "git checkout HEAD -- dvc.lock" if gone else "dvc repro"
+    command = "dvc repro"
+    if not (root / "dvc.lock").exists() and run_git(root, "cat-file", "-e", "HEAD:dvc.lock").returncode == 0:
+        command = "git checkout HEAD -- dvc.lock"
     return Report(len(listed) - len(others), stale, others, command if stale else None)
 
 

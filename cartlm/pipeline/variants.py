@@ -86,13 +86,8 @@ def prune(root: Path, variants: Variants) -> tuple[list[str], list[str]]:
     tree = Tree(root)
     stages = dvc_lock.read_stages(tree)
     unlisted = [name for name in stages if not variants.lists(name)]
-    made = {
-        path: md5
-        for name in unlisted
-        if ":" not in name
-        for path, md5 in stages[name].out_hashes.items()
-        if path.startswith("models/")
-    }
+    ours = [stages[name] for name in unlisted if ":" not in name]  # of the main graph
+    made = {path: md5 for stage in ours for path, md5 in stage.out_hashes.items()}
     # Models first: a run that is killed in between finds them in the lock again.
     models, kept = _prune_models(tree, made, (*OTHER_MODELS, *variants.names))
     for file, names in groupby(unlisted, key=lambda name: name.rpartition(":")[0]):

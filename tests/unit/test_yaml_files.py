@@ -47,7 +47,7 @@ def test_yaml_that_is_no_params_is_one_line(tmp_path: Path, whole: str) -> None:
 
 @pytest.mark.parametrize("text", ['a: !!int ""', "a: !!bool maybe", "a: !!float x"])
 def test_a_tag_that_does_not_fit_its_value_is_one_line(text: str) -> None:
-    with pytest.raises(yaml_files.NotYaml) as caught:
+    with pytest.raises(UserError, match="is not YAML") as caught:
         yaml_files.parse(text)
     assert "\n" not in str(caught.value)
 

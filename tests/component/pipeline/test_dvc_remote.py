@@ -172,7 +172,7 @@ def test_a_stage_is_told_that_its_inputs_are_others(repo: Repo) -> None:
     assert check("model").returncode == 0  # reads only the rows
     (repo.path / "data/model").unlink()
     failed(check(), "data/model is not as in dvc.lock")
-    failed(check("nobody"), "there is no stage nobody")
+    failed(check("nobody"), "nobody", "dvc status -v")
 
 
 def test_a_remote_that_is_gone_or_empty(repo: Repo) -> None:

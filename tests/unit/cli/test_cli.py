@@ -158,7 +158,10 @@ def test_check_models_passes(cartlm: Run, models: Path) -> None:
     ("spoil", "words"),
     [
         (lambda m: shutil.rmtree(m / "adapter"), ["models/adapter is missing", "dvc repro finetune"]),
-        (lambda m: (m / "merged/model.safetensors").unlink(), ["models/merged holds no", "dvc repro merge"]),
+        (
+            lambda m: (m / "merged/model.safetensors").unlink(),
+            ["models/merged is missing, or has no", "dvc repro merge"],
+        ),
         (
             lambda m: (m / "base/model.safetensors").write_bytes(b"abc"),
             ["models/base/model.safetensors does not load"],

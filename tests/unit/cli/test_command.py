@@ -63,7 +63,6 @@ def run(body: str, *arguments: str) -> Result:
         ("raise OSError(28, 'No space left on device', 'models/f16')", ["no space left writing models/f16"]),
         ("raise MemoryError", ["out of memory"]),
         ("import json; json.loads('{oops')", ["not JSON", "{oops"]),
-        ("import yaml; yaml.safe_load('a: [')", ["not YAML"]),
         ("b'\\xff'.decode('utf-8')", ["not UTF-8"]),
         (
             "open('w.safetensors', 'w').write('x'); "
