@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, field
+import json
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from pydantic_core import to_json
 
 from cartlm.compare.load import ParamChange
 from cartlm.evaluation.paired import Difference
@@ -24,9 +26,8 @@ class Change:
     kind: str
     old: float | None
     new: float | None
-    change: (
-        float | None
-    )  # of shares the difference, else relative; of timings relative to the reference model too
+    # of shares the difference, else relative; of timings relative to the reference model too
+    change: float | None
     verdict: Verdict
     why: str
     paired: Difference | None = None
@@ -57,34 +58,25 @@ class Comparison:
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
-    """The comparison as plain values for a JSON file."""
-    return {
+    """The comparison as plain values for a JSON file; text for what JSON cannot write, as YAML's infinities and dates."""
+    values = {
         "old": comparison.old,
         "new": comparison.new,
         "worse": len(comparison.having("worse")),
         "lost": len(comparison.lost),
         "better": len(comparison.having("better")),
         "notes": comparison.notes,
-        "params": [
-            {name: _finite(value) for name, value in vars(change).items()} for change in comparison.params
-        ],
-        "changes": [
-            {**vars(change), "paired": _difference(change.paired) if change.paired else None}
-            for change in comparison.changes
-        ],
-        "stale": asdict(comparison.stale) if comparison.stale else None,
-        "variants_against_f16": [_difference(each) for each in comparison.against_f16],
+        "params": comparison.params,
+        "changes": [{**vars(change), "paired": _plain(change.paired)} for change in comparison.changes],
+        "stale": comparison.stale,
+        "variants_against_f16": [_plain(each) for each in comparison.against_f16],
     }
+    return json.loads(to_json(values, inf_nan_mode="strings"))
 
 
-def _finite(value: Any) -> Any:
-    """A param as JSON has it: the infinities and NaN of YAML as text."""
-    if isinstance(value, list):
-        return [_finite(each) for each in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _difference(each: Difference) -> dict[str, Any]:
+def _plain(each: Difference | None) -> dict[str, Any] | None:
+    if each is None:
+        return None
     pairs = each.pairs
     counts = {"n": pairs.n, "difference": pairs.difference, "lost": pairs.lost, "won": pairs.won}
     return {name: value for name, value in vars(each).items() if name != "pairs"} | counts

@@ -65,14 +65,11 @@ def compare_sides(
     tested = {each.variant: each for each in mcnemar_differences(paired)}
     evidence = Evidence(old, new, tolerances, tested, unpaired, timing_changes(old, new))
     variants = variant_names(new)
-    rank = {variant: i for i, variant in enumerate(variants)}
-
-    def by_variant(variant: str) -> tuple[int, str]:
-        return rank.get(variant, len(rank)), variant
 
     def by_verdict(change: Change) -> tuple[Any, ...]:
-        verdict = ORDER.index(change.verdict)
-        return change.target != ACCURACY, change.target, verdict, by_variant(change.variant), change.metric
+        verdict, variant = ORDER.index(change.verdict), change.variant
+        rank = variants.index(variant) if variant in variants else len(variants)
+        return change.target != ACCURACY, change.target, verdict, rank, variant, change.metric
 
     files = sorted(old.metrics.keys() | new.metrics.keys())
     changes = sorted((change for file in files for change in judge_file(file, evidence)), key=by_verdict)
@@ -87,8 +84,8 @@ def compare_sides(
         *notes.inconsistent_metrics(old),
         *notes.inconsistent_metrics(new),
     ]
-    ours = [variant for variant in new.outcomes if not rank or variant in rank]  # no servers
-    quantized = against_f16({variant: new.outcomes[variant] for variant in sorted(ours, key=by_variant)})
+    ours = [name for name in variants if name in new.outcomes] if variants else sorted(new.outcomes)
+    quantized = against_f16({variant: new.outcomes[variant] for variant in ours})  # no servers
     return Comparison(old.name, new.name, changes, params, texts, quantized, variants, report, lost)
 
 
@@ -102,13 +99,20 @@ def timing_changes(old: Side, new: Side) -> Timings:
 
     The reference's own are among them only if its engine changed: that would divide out of all others.
     """
+
+    def sections_of(file: str, section: str) -> list[dict[str, Any]]:
+        """The keys of one section of a metrics file, on both sides."""
+        files = (side.metrics.get(file, {}) for side in (old, new))
+        return [{key: file[key] for key in file if key.startswith(f"{section}.")} for file in files]
+
     keys: dict[str, list[Key]] = {}
     for file in sorted(old.metrics.keys() & new.metrics.keys()):
         target, variant = rules.target_and_variant(file)
         before, after = old.metrics[file], new.metrics[file]
+        engines = sections_of(file, "engine")
         if target in ("", *ANYWHERE) or other_machine(before, after):
             continue
-        if variant == REFERENCE and section_of(before, "engine") == section_of(after, "engine"):
+        if variant == REFERENCE and engines[0] == engines[1]:
             continue
         same_rounds = old.rounds.get(target) == new.rounds.get(target)
         for key, kind, _ in judged_metrics(before, after):
@@ -117,18 +121,12 @@ def timing_changes(old: Side, new: Side) -> Timings:
                 keys.setdefault(target, []).append((variant, key))
     timings: Timings = {}
     for target, of_target in keys.items():
-        file = f"metrics/bench/{target}/{REFERENCE}.json"
-        models = [section_of(side.metrics.get(file, {}), REFERENCE) for side in (old, new)]
+        models = sections_of(f"metrics/bench/{target}/{REFERENCE}.json", REFERENCE)
         found: Mapping[Key, TimingChange | str] = dict.fromkeys(of_target, OTHER_REFERENCE)
         if not all(models) or models[0] == models[1]:
             found = compare_rounds(old.rounds.get(target, {}), new.rounds.get(target, {}), of_target)
         timings |= {(target, *key): change for key, change in found.items()}
     return timings
-
-
-def section_of(values: Mapping[str, Any], section: str) -> dict[str, Any]:
-    """The keys of one section of a metrics file."""
-    return {key: value for key, value in values.items() if key.startswith(f"{section}.")}
 
 
 def judge_file(file: str, evidence: Evidence) -> Iterator[Change]:
@@ -191,11 +189,10 @@ def not_comparable(file: str, key: str, kind: str, evidence: Evidence) -> str | 
     variant = rules.target_and_variant(file)[1]
     own_rows = None not in (beside(before, key, "rows"), beside(after, key, "rows"))
     if variant not in evidence.tested and not own_rows:
-        if reason := evidence.unpaired.get(variant):
-            return reason
         # Parity and a card's kernels rest on the test rows and have no outcomes of their own.
-        if OTHER_ROWS in evidence.unpaired.values():
-            return OTHER_ROWS
+        of_all = OTHER_ROWS if OTHER_ROWS in evidence.unpaired.values() else None
+        if reason := evidence.unpaired.get(variant, of_all):
+            return reason
     return other_rows(before, after, key)
 
 
@@ -222,12 +219,13 @@ def other_rows(before: Mapping[str, Any], after: Mapping[str, Any], key: str) ->
 
 def other_meter(before: Mapping[str, Any], after: Mapping[str, Any], key: str) -> str | None:
     """Why two energies do not compare: one is measured, the other estimated, or estimated from other watts."""
-    kinds, sources = (
-        [beside(side, key, name) for side in (before, after)] for name in ("energy_kind", "energy_source")
-    )
-    first, then = kinds if kinds[0] != kinds[1] else sources
-    measured = kinds == ["measured", "measured"]  # by whichever counter this machine has
-    return None if measured or first == then else f"{first} before, {then} after"
+    for name in ("energy_kind", "energy_source"):
+        first, then = beside(before, key, name), beside(after, key, name)
+        if first != then:
+            return f"{first} before, {then} after"
+        if first == "measured":  # by whichever counter this machine has
+            return None
+    return None
 
 
 def pair_sides(old: Side, new: Side) -> tuple[dict[str, Pairs], dict[str, str]]:
@@ -247,10 +245,8 @@ def pair_sides(old: Side, new: Side) -> tuple[dict[str, Pairs], dict[str, str]]:
         except ValueError as error:
             if all(rows):  # then a file is broken, and could hide a loss
                 path = f"{dvc_lock.OUTCOMES}/{variant}.csv"
-                what = (
-                    f"{path} of {old.name} and {new.name} are of the same test rows by dvc.lock, but {error}"
-                )
-                raise UserError(what, f"git log -- {path}") from None
+                what = f"{path} of {old.name} and {new.name} are of the same test rows by dvc.lock"
+                raise UserError(f"{what}, but {error}", f"git log -- {path}") from None
             unpaired[variant] = f"the test rows differ: {error}: nothing is paired"
     return paired, unpaired
 
@@ -263,9 +259,8 @@ def lost_metrics(
     before, after = ({*variant_names(side), *map(str, side.section("remote"))} for side in (old, new))
     other_architecture = any(change.key.startswith("architecture.") for change in params)
     for change in changes:
-        if change.verdict != "removed" or change.variant in before - after:
-            continue
-        if change.target.startswith("cpu-") and other_architecture:
+        wanted = change.variant in before - after or (change.target.startswith("cpu-") and other_architecture)
+        if change.verdict != "removed" or wanted:
             continue
         folder = f"metrics/bench/{change.target}"
         file = f"{folder}/{change.variant}.json"

@@ -49,15 +49,8 @@ def _escape(match: re.Match[str]) -> str:
 def fold(summary: str, head: Sequence[str], rows: Sequence[str], most: int) -> str:
     """A table, or a list without `head`, that a click unfolds, with its first rows."""
     count = f"{len(rows):,}" if len(rows) <= most else f"the first {most:,} of {len(rows):,}"
-    lines = [
-        f"<details><summary>{inert(summary)} ({count})</summary>",
-        "",
-        *head,
-        *rows[:most],
-        "",
-        "</details>",
-    ]
-    return "\n".join(lines)
+    top = f"<details><summary>{inert(summary)} ({count})</summary>"
+    return "\n".join([top, "", *head, *rows[:most], "", "</details>"])
 
 
 def mermaid_chart(

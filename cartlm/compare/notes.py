@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from statistics import median
 from typing import Literal
 
@@ -48,7 +48,7 @@ def measurement_notes(old: Side, new: Side, unpaired: Mapping[str, str]) -> list
             notes[f"{target}: {'no longer' if before else 'only now'} measured"].append(variant)
             continue
         if target not in ANYWHERE and (machine := other_machine(before, after)):
-            described = str(PurePosixPath(file).with_name("machine.json"))
+            described = f"metrics/bench/{target}/machine.json"
             details = machine_differences(old.metrics.get(described, {}), new.metrics.get(described, {}))
             notes[", ".join(filter(None, [f"{target}: not comparable", machine, details]))].append(variant)
         for key in ("engine.version", "engine.kernel", "engine.threads"):
@@ -70,8 +70,8 @@ def reference_notes(changes: Sequence[Change], tolerances: Mapping[str, float]) 
         if change.why in (NO_REFERENCE, OTHER_REFERENCE):
             notes[f"{change.target}: timings are not comparable, {change.why}"].append(change.variant)
         if change.reference is not None and abs(change.reference) > tolerances[change.kind]:
-            own = notes[f"{change.target}: timings are relative to the reference model, whose own changed"]
-            own.append(f"{change.metric} {signed_points(change.reference)} %")
+            what = f"{change.target}: timings are relative to the reference model, whose own changed"
+            notes[what].append(f"{change.metric} {signed_points(change.reference)} %")
     return _sentences(notes)
 
 
@@ -101,12 +101,9 @@ def less_strict_params(changes: Sequence[ParamChange], name: str) -> list[str]:
     for change in changes:
         for pattern, direction in LESS_STRICT:
             if change.file == PARAMS and re.fullmatch(pattern, change.key) and _moved(change, direction):
-                own = change.key.startswith("compare.")
-                what = (
-                    "wider tolerances are set, which do not count"
-                    if own
-                    else "params are less strict than before"
-                )
+                what = "params are less strict than before"
+                if change.key.startswith("compare."):
+                    what = "wider tolerances are set, which do not count"
                 notes[what].append(f"{change.key} was {change.old!r}, is {change.new!r}")
     return [f"in {name}, {what}: {few(texts, 8)}." for what, texts in sorted(notes.items())]
 
@@ -114,9 +111,8 @@ def less_strict_params(changes: Sequence[ParamChange], name: str) -> list[str]:
 def _moved(change: ParamChange, direction: str) -> bool:
     """Whether a number moved in a direction; a number that is gone did."""
     old, new, sign = change.old, change.new, 1 if direction == "higher" else -1
-    if not isinstance(old, int | float):  # null of threads and the like has no order
-        return False
-    return not isinstance(new, int | float) or not sign * new <= sign * old  # NaN did too
+    known = isinstance(old, int | float)  # null of threads and the like has no order
+    return known and (not isinstance(new, int | float) or not sign * new <= sign * old)  # NaN did too
 
 
 def own_code_changes(root: Path, old: str, new: str | None, name: str) -> list[str]:
@@ -141,8 +137,8 @@ def inconsistent_metrics(side: Side) -> list[str]:
             file = f"metrics/bench/{target}/{variant}.json"
             published, middle = side.metrics.get(file, {}).get(metric), median(values.values())
             if published and metric.endswith("_tokens_per_s") and abs(middle / published - 1) > 0.001:
-                what = f"{file} has {metric} {published:g}, its rounds have {middle:g}"
-                notes.append(f"in {side.name}, {what}.")
+                what = f"has {metric} {published:g}, its rounds have {middle:g}"
+                notes.append(f"in {side.name}, {file} {what}.")
     return notes
 
 

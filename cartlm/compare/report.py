@@ -1,7 +1,7 @@
 """A comparison as Markdown: the page for the terminal, and the comment of a pull or merge request.
 
 In the comment, what a reviewer needs first stands first, and long tables are folded. GitHub and GitLab render the same:
-tables, `<details>`, mermaid. GitHub takes 65,536 characters.
+tables, folded parts, mermaid. GitHub takes 65,536 characters.
 """
 
 from __future__ import annotations
@@ -48,18 +48,13 @@ class Section:
 
 def format_report(comparison: Comparison, everything: bool = False) -> str:
     """The page for the terminal; `everything` lists the metrics without a change too."""
-    parts = [
-        f"# {comparison.old} → {comparison.new}: {inert(headline(comparison))}",
-        *bullets(comparison.notes),
-    ]
+    title = f"# {comparison.old} → {comparison.new}: {inert(headline(comparison))}"
+    parts = [title, *bullets(comparison.notes)]
     for section in sections(comparison, everything):
         table = "\n".join([*section.head, *section.rows]) if section.rows else ""
         parts += [f"## {section.title}", *filter(None, [section.lead, table]), *section.below]
-    if comparison.against_f16:
-        parts += [
-            f"## Variants against f16, {comparison.new}",
-            paired.difference_table(comparison.against_f16),
-        ]
+    if table := paired.difference_table(comparison.against_f16) if comparison.against_f16 else "":
+        parts += [f"## Variants against f16, {comparison.new}", table]
     return "\n\n".join(parts) + "\n"
 
 
@@ -119,18 +114,17 @@ def charts(comparison: Comparison) -> list[str]:
 
 def chart_values(comparison: Comparison, target: str, metric: str) -> list[tuple[str, float, float]]:
     """Name, old and new of one metric, in the order of params.yaml; a kernel has a name of its own."""
-    rank = {variant: i for i, variant in enumerate(comparison.variants)}
-    both = []
+    order, both = comparison.variants, []
     for change in comparison.changes:
         section, _, name = change.metric.rpartition(".")
         wanted = change.target == target and metric in (change.metric, name)
         if not wanted or section.startswith("batch_") or change.verdict == "not comparable":
             continue
         if change.old is not None and change.new is not None:
+            rank = order.index(change.variant) if change.variant in order else len(order)
             kernel = f"-{section.removeprefix('kernel_')}" if section.startswith("kernel_") else ""
-            bar = f"{change.variant}{kernel}", change.old, change.new
-            both.append((rank.get(change.variant, len(rank)), bar))
-    return [bar for _, bar in sorted(both)]
+            both.append((rank, f"{change.variant}{kernel}", change.old, change.new))
+    return [(name, old, new) for _, name, old, new in sorted(both)]
 
 
 def sections(comparison: Comparison, everything: bool = False) -> list[Section]:
@@ -140,8 +134,8 @@ def sections(comparison: Comparison, everything: bool = False) -> list[Section]:
         name = change.key if change.file == PARAMS else f"{change.file}: {change.key}"
         params.append(table_row(*map(table_cell, (name, change.old, change.new))))
     targets = [target_section(*target, everything) for target in changes_by_target(comparison).items()]
-    lead = "" if params else "No change."
-    return [Section("Params", lead, PARAM_HEAD, params), *targets, stale_section(comparison)]
+    section = Section("Params", "" if params else "No change.", PARAM_HEAD, params)
+    return [section, *targets, stale_section(comparison)]
 
 
 def headline(comparison: Comparison) -> str:
@@ -195,11 +189,9 @@ def stale_section(comparison: Comparison) -> Section:
     title, report = "Stale stages", comparison.stale
     if report is None:
         return Section(title, f"Not asked: {comparison.new} is not checked out.")
-    if not report.stale:
-        return Section(title, stale.headline(report))
-    lead = f"{stale.headline(report)}: their numbers are out of date. Next: `{report.next}`"
+    late = f": their numbers are out of date. Next: `{report.next}`" if report.stale else ""
     rows = [f"- {inert(few(names, 8))}: {inert(why)}" for why, names in stale.stale_by_reason(report).items()]
-    return Section(title, lead, (), rows)
+    return Section(title, stale.headline(report) + late, (), rows)
 
 
 def change_row(change: Change) -> str:
@@ -208,15 +200,9 @@ def change_row(change: Change) -> str:
     if change.paired:
         pairs = change.paired.pairs
         why = f"{pairs.lost} rows lost, {pairs.won} won of {pairs.n:,}; {why}"
-    return table_row(
-        table_cell(change.variant),
-        table_cell(change.metric),
-        format_value(change.old),
-        format_value(change.new),
-        format_change(change),
-        change.verdict,
-        table_cell(why, WHY),
-    )
+    values = format_value(change.old), format_value(change.new), format_change(change)
+    names = table_cell(change.variant), table_cell(change.metric)
+    return table_row(*names, *values, change.verdict, table_cell(why, WHY))
 
 
 def format_value(number: float | None) -> str:

@@ -91,12 +91,10 @@ def other_machine(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | 
 def machine_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     """How two machine.json files differ in instruction sets and build of llama.cpp."""
     first, second = (set(str(side.get("details.instructions", "")).split()) for side in (before, after))
-    parts = []
-    for what, names in (("with", second - first), ("without", first - second)):
-        if first and second and names:
-            parts.append(f"{what} {' '.join(sorted(names))}")
+    changes = {"with": second - first, "without": first - second} if first and second else {}
+    parts = [f"{what} {' '.join(sorted(names))}" for what, names in changes.items() if names]
     for name in ("build", "build_compiler"):
-        values = before.get(f"details.{name}", "none"), after.get(f"details.{name}", "none")
-        if values[0] != values[1]:
-            parts.append(f"{name} was {values[0]}, is {values[1]}")
+        old, new = (side.get(f"details.{name}", "none") for side in (before, after))
+        if old != new:
+            parts.append(f"{name} was {old}, is {new}")
     return "; ".join(parts)

@@ -9,19 +9,14 @@ from typing import Any
 Row = Mapping[str, Any]
 HEADINGS = {
     "size_mib": "MiB",
-    "exact_match": "exact match",
     "croatian": "Croatian",
     "english": "English",
     "spanish": "Spanish",
     "truncated": "never ended",
-    "prefill_tokens_per_s": "prefill tokens/s",
-    "decode_tokens_per_s": "decode tokens/s",
     "over": "decode over FP16",
     "batch_decode_tokens_per_s": "decode tokens/s, largest batch",
     "latency_ms_p50": "p50 ms",
     "latency_ms_p95": "p95 ms",
-    "queries_per_s": "queries/s",
-    "load_s": "load s",
     "load_peak_rss_mib": "load peak RSS MiB",
     "run_peak_rss_mib": "run peak RSS MiB",
     "peak_rss_mib": "peak RSS MiB",
@@ -29,7 +24,7 @@ HEADINGS = {
     "vram_run_used_mib": "used MiB",
     "energy_j_per_token": "J/token",
 }
-"""Key of a row -> its heading, where that is another word."""
+"""Key of a row -> its heading, where that has other words."""
 
 
 def number(value: float | None) -> str:
@@ -39,28 +34,26 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 99.95 else f"{value:#.3g}"
 
 
-def with_interval(value: float | None, low: float | None, high: float | None) -> str:
+def with_interval(value: float | None, low: float | None, high: float | None, unit: str = "") -> str:
     """A value with its 95 % interval, rounded as the Particle Data Group rounds: to two digits of the interval's half
     width where these are below 35, else to one; and to three digits of the value at most.
     """
     if value is None or low is None or high is None or high <= low:
-        return number(value)
+        return number(value) + unit
     half = (high - low) / 2
     places = -math.floor(math.log10(half))
     places += half * 10**places < 3.55
     places = min(places, 3 if abs(value) < 1 else max(0, 2 - math.floor(math.log10(abs(value)))))
     shown, first, last = (f"{round(each, places) + 0.0:,.{max(places, 0)}f}" for each in (value, low, high))
-    return shown if first == last else f"{shown} [{first}, {last}]"
+    return shown + unit if first == last else f"{shown}{unit} [{first}, {last}]"
 
 
 def measured(row: Row, key: str) -> str:
     """The value of `key` with the limits `key_low` and `key_high`, where the row has them."""
     value = row.get(key)
-    return (
-        value
-        if isinstance(value, str)
-        else with_interval(value, row.get(f"{key}_low"), row.get(f"{key}_high"))
-    )
+    if isinstance(value, str):
+        return value
+    return with_interval(value, row.get(f"{key}_low"), row.get(f"{key}_high"))
 
 
 def table(keys: Sequence[str], rows: Sequence[Row]) -> list[list[str]]:
@@ -68,7 +61,8 @@ def table(keys: Sequence[str], rows: Sequence[Row]) -> list[list[str]]:
 
     def heading(key: str) -> str:
         intervals = any(f"{key}_low" in row and measured(row, key).endswith("]") for row in rows)
-        return HEADINGS.get(key, key) + (" [95 %]" if intervals else "")
+        words = HEADINGS.get(key) or key.replace("_per_", "/").replace("_", " ")
+        return f"{words} [95 %]" if intervals else words
 
     return [[heading(key) for key in keys], *([measured(row, key) for key in keys] for row in rows)]
 
@@ -83,5 +77,5 @@ def aligned(keys: Sequence[str], rows: Sequence[Row]) -> str:
     """The same for a terminal, numbers to the right."""
     lines = table(keys, rows)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines]
+    padded = ([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines)
     return "\n".join("  ".join(line).rstrip() for line in padded)

@@ -45,17 +45,14 @@ def architecture(folder: Path) -> str:
     files = measurements(folder, "cpu")
     if not files:
         return ""
-    hashes, main = (
-        {file["machine"]["hash"] for file in each.values()}
-        for each in (files, measurements(folder.with_name("cpu"), "cpu"))
-    )
-    other = ", another machine than that of the [main tables](results.md)"
+    main = {file["machine"]["hash"] for file in measurements(folder.with_name("cpu"), "cpu").values()}
+    same = not main or any(file["machine"]["hash"] in main for file in files.values())
+    other = "" if same else ", another machine than that of the [main tables](results.md)"
     first = next(iter(files.values()))["cpu"]
     parts = [
         f"## {folder.name.removeprefix('cpu-')} with random weights",
         f"One query at a time of {cells.number(first['prompt_tokens_per_query'])} prompt and "
-        f"{cells.number(first['decoded_tokens_per_query'])} new tokens on average, on {machine_names(files)}"
-        f"{other if main and main.isdisjoint(hashes) else ''}.",
+        f"{cells.number(first['decoded_tokens_per_query'])} new tokens on average, on {machine_names(files)}{other}.",
         cells.markdown(CPU, [{"variant": name, **files[name]["cpu"]} for name in sorted(files, key=by_bits)]),
     ]
     ratios = []
@@ -89,11 +86,8 @@ def card(folder: Path) -> str:
             row["over"] = f"{row[DECODE] / base:.2f}x"
     shown = [rows[name] for name in sorted(rows, key=lambda name: (name not in FP16, name))]
     used = [key for key in CARD if any(row.get(key) is not None for row in shown)]
-    parts = [
-        f"## {folder.name}",
-        f"One query at a time, on {machine_names(files)}.",
-        cells.markdown(used, shown),
-    ]
+    about = f"One query at a time, on {machine_names(files)}."
+    parts = [f"## {folder.name}", about, cells.markdown(used, shown)]
     refused = {variant: file.get("kernels", {}).get("unsupported") for variant, file in files.items()}
     if reasons := [f"{variant}: {why}." for variant, why in refused.items() if why]:
         parts.append(f"Does not run there: {' '.join(reasons)}")
@@ -102,26 +96,19 @@ def card(folder: Path) -> str:
 
 def card_rows(variant: str, file: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """By name, a row a kernel for a variant that has kernels, else one; with the decode speed of the largest batch."""
-    batches = {
-        f"{section}_{DECODE}": values[DECODE]
-        for section, values in file.items()
-        if section.startswith("batch_") and DECODE in values
-    }
-    rows = {
-        f"{variant}, {section.removeprefix('kernel_')}": values
-        for section, values in file.items()
-        if section.startswith("kernel_")
-    } or {variant: {**file["gpu"], **file.get("energy", {}), **file.get("accuracy", {}), **batches}}
-    size = file["gpu"].get("size_mib")
-    return {
-        name: {**row, "variant": name, "size_mib": size, f"batch_{DECODE}": largest_batch(row)}
-        for name, row in rows.items()
-    }
+    kernels = [section for section in file if section.startswith("kernel_")]
+    rows = {f"{variant}, {section.removeprefix('kernel_')}": {**file[section]} for section in kernels}
+    if not kernels:
+        batches = [name for name in file if name.startswith("batch_") and DECODE in file[name]]
+        speeds = {f"{name}_{DECODE}": file[name][DECODE] for name in batches}
+        rows = {variant: {**file["gpu"], **file.get("energy", {}), **file.get("accuracy", {}), **speeds}}
+    for name, row in rows.items():
+        row |= {"variant": name, "size_mib": file["gpu"].get("size_mib")}
+        row[f"batch_{DECODE}"] = largest_batch(row)
+    return rows
 
 
 def largest_batch(row: Mapping[str, Any]) -> float | None:
     """The decode speed of the largest batch."""
-    batches = {
-        int(found[1]): row[key] for key in row if (found := re.fullmatch(rf"batch_(\d+)_{DECODE}", key))
-    }
-    return batches[max(batches)] if batches else None
+    batches = [key for key in row if re.fullmatch(rf"batch_\d+_{DECODE}", key)]
+    return row.get(max(batches, key=lambda key: int(key.split("_")[1]), default=""))

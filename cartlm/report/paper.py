@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import yaml
 
@@ -50,8 +50,7 @@ class Figure:
     needs: str = ""
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """A value with its low and its high limit."""
 
     value: float
@@ -154,28 +153,33 @@ def measure(figure: Figure, metrics: Path) -> Ours | None:
 def measure_file(figure: Figure, metrics: Path, file: str) -> Ours | None:
     """A figure from one file, or from one file over another."""
     values, variant = read_optional(metrics / file), f"`{Path(file).stem}`"
-    machine = values.get("machine", {})
-    found = first_measured(values, figure.keys)
-    if found is None:
+    machine = values.get("machine", {}).get("name")
+    section, interval = first_measured(values, figure.keys)
+    if interval is None:
         return None
-    section, interval = found
     if figure.kind == "share":
         header = ", with the format header" if section == "header" else ""
         return interval, f"{variant}, {values[section]['n']:,} rows{header}"
     if not figure.over:
-        return interval, f"{variant}, {machine.get('name')}"
-    other = read_optional(metrics / figure.over)
-    base = first_measured(other, figure.keys)
-    same = machine.get("hash") == other.get("machine", {}).get("hash")
-    if base is None or not (same or figure.across_machines):
+        return interval, f"{variant}, {machine}"
+    quotient = divide(values, read_optional(metrics / figure.over), figure.keys, figure.across_machines)
+    if quotient is None:
         return None
-    quotient = interval.over(base[1])
     if figure.kind == "reduction":
         quotient = Interval(1 - quotient.value, 1 - quotient.high, 1 - quotient.low)
-    return quotient, f"{variant} over `{Path(figure.over).stem}`, {machine.get('name')}"
+    return quotient, f"{variant} over `{Path(figure.over).stem}`, {machine}"
 
 
-def first_measured(values: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, Interval] | None:
+def divide(
+    ours: Mapping[str, Any], base: Mapping[str, Any], keys: Sequence[str], across_machines: bool = False
+) -> Interval | None:
+    """One file's value over another's; None where one of both was not measured, or on another machine."""
+    (_, found), (_, other) = first_measured(ours, keys), first_measured(base, keys)
+    hashes = {file.get("machine", {}).get("hash") for file in (ours, base)}
+    return found.over(other) if found and other and (across_machines or len(hashes) == 1) else None
+
+
+def first_measured(values: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, Interval | None]:
     """Section and value of the first key that is there; without limits, the value is its own interval.
 
     A key without a section is looked for in all sections: a card's file has one a kernel.
@@ -184,11 +188,9 @@ def first_measured(values: Mapping[str, Any], keys: Sequence[str]) -> tuple[str,
         wanted, _, name = key.rpartition(".")
         for section, part in values.items():
             if isinstance(part, Mapping) and name in part and wanted in ("", section):
-                value = part[name]
-                return section, Interval(
-                    value, part.get(f"{name}_low", value), part.get(f"{name}_high", value)
-                )
-    return None
+                limits = (part.get(f"{name}_{limit}", part[name]) for limit in ("low", "high"))
+                return section, Interval(part[name], *limits)
+    return "", None
 
 
 def measure_loss(metrics: Path, variant: str) -> Ours | None:
@@ -205,12 +207,7 @@ def shown(figure: Figure, ours: Interval) -> str:
         return f"{signed_points(ours.value)} points [{signed_points(ours.low)}, {signed_points(ours.high)}]"
     if figure.kind == "reduction":  # shown as what it does: 0.4 less is -40 %
         return f"{signed_points(-ours.value)} % [{signed_points(-ours.high)}, {signed_points(-ours.low)}]"
-    return with_unit(ours, "x" if figure.kind == "ratio" else "")
-
-
-def with_unit(interval: Interval, unit: str) -> str:
-    first, space, limits = cells.with_interval(interval.value, interval.low, interval.high).partition(" ")
-    return f"{first}{unit}{space}{limits}"
+    return cells.with_interval(*ours, unit="x" if figure.kind == "ratio" else "")
 
 
 def over_baselines(metrics: Path) -> list[str]:
@@ -219,9 +216,11 @@ def over_baselines(metrics: Path) -> list[str]:
     rows = []
     for baseline in BASELINES:
         base = read_optional(metrics / ARCHITECTURE / f"{baseline}.json")
-        if base and base.get("machine", {}).get("hash") == ours.get("machine", {}).get("hash"):
-            ratios = {name: ratio(ours, base, *quantity) for name, quantity in QUANTITIES.items()}
-            rows.append({"baseline": f"`{baseline}`", **ratios})
+        row = {"baseline": f"`{baseline}`"}
+        for name, (key, turned) in QUANTITIES.items():
+            if ratio := divide(base, ours, [key]) if turned else divide(ours, base, [key]):
+                row[name] = cells.with_interval(*ratio, unit="x")
+        rows += [row] if len(row) > 1 else []
     if not rows:
         return []
     return [
@@ -230,11 +229,3 @@ def over_baselines(metrics: Path) -> list[str]:
         "Speeds are how many times faster; peak memory is what is left of it. Against `f16`, runtime and architecture are "
         "the same and only the bits differ; against transformers, the runtime differs too.",
     ]
-
-
-def ratio(ours: Mapping[str, Any], base: Mapping[str, Any], key: str, turned: bool) -> str:
-    """Ours over the baseline with its interval; empty where one of both was not measured."""
-    found, other = first_measured(ours, [key]), first_measured(base, [key])
-    if not found or not other:
-        return ""
-    return with_unit(other[1].over(found[1]) if turned else found[1].over(other[1]), "x")

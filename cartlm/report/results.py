@@ -25,10 +25,14 @@ SPEED = (
 README = [key for key in SHOWN if key != "natural"]
 PLACES = {"novel": 2, "croatian": 2, "english": 2, "spanish": 2, "unparseable": 3, "truncated": 3}
 """Digits that so many rows support of the shares without an interval."""
-NO_HEADER = (
-    "`base` has not seen our JSON: without a header that names the format it answers in one of its own, and no answer is "
-    "exact. Asked with that header, it shows what the model could do before fine-tuning."
-)
+ABOUT = {
+    "free": "Exact match: {} test rows, greedy decoding, Wilson's interval. The shares beside it are of parts of these rows.",
+    "natural": "Natural: {} messages that people typed to order fast food (MultiDoGO), in English and almost all of them "
+    "`add`; they are in no other figure.",
+    "header": "`base` has not seen our JSON: without a header that names the format it answers in one of its own, and no "
+    "answer is exact. Asked with that header, it shows what the model could do before fine-tuning.",
+}
+"""What the accuracies rest on, by the section of a file of metrics/eval."""
 
 
 def document(metrics: Path, variants: Sequence[str]) -> str:
@@ -71,28 +75,15 @@ def accuracy_notes(metrics: Path, variants: Sequence[str]) -> list[str]:
     """What the accuracies rest on; a file that is not there gives no sentence."""
     evaluations = [read_optional(metrics / "eval" / f"{variant}.json") for variant in variants]
     notes = []
-    if rows := counts(evaluations, "free"):
-        notes.append(
-            f"Exact match: {rows} test rows, greedy decoding, Wilson's interval. The shares beside it are of parts of these rows."
-        )
-    if rows := counts(evaluations, "natural"):
-        notes.append(
-            f"Natural: {rows} messages that people typed to order fast food (MultiDoGO), in English and almost all of "
-            "them `add`; they are in no other figure."
-        )
-    if any("header" in file for file in evaluations):
-        notes.append(NO_HEADER)
+    for section, text in ABOUT.items():
+        if counts := sorted({file[section]["n"] for file in evaluations if section in file}):
+            notes.append(text.format(" or ".join(f"{n:,}" for n in counts)))
     for name, pair in (("merge", "Adapter and merged model"), ("parity", "Merged model and GGUF F16")):
         file = read_optional(metrics / f"{name}.json")
         if "agreement" in file:
-            notes.append(
-                f"{pair} give the same answer on {100 * file['agreement']:.1f} % of {file['n']:,} rows."
-            )
+            share = f"{100 * file['agreement']:.1f} % of {file['n']:,} rows"
+            notes.append(f"{pair} give the same answer on {share}.")
     return notes
-
-
-def counts(files: Sequence[Mapping[str, Any]], section: str) -> str:
-    return " or ".join(f"{n:,}" for n in sorted({file[section]["n"] for file in files if section in file}))
 
 
 def speed_notes(metrics: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -131,11 +122,9 @@ def readme_block(metrics: Path, variants: Sequence[str]) -> str:
     if differences := paired.against_f16(paired.read_outcomes_of(metrics, variants)):
         lost = [each for each in differences if each.high < 0 and each.p_adjusted < ALPHA]
         names = ", ".join(f"`{each.variant}` {paired.format_points(each)}" for each in lost)
-        rows_of_all = f"of {differences[0].pairs.n:,} rows"
-        loss = (
-            f"Exact match lost to `f16`, in points {rows_of_all}: {names}; nothing measurable by the others."
-        )
-        none = f"No quantized variant loses measurably against `f16`, {rows_of_all}."
+        count = f"of {differences[0].pairs.n:,} rows"
+        loss = f"Exact match lost to `f16`, in points {count}: {names}; nothing measurable by the others."
+        none = f"No quantized variant loses measurably against `f16`, {count}."
         notes.insert(0, loss if lost else none)
     return "\n\n".join(filter(None, [cells.markdown(README, rows), " ".join(notes)]))
 

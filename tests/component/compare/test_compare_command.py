@@ -354,6 +354,15 @@ def test_a_git_clone_is_enough(repo: Repo, tmp_path: Path) -> None:
     assert repo.compare("HEAD~1", cwd=tmp_path / "clone").exit_code == 1
 
 
+def test_a_partial_clone_is_enough(repo: Repo, tmp_path: Path) -> None:
+    """git fetches what it lacks; libgit2 waits for it forever."""
+    repo.write(exact=80)
+    repo.commit()
+    repo.git("config", "uploadpack.allowFilter", "true")
+    repo.git("clone", "-q", "--filter=blob:none", f"file://{repo.path}", str(tmp_path / "clone"))
+    assert repo.compare("HEAD~1", "HEAD", cwd=tmp_path / "clone").exit_code == 1
+
+
 @pytest.mark.parametrize("revision", ["nope", "HEAD~50", "", "--", "a b"])
 def test_an_unknown_revision(repo: Repo, revision: str) -> None:
     with pytest.raises(UserError, match=f"there is no commit '{revision}'; git log --oneline"):

@@ -49,7 +49,7 @@ def test_the_base_model_is_shown_with_its_format_header(metrics: Path) -> None:
     assert list(rows(text))[1:3] == ["base", "base, with the format header"]
     assert "0.200 [0.180, 0.220]" in rows(text)["base"]
     assert "0.700" in rows(text)["base, with the format header"]
-    assert results.NO_HEADER in text
+    assert results.ABOUT["header"] in text
     assert list(rows(results.readme_block(metrics, NAMES)))[1] == "base, with the format header"
 
 
