@@ -138,9 +138,7 @@ def llama_cpp(setup: str, image: bool = False) -> str:
     build = f"{info['kind']} build of llama-cpp-python {info['version']}{without}"
     verdict = llama_cpp_check.check(prefix)
     if not verdict.reason:
-        llama_cpp_check.remember(prefix)
         return f"{build}, proven on this CPU ({verdict.variant or 'its'} code)"
-    llama_cpp_check.forget(prefix)
     # built again on this machine it leaves out what dies here, unless docker takes the layers it has
     again = setup.replace(",", " ARGS=--no-cache,") + " and on this machine" if image else setup
     raise Broken(f"{build} does not work on this CPU: {verdict.reason}: {cost}", again)

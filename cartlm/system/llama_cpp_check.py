@@ -35,25 +35,18 @@ FAULTS = (signal.SIGILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SI
 WRONG = 3  # exit code of the child: it lives, and answers wrongly
 REBUILD, HOPELESS = 3, 4  # of --settle
 
-# What is left out when a build dies, first to last: ggml's options with the flags of /proc/cpuinfo that each needs,
-# and the variants of a portable build that have it (ggml/src/CMakeLists.txt).
+# What a native build leaves out when it dies, first to last: ggml's options with the flags of /proc/cpuinfo that each
+# needs (ggml/src/CMakeLists.txt).
 SETS = {
-    "amx": {"AMX_TILE": "amx_tile", "AMX_INT8": "amx_int8", "AMX_BF16": "amx_bf16"},
+    "amx": {"AMX_TILE": {"amx_tile"}, "AMX_INT8": {"amx_int8"}, "AMX_BF16": {"amx_bf16"}},
     "avx512": {
-        "AVX512": "avx512f avx512cd avx512vl avx512dq avx512bw", "AVX512_VBMI": "avx512vbmi",
-        "AVX512_VNNI": "avx512_vnni", "AVX512_BF16": "avx512_bf16",
+        "AVX512": {"avx512f", "avx512cd", "avx512vl", "avx512dq", "avx512bw"}, "AVX512_VBMI": {"avx512vbmi"},
+        "AVX512_VNNI": {"avx512_vnni"}, "AVX512_BF16": {"avx512_bf16"},
     },
-    "avx2": {"AVX2": "avx2", "AVX_VNNI": "avx_vnni", "FMA": "fma", "BMI2": "bmi2"},
-    "avx": {"AVX": "avx", "F16C": "f16c"},
-    "sse42": {"SSE42": "sse4_2"},
+    "avx2": {"AVX2": {"avx2"}, "AVX_VNNI": {"avx_vnni"}, "FMA": {"fma"}, "BMI2": {"bmi2"}},
+    "avx": {"AVX": {"avx"}, "F16C": {"f16c"}},
+    "sse42": {"SSE42": {"sse4_2"}},
 }  # fmt: skip
-VARIANTS = {
-    "amx": ("sapphirerapids",),
-    "avx512": ("skylakex", "cannonlake", "cascadelake", "icelake", "cooperlake", "zen4"),
-    "avx2": ("haswell", "alderlake"),
-    "avx": ("sandybridge", "ivybridge", "piledriver"),
-    "sse42": ("sse42",),
-}
 
 
 @dataclass(frozen=True)
@@ -66,7 +59,21 @@ class Verdict:
 
 
 def check(prefix: Path) -> Verdict:
-    """Make, load and ask a small model of each type with the build in `prefix`; some seconds."""
+    """Make, load and ask a small model of each type with the build in `prefix`; some seconds.
+
+    What works is remembered, where the cache can be written, until it fails.
+    """
+    verdict, mark = _try(prefix), _mark(prefix)
+    with contextlib.suppress(OSError):
+        if verdict.reason:
+            mark.unlink()
+        else:
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+    return verdict
+
+
+def _try(prefix: Path) -> Verdict:
     with tempfile.TemporaryDirectory(prefix="llama.cpp-check-") as folder:
         output, verdict = _run([sys.executable, "-I", CHILD, prefix, folder], prefix, "the Python binding")
         steps: dict[str, str] = {}  # the last of each: variant, doing, wrong
@@ -94,42 +101,38 @@ def _run(command: Sequence[object], prefix: Path, name: str) -> tuple[str, Verdi
             capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
         )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return "", Verdict(f"{name} took more than {TIMEOUT_S} s")
-    except OSError as error:
-        return "", Verdict(f"{name} does not start ({error.strerror})")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return "", Verdict(f"{name}: {error}")
     if done.returncode < 0:
-        number = -done.returncode
-        known = number in signal.Signals.__members__.values()
-        killer = signal.Signals(number).name if known else f"signal {number}"
-        return done.stdout, Verdict(f"{name} was killed by {killer}", number in FAULTS)
+        killer = signal.Signals(-done.returncode)
+        return done.stdout, Verdict(f"{name} was killed by {killer.name}", killer in FAULTS)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         return done.stdout, Verdict(f"{name} fails ({last[:200]})", done.returncode == WRONG)
     return done.stdout, Verdict()
 
 
-def settle(prefix: Path) -> list[str]:
+def settle(prefix: Path) -> None:
     """Check, and take from a portable build the variants that die until one works; build.json records them.
 
-    Returns nothing, or of a native build why it dies, all instruction sets to leave out, and cmake's flags for that.
-    Raises SystemExit after one line where nothing is left to leave out, or where the check itself fails.
+    Of a native one that dies, prints why, all instruction sets to leave out and cmake's flags for that, a line each, and
+    exits with REBUILD. Exits after one line where nothing is left to leave out, or where the check itself fails.
     """
     while (verdict := check(prefix)).reason:
         info = json.loads((prefix / "build.json").read_text(encoding="utf-8"))
         without = info.get("without", [])
         if not verdict.fault:
             _stop(f"cannot be checked: {verdict.reason}", "repair that, then run it again")
-        if info["kind"] == "native" and (left := next_set(without)):
+        flags = cpu_flags(cpuinfo())
+        if info["kind"] == "native" and (left := next_set(without, flags)):
             without.append(left)
-            flags = " ".join(f"-D{flag}" for flag in native_flags(without))
-            return [verdict.reason, " ".join(without), flags]
+            switches = " ".join(f"-D{each}" for each in native_flags(without, flags))
+            print(verdict.reason, " ".join(without), switches, sep="\n")
+            sys.exit(REBUILD)
         if info["kind"] == "native" or not leave_out(prefix, info, verdict):
             even = f" even without {', '.join(without)}" if without else ""
             what = f"does not work on this CPU{even}: {verdict.reason}"
             _stop(what, "try another compiler: CC=clang CXX=clang++ docker/llama_cpp.sh", HOPELESS)
-    remember(prefix)
-    return []
 
 
 def _stop(what: str, hint: str, code: int = 2) -> NoReturn:
@@ -145,55 +148,41 @@ def cpuinfo() -> str:
         return ""
 
 
-def cpu_flags(text: str | None = None) -> set[str] | None:
-    """Instruction sets of an x86 CPU by the kernel's names; None of another one."""
-    lines = (cpuinfo() if text is None else text).splitlines()
-    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), None)
+def cpu_flags(cpuinfo: str) -> set[str]:
+    """Instruction sets of an x86 CPU by the kernel's names; empty for another one."""
+    lines = cpuinfo.splitlines()
+    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
 
 
-def next_set(without: Sequence[str], text: str | None = None) -> str:
+def next_set(without: Sequence[str], flags: set[str]) -> str:
     """What to leave out next; empty where nothing is left. `native`: all that a CPU without a table has."""
-    flags = cpu_flags(text)
-    if flags is None:
-        return "" if "native" in without else "native"
-    present = (
-        name
-        for name, options in SETS.items()
-        if any(set(needs.split()) <= flags for needs in options.values())
-    )
-    return next((name for name in present if name not in without), "")
+    present = [name for name, options in SETS.items() if any(needs <= flags for needs in options.values())]
+    return next((name for name in (present if flags else ["native"]) if name not in without), "")
 
 
-def native_flags(without: Sequence[str], text: str | None = None) -> list[str]:
+def native_flags(without: Sequence[str], flags: set[str]) -> list[str]:
     """ggml's options for a build for this CPU without some of its instruction sets."""
-    flags = cpu_flags(text)
-    if flags is None:
-        return ["GGML_NATIVE=OFF"]
     switches = {
-        option: name not in without and set(needs.split()) <= flags
+        option: "ON" if needs <= flags and name not in without else "OFF"
         for name, options in SETS.items()
         for option, needs in options.items()
     }
-    return ["GGML_NATIVE=OFF", *(f"GGML_{option}={'ON' if on else 'OFF'}" for option, on in switches.items())]
+    return ["GGML_NATIVE=OFF", *(f"GGML_{option}={switch}" for option, switch in switches.items())]
 
 
 def leave_out(prefix: Path, info: dict[str, Any], verdict: Verdict) -> bool:
-    """Take the variant that ran, and all with its instruction set, from a portable build; False if none would be left."""
-    name = next((name for name, variants in VARIANTS.items() if verdict.variant in variants), verdict.variant)
-    doomed = VARIANTS.get(name, (verdict.variant,))
-    libraries = {path.stem[len("libggml-cpu-") :]: path for path in (prefix / "lib").glob("libggml-cpu-*.so")}
-    gone = libraries.keys() & set(doomed)
-    if not gone or gone == libraries.keys():
+    """Take the variant that ran from a portable build; False if none would be left."""
+    libraries = list((prefix / "lib").glob("libggml-cpu-*.so"))
+    doomed = prefix / f"lib/libggml-cpu-{verdict.variant}.so"
+    if libraries == [doomed] or doomed not in libraries:
         return False
-    for variant in gone:
-        libraries[variant].unlink()
-    info["without"] = [*info.get("without", []), name]
-    info["left_out"] = sorted([*info.get("left_out", []), *gone])
+    doomed.unlink()
+    info["without"] = [*info.get("without", []), verdict.variant]
     info["reason"] = info.get("reason") or verdict.reason
     new = prefix / "build.json.new"
     new.write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
     new.replace(prefix / "build.json")
-    print(f"llama_cpp.sh: {verdict.reason}: going on without {name}", file=sys.stderr, flush=True)
+    print(f"llama_cpp.sh: {verdict.reason}: going on without {verdict.variant}", file=sys.stderr, flush=True)
     return True
 
 
@@ -201,24 +190,10 @@ def _mark(prefix: Path) -> Path:
     """The file that exists once this build was proven on this kind of CPU."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     root = os.environ.get("CARTLM_CACHE") or f"{home}/cartlm"
-    lines = (cpuinfo() or platform.platform()).splitlines()
     names = ("model name", "CPU part", "flags", "Features")
-    kind = sorted({line for line in lines if line.startswith(names)}) or lines
-    key = (prefix / "build.json").read_bytes() + "\n".join(kind).encode()
+    kind = sorted({line for line in cpuinfo().splitlines() if line.startswith(names)})
+    key = (prefix / "build.json").read_bytes() + "\n".join(kind or [platform.platform()]).encode()
     return Path(root) / "llama.cpp/proven" / hashlib.sha256(key).hexdigest()[:16]
-
-
-def remember(prefix: Path) -> None:
-    """Where the cache cannot be written, the build is proven again the next time."""
-    with contextlib.suppress(OSError):
-        mark = _mark(prefix)
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
-
-
-def forget(prefix: Path) -> None:
-    with contextlib.suppress(OSError):
-        _mark(prefix).unlink()
 
 
 def main(arguments: list[str]) -> None:
@@ -233,14 +208,9 @@ def main(arguments: list[str]) -> None:
     if "--once" in options and proven:
         return
     if "--settle" in options:
-        if lines := settle(prefix):
-            print("\n".join(lines))
-            sys.exit(REBUILD)
-        return
-    if reason := check(prefix).reason:
-        forget(prefix)
+        settle(prefix)
+    elif reason := check(prefix).reason:
         _stop(f"in {prefix} does not work on this CPU: {reason}", "make doctor")
-    remember(prefix)
 
 
 if __name__ == "__main__":

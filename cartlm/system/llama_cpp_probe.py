@@ -70,9 +70,6 @@ def ask(prefix: Path, folder: Path) -> None:
         _report(doing=f"asking a model in {name}")
         ours, right = _logits(c, quantized), _logits(c, plain)
         plain.unlink()
-        if not all(map(math.isfinite, ours)):
-            _report(wrong=f"the answers of a model in {name} are not numbers")
-            sys.exit(WRONG)
         cosine = _cosine(ours, right)
         if not cosine >= LEAST:
             _report(
