@@ -151,12 +151,12 @@ def run_worker(job: Job, timeout_s: float | None = None) -> Record:
         environ.setdefault("GPTQMODEL_OFFLINE", "1")
     with cgroup.own() as group:
         if group and job["kind"] == "queries":
-            job = {**job, "group": [group.version, str(group.folder)]}
+            job = {**job, "group": str(group)}
 
         def prepare() -> None:
             processes.die_with_parent()
             if group:
-                group.join()
+                cgroup.join(group)
 
         try:
             done = subprocess.run(
@@ -172,8 +172,5 @@ def run_worker(job: Job, timeout_s: float | None = None) -> Record:
         )
         raise UserError(f"{what}: {told}", processes.exit_hint(code, "run it again"))
     result: Record = json.loads(done.stdout.strip().splitlines()[-1])
-    after = machine.throttling()
-    if before and after:
-        held = after.since(before)
-        result |= {"throttled_periods": held.periods, "throttled_s": held.seconds}
+    result |= {name: value - before[name] for name, value in machine.throttling().items() if name in before}
     return {"time": began, "wall_s": time.monotonic() - started, **result}

@@ -111,7 +111,7 @@ def queries(job: Job) -> dict[str, Any]:
     are those of the load and of all after it.
     """
     load = _loader(job)  # the library is not a part of the load
-    group = cgroup.Group(job["group"][0], Path(job["group"][1])) if job.get("group") else None
+    group = Path(job["group"]) if "group" in job else None
     # torch sees no other memory
     card = memory.Vram(job["device"] if job["engine"] == "transformers" else "cpu")
     memory.reset_peak()
@@ -120,8 +120,8 @@ def queries(job: Job) -> dict[str, Any]:
     started = time.perf_counter()
     with load() as engine:
         load_s = time.perf_counter() - started
-        loaded, load_cgroup = memory.now(), group.peak_bytes() if group else None
-        cgroups_apart = group is not None and load_cgroup is not None and group.reset_peak()
+        loaded, load_cgroup = memory.now(), cgroup.peak_bytes(group) if group else None
+        cgroups_apart = group is not None and load_cgroup is not None and cgroup.reset_peak(group)
         vram = card.now("load")
         card.reset_peak()
         peaks_apart = memory.reset_peak()
@@ -144,7 +144,7 @@ def queries(job: Job) -> dict[str, Any]:
         result |= {"load_peak_rss_mib": loaded.peak_rss_mib, "run_peak_rss_mib": after.peak_rss_mib}
     peaks = {"load_peak_cgroup_mib": load_cgroup} if cgroups_apart else {}
     peaks["run_peak_cgroup_mib" if cgroups_apart else "peak_cgroup_mib"] = (
-        group.peak_bytes() if group else None
+        cgroup.peak_bytes(group) if group else None
     )
     return result | {name: peak / MIB for name, peak in peaks.items() if peak is not None}
 

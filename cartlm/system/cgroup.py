@@ -10,42 +10,35 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from cartlm.system.cpu_limits import ROOT, groups, read
 
-PEAK = {1: "memory.max_usage_in_bytes", 2: "memory.peak"}
+PEAK, PEAK_V1 = "memory.peak", "memory.max_usage_in_bytes"
 
 
-@dataclass(frozen=True)
-class Group:
-    """A memory cgroup: its version and its folder."""
+def join(group: Path) -> None:
+    """For `preexec_fn`: put the calling process into the group, if the kernel lets it, before it uses memory."""
+    with contextlib.suppress(OSError):
+        (group / "cgroup.procs").write_text(str(os.getpid()), encoding="ascii")
 
-    version: int
-    folder: Path
 
-    def join(self) -> None:
-        """For `preexec_fn`: put the calling process into the group, if the kernel lets it, before it uses memory."""
-        with contextlib.suppress(OSError):
-            (self.folder / "cgroup.procs").write_text(str(os.getpid()), encoding="ascii")
+def peak_bytes(group: Path) -> int | None:
+    """The highest memory of the group since it began, or since `reset_peak` (v1); None where unknown.
 
-    def peak_bytes(self) -> int | None:
-        """The highest memory of the group since it began, or since `reset_peak` (v1); None where unknown.
+    0 is unknown too: no process could join the group.
+    """
+    text = read(group / PEAK) or read(group / PEAK_V1) or ""
+    return int(text) or None if text.isdigit() else None
 
-        0 is unknown too: no process could join the group.
-        """
-        text = read(self.folder / PEAK[self.version]) or ""
-        return int(text) or None if text.isdigit() else None
 
-    def reset_peak(self) -> bool:
-        """Start the peak anew; False where the kernel cannot (v2 does so for one open file only)."""
-        if self.version == 2:
-            return False
-        with contextlib.suppress(OSError):
-            (self.folder / PEAK[1]).write_text("0", encoding="ascii")
+def reset_peak(group: Path) -> bool:
+    """Start the peak anew; False where the kernel cannot (v2 does so for one open file only)."""
+    with contextlib.suppress(OSError):
+        if (group / PEAK_V1).exists():
+            (group / PEAK_V1).write_text("0", encoding="ascii")
             return True
-        return False
+    return False
 
 
 def why_none(root: Path = ROOT) -> str:
@@ -60,27 +53,27 @@ def why_none(root: Path = ROOT) -> str:
 
 
 @contextlib.contextmanager
-def own(root: Path = ROOT) -> Iterator[Group | None]:
-    """A new group below this process's own one, removed at the end; None where `why_none` has a reason."""
+def own(root: Path = ROOT) -> Iterator[Path | None]:
+    """The folder of a new group below this process's own one, removed at the end; None where none can be made."""
     if why_none(root):
         yield None
         return
-    version, parent = next(groups(root, "memory"))
+    _, parent = next(groups(root, "memory"))
     for stale in parent.glob("cartlm-*"):  # of a killed run
         if not (root / "proc" / stale.name.split("-")[1]).exists():
             with contextlib.suppress(OSError):
                 stale.rmdir()
-    folder = parent / f"cartlm-{os.getpid()}-{time.monotonic_ns()}"
+    group = parent / f"cartlm-{os.getpid()}-{time.monotonic_ns()}"
     try:
-        folder.mkdir()
+        group.mkdir()
     except OSError:
         yield None
         return
     try:
-        yield Group(version, folder)
+        yield group
     finally:
         for _ in range(50):  # the kernel releases a dead process's group a moment later
             with contextlib.suppress(OSError):
-                folder.rmdir()
+                group.rmdir()
                 break
             time.sleep(0.02)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -37,17 +38,6 @@ LIBRARIES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Throttling:
-    """Counters of cpu.stat since the cgroup began, summed over the groups above a process."""
-
-    periods: int  # scheduling periods in which the quota ran out
-    seconds: float  # time that threads were held back
-
-    def since(self, before: Throttling) -> Throttling:
-        return Throttling(self.periods - before.periods, self.seconds - before.seconds)
-
-
 def memory_limit(root: Path = ROOT) -> int | None:
     """Bytes that the cgroups above this process allow it; None without a limit."""
     limits = []
@@ -58,16 +48,20 @@ def memory_limit(root: Path = ROOT) -> int | None:
     return min(limits, default=None)
 
 
-def throttling(root: Path = ROOT) -> Throttling | None:
-    """The counters now; None where the kernel keeps none."""
-    found = []
+def throttling(root: Path = ROOT) -> dict[str, float]:
+    """Counters of cpu.stat since the cgroup began, summed over the groups above this process; empty without them.
+
+    `throttled_periods`: scheduling periods in which the quota ran out, `throttled_s`: time that threads were held back.
+    """
+    total: Counter[str] = Counter()
     for _, folder in groups(root, "cpu"):
-        lines = (read(folder / "cpu.stat") or "").splitlines()
-        values = dict(line.split(" ", 1) for line in lines if " " in line)
-        if "nr_throttled" in values:
-            seconds = int(values.get("throttled_usec", 0)) / 1e6 + int(values.get("throttled_time", 0)) / 1e9
-            found.append((int(values["nr_throttled"]), seconds))
-    return Throttling(*map(sum, zip(*found, strict=True))) if found else None
+        total.update(
+            {name: int(n) for name, n in re.findall(r"(\w+) (\d+)", read(folder / "cpu.stat") or "")}
+        )
+    if "nr_throttled" not in total:
+        return {}
+    seconds = total["throttled_usec"] / 1e6 + total["throttled_time"] / 1e9  # cgroup v2, v1
+    return {"throttled_periods": total["nr_throttled"], "throttled_s": seconds}
 
 
 def busy_seconds(root: Path = ROOT, cpus: Collection[int] | None = None) -> tuple[float, float] | None:
@@ -78,9 +72,9 @@ def busy_seconds(root: Path = ROOT, cpus: Collection[int] | None = None) -> tupl
     numbers of CPUs.)
     """
     names = {"cpu"} if cpus is None else {f"cpu{number}" for number in cpus}
-    lines = [line.split() for line in (read(root / "proc/stat") or "").splitlines()]
-    rows = [list(map(int, values[:8])) for name, *values in filter(None, lines) if name in names]
-    if len(rows) < len(names) or any(len(values) < 8 for values in rows):
+    lines = (read(root / "proc/stat") or "").splitlines()
+    rows = [list(map(int, line.split()[1:9])) for line in lines if line.partition(" ")[0] in names]
+    if len(rows) < len(names):
         return None
     user, nice, system, _idle, _iowait, irq, softirq, steal = map(sum, zip(*rows, strict=True))
     ticks = os.sysconf("SC_CLK_TCK")

@@ -27,12 +27,11 @@ def test_a_group_comes_and_goes(tmp_path: Path) -> None:
     tree(tmp_path, {"proc/self/cgroup": "4:memory:/\n", "sys/fs/cgroup/memory/cgroup.procs": ""})
     with cgroup.own(tmp_path) as own:
         assert own is not None
-        assert own.version == 1
-        assert own.folder.parent == tmp_path / "sys/fs/cgroup/memory"
-        assert own.peak_bytes() is None
+        assert own.parent == tmp_path / "sys/fs/cgroup/memory"
+        assert cgroup.peak_bytes(own) is None
         for text, peak in (("0\n", None), ("4096\n", 4096)):  # 0 is of a group that nobody could join
-            (own.folder / cgroup.PEAK[own.version]).write_text(text)
-            assert own.peak_bytes() == peak
-        (own.folder / cgroup.PEAK[own.version]).unlink()
-        assert own.folder.is_dir()
-    assert not own.folder.exists()
+            (own / cgroup.PEAK_V1).write_text(text)
+            assert cgroup.peak_bytes(own) == peak
+        (own / cgroup.PEAK_V1).unlink()
+        assert own.is_dir()
+    assert not own.exists()
