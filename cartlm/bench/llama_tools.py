@@ -124,15 +124,6 @@ def llama_bench(model: Path, prompt_tokens: int, new_tokens: int, threads: int) 
         llama_cpp_build.tool("llama-bench"), "-m", model, "-p", prompt_tokens, "-n", new_tokens, "-t", threads,
         "-ngl", 0, "-r", REPEATS, "-o", "json",
     ]  # fmt: skip
-    done = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, check=False,
-        preexec_fn=processes.die_with_parent,
-    )  # fmt: skip
-    try:
-        speeds = {bool(test["n_gen"]): median(test["samples_ts"]) for test in json.loads(done.stdout)}
-        return {"prefill_tokens_per_s": speeds[False], "decode_tokens_per_s": speeds[True]}
-    except (ValueError, KeyError, TypeError):
-        lines = done.stderr.strip().splitlines() if done.returncode >= 0 else []
-        reason = lines[-1][:200] if lines else processes.describe_exit(done.returncode)
-        hint = processes.exit_hint(done.returncode, f"rm {model}, then dvc repro")
-        raise UserError(f"llama-bench of {model}: {reason}", hint) from None
+    tests = json.loads(processes.output(command, f"llama-bench of {model}", f"rm {model}, then dvc repro"))
+    speeds = {bool(test["n_gen"]): median(test["samples_ts"]) for test in tests}
+    return {"prefill_tokens_per_s": speeds[False], "decode_tokens_per_s": speeds[True]}

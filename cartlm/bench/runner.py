@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -143,10 +142,9 @@ def run_worker(job: Job, timeout_s: float | None = None) -> Record:
     Raises UserError for a failure, and after `timeout_s` seconds.
     """
     began, started, before = time.time(), time.monotonic(), machine.throttling()
-    what, environ = f"measuring {job['model']}", dict(os.environ)
-    if (
-        job["device"] != "cpu"
-    ):  # it sees that card alone (gptqmodel would spread a model over all), fetches nothing
+    environ = dict(os.environ)
+    # it sees that card alone (gptqmodel would spread a model over all), fetches nothing
+    if job["device"] != "cpu":
         environ["CUDA_VISIBLE_DEVICES"] = environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
         environ.setdefault("GPTQMODEL_OFFLINE", "1")
     with cgroup.own() as group:
@@ -158,19 +156,10 @@ def run_worker(job: Job, timeout_s: float | None = None) -> Record:
             if group:
                 cgroup.join(group)
 
-        try:
-            done = subprocess.run(
-                [sys.executable, "-m", "cartlm.bench.worker"], input=json.dumps(job), capture_output=True, text=True,
-                preexec_fn=prepare, check=False, timeout=timeout_s, env=environ,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            raise UserError(f"{what} took more than {timeout_s:.0f} s", "") from None
-    if code := done.returncode:
-        lines = done.stderr.strip().splitlines()
-        told = (
-            lines[-1].removeprefix("cartlm: error: ") if code > 0 and lines else processes.describe_exit(code)
-        )
-        raise UserError(f"{what}: {told}", processes.exit_hint(code, "run it again"))
-    result: Record = json.loads(done.stdout.strip().splitlines()[-1])
+        made = processes.output(
+            [sys.executable, "-m", "cartlm.bench.worker"], f"measuring {job['model']}", "run it again",
+            text=json.dumps(job), environ=environ, prepare=prepare, timeout_s=timeout_s,
+        )  # fmt: skip
+    result: Record = json.loads(made.strip().splitlines()[-1])
     result |= {name: value - before[name] for name, value in machine.throttling().items() if name in before}
     return {"time": began, "wall_s": time.monotonic() - started, **result}

@@ -112,9 +112,8 @@ def processor(system: Path) -> str:
 
 
 def memory(system: Path) -> str:
-    usable = machine.usable_memory(system) / machine.GIB
-    size = f"{usable:.1f} GiB{'' if machine.memory_limit(system) is None else ', by a limit'}"
-    if usable < MEMORY_GIB:
+    size = machine.describe_memory(system)
+    if machine.usable_memory(system) < MEMORY_GIB * machine.GIB:
         raise UserError(f"{size}, less than {MEMORY_GIB}: stages may be killed")
     return size
 

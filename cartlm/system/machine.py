@@ -139,6 +139,12 @@ def usable_memory(root: Path = ROOT) -> int:
     return min(psutil.virtual_memory().total, memory_limit(root) or sys.maxsize)
 
 
+def describe_memory(root: Path = ROOT) -> str:
+    """`usable_memory`, and whether a cgroup limits it, in words."""
+    limit = "" if memory_limit(root) is None else ", by a limit"
+    return f"{usable_memory(root) / GIB:.1f} GiB{limit}"
+
+
 def runtime(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> str:
     """`image` in an image of ours, `container` in another one, else `native`.
 

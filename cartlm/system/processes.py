@@ -9,35 +9,20 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-
-import psutil
 
 from cartlm.errors import UserError
 from cartlm.system import machine
 from cartlm.system.cpu_limits import ROOT
+from cartlm.system.llama_cpp_check import FAULTS
 
 PR_SET_PDEATHSIG = 1
 # The words of C++ streams and numpy's tofile for a failed write, besides the system's own.
 FULL = re.compile(
     r"No space left on device|File too large|Disk quota exceeded|iostream error|\d+ requested and \d+ written"
 )
-CRASHES = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGTRAP")
-MEANINGS = {
-    **dict.fromkeys(CRASHES, "a crash"),
-    "SIGILL": "an instruction that this CPU lacks",
-    "SIGABRT": "it aborted itself",
-    "SIGSYS": "a system call that is forbidden here",
-    "SIGKILL": "out of memory?",
-    "SIGTERM": "stopped from outside",
-    "SIGINT": "stopped from outside",
-    "SIGHUP": "its terminal was closed",
-    "SIGPIPE": "the reader of its output ended",
-    "SIGXCPU": "its limit of CPU time",
-    "SIGXFSZ": "its limit of a file's size",
-}
 FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
@@ -48,40 +33,30 @@ def die_with_parent() -> None:
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def exit_signal(code: int) -> str:
-    """The name of the signal in a return code: -n of a process, 128 + n of a shell; empty where it ended by itself."""
-    try:
-        name = signal.Signals(-code if code < 0 else code - 128).name
-    except ValueError:
-        return ""
-    return name if code < 0 or name in MEANINGS else ""
+def exit_signal(code: int) -> signal.Signals | None:
+    """The signal in a return code: -n of a process, 128 + n of a shell; None where it ended by itself."""
+    with suppress(ValueError):
+        return signal.Signals(-code if code < 0 else code - 128)
+    return None
 
 
 def describe_exit(code: int, root: Path = ROOT) -> str:
-    """How a process ended: `exit code 3`, `killed by SIGSEGV: a crash`."""
-    name = exit_signal(code)
-    if not name:
+    """How a process ended: `exit code 3`, `killed by SIGSEGV: Segmentation fault`."""
+    killer = exit_signal(code)
+    if killer is None:
         return f"exit code {code}"
-    meaning = MEANINGS.get(name, "")
-    if name == "SIGKILL":
-        limit = machine.memory_limit(root)
-        allowed = (
-            "no limit of a cgroup"
-            if limit is None
-            else f"{limit / machine.GIB:.1f} GiB by the cgroup's limit"
-        )
-        meaning += f" {allowed}, {psutil.virtual_memory().total / machine.GIB:.1f} GiB in the machine"
-    return f"killed by {name}{meaning and ': ' + meaning}"
+    likely = f"out of memory? {machine.describe_memory(root)}"
+    return f"killed by {killer.name}: {likely if killer is signal.SIGKILL else signal.strsignal(killer)}"
 
 
 def exit_hint(code: int, otherwise: str = "") -> str:
     """The next command after such an end; `otherwise` where there was no signal."""
-    name = exit_signal(code)
-    if not name:
+    killer = exit_signal(code)
+    if killer is None:
         return otherwise
-    if name == "SIGKILL":
+    if killer is signal.SIGKILL:
         return "close other programs, lower the batch sizes in params.yaml or allow more memory, then run it again"
-    return "make doctor" if name in (*CRASHES, "SIGILL", "SIGABRT") else "run it again"
+    return "make doctor" if killer in FAULTS else "run it again"
 
 
 def supervise(name: str) -> None:
@@ -154,3 +129,25 @@ def run_logged(
     lines = re.findall(reason, tail) or tail.strip().splitlines() or ["no output"]
     message = f"{name} failed ({describe_exit(code)}; all of it in {log}): {lines[-1].strip()[:300]}"
     raise UserError(message, exit_hint(code, hint))
+
+
+def output(
+    command: Sequence[object], what: str, hint: str, *, text: str = "", environ: Mapping[str, str] | None = None,
+    prepare: Callable[[], None] = die_with_parent, timeout_s: float | None = None,
+) -> str:  # fmt: skip
+    """The stdout of `command`, which is given `text`.
+
+    Raises UserError, `what` with the last line of stderr or the signal, for a failure and after `timeout_s`.
+    """
+    try:
+        done = subprocess.run(
+            [str(part) for part in command], input=text, capture_output=True, text=True, preexec_fn=prepare,
+            check=False, timeout=timeout_s, env=environ,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{what} took more than {timeout_s:.0f} s") from None
+    if code := done.returncode:
+        lines = done.stderr.strip().splitlines() if code > 0 else []
+        told = lines[-1].removeprefix("cartlm: error: ") if lines else describe_exit(code)
+        raise UserError(f"{what}: {told}", exit_hint(code, hint))
+    return done.stdout

@@ -224,7 +224,7 @@ def test_the_server_gives_the_answers_of_our_engine(tmp_path: Path) -> None:
 
 def test_a_killed_measurement_names_the_signal(quantized: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     killed = subprocess.CompletedProcess([], -signal.SIGKILL, "", "Loading weights: 42%")
-    monkeypatch.setattr(runner.subprocess, "run", lambda *_, **__: killed)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: killed)
     with pytest.raises(UserError, match="killed by SIGKILL: out of memory") as error:
         runner.run_worker({"kind": "served", "model": "models/x", "device": "cpu"})
     assert "run it again" in str(error.value)

@@ -17,9 +17,9 @@ from cartlm.system import llama_cpp_build, processes
 from tests import ROOT
 
 DEATHS = [
-    ("SIGSEGV", "a crash", "make doctor"),
+    ("SIGSEGV", "Segmentation fault", "make doctor"),
     ("SIGKILL", "out of memory?", "lower the batch sizes"),
-    ("SIGTERM", "stopped from outside", "run it again"),
+    ("SIGTERM", "Terminated", "run it again"),
 ]  # all signals: tests/unit/system/test_processes.py
 STAGE = """
 import os, signal, sys, time
@@ -126,7 +126,7 @@ def test_dvc_shows_it(folder: Path) -> None:
         [sys.executable, "-m", "dvc", "repro"], cwd=folder, capture_output=True, text=True, env=environ
     )
     assert done.returncode != 0
-    assert "toy_stage SIGSEGV: killed by SIGSEGV: a crash; make doctor" in done.stderr
+    assert "toy_stage SIGSEGV: killed by SIGSEGV: Segmentation fault; make doctor" in done.stderr
     assert "failed to reproduce 'toy'" in done.stderr
 
 
