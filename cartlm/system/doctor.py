@@ -30,12 +30,7 @@ KEYS = {
     "OPENAI_API_KEY": "data.source openai and make remote, where their server wants a key",
     "HF_TOKEN": "models and datasets of the hub that ask for a licence, such as Llama's",
 }
-NO_JOULES = "no joules in the results; bench_cpu.idle_w and load_w give an estimate"
 DISK_GIB, MEMORY_GIB = 5, 4
-
-
-class Broken(UserError):
-    """It is there and does not work."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +45,17 @@ class Finding:
     state: str = "missing"  # or broken
 
 
-NO_GIT = Finding("git", "", "no repository, no comparison", "apt-get install git", needed=True)
-
-
-def look(name: str, finder: Callable[..., str], *arguments: object, needed: bool = False) -> Finding:
-    """What a finder tells, or the cost and the command of the UserError that it raises."""
+def look(
+    name: str, finder: Callable[[], str], cost: str = "", command: str = "", needed: bool = False
+) -> Finding:
+    """What a finder tells; or why it finds nothing, the `cost` of that, and `command` or the one that the finder names."""
     try:
-        return Finding(name, finder(*arguments), needed=needed)
+        return Finding(name, finder(), needed=needed)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(name, "", cost, command, needed)
     except UserError as error:
-        state = "broken" if isinstance(error, Broken) else "missing"
-        return Finding(name, "", error.message, error.hint, needed, state)
+        why = f"{error.message}: {cost}" if cost else error.message
+        return Finding(name, "", why, command or error.hint, needed)
 
 
 def examine(root: Path, environ: Mapping[str, str] = os.environ, system: Path = ROOT) -> list[Finding]:
@@ -67,27 +63,31 @@ def examine(root: Path, environ: Mapping[str, str] = os.environ, system: Path = 
     target = environ.get(machine.IMAGE, "")
     # an image is not repaired from inside
     setup = f"make image TARGET={target}, outside of this container" if target else "make setup"
+    no_card = "fine-tuning and GPTQ run on the CPU, make bench TARGET=gpu stops"
+    no_joules = "no joules in the results; bench_cpu.idle_w and load_w give an estimate"
     return [
         Finding("hardware target", f"the image for {target}" if target else "native, no image of ours"),
         Finding("CPU", processor(system)),
-        look("memory", memory, system),
-        look("disk", disk, root),
-        look("llama.cpp", llama_cpp, setup, bool(target), needed=True),
+        look("memory", partial(memory, system)),
+        look("disk", partial(disk, root)),
+        llama_cpp(setup, bool(target)),
         *(
-            look(name, package, name, cost, setup, needed=target in needing)
+            look(name, partial(importlib.metadata.version, name), cost, setup, target in needing)
             for name, (cost, needing) in PACKAGES.items()
         ),
-        look("CUDA card", card, target, needed=target == "gpu"),
-        look("energy, CPU", energy, partial(meters.rapl_counters, system), NO_JOULES),
-        look("energy, card", energy, partial(meters.nvml_counters, 0), "no joules of a card"),
-        look("memory cgroup", memory_cgroup, system),
-        look("repository", repository, root),
-        look("DVC remote", remote, root) if shutil.which("git") else NO_GIT,
-        *(
-            Finding(name, "set" if environ.get(name) else "", "" if environ.get(name) else cost)
-            for name, cost in KEYS.items()
+        look(
+            "CUDA card", lambda: cuda_driver.check(*cuda_driver.built_for(), image=target),
+            "this image measures nothing without one" if target == "gpu" else no_card, needed=target == "gpu",
         ),
-    ]
+        look("energy, CPU", lambda: meters.describe(meters.rapl_counters(system)), no_joules),
+        look("energy, card", lambda: meters.describe(meters.nvml_counters(0)), "no joules of a card"),
+        look("memory cgroup", partial(memory_cgroup, system), "no peak with page cache, RSS alone"),
+        look("repository", partial(repository, root), "no stage runs"),
+        look("DVC remote", partial(remote, root))
+        if shutil.which("git")
+        else Finding("git", "", "no repository, no comparison", "apt-get install git", needed=True),
+        *(Finding(name, "set" if environ.get(name) else "", cost) for name, cost in KEYS.items()),
+    ]  # fmt: skip
 
 
 def broken(findings: Iterable[Finding]) -> list[Finding]:
@@ -126,57 +126,35 @@ def disk(root: Path) -> str:
     return f"{free:,.0f} GiB free"
 
 
-def llama_cpp(setup: str, image: bool = False) -> str:
+def llama_cpp(setup: str, image: bool = False) -> Finding:
     """The build, proven on this CPU: it loads, asks and measures a model of each type."""
-    cost = "no GGUF: neither made, evaluated nor measured"
+    name, cost = "llama.cpp", "no GGUF: neither made, evaluated nor measured"
     try:
         info, prefix = llama_cpp_build.build_info(), llama_cpp_build.prefix()
     except UserError as error:
-        raise UserError(f"{error.message}: {cost}", setup) from None
+        return Finding(name, "", f"{error.message}: {cost}", setup, needed=True)
     without = "".join(f", without {sets}" for sets in info.get("without", []))
     build = f"{info['kind']} build of llama-cpp-python {info['version']}{without}"
     verdict = llama_cpp_check.check(prefix)
     if not verdict.reason:
-        return f"{build}, proven on this CPU ({verdict.variant or 'its'} code)"
+        return Finding(name, f"{build}, proven on this CPU ({verdict.variant or 'its'} code)", needed=True)
     # built again on this machine it leaves out what dies here, unless docker takes the layers it has
     again = setup.replace(",", " ARGS=--no-cache,") + " and on this machine" if image else setup
-    raise Broken(f"{build} does not work on this CPU: {verdict.reason}: {cost}", again)
-
-
-def package(name: str, cost: str, setup: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        raise UserError(cost, setup) from None
-
-
-def card(target: str) -> str:
-    cost = "fine-tuning and GPTQ run on the CPU, make bench TARGET=gpu stops"
-    try:
-        return cuda_driver.check(*cuda_driver.built_for(), image=target)
-    except UserError as error:
-        cost = "this image measures nothing without one" if target == "gpu" else cost
-        raise UserError(f"{error.message}: {cost}", error.hint) from None
-
-
-def energy(counters: Callable[[], list[meters.Counter]], cost: str) -> str:
-    try:
-        return meters.describe(counters())
-    except UserError as error:
-        raise UserError(f"{error}: {cost}") from None
+    why = f"{build} does not work on this CPU: {verdict.reason}: {cost}"
+    return Finding(name, "", why, again, needed=True, state="broken")
 
 
 def memory_cgroup(system: Path) -> str:
     if why := cgroup.why_none(system):
-        raise UserError(f"{why}: no peak with page cache, RSS alone")
+        raise UserError(why)
     return "one for each measured process"
 
 
 def repository(root: Path) -> str:
     if not ((root / ".git").exists() and (root / ".dvc").is_dir()):
-        raise UserError("no git and DVC repository here: no stage runs", "mount a checkout at /repo")
+        raise UserError("no git and DVC repository here", "mount a checkout at /repo")
     if not os.access(root, os.W_OK):
-        raise UserError(f"{root} is read-only: no stage runs", f"ls -ld {root}")
+        raise UserError(f"{root} is read-only", f"ls -ld {root}")
     return "here"
 
 
