@@ -65,7 +65,6 @@ class Meter:
     ) -> None:
         self._counters = rapl_counters(root) if gpu is None else nvml_counters(gpu)
         self._clock = clock
-        self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._joules, self._problem = 0.0, ""
         self._began = self._at = clock()
@@ -82,18 +81,17 @@ class Meter:
 
     def sample(self) -> None:
         """Add what the counters counted since the last sample; after the first problem nothing is added."""
-        with self._lock:
-            if self._problem:
-                return
-            before, self._at = self._at, self._clock()
-            try:
-                values = [counter.read() for counter in self._counters]
-            except UserError as error:
-                self._problem = str(error)
-                return
-            for counter, last, value in zip(self._counters, self._last, values, strict=True):
-                self._add(counter, value - last, self._at - before)
-            self._last = values
+        if self._problem:
+            return
+        before, self._at = self._at, self._clock()
+        try:
+            values = [counter.read() for counter in self._counters]
+        except UserError as error:
+            self._problem = str(error)
+            return
+        for counter, last, value in zip(self._counters, self._last, values, strict=True):
+            self._add(counter, value - last, self._at - before)
+        self._last = values
 
     def _add(self, counter: Counter, microjoules: int, gap: float) -> None:
         if counter.wraps_at and gap * MAX_W > counter.wraps_at / 1e6:

@@ -59,18 +59,11 @@ def rapl_counters(root: Path = ROOT) -> list[Counter]:
     socket for each of its dies (AMD Zen 1 and 2), it is taken once.
     """
     folder = root / POWERCAP
-    try:
-        # Linux links all zones here; a container may have the folder they point to instead, with parts inside packages
-        paths = {path.name: path for path in [*folder.glob("*/intel-rapl:*"), *folder.iterdir()]}
-    except OSError:
-        raise UserError(
-            f"no RAPL: there is no /{POWERCAP} (virtual machines have none, nor other systems than Linux)"
-        ) from None
+    # Linux links all zones here; a container may have the folder they point to instead, with parts inside packages
+    paths = {path.name: path for pattern in ("*/*:*", "*:*") for path in folder.glob(pattern)}
     zones = sorted(
         (int(match[1]), int(match[2] or -1), match[0]) for match in map(ZONE.fullmatch, paths) if match
     )
-    if not zones:
-        raise UserError(f"no RAPL: /{POWERCAP} has no intel-rapl zone (virtual machines have none)")
     counters: list[Counter] = []
     packages: dict[int, str] = {}
     by_socket: dict[str, list[int]] = {}
@@ -93,27 +86,21 @@ def rapl_counters(root: Path = ROOT) -> list[Counter]:
             values.append(value)
         counters.append(Counter(name, partial(_read_number, root, energy), wraps_at))
     if not counters:
-        raise UserError(f"no RAPL: none of the zones of /{POWERCAP} is a processor package")
+        raise UserError(f"no RAPL: /{POWERCAP} has no processor (as in virtual machines, or without Linux)")
     return counters
 
 
 def _read(root: Path, path: Path) -> str:
     """A file's text. Raises UserError with the reason why it cannot be read."""
-    shown, problem = f"/{path.relative_to(root)}", "RAPL is there but unreadable: "
     try:
-        return path.read_text(encoding="utf-8").strip()
-    except PermissionError:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError as error:
+        hint = "measure outside the container, which hides it"
         # only root may since Linux 5.10: power reveals what other users compute (CVE-2020-8694)
-        raise UserError(
-            f"{problem}permission denied on {shown}",
-            f"run: sudo chmod a+r /{POWERCAP}/intel-rapl:*/energy_uj (until the next boot)",
-        ) from None
-    except FileNotFoundError:
-        raise UserError(
-            f"{problem}{shown} is missing (container engines hide it)", "measure outside the container"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{problem}{getattr(error, 'strerror', error)} on {shown}") from None
+        if isinstance(error, PermissionError):
+            hint = f"run: sudo chmod a+r /{POWERCAP}/intel-rapl:*/energy_uj (until the next boot)"
+        why = f"{error.strerror}: /{path.relative_to(root)}"
+        raise UserError(f"RAPL is there but unreadable: {why}", hint) from None
 
 
 def _read_number(root: Path, path: Path) -> int:
