@@ -23,6 +23,13 @@ class Schedule(Section):
     # token: above it, nothing is published
     max_spread: Positive
 
+    @model_validator(mode="after")
+    def _within_the_rounds(self) -> Schedule:
+        for name, value in self:
+            if name.endswith("_rounds") and value > self.rounds:
+                raise ValueError(f"{name} {value} is more than rounds {self.rounds}")
+        return self
+
 
 class BenchCpu(Schedule):
     threads: Threads | None  # null: as many as quota and affinity allow
@@ -36,8 +43,6 @@ class BenchCpu(Schedule):
 
     @model_validator(mode="after")
     def _sound(self) -> BenchCpu:
-        if max(self.served_rounds, self.harness_rounds) > self.rounds:
-            raise ValueError(f"served_rounds or harness_rounds is more than rounds {self.rounds}")
         if self.served_queries > self.queries:
             raise ValueError(f"served_queries {self.served_queries} is more than queries {self.queries}")
         if (self.idle_w is None) != (self.load_w is None):
@@ -61,8 +66,6 @@ class Architecture(Schedule):
 
     @model_validator(mode="after")
     def _sound(self) -> Architecture:
-        if self.harness_rounds > self.rounds:
-            raise ValueError(f"harness_rounds {self.harness_rounds} is more than rounds {self.rounds}")
         for name, values in (("types", self.types), ("dtypes", self.dtypes)):
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} {values} names one twice")

@@ -31,8 +31,7 @@ def server(model: Path, slots: int, context_tokens: int, threads: int) -> Iterat
 
     No prompt is cached: each query is prefilled as a new shopper's would be. Raises UserError if it does not start.
     """
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as unused:
         port: int = unused.getsockname()[1]
     command = [
         llama_cpp_build.tool("llama-server"), "-m", model, "--host", "127.0.0.1", "--port", port, "-t", threads,
@@ -54,12 +53,8 @@ def server(model: Path, slots: int, context_tokens: int, threads: int) -> Iterat
         what = f"llama-server of {model}: {processes.describe_exit(code)}"
         raise UserError(what, processes.exit_hint(code, "make doctor")) from None
     finally:
-        running.terminate()
-        try:
-            running.wait(10)
-        except subprocess.TimeoutExpired:
-            running.kill()
-            running.wait()
+        running.kill()  # it holds nothing that is kept
+        running.wait()
 
 
 def _wait(running: subprocess.Popen[bytes], port: int, model: Path) -> None:

@@ -46,9 +46,7 @@ def now(status: Path = STATUS) -> Memory:
         kib = dict(re.findall(r"(\w+):\s*(\d+) kB", status.read_text(encoding="utf-8")))
         return Memory(*(int(kib[name]) / 1024 for name in FIELDS))
     except (OSError, KeyError) as error:
-        missing = error.args[0] if isinstance(error, KeyError) else error.strerror
-        message = f"{status} cannot be read ({missing}): memory is measured on Linux 4.5 and newer only"
-        raise UserError(message) from None
+        raise UserError(f"{status} ({error}): memory is measured on Linux 4.5 and newer only") from None
 
 
 def reset_peak(clear: Path = CLEAR) -> bool:

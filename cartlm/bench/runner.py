@@ -86,21 +86,11 @@ def close(raw: Path) -> None:
 
 
 def _describe(record: Record) -> str:
-    """A measurement for the progress line."""
-    kind = record["kind"]
-    if kind == "accuracy":
-        return f"{record['exact']} of {record['n']} rows right"
-    if kind in ("queries", "harness"):
-        speeds = record.get("ours", record)
-        prefill, decode = (speeds.get(f"{phase}_tokens_per_s", 0) for phase in ("prefill", "decode"))
-        beside = " beside llama-bench" if kind == "harness" else ""
-        return f"{prefill:.0f} prefill and {decode:.0f} decode tokens/s{beside}"
-    name, unit = {
-        "served": ("queries_per_s", "queries/s in flight"),
-        "batched": ("decode_tokens_per_s", "decode tokens/s at batch"),
-    }[kind]
-    levels = ", ".join(f"{level.get(name, 0):.1f} at {n}" for n, level in record["levels"].items())
-    return f"{unit}: {levels}"
+    """A measurement for the progress line: its kind, and the speeds of one query at a time."""
+    speeds = record.get("ours", record)
+    phases = [phase for phase in ("prefill", "decode") if f"{phase}_tokens_per_s" in speeds]
+    told = [f"{speeds[f'{phase}_tokens_per_s']:.0f} {phase} tokens/s" for phase in phases]
+    return ", ".join([record["kind"], *told])
 
 
 def _session(

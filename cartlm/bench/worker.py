@@ -155,7 +155,6 @@ def batched(job: Job) -> dict[str, Any]:
     with _loader(job)() as engine:
         tokenize = _tokenizer(job, engine)
         prompts = [tokenize(prompt) for prompt, _ in job["prompts"]]
-        others = machine.OtherPrograms()
         for size in job["batches"]:
             engine.answers(prompts[:size], job["warmup_tokens"], size)
             meter, started, times = _meter(job["device"]), time.perf_counter(), 0
@@ -167,7 +166,7 @@ def batched(job: Job) -> dict[str, Any]:
             tokens = times * sum(answer.decoded_tokens for answer in answers)
             used = {"energy": asdict(meter.stop())} if meter else {}
             levels[str(size)] = {**level, "times": times, "decoded_tokens": tokens, **used}
-    return {"levels": levels, **others.so_far()}
+    return {"levels": levels}
 
 
 def accuracy(job: Job) -> dict[str, Any]:
@@ -186,17 +185,15 @@ def served(job: Job) -> dict[str, Any]:
     with _loader(job)() as engine:
         tokenize = _tokenizer(job, engine)
         warmups, prompts = ([tokenize(prompt) for prompt, _ in job[name]] for name in ("warmups", "prompts"))
-    others = machine.OtherPrograms()
     with llama_tools.server(Path(job["model"]), most, job["context_tokens"], job["threads"]) as port:
         llama_tools.load(port, warmups, most, job["warmup_tokens"])
         levels = {str(n): llama_tools.load(port, prompts, n, new_tokens) for n in job["in_flight"]}
-    return {"levels": levels, **others.so_far()}
+    return {"levels": levels}
 
 
 def harness(job: Job) -> dict[str, Any]:
     """Our engine and llama-bench on the same work; which goes first changes from round to round."""
     path, lengths = Path(job["model"]), (job["harness_prompt"], job["harness_new"])
-    others = machine.OtherPrograms()
     speeds: dict[str, Any] = {}
     for who in ("ours", "llama_bench") if job["round"] % 2 else ("llama_bench", "ours"):
         if who == "ours":
@@ -204,7 +201,7 @@ def harness(job: Job) -> dict[str, Any]:
                 speeds[who] = llama_tools.ours(engine, *lengths)
         else:
             speeds[who] = llama_tools.llama_bench(path, *lengths, job["threads"])
-    return {**speeds, **others.so_far()}
+    return speeds
 
 
 KINDS = {function.__name__: function for function in (queries, batched, accuracy, served, harness)}

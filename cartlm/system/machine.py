@@ -113,24 +113,26 @@ class OtherPrograms:
         }
 
 
-def _cpuinfo(root: Path, *keys: str) -> str:
-    """The first value of /proc/cpuinfo with one of `keys`, the first key first; empty without one."""
+def _cpuinfo(root: Path) -> dict[str, str]:
+    """The first value of each key in /proc/cpuinfo."""
     lines = [line.partition(":") for line in (read(root / "proc/cpuinfo") or "").splitlines()]
-    values = {name.strip(): value.strip() for name, _, value in reversed(lines)}
-    return next((values[key] for key in keys if values.get(key)), "")
+    return {name.strip(): value.strip() for name, _, value in reversed(lines)}
 
 
 def cpu_model(root: Path = ROOT) -> str:
     """The processor's name, or its Arm part number, or the architecture where the kernel names neither."""
-    if name := _cpuinfo(root, "model name", "Model"):
+    info = _cpuinfo(root)
+    if name := info.get("model name") or info.get("Model"):
         return name
-    part = _cpuinfo(root, "CPU part")
-    return f"CPU part {part}" if part else platform.processor() or platform.machine()
+    return (
+        f"CPU part {info['CPU part']}" if "CPU part" in info else platform.processor() or platform.machine()
+    )
 
 
 def instructions(root: Path = ROOT) -> list[str]:
     """Instruction sets of the processor for which llama.cpp has code, in the order of INSTRUCTIONS."""
-    flags = _cpuinfo(root, "flags", "Features").split()
+    info = _cpuinfo(root)
+    flags = (info.get("flags") or info.get("Features", "")).split()
     return [name for name in INSTRUCTIONS if name in flags]
 
 
