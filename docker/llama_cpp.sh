@@ -16,8 +16,8 @@
 # ${CARTLM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cartlm}/llama.cpp; one that is there is not made again, one that
 # was interrupted is continued.
 #
-# A build is put in place when it works on this CPU (cartlm/system/llama_cpp_check.py). One that dies is made again without an
-# instruction set, AMX first; build.json then says which, under "without", and the "reason".
+# A build is put in place when it works on this CPU (cartlm/system/llama_cpp_check.py). A native one that dies is made again as a
+# portable one, which loses the variants that die; build.json then says which, under "without", and the "reason".
 set -euo pipefail
 
 VERSION=0.3.36
@@ -71,9 +71,10 @@ flags=(
 [ "$libraries" = 0 ] || TOOLS=()
 only=""
 [ "$libraries" = 0 ] || only=-libraries
+every_variant=(-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON)
 if [ "$portable" = 1 ]; then
     kind=portable
-    for_this_cpu=(-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON)
+    for_this_cpu=("${every_variant[@]}")
     # The prefix is compiled in: a Python process looks for the variants there, not beside the python executable.
     key="$VERSION-portable$only-$(printf '%s\n' "$RECIPE" "$prefix" "${flags[@]}" "${for_this_cpu[@]}" | sha)"
 else
@@ -124,20 +125,20 @@ PY
 
 without="" reason="" # of a build that had to be made again
 
-# Whether the build in $1 works on this CPU. What dies is left out: of a portable build here, of a native one by
-# building it again with the flags that this sets.
+# Whether the build in $1 works on this CPU. What dies is left out of a portable build here; of a native one this sets
+# what the next build is made of.
 works() {
-    local plan code=0 now set instructions
-    plan="$("$python" -I "$check" --settle "$1")" || code=$?
+    local now code=0
+    now="$("$python" -I "$check" --settle "$1")" || code=$?
     case "$code" in
         0) return 0 ;;
-        3) { read -r now; read -r set; read -r instructions; } <<<"$plan" ;;
+        3) ;;
         4) rm -rf "$work"; exit 2 ;; # another compiler begins anew
         *) exit 2 ;;
     esac
-    echo "llama_cpp.sh: $now: building again without $set" >&2
-    without="$set" reason="${reason:-$now}"
-    read -r -a for_this_cpu <<<"$instructions"
+    echo "llama_cpp.sh: $now: building again with every CPU variant, of which those that die are left out" >&2
+    kind=portable portable=1 without=native reason="$now"
+    for_this_cpu=("${every_variant[@]}")
     return 1
 }
 
@@ -196,15 +197,15 @@ compile() {
     local more=(-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON "-DCMAKE_INSTALL_RPATH=\$ORIGIN;\$ORIGIN/../lib")
     [ "$portable" = 0 ] || more+=("-DGGML_BACKEND_DIR=$target/lib")
     {
-        cmake -S "$src" -B "$work/build" -G "$generator" "${flags[@]}" "${for_this_cpu[@]}" "${more[@]}" &&
-            cmake --build "$work/build" --parallel "$(nproc)" --target ggml llama "${TOOLS[@]+"${TOOLS[@]}"}"
+        cmake -S "$src" -B "$work/build-$kind" -G "$generator" "${flags[@]}" "${for_this_cpu[@]}" "${more[@]}" &&
+            cmake --build "$work/build-$kind" --parallel "$(nproc)" --target ggml llama "${TOOLS[@]+"${TOOLS[@]}"}"
     } >>"$work/log" 2>&1 || { tail -n 25 "$work/log" >&2; die "the build failed; the whole log: $work/log"; }
 }
 
 assemble() {
     rm -rf "$out" && mkdir -p "$out"/{lib,bin,convert,models,python}
-    find "$work/build/bin" -maxdepth 1 \( -name 'lib*.so*' -o -name 'lib*.dylib' \) -exec cp -P {} "$out/lib/" \;
-    for tool in "${TOOLS[@]+"${TOOLS[@]}"}"; do cp "$work/build/bin/$tool" "$out/bin/"; done
+    find "$work/build-$kind/bin" -maxdepth 1 \( -name 'lib*.so*' -o -name 'lib*.dylib' \) -exec cp -P {} "$out/lib/" \;
+    for tool in "${TOOLS[@]+"${TOOLS[@]}"}"; do cp "$work/build-$kind/bin/$tool" "$out/bin/"; done
     cp -r "$src"/{convert_hf_to_gguf.py,conversion,gguf-py} "$out/convert/"
     cp "$src/models/ggml-vocab-llama-bpe.gguf" "$out/models/"
     cp "$src/LICENSE" "$out/LICENSE"

@@ -147,22 +147,22 @@ def merge(
     for name, file in files.items():
         variant, _, kernel = name.partition(AT)
         kernels.setdefault(variant, {})[kernel] = file
-    merged = {variant: by_kernel[""] for variant, by_kernel in kernels.items() if "" in by_kernel}
+    merged = {}
     for variant, by_kernel in kernels.items():
-        if variant not in merged:
-            fastest = max(
-                by_kernel, key=lambda kernel: by_kernel[kernel]["gpu"].get("decode_tokens_per_s", 0.0)
-            )
-            about = {"fastest": fastest, "measured": ", ".join(by_kernel)}
-            prefix = f"{variant}{AT}"
-            if refused := [
-                f"{name.removeprefix(prefix)}: {why}"
-                for name, why in unsupported.items()
-                if name.startswith(prefix)
-            ]:
-                about["unsupported"] = "; ".join(refused)
-            figures = {f"kernel_{kernel}": _figures(file) for kernel, file in by_kernel.items()}
-            merged[variant] = {**by_kernel[fastest], "kernels": about, **figures}
+        if "" in by_kernel:  # not GPTQ
+            merged[variant] = by_kernel[""]
+            continue
+        fastest = max(by_kernel, key=lambda name: by_kernel[name]["gpu"].get("decode_tokens_per_s", 0.0))
+        prefix = f"{variant}{AT}"
+        refused = "; ".join(
+            f"{name.removeprefix(prefix)}: {why}"
+            for name, why in unsupported.items()
+            if name.startswith(prefix)
+        )
+        about = {"fastest": fastest, "measured": ", ".join(by_kernel)}
+        about |= {"unsupported": refused} if refused else {}
+        figures = {f"kernel_{kernel}": _figures(file) for kernel, file in by_kernel.items()}
+        merged[variant] = {**by_kernel[fastest], "kernels": about, **figures}
     missing = [f"{name}: {why}" for name, why in unsupported.items() if name.partition(AT)[0] not in merged]
     return merged, "; ".join(missing)
 

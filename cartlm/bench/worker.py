@@ -111,7 +111,7 @@ def queries(job: Job) -> dict[str, Any]:
     are those of the load and of all after it.
     """
     load = _loader(job)  # the library is not a part of the load
-    group = Path(job["group"]) if "group" in job else None
+    group = Path(job.get("group", "no cgroup"))
     # torch sees no other memory
     card = memory.Vram(job["device"] if job["engine"] == "transformers" else "cpu")
     memory.reset_peak()
@@ -120,8 +120,8 @@ def queries(job: Job) -> dict[str, Any]:
     started = time.perf_counter()
     with load() as engine:
         load_s = time.perf_counter() - started
-        loaded, load_cgroup = memory.now(), cgroup.peak_bytes(group) if group else None
-        cgroups_apart = group is not None and load_cgroup is not None and cgroup.reset_peak(group)
+        loaded, load_cgroup = memory.now(), cgroup.peak_bytes(group)
+        cgroups_apart = load_cgroup is not None and cgroup.reset_peak(group)
         vram = card.now("load")
         card.reset_peak()
         peaks_apart = memory.reset_peak()
@@ -142,10 +142,10 @@ def queries(job: Job) -> dict[str, Any]:
         }  # fmt: skip
     if peaks_apart:
         result |= {"load_peak_rss_mib": loaded.peak_rss_mib, "run_peak_rss_mib": after.peak_rss_mib}
-    peaks = {"load_peak_cgroup_mib": load_cgroup} if cgroups_apart else {}
-    peaks["run_peak_cgroup_mib" if cgroups_apart else "peak_cgroup_mib"] = (
-        cgroup.peak_bytes(group) if group else None
-    )
+    peaks = {
+        "load_peak_cgroup_mib": load_cgroup if cgroups_apart else None,
+        "run_peak_cgroup_mib" if cgroups_apart else "peak_cgroup_mib": cgroup.peak_bytes(group),
+    }
     return result | {name: peak / MIB for name, peak in peaks.items() if peak is not None}
 
 

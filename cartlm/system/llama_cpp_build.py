@@ -50,6 +50,6 @@ def llama3_vocabulary() -> Path:
 
 def build_info() -> dict[str, Any]:
     """What docker/llama_cpp.sh recorded: source, version, kind (native or portable), compiler, flags, build_seconds,
-    mended (what was patched), without (instruction sets that died on this CPU) and the reason.
+    mended (what was patched), without (the CPU code that died here: native, or variants) and the reason.
     """
     return dict(json.loads((prefix() / "build.json").read_text(encoding="utf-8")))

@@ -8,8 +8,8 @@ any time, make in an image before the first run.
 
 --once     only where it was not yet proven on this kind of CPU
 --proven   only report by the exit code whether it was
---settle   remove from a portable build what dies; of a native one print why it dies, which instruction sets to leave
-           out and cmake's flags for that, a line each, and exit with 3; exit with 4 where nothing is left to leave out
+--settle   remove the variants that die from a portable build; exit with 3 and the reason where another build may work,
+           a portable one, and with 4 where nothing is left to leave out
 """
 
 from __future__ import annotations
@@ -33,25 +33,12 @@ CHILD = Path(__file__).resolve().with_name("llama_cpp_probe.py")
 TIMEOUT_S = 300
 FAULTS = (signal.SIGILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP)
 WRONG = 3  # exit code of the child: it lives, and answers wrongly
-REBUILD, HOPELESS = 3, 4  # of --settle
-
-# What a native build leaves out when it dies, first to last: ggml's options with the flags of /proc/cpuinfo that each
-# needs (ggml/src/CMakeLists.txt).
-SETS = {
-    "amx": {"AMX_TILE": {"amx_tile"}, "AMX_INT8": {"amx_int8"}, "AMX_BF16": {"amx_bf16"}},
-    "avx512": {
-        "AVX512": {"avx512f", "avx512cd", "avx512vl", "avx512dq", "avx512bw"}, "AVX512_VBMI": {"avx512vbmi"},
-        "AVX512_VNNI": {"avx512_vnni"}, "AVX512_BF16": {"avx512_bf16"},
-    },
-    "avx2": {"AVX2": {"avx2"}, "AVX_VNNI": {"avx_vnni"}, "FMA": {"fma"}, "BMI2": {"bmi2"}},
-    "avx": {"AVX": {"avx"}, "F16C": {"f16c"}},
-    "sse42": {"SSE42": {"sse4_2"}},
-}  # fmt: skip
+REBUILD, HOPELESS = 3, 4  # exit codes of --settle
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`reason` is empty where the build works; `fault`: the build's own, so one without an instruction set may work."""
+    """`reason` is empty where the build works; `fault`: the build's own, so other code may work on this CPU."""
 
     reason: str = ""
     fault: bool = False
@@ -115,22 +102,18 @@ def _run(command: Sequence[object], prefix: Path, name: str) -> tuple[str, Verdi
 def settle(prefix: Path) -> None:
     """Check, and take from a portable build the variants that die until one works; build.json records them.
 
-    Of a native one that dies, prints why, all instruction sets to leave out and cmake's flags for that, a line each, and
-    exits with REBUILD. Exits after one line where nothing is left to leave out, or where the check itself fails.
+    Exits with REBUILD after the reason on stdout where a native build dies; after one line where nothing is left to
+    leave out (HOPELESS), or where the check itself fails.
     """
     while (verdict := check(prefix)).reason:
         info = json.loads((prefix / "build.json").read_text(encoding="utf-8"))
-        without = info.get("without", [])
         if not verdict.fault:
             _stop(f"cannot be checked: {verdict.reason}", "repair that, then run it again")
-        flags = cpu_flags(cpuinfo())
-        if info["kind"] == "native" and (left := next_set(without, flags)):
-            without.append(left)
-            switches = " ".join(f"-D{each}" for each in native_flags(without, flags))
-            print(verdict.reason, " ".join(without), switches, sep="\n")
+        if info["kind"] == "native":
+            print(verdict.reason)
             sys.exit(REBUILD)
-        if info["kind"] == "native" or not leave_out(prefix, info, verdict):
-            even = f" even without {', '.join(without)}" if without else ""
+        if not leave_out(prefix, info, verdict):
+            even = f" even without {', '.join(info['without'])}" if info["without"] else ""
             what = f"does not work on this CPU{even}: {verdict.reason}"
             _stop(what, "try another compiler: CC=clang CXX=clang++ docker/llama_cpp.sh", HOPELESS)
 
@@ -146,28 +129,6 @@ def cpuinfo() -> str:
         return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-
-
-def cpu_flags(cpuinfo: str) -> set[str]:
-    """Instruction sets of an x86 CPU by the kernel's names; empty for another one."""
-    lines = cpuinfo.splitlines()
-    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
-
-
-def next_set(without: Sequence[str], flags: set[str]) -> str:
-    """What to leave out next; empty where nothing is left. `native`: all that a CPU without a table has."""
-    present = [name for name, options in SETS.items() if any(needs <= flags for needs in options.values())]
-    return next((name for name in (present if flags else ["native"]) if name not in without), "")
-
-
-def native_flags(without: Sequence[str], flags: set[str]) -> list[str]:
-    """ggml's options for a build for this CPU without some of its instruction sets."""
-    switches = {
-        option: "ON" if needs <= flags and name not in without else "OFF"
-        for name, options in SETS.items()
-        for option, needs in options.items()
-    }
-    return ["GGML_NATIVE=OFF", *(f"GGML_{option}={switch}" for option, switch in switches.items())]
 
 
 def leave_out(prefix: Path, info: dict[str, Any], verdict: Verdict) -> bool:

@@ -93,10 +93,7 @@ def _binding(prefix: Path) -> Any:
     package = types.ModuleType("llama_cpp")
     package.__path__ = [str(prefix / "python/llama_cpp")]
     sys.modules["llama_cpp"] = package
-    try:
-        import typing_extensions  # noqa: F401
-    except ImportError:
-        sys.modules["typing_extensions"] = typing
+    sys.modules["typing_extensions"] = typing  # of which it takes nothing newer
     return importlib.import_module("llama_cpp.llama_cpp")
 
 

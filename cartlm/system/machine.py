@@ -175,7 +175,7 @@ def require_target(target: str, hint: str = "", environ: Mapping[str, str] = os.
 def build() -> dict[str, str]:
     """How llama.cpp was built, `build` and `build_compiler`; empty where there is none (a training image).
 
-    `build_without` names the instruction sets whose code was left out because it died here, `build_reason` how.
+    `build_without` names the CPU code that was left out because it died here, `build_reason` how.
     """
     try:
         info = llama_cpp_build.build_info()

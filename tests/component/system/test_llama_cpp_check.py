@@ -128,35 +128,45 @@ def test_doctor_says_what_was_left_out(native: Path, tmp_path: Path, monkeypatch
 
 
 @pytest.mark.slow
-def test_a_build_that_dies_is_made_again_without_what_it_dies_of(native: Path, tmp_path: Path) -> None:
+def test_a_build_that_dies_is_made_again_of_every_variant(native: Path, tmp_path: Path) -> None:
     """The whole script; only the compiler is a stand-in, and plants what this CPU lacks in a native build."""
     shop = planted.Workshop(tmp_path / "shop", flag="-DGGML_NATIVE=ON")
-    here = llama_cpp_check.cpu_flags(llama_cpp_check.cpuinfo())
-    first = llama_cpp_check.next_set([], here)
     done = shop.run("--quiet")
     assert done.returncode == 0, done.stderr
-    assert f"building again without {first}" in done.stderr
+    assert "building again with every CPU variant" in done.stderr
     (prefix,) = shop.builds
+    made_again(prefix)
     info = json.loads((prefix / "build.json").read_text())
-    assert info["without"] == [first]
     assert "SIG" in info["reason"]
     assert "Q3_K_M" in info["reason"]
-    assert "GGML_NATIVE=OFF" in info["flags"]
-    assert "GGML_NATIVE=ON" not in info["flags"]
-    wanted = llama_cpp_check.native_flags([first], here)
-    assert set(wanted) <= set(info["flags"])
     calls = [json.loads(line) for line in shop.record.read_text().splitlines()]
     assert ["-DGGML_NATIVE=ON" in call for call in calls] == [True, False]
+    assert f"-DGGML_BACKEND_DIR={prefix}/lib" in calls[1], "where a Python process looks for the variants"
     again = shop.run("--quiet")
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
     assert len(shop.record.read_text().splitlines()) == 2
-    # one that dies later, as after a move to another kind of CPU, is made again too
+
+
+@pytest.mark.slow
+def test_a_build_that_dies_later_is_made_again_too(native: Path, tmp_path: Path) -> None:
+    """As after a move to another kind of CPU."""
+    shop = planted.Workshop(tmp_path / "shop")
+    assert shop.run("--quiet").returncode == 0
+    (prefix,) = shop.builds
+    assert json.loads((prefix / "build.json").read_text())["kind"] == "native"
     planted.plant(prefix / "lib/libggml-cpu.so", "ggml_vec_dot_q3_K_q8_K", planted.LACKING)
     for mark in shop.folder.glob("cache/llama.cpp/proven/*"):
         mark.unlink()
     done = shop.run("--quiet")
     assert done.returncode == 0, done.stderr
-    assert len(json.loads((prefix / "build.json").read_text())["without"]) == 2
+    made_again(prefix)
+
+
+def made_again(prefix: Path) -> None:
+    info = json.loads((prefix / "build.json").read_text())
+    assert (info["kind"], info["without"]) == ("portable", ["native"])
+    assert {"GGML_NATIVE=OFF", "GGML_CPU_ALL_VARIANTS=ON"} <= set(info["flags"])
+    assert "GGML_NATIVE=ON" not in info["flags"]
 
 
 @pytest.mark.slow
@@ -164,8 +174,8 @@ def test_where_nothing_helps_it_is_one_line(native: Path, tmp_path: Path) -> Non
     shop = planted.Workshop(tmp_path / "shop", flag="-DCMAKE_BUILD_TYPE=Release")
     done = shop.run("--quiet")
     assert done.returncode == 2
-    *fallbacks, last = done.stderr.splitlines()
-    assert all("building again without" in line for line in fallbacks)
+    fallback, last = done.stderr.splitlines()
+    assert "building again with every CPU variant" in fallback
     assert last.startswith("llama.cpp does not work on this CPU even without ")
     assert last.endswith("CC=clang CXX=clang++ docker/llama_cpp.sh")
     assert shop.builds == []
