@@ -248,12 +248,13 @@ def joules(records: Sequence[Record], watts: energy.Watts, seed: int) -> Section
             (reading.joules - section["idle_w"] * reading.seconds, len(record["queries"]))
             for reading, record in zip(readings, records, strict=True)
         ]
-        section |= with_interval("energy_j_per_query", each, seed, _ratio_of_sums)
+        section |= with_interval(
+            "energy_j_per_query",
+            each,
+            seed,
+            lambda rounds: sum(j for j, _ in rounds) / sum(n for _, n in rounds),
+        )
     return section
-
-
-def _ratio_of_sums(rounds: Sequence[tuple[float, int]]) -> float:
-    return sum(above for above, _ in rounds) / sum(count for _, count in rounds)
 
 
 def sections(

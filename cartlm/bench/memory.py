@@ -71,8 +71,7 @@ def card_index() -> int:
     try:
         ours = str(torch.cuda.get_device_properties(0).uuid)
         for number in range(pynvml.nvmlDeviceGetCount()):
-            uuid = pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(number))
-            if ours in (uuid.decode() if isinstance(uuid, bytes) else uuid):
+            if ours in str(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(number))):
                 return number
     except pynvml.NVMLError as error:
         raise UserError(f"NVML does not answer: {error}") from None

@@ -7,11 +7,12 @@ vocabulary file that comes with llama.cpp.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cartlm.system import llama_cpp_build
+from cartlm.system.llama_cpp_probe import Shape
 
 PAD = "<|finetune_right_pad_id|>"
 PAD_ID = 128004  # its id since Llama 3.1; Llama 3.0, whose vocabulary the file holds, calls it reserved
@@ -20,38 +21,24 @@ BYTES_EOS_ID = 257  # in the tokenizer of bytes
 # The pre-tokenizer of Llama 3's tokenizer.json, as in llama.cpp's src/llama-vocab.cpp (LLAMA_VOCAB_PRE_TYPE_LLAMA3).
 PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
-
-Shape = Mapping[str, int]
-SIZES = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-)
-
-
-def llama(*sizes: int, vocab_size: int = 128256) -> Shape:
-    """A Llama of Meta's 3.2 release, input and output embeddings tied; the names are those of its config.json."""
-    return {**dict(zip(SIZES, sizes, strict=True)), "vocab_size": vocab_size}
-
-
+VOCABULARY = 128256
 SHAPES = {
-    "llama-3.2-1b": llama(2048, 8192, 16, 32, 8, 64),
-    "llama-3.2-3b": llama(3072, 8192, 28, 24, 8, 128),
-    "toy": llama(256, 512, 2, 4, 2, 64),  # for tests: made and measured in seconds
+    "llama-3.2-1b": Shape(16, 2048, 8192, 32, 8, VOCABULARY),
+    "llama-3.2-3b": Shape(28, 3072, 8192, 24, 8, VOCABULARY),
+    "toy": Shape(2, 256, 512, 4, 2, VOCABULARY),  # for tests: made and measured in seconds
 }
-"""The config.json of meta-llama/Llama-3.2-1B and -3B."""
+"""Llamas of Meta's 3.2 release, by the config.json of meta-llama/Llama-3.2-1B and -3B."""
 
 
 def config(shape: Shape) -> Any:
-    """The transformers configuration, with Llama 3.2's rotary scaling."""
+    """The transformers configuration, with tied embeddings and the rotary scaling of Llama 3.2."""
     from transformers import LlamaConfig
 
     return LlamaConfig(
-        **shape, max_position_embeddings=131072, tie_word_embeddings=True, rms_norm_eps=1e-5,
-        bos_token_id=shape["vocab_size"] - 256, eos_token_id=shape["vocab_size"] - 255,
+        hidden_size=shape.width, intermediate_size=shape.inner, num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads, head_dim=shape.width // shape.heads,
+        vocab_size=shape.vocabulary, max_position_embeddings=131072, tie_word_embeddings=True, rms_norm_eps=1e-5,
+        bos_token_id=shape.vocabulary - 256, eos_token_id=shape.vocabulary - 255,
         rope_parameters={
             "rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0,
             "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,

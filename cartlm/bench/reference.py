@@ -19,8 +19,7 @@ REFERENCE = "reference"
 SEED = 7
 PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 20, 192, 32
 # about the offline model's, so it costs as much
-SHAPE = random_weights.llama(256, 512, 6, 8, 8, 32, vocab_size=1024)
-GGUF_SHAPE = llama_cpp_probe.Shape(6, 256, 512, 8, 8, 1024, context=2048, deviation=0.02)
+SHAPE = llama_cpp_probe.Shape(6, 256, 512, 8, 8, 1024, context=2048, deviation=0.02)
 TOKENS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *(f"t{n}" for n in range(765))]
 TYPE = "Q4_K_M"
 FOLDER = Path("runs/reference")
@@ -28,7 +27,7 @@ FOLDER = Path("runs/reference")
 
 def identity(model: Model) -> dict[str, str | int]:
     """The `reference` section of its metrics file: its figures compare only where all of this is equal."""
-    shape = {name: SHAPE[name] for name in ("hidden_size", "num_hidden_layers", "vocab_size")}
+    shape = {"hidden_size": SHAPE.width, "num_hidden_layers": SHAPE.layers, "vocab_size": SHAPE.vocabulary}
     work = {"prompts": PROMPTS, "prompt_tokens": PROMPT_TOKENS, "new_tokens": NEW_TOKENS}
     return {"engine": model.engine, "type": model.dtype or TYPE, "seed": SEED, **shape, **work}
 
@@ -57,7 +56,7 @@ def gguf_model(folder: Path = FOLDER) -> Model:
     if not path.exists():
         source = path.with_name("f16.gguf")
         with replacing(source) as new:
-            llama_cpp_probe.write_model(new, GGUF_SHAPE, SEED, TOKENS)
+            llama_cpp_probe.write_model(new, SHAPE, SEED, TOKENS)
         gguf.quantize(source, path, TYPE, threads=1, log=path.with_suffix(".log"))
         source.unlink()
     return _model(path)

@@ -34,7 +34,7 @@ WRONG = 3
 
 
 class Shape(NamedTuple):
-    """Of a Llama; widths are multiples of 256, the blocks of K-quants."""
+    """Of a Llama; widths are multiples of 256, the blocks of K-quants. A head is width / heads wide."""
 
     layers: int = 2
     width: int = 256
