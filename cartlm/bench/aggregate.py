@@ -106,10 +106,10 @@ def unsteady(records: Mapping[str, Sequence[Record]], max_spread: float) -> dict
     for variant, of_variant in records.items():
         measured = of("queries", of_variant)
         spread, tail = spreads(measured).values()
-        if max(spread, tail) > max_spread:
-            what = "decode speeds" if spread >= tail else "95th percentiles"
+        worst, what = max((spread, "decode speeds"), (tail, "95th percentiles"))
+        if worst > max_spread:
             found[variant] = (
-                f"the rounds' {what} spread by {max(spread, tail):.0%} of their median, more than "
+                f"the rounds' {what} spread by {worst:.0%} of their median, more than "
                 f"max_spread = {max_spread:g}, so nothing is published; {reason(measured)}"
             )
     return found
@@ -248,12 +248,11 @@ def joules(records: Sequence[Record], watts: energy.Watts, seed: int) -> Section
             (reading.joules - section["idle_w"] * reading.seconds, len(record["queries"]))
             for reading, record in zip(readings, records, strict=True)
         ]
-        section |= with_interval(
-            "energy_j_per_query",
-            each,
-            seed,
-            lambda rounds: sum(j for j, _ in rounds) / sum(n for _, n in rounds),
-        )
+
+        def ratio_of_sums(rounds: Sequence[tuple[float, int]]) -> float:
+            return sum(above for above, _ in rounds) / sum(count for _, count in rounds)
+
+        section |= with_interval("energy_j_per_query", each, seed, ratio_of_sums)
     return section
 
 

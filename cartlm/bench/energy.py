@@ -118,18 +118,17 @@ def figures(
     any figure there is only `energy_absent`, the reason.
     """
     kind, seconds = readings[0].kind, sum(reading.seconds for reading in readings)
-    total = sum(reading.joules for reading in readings)
-    problem = next((reading.problem for reading in readings if reading.problem), watts.problem)
-    if not problem and watts.idle is None:
-        problem = "the idle watts could not be measured"
-    elif not problem and kind == "measured" and seconds < SHORTEST_S:
-        problem = f"measured for {seconds:.2f} s only: the counters need {SHORTEST_S:g} s"
-    idle = watts.idle or 0.0
+    total, idle = sum(reading.joules for reading in readings), watts.idle or 0.0
     joules = total - idle * seconds
-    if not problem and joules <= 0:
+    problems = [*(reading.problem for reading in readings), watts.problem]
+    if watts.idle is None:
+        problems.append("the idle watts could not be measured")
+    elif kind == "measured" and seconds < SHORTEST_S:
+        problems.append(f"measured for {seconds:.2f} s only: the counters need {SHORTEST_S:g} s")
+    elif joules <= 0:
         mean = total / seconds if seconds > 0 else 0.0
-        problem = f"{mean:.3g} W under load are not above the {idle:.3g} W idle"
-    if problem:
+        problems.append(f"{mean:.3g} W under load are not above the {idle:.3g} W idle")
+    if problem := next(filter(None, problems), ""):
         return {"energy_absent": problem}
     counts = {"query": queries, "token": generated_tokens, "correct": correct}
     return {

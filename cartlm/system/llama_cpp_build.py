@@ -17,13 +17,10 @@ def prefix() -> Path:
     CARTLM_LLAMA_CPP names another one; else `llama.cpp` in the running virtual environment.
     Raises UserError when there is none.
     """
-    named = os.environ.get("CARTLM_LLAMA_CPP")
-    folder = Path(named) if named else Path(sys.prefix) / "llama.cpp"
+    folder = Path(os.environ.get("CARTLM_LLAMA_CPP") or f"{sys.prefix}/llama.cpp")
     if not (folder / "build.json").is_file():
-        what = f"CARTLM_LLAMA_CPP={named}" if named else "this virtual environment"
-        raise UserError(
-            f"{what} has no llama.cpp", "make it: make setup (or docker/llama_cpp.sh --venv .venv)"
-        )
+        hint = "make it: make setup (or docker/llama_cpp.sh --venv .venv)"
+        raise UserError(f"there is no llama.cpp in {folder}", hint)
     return folder.resolve()
 
 

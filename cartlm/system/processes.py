@@ -101,8 +101,8 @@ def _in_foreground() -> bool:
 def run_logged(
     command: Sequence[str | Path], *, log: Path, writes: Path, hint: str, reason: str = r"$^",
     environ: Mapping[str, str] | None = None,
-) -> str:  # fmt: skip
-    """Run `command` to its end with stdout and stderr in `log`, and return its output.
+) -> None:  # fmt: skip
+    """Run `command` to its end with stdout and stderr in `log`.
 
     `writes` is the file it makes; `reason` a pattern (one group) that finds the failure in the log, else the last
     line is the reason. Raises OSError (ENOSPC, EFBIG) on a full disk, UserError with `hint` for every other failure.
@@ -111,18 +111,14 @@ def run_logged(
     program = words[1] if len(words) > 1 and words[1].endswith(".py") else words[0]
     name = words[2].split(".")[-1] if words[1:2] == ["-m"] else Path(program).name
     log.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with log.open("wb") as file:
-            code = subprocess.run(
-                words, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environ,
-                preexec_fn=die_with_parent, check=False,
-            ).returncode  # fmt: skip
-    except (FileNotFoundError, PermissionError) as error:
-        raise UserError(f"{name} does not start: {error.strerror}: {error.filename}", "make setup") from None
-    output = log.read_text(encoding="utf-8", errors="replace")
+    with log.open("wb") as file:
+        code = subprocess.run(
+            words, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environ,
+            preexec_fn=die_with_parent, check=False,
+        ).returncode  # fmt: skip
     if code == 0:
-        return output
-    tail = output[-4000:]
+        return
+    tail = log.read_text(encoding="utf-8", errors="replace")[-4000:]
     if code == -signal.SIGXFSZ or FULL.search(tail):
         number = errno.EFBIG if code == -signal.SIGXFSZ or "File too large" in tail else errno.ENOSPC
         raise OSError(number, os.strerror(number), str(writes))

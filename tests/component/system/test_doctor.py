@@ -48,7 +48,9 @@ def test_nothing_heavy_is_imported() -> None:
 def test_without_llama_cpp(tmp_path: Path) -> None:
     done = run(tmp_path, CARTLM_LLAMA_CPP=str(tmp_path / "none"))
     assert done.exit_code == 2
-    assert done.stderr.startswith("cartlm: error: llama.cpp is missing: CARTLM_LLAMA_CPP=")
+    assert done.stderr.startswith(
+        f"cartlm: error: llama.cpp is missing: there is no llama.cpp in {tmp_path}/none: "
+    )
     assert done.stderr.count("\n") == 1
     assert "NO  llama.cpp" in done.stdout
     assert "--  repository       missing: no git and DVC repository here" in done.stdout
