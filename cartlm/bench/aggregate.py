@@ -27,7 +27,7 @@ MEDIANS = (
 """Quantities with one value per process: the median over rounds, with its interval."""
 PERCENTILES = {"latency": (50, 95, 99), "ttft": (50, 95)}
 ROUND_METRICS = re.compile(
-    r"load_s|peak_rss_mib|energy_j_per_query|\w*(tokens|queries)_per_s(_in_flight_\d+)?|\w+_ms_p(50|95)(_in_flight_\d+)?"
+    r"load_s|peak_rss_mib|(batch_\d+_)?energy_j_per_query|\w*(tokens|queries)_per_s(_in_flight_\d+)?|\w+_ms_p(50|95)(_in_flight_\d+)?"
 )
 """What rounds.csv has of each round."""
 
@@ -189,14 +189,13 @@ def served(records: Sequence[Record], seed: int) -> Section:
 
 def harness(records: Sequence[Record], seed: int) -> Section:
     """The `harness` section: both speeds of llama-bench, and ours over them, paired by round."""
-    flat = [
-        {f"llama_bench_{name}": speed for name, speed in record["llama_bench"].items()}
-        | {
-            name.replace("tokens_per_s", "ratio"): record["ours"][name] / speed
-            for name, speed in record["llama_bench"].items()
+    flat = []
+    for record in records:
+        theirs = record["llama_bench"].items()
+        ratios = {
+            name.replace("tokens_per_s", "ratio"): record["ours"][name] / speed for name, speed in theirs
         }
-        for record in records
-    ]
+        flat.append({f"llama_bench_{name}": speed for name, speed in theirs} | ratios)
     return _medians(flat, flat[0], seed)
 
 

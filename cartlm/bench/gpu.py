@@ -26,9 +26,9 @@ KERNELS = ("marlin", "machete", "exllama_v2", "triton", "torch")
 PROBE_S = 420.0  # a kernel that is compiled at its first use takes minutes
 AT = "@"
 FIGURES = re.compile(
-    r"gpu\.((?:prefill_tokens|decode_tokens|latency_ms_p50|vram_|spread)\w*)"
-    r"|energy\.(energy_j_per_(?:token|query))|accuracy\.(exact_match\w*|n_accuracy)"
-    r"|(batch_\d+\.(?:(?:decode|prefill)_tokens_per_s|energy_j_per_(?:token|query)))"
+    r"gpu\.(prefill_tokens|decode_tokens|latency_ms_p50|vram_|spread)\w*|energy\.energy_j_per_(token|query)"
+    r"|accuracy\.(exact_match\w*|n_accuracy)"
+    r"|batch_\d+\.((decode|prefill)_tokens_per_s|energy_j_per_(token|query))"
 )
 """The figures of each kernel, by dotted key."""
 
@@ -136,12 +136,14 @@ def probe(plan: Plan, prompt: Any, model: Model) -> str:
 
 
 def merge(
-    files: Mapping[str, dict[str, Any]], unsupported: Mapping[str, str]
+    files: Mapping[str, dict[str, Any]],
+    unsupported: Mapping[str, str],
+    like: Mapping[str, dict[str, Any]] | None = None,
 ) -> tuple[dict[str, dict[str, Any]], str]:
     """One file per variant, and in one string the variants of which no kernel runs.
 
-    A variant's sections are those of the kernel that decodes fastest; `kernels` names it and, in one string, those
-    that do not run; `kernel_NAME` has the figures of each.
+    A variant's sections are those of the kernel that decodes fastest, or that is the fastest in the merged files `like`.
+    `kernels` names it and, in one string, those that do not run; `kernel_NAME` has the figures of each.
     """
     kernels: dict[str, dict[str, dict[str, Any]]] = {}
     for name, file in files.items():
@@ -152,7 +154,8 @@ def merge(
         if "" in by_kernel:  # not GPTQ
             merged[variant] = by_kernel[""]
             continue
-        fastest = max(by_kernel, key=lambda name: by_kernel[name]["gpu"].get("decode_tokens_per_s", 0.0))
+        speeds = {kernel: file["gpu"].get("decode_tokens_per_s", 0.0) for kernel, file in by_kernel.items()}
+        fastest = like[variant]["kernels"]["fastest"] if like else max(speeds, key=speeds.__getitem__)
         prefix = f"{variant}{AT}"
         refused = "; ".join(
             f"{name.removeprefix(prefix)}: {why}"
@@ -167,29 +170,12 @@ def merge(
     return merged, "; ".join(missing)
 
 
-def _key(section: str, name: str) -> str:
-    """The key of a figure within the section of its kernel; empty for one that is not there."""
-    found = FIGURES.fullmatch(f"{section}.{name}")
-    return found[found.lastindex or 0].replace(".", "_") if found else ""
-
-
 def _figures(file: Mapping[str, Any]) -> dict[str, Any]:
     """The figures of one kernel as one section; those of a batch start with its section's name."""
     figures = {"kernel": file["engine"]["kernel"], "graphs": file["engine"].get("graphs", "none")}
     for section, values in file.items():
-        figures |= {key: values[name] for name in values if (key := _key(section, name))}
+        named = f"{section}_" if section.startswith("batch_") else ""
+        figures |= {
+            f"{named}{name}": values[name] for name in values if FIGURES.fullmatch(f"{section}.{name}")
+        }
     return figures
-
-
-def merge_rounds(
-    rounds: Sequence[tuple[int, str, str, float]], files: Mapping[str, Mapping[str, Any]]
-) -> list[tuple[int, str, str, float]]:
-    """The figures of rounds under the keys of the merged files."""
-    merged = []
-    for round, name, key, value in rounds:
-        variant, _, kernel = name.partition(AT)
-        if not kernel or kernel == files[variant]["kernels"]["fastest"]:
-            merged.append((round, variant, key, value))
-        if kernel and (inner := _key(*key.split("."))):
-            merged.append((round, variant, f"kernel_{kernel}.{inner}", value))
-    return merged

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -65,7 +66,7 @@ def run(
         raise UserError(f"{variant}: {why}", f"then: {command}")
 
     files: dict[str, File] = {}
-    rounds: list[tuple[int, str, str, float]] = []
+    by_round: dict[int, dict[str, File]] = defaultdict(dict)
     for name, of_model in records.items():
         # NF4 is made at load, from the 16-bit file
         size = None if models[name].nf4 else models[name].size_bytes
@@ -74,14 +75,20 @@ def run(
         )
         engine = aggregate.of("queries", of_model)[-1]["engine"]
         files[name] = {"machine": dict(target.machine), "engine": engine, **sections(of_model)}
-        for round in sorted({record["round"] for record in of_model}):
+        for round in {record["round"] for record in of_model}:
             alone = sections([record for record in of_model if record["round"] == round])
-            rounds += [(round, name, key, value) for key, value in aggregate.round_metrics(alone).items()]
+            by_round[round][name] = {"engine": engine, **alone}
     left_out = [f"{name} {key}" for name, file in files.items() for key in aggregate.leave_out_wide(file)]
     if reference.REFERENCE in files:
         files[reference.REFERENCE]["reference"] = reference.identity(models[reference.REFERENCE])
 
     files, not_measured = gpu.merge(files, unsupported or {})
+    rounds = [
+        (round, name, key, value)
+        for round, of_round in by_round.items()
+        for name, file in gpu.merge(of_round, {}, files)[0].items()
+        for key, value in aggregate.round_metrics(file).items()
+    ]
     problems = {
         "cgroup_peak_absent": cgroup.why_none(), "left_out": ", ".join(left_out), "not_measured": not_measured,
     }  # fmt: skip
@@ -97,7 +104,7 @@ def run(
         if path.stem not in files:
             path.unlink()
             progress(f"removed {path}, no longer measured")
-    write_text(folder / "rounds.csv", rounds_csv(gpu.merge_rounds(rounds, files)))
+    write_text(folder / "rounds.csv", rounds_csv(rounds))
     if cause := aggregate.disturbance([file[target.section] for file in files.values() if "cpu" in file]):
         progress(f"warning: the speeds are too low: {cause}, then: make bench")
     return sum(map(len, records.values()))

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -52,10 +53,9 @@ def _tokenizer(job: Job, engine: Any) -> Callable[[Any], list[int]]:
 
 def _meter(device: str) -> energy.Meter | None:
     """A running energy meter of the processors, or of the card; None where there is none."""
-    try:
+    with suppress(UserError):
         return energy.Meter(gpu=memory.card_index() if device.startswith("cuda") else None)
-    except UserError:
-        return None
+    return None
 
 
 def query(answer: Answer, latency_s: float, tokenize_s: float, expected: str | None) -> dict[str, Any]:

@@ -55,25 +55,23 @@ def why_none(root: Path = ROOT) -> str:
 @contextlib.contextmanager
 def own(root: Path = ROOT) -> Iterator[Path | None]:
     """The folder of a new group below this process's own one, removed at the end; None where none can be made."""
-    if why_none(root):
-        yield None
-        return
-    _, parent = next(groups(root, "memory"))
-    for stale in parent.glob("cartlm-*"):  # of a killed run
-        if not (root / "proc" / stale.name.split("-")[1]).exists():
-            with contextlib.suppress(OSError):
-                stale.rmdir()
-    group = parent / f"cartlm-{os.getpid()}-{time.monotonic_ns()}"
-    try:
-        group.mkdir()
-    except OSError:
-        yield None
-        return
+    group = None
+    if not why_none(root):
+        _, parent = next(groups(root, "memory"))
+        for stale in parent.glob("cartlm-*"):  # of a killed run
+            if not (root / "proc" / stale.name.split("-")[1]).exists():
+                with contextlib.suppress(OSError):
+                    stale.rmdir()
+        with contextlib.suppress(OSError):
+            new = parent / f"cartlm-{os.getpid()}-{time.monotonic_ns()}"
+            new.mkdir()
+            group = new
     try:
         yield group
     finally:
         for _ in range(50):  # the kernel releases a dead process's group a moment later
             with contextlib.suppress(OSError):
-                group.rmdir()
+                if group:
+                    group.rmdir()
                 break
             time.sleep(0.02)

@@ -29,19 +29,17 @@ def groups(root: Path, controller: str) -> Iterator[tuple[int, Path]]:
     """
     top = root / "sys/fs/cgroup"
     for line in (read(root / "proc/self/cgroup") or "").splitlines():
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
+        number, controllers, path = line.split(":", 2)
         if number == "0" and not controllers:
-            version, mounts = 2, [top, top / "unified"]
-            mounts = [mount for mount in mounts if (mount / "cgroup.controllers").exists()]
+            version, mounts, mark = 2, (top, top / "unified"), "cgroup.controllers"
         elif controller in controllers.split(","):
-            version, mounts = 1, [top / controllers, top / controller]
+            version, mounts, mark = 1, (top / controllers, top / controller), ""
         else:
             continue
-        mount = next((mount for mount in mounts if mount.is_dir()), None)
         parts = [part for part in PurePosixPath(path).parts if part not in ("/", "..")]
-        folders = [mount.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)] if mount else []
-        yield from ((version, folder) for folder in folders if folder.is_dir())
+        for mount in [mount for mount in mounts if (mount / mark).exists()][:1]:
+            folders = (mount.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1))
+            yield from ((version, folder) for folder in folders if folder.is_dir())
 
 
 def cpu_quota(root: Path = ROOT) -> float | None:

@@ -122,11 +122,9 @@ def _cpuinfo(root: Path) -> dict[str, str]:
 def cpu_model(root: Path = ROOT) -> str:
     """The processor's name, or its Arm part number, or the architecture where the kernel names neither."""
     info = _cpuinfo(root)
-    if name := info.get("model name") or info.get("Model"):
-        return name
-    return (
-        f"CPU part {info['CPU part']}" if "CPU part" in info else platform.processor() or platform.machine()
-    )
+    part = info.get("CPU part")
+    told = info.get("model name") or info.get("Model") or (f"CPU part {part}" if part else "")
+    return told or platform.processor() or platform.machine()
 
 
 def instructions(root: Path = ROOT) -> list[str]:
@@ -193,24 +191,20 @@ def card(number: int = 0) -> dict[str, Any]:
 
     Empty without the package nvidia-ml-py, driver or card; what a card does not report is absent.
     """
-    try:
-        pynvml = meters.nvml()
-    except UserError:
-        return {}
-    try:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(number)
-    except pynvml.NVMLError:
-        return {}
-    queries = {
-        "gpu": lambda: pynvml.nvmlDeviceGetName(handle),
-        "gpu_driver": pynvml.nvmlSystemGetDriverVersion,
-        "gpu_memory_gib": lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).total / GIB,
-        "gpu_power_limit_w": lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
-    }
     values: dict[str, Any] = {}
-    for name, query in queries.items():
+    with suppress(UserError):
+        pynvml = meters.nvml()
         with suppress(pynvml.NVMLError):
-            values[name] = query()
+            handle = pynvml.nvmlDeviceGetHandleByIndex(number)
+            queries = {
+                "gpu": lambda: pynvml.nvmlDeviceGetName(handle),
+                "gpu_driver": pynvml.nvmlSystemGetDriverVersion,
+                "gpu_memory_gib": lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).total / GIB,
+                "gpu_power_limit_w": lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
+            }
+            for name, query in queries.items():
+                with suppress(pynvml.NVMLError):
+                    values[name] = query()
     return values
 
 

@@ -7,6 +7,7 @@ Both count all that the hardware does, other programs included. Why the powercap
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,7 @@ from cartlm.system.cpu_limits import ROOT
 POWERCAP = "sys/class/powercap"
 # Zones of the control type intel-rapl, which AMD's have too; intel-rapl-mmio shows the same packages once more.
 ZONE = re.compile(r"intel-rapl:(\d+)(?::(\d+))?")
-DIE = re.compile(r"(package-\d+)-die-\d+")
+DIE = re.compile(r"(package-\d+)-die-\d+$")
 MIRROR_UJ = 1_000_000  # two counters of one socket that are this near are one (codecarbon issue 1274)
 
 
@@ -66,7 +67,7 @@ def rapl_counters(root: Path = ROOT) -> list[Counter]:
     )
     counters: list[Counter] = []
     packages: dict[int, str] = {}
-    by_socket: dict[str, list[int]] = {}
+    by_socket: dict[str, list[int]] = defaultdict(list)
     for package, part, zone in zones:
         name = _read(root, paths[zone] / "name")
         if part < 0 and name.startswith("package-"):
@@ -79,11 +80,10 @@ def rapl_counters(root: Path = ROOT) -> list[Counter]:
         value, wraps_at = _read_number(root, energy), _read_number(root, limit)
         if wraps_at == 0:
             raise UserError(f"/{limit.relative_to(root)} is 0: no telling when it wraps")
-        if die := DIE.fullmatch(name):
-            values = by_socket.setdefault(die[1], [])
-            if any(abs(value - other) < MIRROR_UJ for other in values):
-                continue
-            values.append(value)
+        socket = by_socket[DIE.sub(r"\1", name)]
+        if any(abs(value - other) < MIRROR_UJ for other in socket):
+            continue
+        socket.append(value)
         counters.append(Counter(name, partial(_read_number, root, energy), wraps_at))
     if not counters:
         raise UserError(f"no RAPL: /{POWERCAP} has no processor (as in virtual machines, or without Linux)")
