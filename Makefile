@@ -37,7 +37,7 @@ test: ; @$(if $(filter gpu,$(TARGET)),$(error tests run in the image for cpu: ma
 setup check lint docs test-nightly bench-gpu base preset pin compare check-compare check-requests: ; $(error make $@ runs outside of images: leave TARGET out)
 else
 setup: $(if $(CARTLM_IMAGE),,$(STAMP)) # the virtual environment and llama.cpp; the other targets call it
-	@$(if $(CARTLM_IMAGE),$(PY) -I cartlm/system/llama_cpp_check.py --once,docker/llama_cpp.sh --quiet --venv .venv)
+	@$(if $(CARTLM_IMAGE),$(PY) -I cartlm/system/llama_cpp_check.py,docker/llama_cpp.sh --quiet --venv .venv)
 
 # In the image for cards all but bench-cpu, which belongs to the other target; empty: the whole graph.
 STAGES := $(if $(filter gpu,$(CARTLM_IMAGE)),eval-reference eval eval-gptq)

@@ -261,10 +261,9 @@ def sections(
     """All sections that a variant's records give; `name` is that of the speeds, cpu or gpu."""
     asked, in_batches = of("queries", records), of("batched", records)
     made = {name: queries(asked, size_bytes, seed), "energy": joules(asked, watts, seed)}
-    if through_server := of("served", records):
-        made["served"] = served(through_server, seed)
-    if beside_llama_bench := of("harness", records):
-        made["harness"] = harness(beside_llama_bench, seed)
+    for kind, section_of in (("served", served), ("harness", harness)):
+        if measured := of(kind, records):
+            made[kind] = section_of(measured, seed)
     for size in in_batches[0]["levels"] if in_batches else ():
         made[f"batch_{size}"] = batched(in_batches, size, seed, watts)
     if scored := of("accuracy", records):

@@ -1,12 +1,12 @@
 """Does a build of llama.cpp work on this CPU? Each type of GGUF that we ship is made, loaded and asked for real.
 
-    python3 -I cartlm/system/llama_cpp_check.py [--once | --proven | --settle] .venv/llama.cpp
+    python3 -I cartlm/system/llama_cpp_check.py [--proven | --settle] .venv/llama.cpp
 
 Whatever may die runs in child processes. Answers are compared with those of the same weights in float32, which other
 code computes. Standard library only: docker/llama_cpp.sh calls this before any package is installed, `cartlm doctor` at
-any time, make in an image before the first run.
+any time, make in an image before the first run. Without an option it looks only where the build was not yet proven on
+this kind of CPU.
 
---once     only where it was not yet proven on this kind of CPU
 --proven   only report by the exit code whether it was
 --settle   remove the variants that die from a portable build; exit with 3 and the reason where another build may work,
            a portable one, and with 4 where nothing is left to leave out
@@ -166,11 +166,9 @@ def main(arguments: list[str]) -> None:
     proven = _mark(prefix).exists()
     if "--proven" in options:
         sys.exit(not proven)
-    if "--once" in options and proven:
-        return
     if "--settle" in options:
         settle(prefix)
-    elif reason := check(prefix).reason:
+    elif not proven and (reason := check(prefix).reason):
         _stop(f"in {prefix} does not work on this CPU: {reason}", "make doctor")
 
 

@@ -64,21 +64,22 @@ def throttling(root: Path = ROOT) -> dict[str, float]:
     return {"throttled_periods": total["nr_throttled"], "throttled_s": seconds}
 
 
-def busy_seconds(root: Path = ROOT, cpus: Collection[int] | None = None) -> tuple[float, float] | None:
-    """CPU seconds since boot of all programs with those a hypervisor took away, and the latter alone.
+def busy_seconds(cpus: Collection[int] | None = None, root: Path = ROOT) -> tuple[float, ...]:
+    """CPU seconds since boot of all programs with those a hypervisor took away, the latter alone, and the host's first.
 
-    Of all CPUs, or of those numbered in `cpus`, from /proc/stat, in steps of 0.01 s; None where it lacks them.
+    Of all CPUs, or of those numbered in `cpus`, from /proc/stat, in steps of 0.01 s; empty where it lacks them.
     A container sees the /proc/stat of its host, so the sum of all includes CPUs outside its cpuset. (psutil has no
     numbers of CPUs.)
     """
     names = {"cpu"} if cpus is None else {f"cpu{number}" for number in cpus}
-    lines = (read(root / "proc/stat") or "").splitlines()
-    rows = [list(map(int, line.split()[1:9])) for line in lines if line.partition(" ")[0] in names]
-    if len(rows) < len(names):
-        return None
-    user, nice, system, _idle, _iowait, irq, softirq, steal = map(sum, zip(*rows, strict=True))
-    ticks = os.sysconf("SC_CLK_TCK")
-    return (user + nice + system + irq + softirq + steal) / ticks, steal / ticks
+    lines = [line.split() for line in (read(root / "proc/stat") or "").splitlines() if line.startswith("cpu")]
+    # user nice system idle iowait irq softirq steal
+    ticks = {name: list(map(int, values[:8])) for name, *values in lines}
+    if not names <= ticks.keys():
+        return ()
+    busy = {name: sum(values) - values[3] - values[4] for name, values in ticks.items()}
+    found = sum(busy[name] for name in names), sum(ticks[name][7] for name in names), busy["cpu"]
+    return tuple(count / os.sysconf("SC_CLK_TCK") for count in found)
 
 
 class OtherPrograms:
@@ -89,12 +90,12 @@ class OtherPrograms:
         self._before = self._read()
 
     def _read(self) -> tuple[float, ...]:
-        """Seconds of the usable CPUs and of the host, each with the stolen ones, our own, and the time.
+        """Seconds of the usable CPUs, of them stolen ones, of the host, our own, and the time.
 
         Our own are those of this process and its ended children. Empty where the kernel does not count them.
         """
-        usable, host = busy_seconds(cpus=self._cpus), busy_seconds()
-        return (*usable, *host, sum(os.times()[:4]), time.monotonic()) if usable and host else ()
+        found = busy_seconds(self._cpus)
+        return (*found, sum(os.times()[:4]), time.monotonic()) if found else ()
 
     def so_far(self) -> dict[str, float]:
         """Mean numbers: `other_cpus`, of those this process may use, of them `stolen_cpus`, and `other_cpus_host` of
@@ -103,9 +104,7 @@ class OtherPrograms:
         now = self._read()
         if not now or not self._before:
             return {}
-        usable, stolen, host, _, own, seconds = (
-            after - before for after, before in zip(now, self._before, strict=True)
-        )
+        usable, stolen, host, own, seconds = (b - a for a, b in zip(self._before, now, strict=True))
         return {
             "other_cpus": max(0.0, (usable - own) / seconds),
             "other_cpus_host": max(0.0, (host - own) / seconds),

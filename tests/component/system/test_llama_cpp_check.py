@@ -80,20 +80,24 @@ def script(prefix: Path, *options: str, **environ: str) -> subprocess.CompletedP
     )  # fmt: skip
 
 
-def test_it_is_proven_once_and_forgotten_when_it_dies(native: Path, tmp_path: Path) -> None:
+def test_it_is_proven_once_and_forgotten_when_it_dies(
+    native: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prefix = planted.copy(native, tmp_path / "prefix")
     cache = {"CARTLM_CACHE": str(tmp_path / "cache")}
     assert script(prefix, "--proven", **cache).returncode == 1
-    assert script(prefix, "--once", **cache).returncode == 0
+    assert script(prefix, **cache).returncode == 0
     assert script(prefix, "--proven", **cache).returncode == 0
     planted.plant(prefix / "lib/libggml-cpu.so", "ggml_vec_dot_q3_K_q8_K", planted.LACKING)
-    assert script(prefix, "--once", **cache).returncode == 0, "not looked at again"
+    assert script(prefix, **cache).returncode == 0, "not looked at again"
+    monkeypatch.setenv("CARTLM_CACHE", cache["CARTLM_CACHE"])
+    assert llama_cpp_check.check(prefix).reason
+    assert script(prefix, "--proven", **cache).returncode == 1
     done = script(prefix, **cache)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "Q3_K_M" in done.stderr
     assert done.stderr.endswith("; make doctor\n")
-    assert script(prefix, "--proven", **cache).returncode == 1
 
 
 def test_doctor_tells_of_a_build_that_dies(native: Path, tmp_path: Path) -> None:
