@@ -1,8 +1,8 @@
 """Memory of this process by the kernel's own account (/proc/self/status), and of a CUDA card, in MiB.
 
 Resident memory counts the touched pages of the mapped model file, so several processes each count a file they share,
-and a model grows into it with use (llama.cpp issue 864). Hence the parts: `rss_anon` belongs to this process alone,
-`rss_file` is mapped from files. (psutil has neither them nor the peak.)
+and a model grows into it with use (llama.cpp issue 864). Hence the parts: `RssAnon` belongs to this process alone,
+`RssFile` is mapped from files. (psutil has neither them nor the peak.)
 
 A card has three accounts that differ (optimum-benchmark issue 31). `allocated`: tensors, by torch. `reserved`: what
 torch took from the driver, its free blocks included. `used`: by how much the card's free memory fell since this process
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import gc
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +26,15 @@ CLEAR = Path("/proc/self/clear_refs")
 FIELDS = ("VmRSS", "VmHWM", "RssAnon", "RssFile")
 
 
-@dataclass(frozen=True)
-class Memory:
-    """MiB; the peak is over the life of the process, or since `reset_peak`."""
+def now(status: Path = STATUS) -> dict[str, float]:
+    """MiB of this process now, by the kernel's FIELDS; VmHWM is the peak since it began, or since `reset_peak`.
 
-    rss_mib: float
-    peak_rss_mib: float
-    rss_anon_mib: float
-    rss_file_mib: float
-
-
-def now(status: Path = STATUS) -> Memory:
-    """This process's memory now. Raises UserError without a Linux /proc.
-
-    VmHWM, not getrusage's ru_maxrss, which is inherited over exec from the process that started this one.
+    Raises UserError without a Linux /proc. (Not getrusage's ru_maxrss, which is inherited over exec from the process
+    that started this one.)
     """
     try:
         kib = dict(re.findall(r"(\w+):\s*(\d+) kB", status.read_text(encoding="utf-8")))
-        return Memory(*(int(kib[name]) / 1024 for name in FIELDS))
+        return {name: int(kib[name]) / 1024 for name in FIELDS}
     except (OSError, KeyError) as error:
         raise UserError(f"{status} ({error}): memory is measured on Linux 4.5 and newer only") from None
 

@@ -134,14 +134,14 @@ def queries(job: Job) -> dict[str, Any]:
         vram |= card.now("run")
         after = memory.now()
         result = {
-            "load_s": load_s, "baseline_rss_mib": before.rss_mib, "load_rss_mib": loaded.rss_mib, "cpu_s": cpu_s,
-            "run_rss_anon_mib": after.rss_anon_mib, "run_rss_file_mib": after.rss_file_mib,
-            "peak_rss_mib": max(loaded.peak_rss_mib, after.peak_rss_mib), "load1": load1, **others.so_far(), **vram,
+            "load_s": load_s, "baseline_rss_mib": before["VmRSS"], "load_rss_mib": loaded["VmRSS"], "cpu_s": cpu_s,
+            "run_rss_anon_mib": after["RssAnon"], "run_rss_file_mib": after["RssFile"],
+            "peak_rss_mib": max(loaded["VmHWM"], after["VmHWM"]), "load1": load1, **others.so_far(), **vram,
             **used, **rates(answered), "engine": engine.describe(),
             "queries": answered,
         }  # fmt: skip
     if peaks_apart:
-        result |= {"load_peak_rss_mib": loaded.peak_rss_mib, "run_peak_rss_mib": after.peak_rss_mib}
+        result |= {"load_peak_rss_mib": loaded["VmHWM"], "run_peak_rss_mib": after["VmHWM"]}
     peaks = {
         "load_peak_cgroup_mib": load_cgroup if cgroups_apart else None,
         "run_peak_cgroup_mib" if cgroups_apart else "peak_cgroup_mib": cgroup.peak_bytes(group),

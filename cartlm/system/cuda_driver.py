@@ -54,11 +54,9 @@ def check(
             f"the NVIDIA driver is too old: it runs CUDA {newest}, torch {torch} needs {cuda}",
             "install a newer driver on the host, then nvidia-smi",
         )
-    if status == 0:
-        driver.cuDeviceGetCount(ctypes.byref(cards))
+    driver.cuDeviceGetCount(ctypes.byref(cards))  # stays 0 where cuInit failed
     if cards.value:
         return f"{cards.value} CUDA card(s), driver for CUDA {newest}, torch {torch} for CUDA {cuda}"
-    hidden = ", ".join(f"{name}={environ[name]}" for name in CARDS if name in environ)
+    hidden = "".join(f"; set here: {name}={environ[name]}" for name in CARDS if name in environ)
     why = "" if status in (0, NO_DEVICE) else f" (cuInit: error {status})"
-    hidden = f"; set here: {hidden}" if hidden else ""
     raise UserError(f"the NVIDIA driver shows no card{why}{hidden}", "nvidia-smi -L")

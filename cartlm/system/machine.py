@@ -140,8 +140,7 @@ def usable_memory(root: Path = ROOT) -> int:
 
 def describe_memory(root: Path = ROOT) -> str:
     """`usable_memory`, and whether a cgroup limits it, in words."""
-    limit = "" if memory_limit(root) is None else ", by a limit"
-    return f"{usable_memory(root) / GIB:.1f} GiB{limit}"
+    return f"{usable_memory(root) / GIB:.1f} GiB{'' if memory_limit(root) is None else ', by a limit'}"
 
 
 def runtime(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> str:
