@@ -88,8 +88,8 @@ def close(raw: Path) -> None:
 def _describe(record: Record) -> str:
     """A measurement for the progress line: its kind, and the speeds of one query at a time."""
     speeds = record.get("ours", record)
-    phases = [phase for phase in ("prefill", "decode") if f"{phase}_tokens_per_s" in speeds]
-    told = [f"{speeds[f'{phase}_tokens_per_s']:.0f} {phase} tokens/s" for phase in phases]
+    names = {"prefill": "prefill_tokens_per_s", "decode": "decode_tokens_per_s"}
+    told = [f"{speeds[name]:.0f} {phase} tokens/s" for phase, name in names.items() if name in speeds]
     return ", ".join([record["kind"], *told])
 
 

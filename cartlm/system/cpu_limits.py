@@ -49,19 +49,17 @@ def cpu_quota(root: Path = ROOT) -> float | None:
     scheduler/sched-bwc).
     """
     quotas = []
-    for version, folder in groups(root, "cpu"):
-        files = ("cpu.max",) if version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-        numbers = " ".join(read(folder / file) or "" for file in files).split()
-        if len(numbers) == 2 and all(map(str.isdigit, numbers)) and int(numbers[1]) > 0:
-            quotas.append(int(numbers[0]) / int(numbers[1]))
+    for _, folder in groups(root, "cpu"):
+        v1 = f"{read(folder / 'cpu.cfs_quota_us')} {read(folder / 'cpu.cfs_period_us')}"
+        numbers = [int(text) for text in (read(folder / "cpu.max") or v1).split() if text.isdigit()]
+        if len(numbers) == 2 and numbers[1] > 0:
+            quotas.append(numbers[0] / numbers[1])
     return min(quotas, default=None)
 
 
 def affinity() -> int:
     """CPUs on which the scheduler may put this process (taskset, cpuset)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads(root: Path = ROOT, cpus: int | None = None) -> int:

@@ -108,8 +108,7 @@ def run_logged(
     line is the reason. Raises OSError (ENOSPC, EFBIG) on a full disk, UserError with `hint` for every other failure.
     """
     words = [str(part) for part in command]
-    program = words[1] if len(words) > 1 and words[1].endswith(".py") else words[0]
-    name = words[2].split(".")[-1] if words[1:2] == ["-m"] else Path(program).name
+    name = next(Path(word).name for word in words if word not in (sys.executable, "-m"))
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as file:
         code = subprocess.run(
