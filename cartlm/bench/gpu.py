@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -25,6 +26,7 @@ KERNELS = ("marlin", "machete", "exllama_v2", "triton", "torch")
 """GPTQ kernels that are tried on a card, by the names of cartlm.engines.gptq."""
 PROBE_S = 420.0  # a kernel that is compiled at its first use takes minutes
 AT = "@"
+File = dict[str, dict[str, Any]]  # the sections of a metrics file
 FIGURES = re.compile(
     r"gpu\.(prefill_tokens|decode_tokens|latency_ms_p50|vram_|spread)\w*|energy\.energy_j_per_(token|query)"
     r"|accuracy\.(exact_match\w*|n_accuracy)"
@@ -136,19 +138,17 @@ def probe(plan: Plan, prompt: Any, model: Model) -> str:
 
 
 def merge(
-    files: Mapping[str, dict[str, Any]],
-    unsupported: Mapping[str, str],
-    like: Mapping[str, dict[str, Any]] | None = None,
-) -> tuple[dict[str, dict[str, Any]], str]:
+    files: Mapping[str, File], unsupported: Mapping[str, str], like: Mapping[str, File] | None = None
+) -> tuple[dict[str, File], str]:
     """One file per variant, and in one string the variants of which no kernel runs.
 
     A variant's sections are those of the kernel that decodes fastest, or that is the fastest in the merged files `like`.
     `kernels` names it and, in one string, those that do not run; `kernel_NAME` has the figures of each.
     """
-    kernels: dict[str, dict[str, dict[str, Any]]] = {}
+    kernels: dict[str, dict[str, File]] = defaultdict(dict)
     for name, file in files.items():
         variant, _, kernel = name.partition(AT)
-        kernels.setdefault(variant, {})[kernel] = file
+        kernels[variant][kernel] = file
     merged = {}
     for variant, by_kernel in kernels.items():
         if "" in by_kernel:  # not GPTQ
@@ -170,7 +170,7 @@ def merge(
     return merged, "; ".join(missing)
 
 
-def _figures(file: Mapping[str, Any]) -> dict[str, Any]:
+def _figures(file: File) -> dict[str, Any]:
     """The figures of one kernel as one section; those of a batch start with its section's name."""
     figures = {"kernel": file["engine"]["kernel"], "graphs": file["engine"].get("graphs", "none")}
     for section, values in file.items():

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import gc
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,10 @@ def reset_peak(clear: Path = CLEAR) -> bool:
     """Start the peak anew, so that load and run have one each; False where the kernel refuses (filesystems/proc,
     clear_refs 5).
     """
-    try:
+    with suppress(OSError):
         clear.write_text("5", encoding="ascii")
-    except OSError:
-        return False
-    return True
+        return True
+    return False
 
 
 def card_index() -> int:

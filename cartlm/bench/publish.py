@@ -25,7 +25,6 @@ from cartlm.metrics import read_metrics, write_metrics
 from cartlm.system import cgroup, machine, meters
 
 IDLE_S = 5.0
-File = dict[str, Any]
 
 
 def cpu(idle_w: float | None, load_w: float | None) -> Target:
@@ -65,8 +64,8 @@ def run(
     for variant, why in aggregate.unsteady(records, max_spread).items():
         raise UserError(f"{variant}: {why}", f"then: {command}")
 
-    files: dict[str, File] = {}
-    by_round: dict[int, dict[str, File]] = defaultdict(dict)
+    files: dict[str, gpu.File] = {}
+    by_round: dict[int, dict[str, gpu.File]] = defaultdict(dict)
     for name, of_model in records.items():
         # NF4 is made at load, from the 16-bit file
         size = None if models[name].nf4 else models[name].size_bytes
@@ -143,8 +142,7 @@ def committed(path: Path) -> dict[str, Any]:
     with suppress(OSError, subprocess.CalledProcessError):  # no folder, no git, not in a commit
         command = ["git", "show", f"HEAD:./{path.name}"]
         shown = subprocess.run(command, cwd=path.parent, capture_output=True, check=True)
-        values: dict[str, Any] = json.loads(shown.stdout)
-        return values
+        return dict(json.loads(shown.stdout))
     return read_metrics(path) if path.is_file() else {}
 
 

@@ -47,8 +47,7 @@ def _tokenizer(job: Job, engine: Any) -> Callable[[Any], list[int]]:
     """Makes the ids of a prompt; one given as ids stays as it is."""
     if isinstance(job["prompts"][0][0], list):
         return list
-    tokenize: Callable[[Any], list[int]] = engine.prompt_builder(job["separator"]).prompt_ids
-    return tokenize
+    return engine.prompt_builder(job["separator"]).prompt_ids
 
 
 def _meter(device: str) -> energy.Meter | None:

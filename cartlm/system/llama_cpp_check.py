@@ -125,10 +125,9 @@ def _stop(what: str, hint: str, code: int = 2) -> NoReturn:
 
 def cpuinfo() -> str:
     """The text of /proc/cpuinfo; empty where there is none."""
-    try:
+    with contextlib.suppress(OSError):
         return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+    return ""
 
 
 def leave_out(prefix: Path, info: dict[str, Any], verdict: Verdict) -> bool:

@@ -72,9 +72,7 @@ def ask(prefix: Path, folder: Path) -> None:
         plain.unlink()
         cosine = _cosine(ours, right)
         if not cosine >= LEAST:
-            _report(
-                wrong=f"a model in {name} answers otherwise than its weights in float32 (cosine {cosine:.3f})"
-            )
+            _report(wrong=f"a model in {name} answers otherwise than in float32 (cosine {cosine:.3f})")
             sys.exit(WRONG)
 
 
