@@ -138,7 +138,8 @@ CASES: dict[str, tuple[Spoil, list[str], list[str], int | None]] = {
         cut("models/q8_0/model.gguf", 1000), ["evaluate", "q8_0"], ["models/q8_0/model.gguf", "dvc repro"], None,
     ),
     "eval: model is no GGUF": (
-        content("models/q8_0/model.gguf", b"garbage"), ["evaluate", "q8_0"], ["is not a GGUF file"], None,
+        content("models/q8_0/model.gguf", b"garbage"), ["evaluate", "q8_0"],
+        ["models/q8_0/model.gguf", "rm models/q8_0/model.gguf, then dvc repro"], None,
     ),
     "base: model missing": (remove("base/model"), ["base"], ["base/model"], None),
     "base: weights cut short": (cut("base/model/model.safetensors", 100), ["base"], ["model.safetensors"], None),
