@@ -6,6 +6,8 @@ import ipaddress
 import os
 import re
 import socket
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -28,6 +30,7 @@ HINTS = (
 """Part of a message that refuses a field of the request, and the param to change; the first match counts."""
 
 
+@dataclass(eq=False)
 class RequestFailed(Exception):
     """A request without a whole answer: `what` happened, in one line without the key, and a `hint`.
 
@@ -35,11 +38,11 @@ class RequestFailed(Exception):
     try cost nothing.
     """
 
-    def __init__(
-        self, what: str, hint: str = "", retryable: bool = False, retry_after_s: float = 0.0, free: bool = False
-    ) -> None:  # fmt: skip
-        self.what, self.hint = what, hint
-        self.retryable, self.retry_after_s, self.free = retryable, retry_after_s, free
+    what: str
+    hint: str = ""
+    retryable: bool = False
+    retry_after_s: float = 0.0
+    free: bool = False
 
     def __str__(self) -> str:
         return self.what
@@ -60,18 +63,13 @@ def http_client(url: str) -> tuple[str, Any]:
     proxy = next(map(_proxy_setting, kinds), "")
     try:  # trusts the environment, which may also name certificates
         return proxy, openai.DefaultHttpxClient()
-    except ImportError:  # httpx prepares every proxy, used or not
-        socks = [_proxy_setting(kind) for kind, value in getproxies().items() if value.startswith("socks")]
-        raise UserError(
-            f"{socks[0]} is a SOCKS proxy, which needs a package", "pip install socksio"
-        ) from None
-    except OSError as error:
-        names = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]
-        where = ", ".join(f"{name}={os.environ[name]}" for name in names)
-        raise UserError(f"{where}: {error.strerror or error}", f"unset {' '.join(names)}") from None
-    except Exception as error:  # httpx.InvalidURL is no ValueError
-        wrong = proxy or next(map(_proxy_setting, getproxies()), "a proxy of the environment")
-        raise UserError(f"{wrong} is no usable proxy: {error}", f"unset {wrong.partition('=')[0]}") from None
+    except Exception as error:  # httpx prepares every proxy, used or not; its InvalidURL is no ValueError
+        files = [
+            f"{name}={os.environ[name]}" for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if name in os.environ
+        ]
+        settings = files if isinstance(error, OSError) else map(_proxy_setting, getproxies())
+        hint = "unset the one that is wrong; a SOCKS proxy needs pip install socksio"
+        raise UserError(f"{', '.join(settings)} cannot be used: {error}", hint) from None
 
 
 def _proxy_setting(kind: str) -> str:
@@ -86,12 +84,11 @@ def is_loopback(host: str) -> bool:
     host = host.rstrip(".").lower()
     if host == "localhost" or host.endswith(".localhost"):
         return True
-    try:  # inet_aton also reads 127.1
+    with suppress(ValueError, OSError):  # inet_aton also reads 127.1
         address = ipaddress.ip_address(host if ":" in host else socket.inet_ntoa(socket.inet_aton(host)))
-    except (ValueError, OSError):
-        return False
-    address = getattr(address, "ipv4_mapped", None) or address
-    return address.is_loopback or address.is_unspecified
+        address = getattr(address, "ipv4_mapped", None) or address
+        return address.is_loopback or address.is_unspecified
+    return False
 
 
 def refused_field_hint(message: str) -> str:
@@ -101,28 +98,23 @@ def refused_field_hint(message: str) -> str:
 
 def error_message(body: Any) -> str:
     """The message in the decoded body of an error, in the forms that servers use; empty for none."""
-    for name in ("error", "message", "detail"):
-        if isinstance(body, dict) and body.get(name):
-            body = body[name]
-    if isinstance(
-        body, list
-    ):  # FastAPI: [{"loc": ["body", "max_tokens"], "msg": "extra fields not permitted"}]
-        parts = [
-            [*map(str, item.get("loc") or ()), error_message(item.get("msg") or item.get("message"))]
-            for item in body
-            if isinstance(item, dict)
-        ]
-        return "; ".join(" ".join(part) for part in parts)
-    return body if isinstance(body, str) else ""
+    match body:
+        case str():
+            return body
+        case list():
+            return "; ".join(map(error_message, body))
+        case dict():  # FastAPI: {"loc": ["body", "max_tokens"], "msg": "extra fields not permitted"}
+            inner = next(filter(None, map(body.get, ("error", "message", "detail", "msg"))), "")
+            return " ".join([*map(str, body.get("loc") or ()), error_message(inner)])
+    return ""
 
 
 def retry_after_s(header: str | None) -> float:
     """The seconds to wait by a Retry-After header, a number or a date, at most two minutes; 0 without one."""
-    try:
-        seconds = float(header or 0)
-    except ValueError:
+    with suppress(ValueError, TypeError):  # TypeError: a date without a zone
         try:
+            seconds = float(header or 0)
+        except ValueError:
             seconds = (parsedate_to_datetime(str(header)) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError):  # TypeError: a date without a zone
-            return 0.0
-    return min(120.0, max(0.0, seconds))
+        return min(120.0, max(0.0, seconds))
+    return 0.0

@@ -198,13 +198,13 @@ class Client(AbstractContextManager["Client"]):
             raise ValueError("an error beside the choices")
         choice, usage = value["choices"][0], value.get("usage") or {}
         message = choice["message"] if "messages" in body else {"content": choice["text"]}
-        reason = choice.get("finish_reason")
-        if not isinstance(reason, str | None) or (reason or "").lower() in BROKEN:
-            raise TypeError("finish_reason")
+        reason = choice.get("finish_reason") or UNKNOWN
+        if reason.lower() in BROKEN:
+            raise ValueError("finish_reason")
         text, refusal = _text_and_refusal(message.get("content"))
         reply = Reply(
             text=text,
-            finish_reason=reason or UNKNOWN,
+            finish_reason=reason,
             prompt_tokens=_token_count(usage, "prompt_tokens"),
             completion_tokens=_token_count(usage, "completion_tokens"),
             latency_s=latency_s,
@@ -287,16 +287,14 @@ def _empty_answer(reply: Reply, message: Mapping[str, Any]) -> RequestFailed:
 def _text_and_refusal(content: Any) -> tuple[str, str]:
     """Text and refusal of a message's content: a string, null, or a list of parts, whose thoughts are dropped.
 
-    Raises TypeError or KeyError for anything else.
+    Raises TypeError or LookupError for anything else.
     """
-    if isinstance(content, list):
-        parts: dict[str, list[str]] = {"text": [], "refusal": [], "thinking": [], "reasoning": []}
-        for part in content:
-            parts[part["type"]].append(str(part.get(part["type"]) or ""))
-        return "".join(parts["text"]), "".join(parts["refusal"])
-    if not isinstance(content, str | None):
-        raise TypeError("content")
-    return content or "", ""
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    text, refusal = (
+        "".join(part.get(kind) or "" for part in parts if part["type"] == kind)
+        for kind in ("text", "refusal")
+    )
+    return text, refusal
 
 
 def _token_count(usage: Any, name: str) -> int | None:
