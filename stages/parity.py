@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cartlm import command
-from cartlm.engines.answer import Answer, agreement
+from cartlm.engines.answer import Answer, agreement, check_parity
 from cartlm.engines.collect import Job, collect_answers, file_digest
 from cartlm.evaluation.answers import (
     draft_and_verify_job,
@@ -19,7 +19,7 @@ from cartlm.evaluation.answers import (
     open_engine,
     read_answers,
 )
-from cartlm.evaluation.scoring import check_parity, parity_section
+from cartlm.evaluation.scoring import parity_section
 from cartlm.files import write_text
 from cartlm.metrics import write_metrics
 from cartlm.system import cpu_limits, machine
@@ -67,7 +67,7 @@ def main() -> None:
     write_text(RUNS / "parity.json", raw + "\n")
     for one in divergences[:SHOWN]:
         command.progress(f"row {one['id']}\n  merged: {one['merged']!r}\n  f16:    {one['f16']!r}")
-    check_parity(result, settings.parity.min_agreement)
+    check_parity(section, settings.parity.min_agreement)
     write_metrics(Path("metrics/parity.json"), {**section, "machine": machine.fingerprint(), **engines})
     for part in RUNS.glob("parity.*.part.jsonl"):
         part.unlink()

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from cartlm import command
+from cartlm.engines.answer import check_parity
 from cartlm.errors import UserError
 from cartlm.metrics import read_metrics, write_metrics
 from cartlm.quantization import gguf, imatrix
@@ -25,7 +26,7 @@ def main(variant: str) -> None:
     if variant not in settings.gguf:
         raise UserError(f"params.yaml has no gguf.{variant}", f"one of: {', '.join(settings.gguf)}")
     wanted = settings.gguf[variant]
-    gguf.require_parity(read_metrics(Path("metrics/parity.json")), settings.parity.min_agreement)
+    check_parity(read_metrics(Path("metrics/parity.json")), settings.parity.min_agreement)
     source, threads, matrix = Path("models/f16/model.gguf"), cpu_limits.threads(), None
     if wanted.imatrix:
         pairs = [(row.prompt, row.completion) for row in rows.read(Path("data/calibration.jsonl"))]

@@ -29,8 +29,7 @@ def main(variant: str) -> None:
     if variant not in settings.gptq:
         raise UserError(f"params.yaml has no gptq.{variant}", f"one of: {', '.join(settings.gptq)}")
     how = settings.gptq[variant]
-    if not MERGED.is_dir():
-        raise FileNotFoundError(2, "No such file or directory", str(MERGED))
+    MERGED.stat()  # raises FileNotFoundError
     builder = from_transformers(load_tokenizer(MERGED), settings.prompt.separator)
     rows = [
         builder.prompt_ids(row.prompt) + builder.completion_ids(row.completion)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
+
+from cartlm.errors import UserError
 
 FinishReason = Literal["stop", "length"]
 
@@ -34,13 +36,9 @@ class Answer:
         """Whether this is the completion byte for byte and ended by itself: what counts as correct everywhere."""
         return self.finish_reason == "stop" and self.text == completion
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, for a line of JSON."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Answer:
-        """The answer of `to_json`. Raises TypeError or KeyError for other fields."""
+        """The answer that was stored as `dataclasses.asdict`. Raises TypeError or KeyError for other fields."""
         return cls(**{**value, "token_ids": tuple(value["token_ids"])})
 
 
@@ -107,13 +105,21 @@ class Agreement:
         return 1 - len(self.divergences) / self.n
 
 
-def same_answer(one: Answer, other: Answer) -> bool:
-    """Whether two answers are the same to a user: the same text, ended in the same way."""
-    return (one.text, one.finish_reason) == (other.text, other.finish_reason)
-
-
 def agreement(first: Sequence[Answer], second: Sequence[Answer]) -> Agreement:
-    """Compare the answers to the same prompts, in the same order."""
-    pairs = enumerate(zip(first, second, strict=True))
-    different = [Divergence(at, one.text, two.text) for at, (one, two) in pairs if not same_answer(one, two)]
+    """Compare the answers to the same prompts, in the same order: to a user, text and ending make an answer."""
+    different = [
+        Divergence(at, one.text, two.text)
+        for at, (one, two) in enumerate(zip(first, second, strict=True))
+        if (one.text, one.finish_reason) != (two.text, two.finish_reason)
+    ]
     return Agreement(len(first), different)
+
+
+def check_parity(parity: Mapping[str, Any], least: float) -> None:
+    """Raise UserError where metrics/parity.json says that merged and F16 agree on less than the share `least`."""
+    share, n = parity.get("agreement", 0.0), parity.get("n", 0)
+    if share < least:
+        raise UserError(
+            f"merged and f16 answer {share:.4f} of {n} rows alike, less than parity.min_agreement={least}",
+            "see runs/parity.json of dvc repro parity: the tokenizer, the converter or the merge lost something",
+        )

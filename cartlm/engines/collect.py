@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
@@ -135,7 +135,7 @@ def _run_batches(engine: Any, job: Job, todo: Sequence[list[int]]) -> Iterator[I
 
 
 def _line(key: str, batch: dict[int, Answer]) -> str:
-    answers = {str(index): answer.to_json() for index, answer in batch.items()}
+    answers = {str(index): asdict(answer) for index, answer in batch.items()}
     return json.dumps({"key": key, "answers": answers}) + "\n"
 
 

@@ -39,8 +39,8 @@ def load(folder: Path, dtype: torch.dtype, device: str, kernel: str | None) -> t
         except Exception as error:  # each kernel refuses devices, dtypes and shapes in its own way
             if kernel is None:
                 raise
-            what = " ".join((str(error) or output()).split())[:200]
-            raise UserError(f"GPTQ kernel {kernel} does not run here: {what}", "") from None
+            what = str(error) or output()
+            raise UserError(f"GPTQ kernel {kernel} does not run here: {what:.200}") from None
         names = {type(module).__name__ for module in model.modules() if isinstance(module, BaseQuantLinear)}
         if kernel is None:
             return _dequantize(model, dtype).to(device).eval(), "dequantized"

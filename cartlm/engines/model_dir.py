@@ -65,7 +65,6 @@ def weights(folder: Path) -> Weights:
         )
     every = sorted(path.name for path in folder.glob("*.safetensors") if path.is_file())
     pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
-    shards = [name for name in every if SHARD.fullmatch(name)]
     if (folder / INDEX).exists():
         placed = _index(folder)
         files = sorted(set(placed.values()))
@@ -79,7 +78,7 @@ def weights(folder: Path) -> Weights:
             )
         if files != [WHOLE]:
             files.append(INDEX)
-    elif shards:
+    elif shards := [name for name in every if SHARD.fullmatch(name)]:
         raise UserError(
             f"{folder} holds shards such as {shards[0]} without {INDEX}",
             f"fetch the index too, or remove the shards if {WHOLE} is the model",
@@ -87,10 +86,8 @@ def weights(folder: Path) -> Weights:
     elif WHOLE in every:
         files, tensors = [WHOLE], read_headers(folder, [WHOLE])
     else:
-        others = f", only {every[0]}" if every else ""
-        if pickled and not every:
-            others = f", only pickled weights ({pickled[0]}), which may run code"
-        raise UserError(f"{folder} holds no {WHOLE}{others}", HINT)
+        found = every or [f"pickled weights ({name}), which may run code" for name in pickled]
+        raise UserError(f"{folder} holds no {WHOLE}{f', only {found[0]}' if found else ''}", HINT)
     return Weights(tuple(files), tensors, tuple(sorted({*every, *pickled} - set(files))))
 
 
@@ -99,12 +96,13 @@ def _index(folder: Path) -> dict[str, str]:
     placed = read_json(folder / INDEX).get("weight_map")
     if not isinstance(placed, dict) or not placed or not all(isinstance(f, str) for f in placed.values()):
         raise UserError(f"{folder / INDEX} has no weight_map of tensors to files", HINT)
-    for file in sorted(set(placed.values())):
-        if Path(file).name != file or not file.endswith(".safetensors"):
-            raise UserError(f"{folder / INDEX} names {file!r}, which is no safetensors file beside it", HINT)
-        if not (folder / file).is_file():
-            raise UserError(f"{folder / file} is missing, though {INDEX} names it", HINT)
-    if WHOLE in placed.values() and len(set(placed.values())) > 1:
+    files = sorted(set(placed.values()))
+    for file in files:
+        if Path(file).name != file or not file.endswith(".safetensors") or not (folder / file).is_file():
+            raise UserError(
+                f"{folder / file} is missing or no safetensors file beside {INDEX}, which names it", HINT
+            )
+    if WHOLE in files and len(files) > 1:
         raise UserError(
             f"{folder}: {INDEX} names {WHOLE} as one of several files, which transformers would load alone",
             "save the model again, or rename that file there and in the index",
@@ -147,9 +145,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: dict[str, Any], sort_keys: bool = False) -> None:
     """Write a JSON object as transformers does, with a newline at its end."""
-    path.write_text(
-        json.dumps(value, indent=2, ensure_ascii=False, sort_keys=sort_keys) + "\n", encoding="utf-8"
-    )
+    text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=sort_keys)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -161,8 +158,7 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # sentencepiece, tokenizers and transformers each fail in their own way
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"the tokenizer in {folder} does not load: {reason}", HINT) from None
+        raise UserError(f"the tokenizer in {folder} does not load: {error!s:.160}", HINT) from None
 
 
 def copy(source: Path, target: Path, patterns: tuple[str, ...]) -> None:

@@ -17,14 +17,7 @@ import transformers as hf
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from cartlm.engines import gptq, stepping
-from cartlm.engines.answer import (
-    Answer,
-    FinishReason,
-    Stopped,
-    describe_threads,
-    join_pieces,
-    length_sorted_batches,
-)  # fmt: skip
+from cartlm.engines.answer import Answer, Stopped, describe_threads, join_pieces, length_sorted_batches
 from cartlm.errors import UserError
 from cartlm.task.prompt import PromptBuilder, from_transformers
 
@@ -77,8 +70,10 @@ class Transformers(AbstractContextManager["Transformers"]):
             accepted += 1
         kept = draft[:accepted]
         if accepted == max_new_tokens or chosen[accepted] == self.eos_id:
-            reason: FinishReason = "length" if accepted == max_new_tokens else "stop"
-            return Answer(self.decode(kept), tuple(kept), reason, len(prompt_ids), accepted, 0, seconds, 0.0)
+            return Answer(
+                self.decode(kept), tuple(kept), "length" if accepted == max_new_tokens else "stop", len(prompt_ids),
+                accepted, 0, seconds, 0.0,
+            )  # fmt: skip
         rest = self.answer(prompt_ids + kept, max_new_tokens - accepted)
         ids = (*kept, *rest.token_ids)
         return replace(
@@ -190,9 +185,8 @@ def _pieces(tokenizer: Any) -> Callable[[int], bytes]:
         added = tokenizer.added_tokens_decoder.get(token)
         if added is not None:
             return b"" if added.special else str(added.content).encode()
-        text = (
-            tokenizer.convert_ids_to_tokens(token) or ""
-        )  # the embedding may have more rows than the vocabulary
+        # the embedding may have more rows than the vocabulary
+        text = tokenizer.convert_ids_to_tokens(token) or ""
         if is_byte_level:
             return bytes(byte_of[letter] for letter in text)
         byte = BYTE_FALLBACK.fullmatch(text)
@@ -231,8 +225,7 @@ def load(
     except ModuleNotFoundError as error:
         raise UserError(f"the package {error.name} is not installed", f"pip install {error.name}") from None
     except Exception as error:  # each file of the folder fails in its own library's way
-        what = " ".join(str(error).split())[:200]
-        raise UserError(f"{folder} does not load: {what}", "delete it, then dvc repro") from None
+        raise UserError(f"{folder} does not load: {error!s:.200}", "delete it, then dvc repro") from None
     return Transformers(folder, model, tokenizer, replicas if device == "cpu" else 1, weights, fixed)
 
 
@@ -244,11 +237,10 @@ def _load_plain(folder: Path, dtype: Any, device: str, nf4: bool) -> Any:
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )  # fmt: skip
         options = {"quantization_config": how, "device_map": {"": device}}
-    loaded: Any = hf.AutoModelForCausalLM.from_pretrained(
+    model, report = hf.AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False,
         output_loading_info=True, **options,
     )  # fmt: skip
-    model, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise UserError(
             f"{folder} lacks {len(missing)} weights such as {missing[0]}", "delete it, then dvc repro"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,8 @@ from cartlm.task import rows as row_files
 from cartlm.task.prompt import PromptBuilder
 from cartlm.task.rows import Row
 
-MAX_REPLICAS = {
-    "llama.cpp": 4,
-    "transformers": 2,
-}  # a batch of transformers has a large cache, and gains less
-MADE_BY = {"base": "base", "merged": "merge", "f16": "convert-gguf"}
+# a batch of transformers has a large cache, and gains less
+MAX_REPLICAS = {"llama.cpp": 4, "transformers": 2}
 
 
 def engine_name(variant: str, reference: References, gguf: Iterable[str], gptq: Iterable[str]) -> str:
@@ -43,14 +40,9 @@ def engine_name(variant: str, reference: References, gguf: Iterable[str], gptq: 
 
 
 def model_path(models: Path, variant: str, engine: str) -> Path:
-    """The variant's model: a folder for transformers, a GGUF file for llama.cpp.
-
-    Raises UserError naming the stage that makes it, if it is missing.
-    """
+    """The variant's model: a folder for transformers, a GGUF file for llama.cpp. Raises FileNotFoundError."""
     path = models / variant if engine == "transformers" else models / variant / "model.gguf"
-    if not path.exists():
-        quantize = "quantize-gptq" if engine == "transformers" else "quantize-gguf"
-        raise UserError(f"{path} is missing", f"dvc repro {MADE_BY.get(variant, f'{quantize}@{variant}')}")
+    path.stat()
     return path
 
 
@@ -117,7 +109,7 @@ def answer_rows(engine: Any, rows: Sequence[Row], job: Job, raw: Path) -> tuple[
     scores = [score(row, answer) for row, answer in zip(rows, answers, strict=True)]
     key = job.key(engine)
     lines = [
-        {"id": row.id, "outcome": one.outcome, "key": key, "answer": answer.to_json()}
+        {"id": row.id, "outcome": one.outcome, "key": key, "answer": asdict(answer)}
         for row, answer, one in zip(rows, answers, scores, strict=True)
     ]
     write_text(raw, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from cartlm.engines.answer import Agreement, Answer
-from cartlm.errors import UserError
 from cartlm.evaluation.statistics import wilson
 from cartlm.task.intent import parse_intent
 from cartlm.task.rows import Row
@@ -103,12 +102,3 @@ def parity_section(agreement: Agreement) -> dict[str, int | float]:
     """The values of metrics/parity.json: the share of rows answered alike, with its Wilson 95 % interval."""
     low, high = wilson(agreement.n - len(agreement.divergences), agreement.n)
     return {"agreement": agreement.share, "agreement_low": low, "agreement_high": high, "n": agreement.n}
-
-
-def check_parity(agreement: Agreement, least: float) -> None:
-    """Raise UserError where merged and F16 agree on less than the share `least`."""
-    if agreement.share < least:
-        raise UserError(
-            f"merged and f16 answer {agreement.share:.4f} of {agreement.n} rows alike, less than {least}",
-            "see runs/parity.json; the tokenizer, the converter or the merge lost something",
-        )

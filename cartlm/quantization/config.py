@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from cartlm.config import Section
-from cartlm.quantization.gguf_types import GGUF_TYPES, TypeName
+from cartlm.quantization.gguf_types import NEED_IMATRIX, TypeName
 
 
 class Gguf(Section):
@@ -18,7 +18,7 @@ class Gguf(Section):
 
     @model_validator(mode="after")
     def _check_imatrix(self) -> Gguf:
-        if GGUF_TYPES[self.type].needs_imatrix and not self.imatrix:
+        if self.type in NEED_IMATRIX and not self.imatrix:
             raise ValueError(f"{self.type} needs imatrix: true")
         return self
 

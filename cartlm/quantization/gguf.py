@@ -15,7 +15,7 @@ import numpy as np
 from cartlm.engines.tensor_groups import bytes_by_group
 from cartlm.errors import UserError
 from cartlm.files import MIB, replacing, sha256
-from cartlm.quantization.gguf_types import GGUF_TYPES
+from cartlm.quantization.gguf_types import BLOCKS
 from cartlm.system import llama_cpp_build, processes
 
 QUANTIZE_FAILURE = r"failed to quantize: (.+)"
@@ -41,8 +41,7 @@ class GgufFile:
 
     def fallback_tensors(self, quantization: str) -> list[str]:
         """Matrices that cannot take the type's blocks, for which llama.cpp silently takes another type."""
-        block = GGUF_TYPES[quantization].block
-        return [name for name, row in self.row_sizes.items() if row % block]
+        return [name for name, row in self.row_sizes.items() if row % BLOCKS[quantization]]
 
 
 def open_gguf(path: Path) -> Any:
@@ -57,15 +56,12 @@ def open_gguf(path: Path) -> Any:
         def __setattr__(self, name: str, value: Any) -> None:
             super().__setattr__(name, value.view(np.ndarray) if isinstance(value, np.memmap) else value)
 
+    path.stat()  # raises FileNotFoundError
     try:
         return Reader(path)
-    except FileNotFoundError:
-        raise
     except Exception as error:  # a cut file fails in many ways
-        text = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"{path} is not a whole GGUF file ({text})", f"make it again: rm {path}, then dvc repro"
-        ) from None
+        hint = f"make it again: rm {path}, then dvc repro"
+        raise UserError(f"{path} is not a whole GGUF file ({error!s:.120})", hint) from None
 
 
 def inspect_gguf(path: Path) -> GgufFile:
@@ -178,14 +174,3 @@ def engine_section(tool: str, threads: int) -> dict[str, str | int]:
     """The `engine` section of what a llama.cpp tool made."""
     build = llama_cpp_build.build_info()
     return {"name": tool, "version": f"{build['source']} {build['version']}", "threads": threads}
-
-
-def require_parity(parity: dict[str, Any], least: float) -> None:
-    """Raise UserError unless metrics/parity.json shows an agreement of at least `least`, a share of answers."""
-    agreement = parity.get("agreement", 0.0)
-    if agreement < least:
-        raise UserError(
-            f"parity.agreement is {agreement:.4g}, less than parity.min_agreement={least}: "
-            "quantizing would hide that the conversion changed the answers",
-            "see the divergences: dvc repro parity",
-        )

@@ -7,52 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import partial
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 from pydantic import AfterValidator
 
-
-class GgufType(NamedTuple):
-    """`number` is llama.h's llama_ftype. Rows whose size is no multiple of `block` silently get another type."""
-
-    number: int
-    block: int
-    needs_imatrix: bool = False
-
-
-GGUF_TYPES = {
-    "BF16": GgufType(32, 1),
-    "Q8_0": GgufType(7, 32),
-    "Q6_K": GgufType(18, 256),
-    "Q5_K_M": GgufType(17, 256),
-    "Q5_K_S": GgufType(16, 256),
-    "Q5_1": GgufType(9, 32),
-    "Q5_0": GgufType(8, 32),
-    "Q4_K_M": GgufType(15, 256),
-    "Q4_K_S": GgufType(14, 256),
-    "Q4_1": GgufType(3, 32),
-    "Q4_0": GgufType(2, 32),
-    "IQ4_NL": GgufType(25, 32),
-    "IQ4_XS": GgufType(30, 256),
-    "Q3_K_L": GgufType(13, 256),
-    "Q3_K_M": GgufType(12, 256),
-    "Q3_K_S": GgufType(11, 256),
-    "IQ3_M": GgufType(27, 256),
-    "IQ3_S": GgufType(26, 256),
-    "IQ3_XS": GgufType(22, 256, needs_imatrix=True),
-    "IQ3_XXS": GgufType(23, 256, needs_imatrix=True),
-    "Q2_K": GgufType(10, 256),
-    "Q2_K_S": GgufType(21, 256, needs_imatrix=True),
-    "IQ2_M": GgufType(29, 256, needs_imatrix=True),
-    "IQ2_S": GgufType(28, 256, needs_imatrix=True),
-    "IQ2_XS": GgufType(20, 256, needs_imatrix=True),
-    "IQ2_XXS": GgufType(19, 256, needs_imatrix=True),
-    "TQ2_0": GgufType(37, 256),
-    "TQ1_0": GgufType(36, 256),
-    "IQ1_M": GgufType(31, 256, needs_imatrix=True),
-    "IQ1_S": GgufType(24, 256, needs_imatrix=True),
-    "Q1_0": GgufType(40, 128),
-}
+BLOCKS = {
+    "BF16": 1,
+    **dict.fromkeys(("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL"), 32),
+    "Q1_0": 128,
+    **dict.fromkeys((
+        "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q3_K_L", "Q3_K_M", "Q3_K_S", "Q2_K", "Q2_K_S",
+        "IQ4_XS", "IQ3_M", "IQ3_S", "IQ3_XS", "IQ3_XXS", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S",
+        "TQ2_0", "TQ1_0",
+    ), 256),
+}  # fmt: skip
+"""Weights a block. Rows whose size is no multiple of it silently get another type."""
+NEED_IMATRIX = {"Q2_K_S", "IQ3_XS", "IQ3_XXS", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S"}
 
 
 def _check(names: Collection[str], name: str) -> str:
@@ -61,7 +31,7 @@ def _check(names: Collection[str], name: str) -> str:
     return name
 
 
-_PLAIN = [name.lower() for name, kind in GGUF_TYPES.items() if not kind.needs_imatrix]
-TypeName = Annotated[str, AfterValidator(partial(_check, GGUF_TYPES))]
+_PLAIN = [name.lower() for name in BLOCKS if name not in NEED_IMATRIX]
+TypeName = Annotated[str, AfterValidator(partial(_check, BLOCKS))]
 PlainTypeName = Annotated[str, AfterValidator(partial(_check, _PLAIN))]
 """In lower case, a type that needs no importance matrix."""

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -64,13 +64,8 @@ def quantize(
         "batch_size": max(1, BATCH_TOKENS // max(map(len, rows))),
     }  # fmt: skip
     files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(source.iterdir())]
-    # gptqmodel starts only with two CPU workers
-    environ = {
-        **os.environ,
-        "GPTQMODEL_CPU_WORKERS": str(max(2, threads)),
-        "HF_HUB_OFFLINE": "1",
-        "COLUMNS": "120",
-    }
+    environ = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
+    environ["GPTQMODEL_CPU_WORKERS"] = str(max(2, threads))  # with one it does not start
     if device == "cpu":
         environ["CUDA_VISIBLE_DEVICES"] = ""  # it may see no card
     kept = runs / hashlib.sha256(f"{job}{files}{versions()}".encode()).hexdigest()[:16]
@@ -88,8 +83,7 @@ def quantize(
             hint=f"see {runs / 'log'}, then dvc repro quantize-gptq@{target.name}",
         )  # fmt: skip
         _write_checkpoint(source, raw, new)
-        checkpoint = inspect_checkpoint(new, _read_losses(raw / "quant_log.csv"))
-        check_complete(source, new)
+        checkpoint = inspect_checkpoint(source, new, _read_losses(raw / "quant_log.csv"))
     shutil.rmtree(kept, ignore_errors=True)
     return checkpoint
 
@@ -138,14 +132,24 @@ def _read_losses(path: Path) -> dict[str, float]:
     return {f"layer_{layer}_{module}": loss for (layer, module), loss in sorted(losses.items())}
 
 
-def inspect_checkpoint(folder: Path, losses: Mapping[str, float] | None = None) -> Checkpoint:
-    """The sizes of the checkpoint in `folder`, from its headers. Raises UserError for a broken one."""
+def inspect_checkpoint(source: Path, folder: Path, losses: dict[str, float]) -> Checkpoint:
+    """The sizes of the checkpoint in `folder`, from its headers.
+
+    Raises UserError unless it is whole and holds every matrix of `source` once, packed or as it was.
+    """
     hint = f"rm -r {folder}, then dvc repro quantize-gptq@{folder.name}"
     files = sorted(folder.glob("*.safetensors"))
     tensors = model_dir.read_headers(folder, [path.name for path in files], hint)
     quantized = [name for name in tensors if name.endswith(".qweight")]
     if not quantized:
         raise UserError(f"{folder} holds no quantized weight", hint)
+    given, made = (
+        {name.rpartition(".")[0] for name in names} for names in (model_dir.weights(source).tensors, tensors)
+    )
+    if missing := sorted(given - made):
+        raise UserError(f"gptqmodel left out {len(missing)} tensors such as {missing[0]}", f"check {source}")
+    if "lm_head" in made - given:
+        raise UserError("gptqmodel wrote the tied output a second time", f"check {source}/config.json")
     bits = model_dir.read_json(folder / "config.json")["quantization_config"]["bits"]
     # qweight is [inputs * bits / 32, outputs]
     packed = sum(tensors[name].parameters * 32 // bits for name in quantized)
@@ -157,19 +161,8 @@ def inspect_checkpoint(folder: Path, losses: Mapping[str, float] | None = None) 
         parameters=packed + plain,
         bytes_by_group=bytes_by_group((name, tensor.bytes) for name, tensor in tensors.items()),
         quantized_matrices=len(quantized),
-        losses=dict(losses or {}),
+        losses=losses,
     )
-
-
-def check_complete(source: Path, folder: Path) -> None:
-    """Raise UserError unless every matrix of the source is in `folder` once, packed or as it was."""
-    given, made = (
-        {name.rpartition(".")[0] for name in model_dir.weights(each).tensors} for each in (source, folder)
-    )
-    if missing := sorted(given - made):
-        raise UserError(f"gptqmodel left out {len(missing)} tensors such as {missing[0]}", f"check {source}")
-    if "lm_head" in made - given:
-        raise UserError("gptqmodel wrote the tied output a second time", f"check {source}/config.json")
 
 
 def metrics_sections(

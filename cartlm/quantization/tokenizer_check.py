@@ -73,18 +73,16 @@ def check_pieces(folder: Path, tokenizer: Any, path: str) -> None:
         return
     from sentencepiece import SentencePieceProcessor
 
-    pieces = SentencePieceProcessor()
     try:
-        pieces.LoadFromFile(str(folder / "tokenizer.model"))
+        pieces = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     except (RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise UserError(f"{path}: tokenizer.model is no SentencePiece model ({reason})", HINT) from None
+        raise UserError(f"{path}: tokenizer.model is no SentencePiece model ({error!s:.100})", HINT) from None
     added = tokenizer.added_tokens_decoder
     for number in range(pieces.vocab_size()):
-        token = tokenizer.convert_ids_to_tokens(number)
-        if number not in added and token != pieces.IdToPiece(number):
+        token, piece = tokenizer.convert_ids_to_tokens(number), pieces.IdToPiece(number)
+        if number not in added and token != piece:
             raise UserError(
-                f"{path}: {number} is {pieces.IdToPiece(number)!r} in tokenizer.model and {token!r} in tokenizer.json",
+                f"{path}: {number} is {piece!r} in tokenizer.model and {token!r} in tokenizer.json",
                 "remove the file that is not the model's; llama.cpp reads tokenizer.model, transformers tokenizer.json",
             )
 

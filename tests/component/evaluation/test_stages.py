@@ -264,7 +264,7 @@ def test_parity_refuses_a_gguf_with_another_tokenizer(shop: Path) -> None:
     ("command", "damage", "said"),
     [
         (("evaluate", "q9"), None, "no variant 'q9'"),
-        (("evaluate", "q8_0"), "models/q8_0/model.gguf", "model.gguf is missing; dvc repro quantize-gguf@q8_0"),
+        (("evaluate", "q8_0"), "models/q8_0/model.gguf", "model.gguf is missing; dvc repro"),
         (("evaluate", "q8_0"), "data/test.jsonl", "data/test.jsonl is missing; dvc repro data"),
         (("evaluate", "merged"), "models/merged/model.safetensors", "model.safetensors"),
         (("parity",), "models/merged", "models/merged is missing; dvc repro merge"),

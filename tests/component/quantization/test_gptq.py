@@ -246,15 +246,15 @@ def test_a_checkpoint_that_lacks_something_is_refused(made: Path, tmp_path: Path
         folder / "model.safetensors",
     )
     with pytest.raises(UserError, match=r"gptqmodel left out 3 tensors such as model\.layers\.1\.mlp"):
-        gptq.check_complete(made / "models/merged", folder)
+        gptq.inspect_checkpoint(made / "models/merged", folder, {})
     twice = {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}
     save_file(twice, folder / "model.safetensors")
     with pytest.raises(UserError, match="tied output a second time"):
-        gptq.check_complete(made / "models/merged", folder)
+        gptq.inspect_checkpoint(made / "models/merged", folder, {})
     save_file({"model.norm.weight": tensors["model.norm.weight"]}, folder / "model.safetensors")
     with pytest.raises(UserError, match="holds no quantized weight"):
-        gptq.inspect_checkpoint(folder)
+        gptq.inspect_checkpoint(made / "models/merged", folder, {})
     (folder / "model.safetensors").write_bytes(b"\0" * 64)
     with pytest.raises(UserError, match="not a whole safetensors file") as caught:
-        gptq.inspect_checkpoint(folder)
+        gptq.inspect_checkpoint(made / "models/merged", folder, {})
     assert stage_module.explain(caught.value) is caught.value

@@ -85,10 +85,12 @@ def test_a_product_that_the_catalog_lacks_is_an_error_with_the_answer(predict: P
 
 def test_a_model_that_is_not_made_yet_names_the_command_that_makes_it(predict: Predict, repo: Path) -> None:
     path = catalog(repo, list(LINES))
-    failed(predict("--catalog", path, "tea", "--variant", "q8_0"), "q8_0", "dvc repro quantize-gguf@q8_0")
+    failed(
+        predict("--catalog", path, "tea", "--variant", "q8_0"), "models/q8_0/model.gguf is missing; dvc repro"
+    )
     failed(predict("--catalog", path, "tea", "--variant", "q9"), "'q9'", "q8_0")
     (repo / "models/q4_k_m/model.gguf").unlink()
-    failed(predict("--catalog", path, "tea"), "dvc repro quantize-gguf@q4_k_m")
+    failed(predict("--catalog", path, "tea"), "models/q4_k_m/model.gguf is missing; dvc repro")
 
 
 def failed(done: Result, *words: str) -> None:

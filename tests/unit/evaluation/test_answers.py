@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cartlm import command
 from cartlm.engines.answer import Answer
 from cartlm.engines.collect import Job
 from cartlm.errors import UserError
@@ -45,17 +46,17 @@ def test_a_variant_names_its_engine() -> None:
 
 
 @pytest.mark.parametrize(
-    ("variant", "engine", "hint"),
+    ("variant", "engine", "maker"),
     [
         ("merged", "transformers", "dvc repro merge"), ("f16", "llama.cpp", "dvc repro convert-gguf"),
-        ("q6_k", "llama.cpp", "dvc repro quantize-gguf@q6_k"),
-        ("int8", "transformers", "dvc repro quantize-gptq@int8"),
+        ("q6_k", "llama.cpp", "dvc repro"), ("int8", "transformers", "dvc repro"),
     ],
 )  # fmt: skip
-def test_a_missing_model_names_its_stage(tmp_path: Path, variant: str, engine: str, hint: str) -> None:
-    with pytest.raises(UserError, match="is missing") as caught:
-        evaluation.model_path(tmp_path, variant, engine)
-    assert caught.value.hint == hint
+def test_a_missing_model_names_what_makes_it(variant: str, engine: str, maker: str) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        evaluation.model_path(Path("models"), variant, engine)
+    assert f"{variant}" in caught.value.filename
+    assert str(command.explain(caught.value)).endswith(f" is missing; {maker}")
 
 
 @pytest.mark.parametrize(("n", "count"), [(10, 3), (10, 10), (3, 10), (1000, 100), (5, 0)])

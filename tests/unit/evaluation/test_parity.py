@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from cartlm.engines.answer import Answer, agreement
+from cartlm.engines.answer import Answer, agreement, check_parity
 from cartlm.errors import UserError
-from cartlm.evaluation.scoring import check_parity, parity_section
+from cartlm.evaluation.scoring import parity_section
 from cartlm.task.prompt import PromptBuilder, shared_ids
 from tests.fixtures.toy import toy_rows
 
@@ -64,6 +64,6 @@ def test_parity_is_a_share_with_an_interval_and_a_gate() -> None:
     section = parity_section(result)
     assert (section["n"], section["agreement"]) == (3, pytest.approx(1 / 3))
     assert section["agreement_low"] < 1 / 3 < section["agreement_high"]
-    check_parity(result, 0.3)
-    with pytest.raises(UserError, match=r"0\.3333 of 3 rows alike, less than 0\.5"):
-        check_parity(result, 0.5)
+    check_parity(section, 0.3)
+    with pytest.raises(UserError, match=r"0\.3333 of 3 rows alike, less than parity\.min_agreement=0\.5"):
+        check_parity(section, 0.5)

@@ -7,10 +7,10 @@ from pydantic import ValidationError
 
 from cartlm.bench.config import Architecture
 from cartlm.quantization.config import Gguf
-from cartlm.quantization.gguf_types import GGUF_TYPES
+from cartlm.quantization.gguf_types import BLOCKS
 
 
-@pytest.mark.parametrize("name", GGUF_TYPES)
+@pytest.mark.parametrize("name", BLOCKS)
 def test_every_type_of_the_table_is_a_variant(name: str) -> None:
     assert Gguf(type=name, imatrix=True).type == name
 

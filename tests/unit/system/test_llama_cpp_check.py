@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from gguf import LlamaFileType
 
 from cartlm import params
-from cartlm.quantization.gguf_types import GGUF_TYPES
 from cartlm.system import llama_cpp_check, llama_cpp_probe
 from tests import ROOT
 
@@ -23,7 +23,7 @@ def test_every_type_of_params_is_proven() -> None:
     """The check runs without our package's dependencies, so it has llama.cpp's numbers of its own."""
     listed = {variant.type for variant in params.load(ROOT / "params.yaml").gguf.values()}
     assert {name: llama_cpp_probe.TYPES[name] for name in listed} == {
-        name: GGUF_TYPES[name].number for name in listed
+        name: LlamaFileType[f"MOSTLY_{name}"] for name in listed
     }
 
 
