@@ -74,9 +74,7 @@ def http_client(url: str) -> tuple[str, Any]:
 
 def _proxy_setting(kind: str) -> str:
     """`VARIABLE=address` of a kind of proxy, without user and password."""
-    head, _, address = getproxies()[kind].rpartition("@")
-    scheme = f"{head.partition('://')[0]}://" if "://" in head else ""
-    return f"{kind.upper()}_PROXY={scheme}{address}"
+    return f"{kind.upper()}_PROXY={getproxies()[kind].rpartition('@')[2]}"
 
 
 def is_loopback(host: str) -> bool:

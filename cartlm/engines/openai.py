@@ -10,21 +10,16 @@ import json
 import random
 import threading
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
+from cartlm.engines import connection
 from cartlm.engines.answer import Answer
 from cartlm.engines.config import Server
-from cartlm.engines.connection import (
-    RequestFailed,
-    error_message,
-    http_client,
-    refused_field_hint,
-    retry_after_s,
-)
+from cartlm.engines.connection import RequestFailed
 from cartlm.errors import UserError
 
 DEFAULT_URL = "https://api.openai.com/v1"
@@ -143,7 +138,7 @@ class Client(AbstractContextManager["Client"]):
 
         self._server, self._key, self._openai = server, key, openai
         url = server.base_url or DEFAULT_URL
-        self._proxy, http = http_client(url)
+        self._proxy, http = connection.http_client(url)
         self.client = openai.OpenAI(
             api_key=key or "none", base_url=url, timeout=server.timeout_s, max_retries=0, http_client=http
         )  # fmt: skip
@@ -177,21 +172,18 @@ class Client(AbstractContextManager["Client"]):
     def _ask(self, body: Mapping[str, Any], retries: int) -> Reply:
         """The answer of one try, after so many `retries`. Raises RequestFailed."""
         api: Any = self.client.chat.completions if "messages" in body else self.client.completions
-        asked = _now()
         try:
             raw = api.with_raw_response.create(**body)
         except self._openai.OpenAIError as error:
             raise self.failure(error) from None
         try:
-            return self.parse_reply(
-                json.loads(raw.content), body, asked, raw.elapsed.total_seconds(), retries
-            )
+            return self.parse_reply(json.loads(raw.content), body, raw.elapsed.total_seconds(), retries)
         except MALFORMED:
             what = f"no answer in the form of the OpenAI API: {self._quote(raw.content)}"
             raise RequestFailed(what, "check base_url and api in params.yaml", retryable=True) from None
 
     def parse_reply(
-        self, value: Any, body: Mapping[str, Any], asked: str = "", latency_s: float = 0.0, retries: int = 0
+        self, value: Any, body: Mapping[str, Any], latency_s: float = 0.0, retries: int = 0
     ) -> Reply:
         """The reply in a decoded response. Raises one of MALFORMED for another form, RequestFailed for an empty answer."""
         if value.get("error"):
@@ -201,9 +193,14 @@ class Client(AbstractContextManager["Client"]):
         reason = choice.get("finish_reason") or UNKNOWN
         if reason.lower() in BROKEN:
             raise ValueError("finish_reason")
-        text, refusal = _text_and_refusal(message.get("content"))
+        content = message.get("content")  # a string, null, or a list of parts, such as the model's thoughts
+        parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+        said = {
+            kind: "".join(part.get(kind) or "" for part in parts if part["type"] == kind)
+            for kind in ("text", "refusal")
+        }
         reply = Reply(
-            text=text,
+            text=said["text"],
             finish_reason=reason,
             prompt_tokens=_token_count(usage, "prompt_tokens"),
             completion_tokens=_token_count(usage, "completion_tokens"),
@@ -213,8 +210,8 @@ class Client(AbstractContextManager["Client"]):
             model=str(value.get("model") or body["model"]),
             server=self.address,
             client=f"openai {self._openai.__version__}",
-            asked=asked or _now(),
-            refusal=str(message.get("refusal") or refusal),
+            asked=(datetime.now(UTC) - timedelta(seconds=latency_s)).isoformat(timespec="seconds"),
+            refusal=str(message.get("refusal") or said["refusal"]),
         )
         if reply.is_empty("messages" in body):
             raise _empty_answer(reply, message)
@@ -236,16 +233,16 @@ class Client(AbstractContextManager["Client"]):
             name = self._server.api_key_env
             source = f"the key in {name}" if name else "a request without a key"
             return RequestFailed(f"{status}, the server refuses {source}", "set api_key_env or the key")
-        message = self.one_line(error_message(error.body) or error.message)
+        message = self.one_line(connection.error_message(error.body) or error.message)
         refused = 400 <= status < 500 and status != 429
-        hint = refused_field_hint(message) or "check base_url, model and api in params.yaml"
+        hint = connection.refused_field_hint(message) or "check base_url, model and api in params.yaml"
         return RequestFailed(
             f"{status} {message}",
             hint if refused else "",
             retryable=status in (408, 409, 429) or status >= 500,
-            retry_after_s=retry_after_s(error.response.headers.get("retry-after")),
+            retry_after_s=connection.retry_after_s(error.response.headers.get("retry-after")),
             # a gateway's 502 comes after the work
-            free=status in (429, 503) or (400 <= status < 500 and status != 408),
+            free=status in (429, 503) or (refused and status != 408),
         )
 
     def one_line(self, text: str) -> str:
@@ -256,19 +253,14 @@ class Client(AbstractContextManager["Client"]):
 
     def _quote(self, content: bytes) -> str:
         """A response without an answer: its error message, else its first characters."""
-        try:
-            message = error_message(json.loads(content))
-        except MALFORMED:
-            message = ""
+        message = ""
+        with suppress(*MALFORMED):
+            message = connection.error_message(json.loads(content))
         return repr(self.one_line(message or content.decode("utf-8", "replace"))[:120])
 
     def __exit__(self, *_: object) -> None:
         """Close the connections."""
         self.client.close()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _empty_answer(reply: Reply, message: Mapping[str, Any]) -> RequestFailed:
@@ -282,19 +274,6 @@ def _empty_answer(reply: Reply, message: Mapping[str, Any]) -> RequestFailed:
     return RequestFailed(
         f"{what})", "try another model or api in params.yaml, or fix the server's chat template"
     )
-
-
-def _text_and_refusal(content: Any) -> tuple[str, str]:
-    """Text and refusal of a message's content: a string, null, or a list of parts, whose thoughts are dropped.
-
-    Raises TypeError or LookupError for anything else.
-    """
-    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
-    text, refusal = (
-        "".join(part.get(kind) or "" for part in parts if part["type"] == kind)
-        for kind in ("text", "refusal")
-    )
-    return text, refusal
 
 
 def _token_count(usage: Any, name: str) -> int | None:

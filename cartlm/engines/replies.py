@@ -68,9 +68,8 @@ def usage_section(replies: Collection[Reply], server: Server) -> dict[str, int |
     }
     sums = {name: sum(values) for name, values in counts.items() if None not in values}
     cost = server.cost_usd(**sums) if len(sums) == 2 else None
-    if cost is None:
-        return dict(sums)
-    return {"cost_usd": cost, "price_source": str(server.price_source), **sums}
+    price = {} if cost is None else {"cost_usd": cost, "price_source": str(server.price_source)}
+    return {**price, **sums}
 
 
 def append_reply(path: Path, request: Request, reply: Reply) -> None:
@@ -99,17 +98,15 @@ def collect_replies(
     With all of them on disk, neither network nor key is needed. The first request that fails for good stops the
     others; what is in flight is still kept, then UserError names the request, the failure and the next step.
     """
-    distinct = {request.key: request for request in reversed(requests)}
+    distinct = {request.key: request for request in requests}
     replies = read_replies(asking.path)
-    missing = [distinct[key] for key in dict.fromkeys(one.key for one in requests) if key not in replies]
+    missing = [request for key, request in distinct.items() if key not in replies]
     if missing:
         _ask(missing, len(distinct), asking, budget or Budget(None, None))
         replies = read_replies(asking.path)
-        unknown = sum(replies[request.key].finish_reason == UNKNOWN for request in missing)
-        if unknown:
-            print(
-                f"{asking.label}: {unknown} answers have no finish_reason; they count as complete", file=sys.stderr
-            )  # fmt: skip
+        if unknown := sum(replies[request.key].finish_reason == UNKNOWN for request in missing):
+            note = f"{unknown} answers have no finish_reason; they count as complete"
+            print(f"{asking.label}: {note}", file=sys.stderr)
     return {request.key: replies[request.key] for request in requests}
 
 
@@ -133,10 +130,11 @@ def _ask(missing: Sequence[Request], total: int, asking: Asking, budget: Budget)
             stop.set()
             raise
 
-    done = total - len(missing)
     with (
         Client(asking.server, asking.key, asking.command) as client,
-        tqdm(total=total, initial=done, desc=asking.label, unit="request", file=sys.stderr) as bar,
+        tqdm(
+            total=total, initial=total - len(missing), desc=asking.label, unit="request", file=sys.stderr
+        ) as bar,
         ThreadPoolExecutor(asking.server.concurrency) as pool,
     ):
         try:

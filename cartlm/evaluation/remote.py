@@ -39,14 +39,12 @@ def remote_section(replies: Sequence[Reply], remote: Remote) -> dict[str, int | 
     `latency_ms_*`: of one request, waits before a retry excluded, with up to `concurrency` in flight. Tokens are sums
     over the requests.
     """
-    p50, p95, p99 = np.percentile([1000 * reply.latency_s for reply in replies], (50, 95, 99))
+    latency = np.percentile([1000 * reply.latency_s for reply in replies], (50, 95, 99))
     section: dict[str, int | float | str] = {
         "requests": len(replies),
         "retries": sum(reply.retries for reply in replies),
         "concurrency": max(reply.concurrency for reply in replies),
-        "latency_ms_p50": float(p50),
-        "latency_ms_p95": float(p95),
-        "latency_ms_p99": float(p99),
+        **{f"latency_ms_p{rank}": float(ms) for rank, ms in zip((50, 95, 99), latency, strict=True)},
         "asked_from": min(reply.asked for reply in replies),
         "asked_to": max(reply.asked for reply in replies),
     }
