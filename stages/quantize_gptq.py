@@ -40,8 +40,7 @@ def main(variant: str) -> None:
     device, threads = "cuda" if torch.cuda.is_available() else "cpu", cpu_limits.threads()
     command.progress(f"GPTQ on {device}, calibrated on {len(rows)} rows")
     target = Path("models") / variant
-    checkpoint = gptq.quantize(MERGED, target, how, rows, device=device, threads=threads, runs=RUNS / variant)
-    sections = gptq.metrics_sections(checkpoint, target, how, rows)
+    sections = gptq.quantize(MERGED, target, how, rows, device=device, threads=threads, runs=RUNS / variant)
     engine = {"name": "gptqmodel", "version": gptq.versions(), "device": device, "threads": threads}
     path = Path("metrics/gptq") / f"{variant}.json"
     write_metrics(path, {"machine": machine.fingerprint(), "engine": engine, **sections})

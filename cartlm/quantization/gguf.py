@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections import Counter
@@ -76,15 +75,13 @@ def inspect_gguf(path: Path) -> GgufFile:
     groups = bytes_by_group((tensor.name, int(tensor.n_bytes)) for tensor in file.tensors)
     size = path.stat().st_size
     if not rows or end > size:
-        raise UserError(
-            f"{path} holds {len(file.tensors)} tensors up to byte {end}, but has {size} bytes",
-            f"make it again: rm {path}, then dvc repro",
-        )
+        what = f"{path} holds {len(file.tensors)} tensors up to byte {end}, but has {size} bytes"
+        raise UserError(what, f"make it again: rm {path}, then dvc repro")
     return GgufFile(
         size_bytes=size,
         header_bytes=int(file.data_offset),
         padding_bytes=size - int(file.data_offset) - sum(groups.values()),
-        parameters=sum(math.prod(int(size) for size in tensor.shape) for tensor in file.tensors),
+        parameters=sum(int(tensor.n_elements) for tensor in file.tensors),
         bytes_by_group=groups,
         tensors_by_type=dict(sorted(types.items())),
         row_sizes=rows,

@@ -13,8 +13,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,34 +31,16 @@ BATCH_TOKENS = 4096  # of calibration rows that are computed together
 FAILURE = r"(?m)^[\w.]*(?:Error|Exception|Interrupt): .+$"
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """Sizes of a checkpoint. `bytes_by_group` and `header_bytes` add up to the files' size."""
-
-    size_bytes: int
-    header_bytes: int
-    parameters: int  # of the model, however they are stored
-    bytes_by_group: dict[str, int]
-    quantized_matrices: int
-    losses: dict[str, float]  # GPTQ's error of each quantized matrix: mean squared, weighted by the Hessian
-
-    @property
-    def bits_per_weight(self) -> float:
-        """All tensors' bits over all weights that they stand for."""
-        return 8 * sum(self.bytes_by_group.values()) / self.parameters
-
-
 def quantize(
     source: Path, target: Path, settings: Gptq, rows: Sequence[Sequence[int]], *, device: str, threads: int,
     runs: Path,
-) -> Checkpoint:  # fmt: skip
+) -> dict[str, dict[str, Any]]:  # fmt: skip
     """Quantize the model folder `source` into `target`, calibrated on `rows` (token ids as in training).
 
-    `device` is "cpu" or "cuda". gptqmodel's output goes to `runs`/log, its checkpoint after each layer to `runs`, so
-    that a killed run goes on. Raises UserError for a model that is missing or does not quantize, OSError on a full
+    Returns `metrics_sections`. `device` is "cpu" or "cuda". gptqmodel's output goes to `runs`/log, its checkpoint after
+    each layer to `runs`, so that a killed run goes on. Raises UserError for a model that is missing or does not quantize, OSError on a full
     disk; `target` is replaced at the end and untouched by a failure.
     """
-    runs.mkdir(parents=True, exist_ok=True)
     job = {
         **settings.model_dump(), "source": str(source.resolve()), "rows": rows, "device": device, "threads": threads,
         "batch_size": max(1, BATCH_TOKENS // max(map(len, rows))),
@@ -75,7 +57,7 @@ def quantize(
     with replacing(target, folder=True) as new:
         raw = kept / "made"
         shutil.rmtree(raw, ignore_errors=True)
-        kept.mkdir(exist_ok=True)
+        kept.mkdir(parents=True, exist_ok=True)
         (kept / "job.json").write_text(json.dumps(job), encoding="utf-8")
         processes.run_logged(
             [sys.executable, "-m", "cartlm.quantization.gptq_worker", kept / "job.json"],
@@ -83,9 +65,9 @@ def quantize(
             hint=f"see {runs / 'log'}, then dvc repro quantize-gptq@{target.name}",
         )  # fmt: skip
         _write_checkpoint(source, raw, new)
-        checkpoint = inspect_checkpoint(source, new, _read_losses(raw / "quant_log.csv"))
+        metrics = metrics_sections(source, new, settings, rows, _read_losses(raw / "quant_log.csv"))
     shutil.rmtree(kept, ignore_errors=True)
-    return checkpoint
+    return metrics
 
 
 def versions() -> str:
@@ -125,17 +107,20 @@ def _read_losses(path: Path) -> dict[str, float]:
     losses: dict[tuple[int, str], float] = {}
     with path.open(encoding="utf-8") as file:
         for line in csv.DictReader(file):
-            try:
+            with suppress(ValueError):
                 losses[int(line["layer"]), line["module"].split(".")[-1]] = float(line["loss"])
-            except ValueError:
-                continue
     return {f"layer_{layer}_{module}": loss for (layer, module), loss in sorted(losses.items())}
 
 
-def inspect_checkpoint(source: Path, folder: Path, losses: dict[str, float]) -> Checkpoint:
-    """The sizes of the checkpoint in `folder`, from its headers.
+def metrics_sections(
+    source: Path, folder: Path, settings: Gptq, rows: Sequence[Sequence[int]], losses: Mapping[str, float]
+) -> dict[str, dict[str, Any]]:
+    """The metrics of the checkpoint in `folder`: `quantize`, `bytes` and `loss`.
 
-    Raises UserError unless it is whole and holds every matrix of `source` once, packed or as it was.
+    `quantize` has settings, size, hash, and `bits_per_weight`, all tensors' bits over all weights that they stand for.
+    `bytes`, by tensor group, add up to the files' size. `loss` is GPTQ's error of each quantized matrix: mean squared,
+    weighted by the Hessian. Raises UserError unless the checkpoint is whole and holds every matrix of `source` once,
+    packed or as it was.
     """
     hint = f"rm -r {folder}, then dvc repro quantize-gptq@{folder.name}"
     files = sorted(folder.glob("*.safetensors"))
@@ -150,44 +135,27 @@ def inspect_checkpoint(source: Path, folder: Path, losses: dict[str, float]) -> 
         raise UserError(f"gptqmodel left out {len(missing)} tensors such as {missing[0]}", f"check {source}")
     if "lm_head" in made - given:
         raise UserError("gptqmodel wrote the tied output a second time", f"check {source}/config.json")
-    bits = model_dir.read_json(folder / "config.json")["quantization_config"]["bits"]
     # qweight is [inputs * bits / 32, outputs]
-    packed = sum(tensors[name].parameters * 32 // bits for name in quantized)
+    packed = sum(tensors[name].parameters * 32 // settings.bits for name in quantized)
     plain = sum(tensor.parameters for name, tensor in tensors.items() if name.split(".")[-1] not in PACKED)
-    size = sum(path.stat().st_size for path in files)
-    return Checkpoint(
-        size_bytes=size,
-        header_bytes=size - sum(tensor.bytes for tensor in tensors.values()),
-        parameters=packed + plain,
-        bytes_by_group=bytes_by_group((name, tensor.bytes) for name, tensor in tensors.items()),
-        quantized_matrices=len(quantized),
-        losses=losses,
-    )
-
-
-def metrics_sections(
-    checkpoint: Checkpoint, folder: Path, settings: Gptq, rows: Sequence[Sequence[int]]
-) -> dict[str, dict[str, Any]]:
-    """The metrics of a checkpoint: `quantize` (how, size, hash), `bytes` by tensor group, `loss` of each matrix."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    groups = bytes_by_group((name, tensor.bytes) for name, tensor in tensors.items())
+    digest, size = hashlib.sha256(), sum(path.stat().st_size for path in files)
+    for path in files:
         digest.update(path.read_bytes())
-    losses = checkpoint.losses.values()
-    group = "channel" if settings.group_size == -1 else f"g{settings.group_size}"
     return {
         "quantize": {
-            "type": f"GPTQ int{settings.bits} {group}",
+            "type": f"GPTQ int{settings.bits} {'channel' if settings.group_size == -1 else f'g{settings.group_size}'}",
             **settings.model_dump(),
             "calibration_rows": len(rows),
             "calibration_tokens": sum(map(len, rows)),
             "sha256": digest.hexdigest(),
-            "size_mib": checkpoint.size_bytes / MIB,
-            "bits_per_weight": checkpoint.bits_per_weight,
-            "parameters": checkpoint.parameters,
-            "quantized_matrices": checkpoint.quantized_matrices,
-            "loss_mean": sum(losses) / len(losses),
-            "loss_max": max(losses),
+            "size_mib": size / MIB,
+            "bits_per_weight": 8 * sum(groups.values()) / (packed + plain),
+            "parameters": packed + plain,
+            "quantized_matrices": len(quantized),
+            "loss_mean": sum(losses.values()) / len(losses),
+            "loss_max": max(losses.values()),
         },
-        "bytes": {**checkpoint.bytes_by_group, "header": checkpoint.header_bytes},
-        "loss": checkpoint.losses,
+        "bytes": {**groups, "header": size - sum(groups.values())},
+        "loss": dict(losses),
     }

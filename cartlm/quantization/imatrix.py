@@ -47,9 +47,7 @@ def chunk_rows(pairs: Sequence[tuple[str, str]], vocabulary: LlamaCpp, separator
         ids = builder.prompt_ids(prompt) + builder.completion_ids(completion)
         # with a dummy prefix, the completion needs a space before it
         texts = [f"{bos}{prompt}{separator}{gap}{completion}{eos}" for gap in ("", " ")]
-        text = next((text for text in texts if _as_tool(text, vocabulary)[1] == ids), None)
-        if text is None:
-            raise _differs(prompt)
+        text = next((text for text in texts if _as_tool(text, vocabulary)[1] == ids), texts[0])
         rows[len(ids)].append((text, ids))
     chunks = []
     for length, members in sorted(rows.items()):
@@ -57,15 +55,11 @@ def chunk_rows(pairs: Sequence[tuple[str, str]], vocabulary: LlamaCpp, separator
         padded = members if len(members) > 1 else members * 2
         text, ids = _as_tool("".join(text for text, _ in padded), vocabulary)
         if ids != [token for _, ids in padded for token in ids]:
-            raise _differs(text)
+            raise UserError(
+                f"llama-imatrix tokenizes a calibration row differently: {text[-60:]!r}", "dvc repro data"
+            )
         chunks.append(Chunks(length, len(members), text))
     return chunks
-
-
-def _differs(text: str) -> UserError:
-    return UserError(
-        f"llama-imatrix tokenizes a calibration row differently: {text[-60:]!r}", "dvc repro data"
-    )
 
 
 def _as_tool(text: str, vocabulary: LlamaCpp) -> tuple[str, list[int]]:

@@ -54,8 +54,8 @@ def check(
             raise UserError(f"{kind}_token {name!r} of {path} is plain text to its tokenizer", hint)
     rows = probes(languages)
     for row in rows:
-        prompt, completion = builder.prompt_ids(row.prompt)[1:], builder.completion_ids(row.completion)[:-1]
-        for text, ids in ((row.prompt + separator, prompt), (row.completion, completion)):
+        for text in (row.prompt + separator, row.completion):
+            ids = builder.tokenize(text)
             decoded = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
             if decoded != text:
                 at = len(os.path.commonprefix([decoded, text]))  # noqa: RUF071 - texts, not paths
@@ -90,10 +90,7 @@ def check_pieces(folder: Path, tokenizer: Any, path: str) -> None:
 def check_gguf(
     folder: Path, builder: PromptBuilder, rows: Sequence[row_files.Row], imatrix: bool, log: Path, path: str
 ) -> bool:  # fmt: skip
-    """Whether llama.cpp is installed; if so its converter takes the vocabulary and the GGUF reads `rows` alike.
-
-    Raises UserError.
-    """
+    """Whether llama.cpp is installed; if so its GGUF of the vocabulary reads `rows` alike. Raises UserError."""
     try:
         llama_cpp_build.prefix()
     except UserError:

@@ -21,6 +21,7 @@ from cartlm import command as stage_module
 from cartlm.errors import UserError
 from cartlm.metrics import read_metrics
 from cartlm.quantization import gptq
+from cartlm.quantization.config import Gptq
 from tests.component.quantization.in_process import stage
 from tests.fixtures.toy256 import ROOT, make, one_line, set_params
 
@@ -240,21 +241,22 @@ def test_full_disk(made: Path, tmp_path: Path) -> None:
 
 def test_a_checkpoint_that_lacks_something_is_refused(made: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(made / "models/int4-g128", tmp_path / "int4-g128"))
+    how = Gptq(bits=4, group_size=128, symmetric=True, act_order=False, damp=0.01)
     tensors = load_file(folder / "model.safetensors")
     save_file(
         {name: tensor for name, tensor in tensors.items() if "layers.1.mlp" not in name},
         folder / "model.safetensors",
     )
     with pytest.raises(UserError, match=r"gptqmodel left out 3 tensors such as model\.layers\.1\.mlp"):
-        gptq.inspect_checkpoint(made / "models/merged", folder, {})
+        gptq.metrics_sections(made / "models/merged", folder, how, [], {})
     twice = {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}
     save_file(twice, folder / "model.safetensors")
     with pytest.raises(UserError, match="tied output a second time"):
-        gptq.inspect_checkpoint(made / "models/merged", folder, {})
+        gptq.metrics_sections(made / "models/merged", folder, how, [], {})
     save_file({"model.norm.weight": tensors["model.norm.weight"]}, folder / "model.safetensors")
     with pytest.raises(UserError, match="holds no quantized weight"):
-        gptq.inspect_checkpoint(made / "models/merged", folder, {})
+        gptq.metrics_sections(made / "models/merged", folder, how, [], {})
     (folder / "model.safetensors").write_bytes(b"\0" * 64)
     with pytest.raises(UserError, match="not a whole safetensors file") as caught:
-        gptq.inspect_checkpoint(made / "models/merged", folder, {})
+        gptq.metrics_sections(made / "models/merged", folder, how, [], {})
     assert stage_module.explain(caught.value) is caught.value
