@@ -164,7 +164,7 @@ def predict(message: str, catalog: Path, variant: str | None) -> int:
     products = predicting.read_catalog(catalog)
     stdin = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace", newline="\n")
     with predicting.load(settings, variant) as reader:
-        messages = predicting.read_messages(message, stdin)
+        messages = (line.rstrip("\r\n") for line in stdin) if message == "-" else [message]
         code = 0
         for line, is_intent in predicting.predict_lines(reader, products, messages):
             print(line, flush=True)

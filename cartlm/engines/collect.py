@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from queue import SimpleQueue
 from threading import Event
 from typing import Any
 
@@ -53,9 +53,8 @@ def file_digest(path: Path) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-_FILES = ("answer.py", "collect.py", "gptq.py", "llama_cpp.py", "stepping.py", "transformers.py")
-CODE = "-".join(file_digest(Path(__file__).with_name(name)) for name in _FILES)
-"""The local engines' own code: answers of older code are never reused."""
+CODE = file_digest(Path(__file__).parent)
+"""The engines' own code: answers of older code are never reused."""
 
 
 def collect_answers(engine: Any, job: Job, part: Path, label: str) -> list[Answer]:
@@ -70,11 +69,8 @@ def collect_answers(engine: Any, job: Job, part: Path, label: str) -> list[Answe
     key = job.key(engine)
     done = dict(_stored_answers(part, key))
     write_text(part, _line(key, done) if done else "")  # nothing is appended to a cut line
-    todo = [
-        indices
-        for indices in length_sorted_batches(job.prompts, job.batch_size)
-        if not all(index in done for index in indices)
-    ]
+    batches = length_sorted_batches(job.prompts, job.batch_size)
+    todo = [indices for indices in batches if not done.keys() >= set(indices)]
     with (
         part.open("a", encoding="utf-8") as file,
         tqdm(total=len(job.prompts), initial=len(done), desc=label, unit="row", file=sys.stderr) as bar,
@@ -105,13 +101,10 @@ def _run_batches(engine: Any, job: Job, todo: Sequence[list[int]]) -> Iterator[I
     Both runtimes release Python's lock while they compute. After an error or Ctrl-C no batch is begun, and those
     under way end at their next token.
     """
-    free = SimpleQueue[Any]()
-    for replica in engine.replicas:
-        free.put(replica)
-    stop = Event()
+    free, stop = deque(engine.replicas), Event()
 
     def work(indices: list[int]) -> list[Answer]:
-        replica = free.get()
+        replica = free.popleft()
         try:
             if stop.is_set():
                 raise Stopped
@@ -120,7 +113,7 @@ def _run_batches(engine: Any, job: Job, todo: Sequence[list[int]]) -> Iterator[I
             stop.set()
             raise
         finally:
-            free.put(replica)
+            free.append(replica)
 
     pool = ThreadPoolExecutor(len(engine.replicas))
     try:

@@ -35,7 +35,7 @@ c.llama_backend_init()
 
 
 class LlamaCpp(AbstractContextManager["LlamaCpp"]):
-    """A loaded GGUF model; make it with `load`, free it with `close` or a `with` block.
+    """A loaded GGUF model; make it with `load`, free it with a `with` block.
 
     No prefix is reused: the KV cache (float16, llama.cpp's default) is emptied before each query.
     """
@@ -47,6 +47,9 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
         self.vocabulary = c.llama_vocab_n_tokens(self._vocab)
         self.bos_id = c.llama_vocab_bos(self._vocab)
         self.eos_id = c.llama_vocab_eos(self._vocab)
+        self.adds_bos = bool(
+            c.llama_vocab_get_add_bos(self._vocab)
+        )  # whether llama.cpp's tools do it by themselves
         self.stopped = False  # set from another thread: the current answer ends at its next token
         self.replicas = [self]  # and others over the same weights, which may answer at the same time
         self._busy = Lock()
@@ -150,31 +153,27 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
         """The vocabulary's entry for a token, such as <s>."""
         return bytes(c.llama_vocab_get_text(self._vocab, token)).decode("utf-8")
 
-    @property
-    def adds_bos(self) -> bool:
-        """Whether llama.cpp's tools put BOS before a text by themselves."""
-        return bool(c.llama_vocab_get_add_bos(self._vocab))
-
     def prompt_builder(self, separator: str) -> PromptBuilder:
-        """The builder over the GGUF's own tokenizer. Raises UserError where it names no BOS or EOS."""
-        if self.bos_id < 0 or self.eos_id < 0:
-            raise UserError(
-                f"{self.path} has bos {self.bos_id} and eos {self.eos_id}",
-                "set both in the base model's tokenizer, then dvc repro",
-            )
+        """The builder over the GGUF's own tokenizer, whose BOS and EOS are compared with the model's (`shared_ids`)."""
         return PromptBuilder(self.tokenize, self.bos_id, self.eos_id, separator)
 
     def describe(self) -> dict[str, str | int]:
-        """Name, version of the binding and its llama.cpp, CPU variant with its instruction sets, threads."""
+        """Name, version of the binding and its llama.cpp, CPU variant, threads.
+
+        `instructions`: the sets that the loaded CPU code was built with, such as `AVX2 FMA AVX512_VNNI`.
+        """
+        info = c.llama_print_system_info().decode("utf-8", "replace")
         return {
             "name": "llama.cpp",
             "version": f"llama-cpp-python {c.__version__}",
             "kernel": llama_cpp_probe.cpu_variant() or "unknown",
-            "instructions": system_info(),
+            "instructions": " ".join(
+                part.split("=")[0].split(":")[-1].strip() for part in info.split("|") if "= 1" in part
+            ),
             **describe_threads(self, self.threads),
         }
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Free contexts and model as soon as no answer is being computed; a second call does nothing."""
         for replica in self.replicas:
             with replica._busy:
@@ -184,15 +183,6 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
         if self._model is not None:
             c.llama_model_free(self._model)
         self._model = None
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def system_info() -> str:
-    """The instruction sets that the loaded CPU code was built with, such as `AVX2 FMA AVX512_VNNI`."""
-    info = c.llama_print_system_info().decode("utf-8", "replace")
-    return " ".join(part.split("=")[0].split(":")[-1].strip() for part in info.split("|") if "= 1" in part)
 
 
 def offloads() -> bool:

@@ -151,12 +151,11 @@ def write_json(path: Path, value: dict[str, Any], sort_keys: bool = False) -> No
 
 def load_tokenizer(folder: Path) -> Any:
     """The folder's tokenizer; nothing is downloaded and no code of the folder runs. Raises UserError."""
-    from transformers import AutoTokenizer
-    from transformers import logging as hf_logging
+    import transformers as hf
 
-    hf_logging.set_verbosity_error()
+    hf.logging.set_verbosity_error()
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return hf.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # sentencepiece, tokenizers and transformers each fail in their own way
         raise UserError(f"the tokenizer in {folder} does not load: {error!s:.160}", HINT) from None
 

@@ -65,9 +65,7 @@ class FixedCache:
         device = model.device
         self.ids = torch.zeros((rows, 1), dtype=torch.long, device=device)
         self.positions = torch.zeros((rows, 1), dtype=torch.long, device=device)
-        self.attended = torch.zeros(
-            (rows, 1, 1, length), dtype=torch.bool, device=device
-        )  # places to attend to
+        self.attended = torch.zeros((rows, 1, 1, length), dtype=torch.bool, device=device)  # to which places
         self.graph: Any = None
         self.reason = "" if device.type == "cuda" else f"no CUDA graphs on {device.type}"
         if not self.reason:

@@ -36,8 +36,8 @@ class Transformers(AbstractContextManager["Transformers"]):
         self, folder: Path, model: Any, tokenizer: Any, replicas: int = 1, weights: str = "",
         fixed: int | None = None,
     ) -> None:  # fmt: skip
-        self.folder, self.model, self.tokenizer, self.weights = folder, model, tokenizer, weights
-        self.fixed = fixed
+        self.folder, self.model, self.tokenizer = folder, model, tokenizer
+        self.weights, self.fixed = weights, fixed
         self._fixed: stepping.FixedCache | None = None
         self._replica_count, self.stopped = replicas, False
         self.eos_id: int = tokenizer.eos_token_id
@@ -95,9 +95,10 @@ class Transformers(AbstractContextManager["Transformers"]):
         if not all(prompts) or max_new_tokens < 1:
             raise ValueError(f"a prompt is empty or max_new_tokens is {max_new_tokens}")
         rows = len(prompts)
-        tensors = [torch.tensor(prompt) for prompt in prompts]
-        ids = _pad(tensors).to(self.model.device)
-        mask = _pad([torch.ones_like(tensor) for tensor in tensors]).to(self.model.device)
+        padded = torch.nn.utils.rnn.pad_sequence(
+            [torch.tensor(prompt) for prompt in prompts], batch_first=True, padding_value=-1, padding_side="left"
+        ).to(self.model.device)  # fmt: skip
+        ids, mask = padded.clamp(min=0), (padded >= 0).long()
         stepper = self._stepper(rows)
         chosen: list[list[int]] = [[] for _ in prompts]
         running = set(range(rows))
@@ -168,11 +169,6 @@ class Transformers(AbstractContextManager["Transformers"]):
 
     def __exit__(self, *_: object) -> None:
         """Nothing to free: Python drops the weights with the engine."""
-
-
-def _pad(rows: list[Any]) -> Any:
-    """[rows, longest], with zeros on the left: any id, as the mask hides it."""
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_side="left")
 
 
 def _pieces(tokenizer: Any) -> Callable[[int], bytes]:

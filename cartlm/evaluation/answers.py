@@ -32,10 +32,8 @@ def engine_name(variant: str, reference: References, gguf: Iterable[str], gptq: 
     engines: dict[str, str] = {name: section.engine for name, section in reference}
     engines |= dict.fromkeys(gguf, "llama.cpp") | dict.fromkeys(gptq, "transformers")
     if variant not in engines:
-        raise UserError(
-            f"there is no variant {variant!r} in params.yaml; there are: {', '.join(engines)}",
-            f"git grep {variant}",
-        )
+        what = f"there is no variant {variant!r} in params.yaml; there are: {', '.join(engines)}"
+        raise UserError(what, f"git grep {variant}")
     return engines[variant]
 
 
@@ -118,10 +116,9 @@ def answer_rows(engine: Any, rows: Sequence[Row], job: Job, raw: Path) -> tuple[
 
 def read_answers(raw: Path, key: str) -> list[Answer] | None:
     """The answers that `answer_rows` wrote to `raw`; None if there are none, or only of a job with another key."""
-    if not raw.exists():
-        return None
-    values = [json.loads(line) for line in raw.read_text(encoding="utf-8").split("\n") if line]
-    if any(value.get("key") != key for value in values):
+    text = raw.read_text(encoding="utf-8") if raw.exists() else ""
+    values = [json.loads(line) for line in text.split("\n") if line]
+    if not values or any(value.get("key") != key for value in values):
         return None
     return [Answer.from_json(value["answer"]) for value in values]
 
@@ -134,13 +131,9 @@ def write_results(
 
     Returns n and exact match for the stage's last line.
     """
-    free = summarize(scores)
+    free, every = summarize(scores), zip(rows, answers, scores, strict=True)
     write_outcomes(
-        outcomes,
-        [
-            Outcome(row.id, one.outcome, answer_hash(answer.text))
-            for row, answer, one in zip(rows, answers, scores, strict=True)
-        ],
+        outcomes, [Outcome(row.id, one.outcome, answer_hash(answer.text)) for row, answer, one in every]
     )
     write_metrics(metrics, {"free": free, "free_slices": summarize_slices(rows, scores), **sections})
     return {"n": len(rows), "exact_match": round(free["exact_match"], 4)}

@@ -27,7 +27,6 @@ FOLDER = Path(__file__).with_name("natural_messages")
 ROWS = FOLDER / "rows.jsonl"
 AGREEMENT = FOLDER / "agreement.json"
 READINGS = ("readings_a.csv", "readings_b.csv")
-COLUMNS = ("id", "action", "product", "quantity")
 MOST_A_LINE = 6  # rows of one product: every sixteenth turn is about lemonade, and an answer costs time
 MIN_LINES, MAX_LINES = 5, 20  # of a catalog, as in the published dataset
 LONGEST = 6  # words of a name
@@ -52,8 +51,7 @@ BEYOND_THE_MESSAGE = {
 
 @cache
 def menu() -> dict[str, Any]:
-    values: dict[str, Any] = yaml.safe_load((FOLDER / "menu.yaml").read_text(encoding="utf-8"))
-    return values
+    return dict(yaml.safe_load((FOLDER / "menu.yaml").read_text(encoding="utf-8")))
 
 
 @cache
@@ -97,12 +95,6 @@ def _spans(words: Sequence[str]) -> list[tuple[int, int, str]]:
     return spans
 
 
-def _quantity(words: Sequence[str]) -> int | None:
-    """The one number among the words, 1 for none, None for several."""
-    numbers = {NUMBERS[word] for word in words if word in NUMBERS} or {1}
-    return numbers.pop() if len(numbers) == 1 else None
-
-
 def _sized(line: str, words: Sequence[str]) -> tuple[str, list[str]] | None:
     """The line in the size that the words name, and its other sizes; None where that does not fit."""
     sizes = [size for size in menu()["sizes"] if size.lower() in words]
@@ -117,10 +109,8 @@ def _catalog(line: str, product: str, siblings: Sequence[str], rng: random.Rando
     """The product among other sizes, lines of its group, and others of the menu, shuffled."""
     lines = menu()["lines"]
     group = [other for other, (kind, *_) in lines.items() if kind == lines[line][0] and other != line]
-    near = [
-        *rng.sample(siblings, min(len(siblings), rng.choice((1, 2, 2)))),
-        *rng.sample(group, min(len(group), rng.randint(1, 4))),
-    ]
+    near = rng.sample(siblings, min(len(siblings), rng.choice((1, 2, 2))))
+    near += rng.sample(group, min(len(group), rng.randint(1, 4)))
     rest = [other for other in lines if other != line and other not in near]
     size = rng.randint(max(MIN_LINES, len(near) + 2), MAX_LINES)
     chosen = [product, *near, *rng.sample(rest, size - len(near) - 1)]
@@ -135,17 +125,15 @@ def candidate(turn: Mapping[str, Any]) -> tuple[str, Row] | None:
     if len(spans) != 1 or len(words) != len(slots):
         return None
     start, end, line = spans[0]
-    rest = [
-        (word, slot) for i, (word, slot) in enumerate(zip(words, slots, strict=True)) if not start <= i < end
-    ]
-    others = [word for word, _ in rest]
-    food = [word for word, slot in rest if slot not in ("O", "quantity", "size") and word not in GENERIC]
-    quantity, sized = _quantity(others), _sized(line, others)
-    if food or BEYOND_THE_MESSAGE & set(others) or quantity is None or sized is None:
+    others = words[:start] + words[end:]
+    tagged = zip(others, slots[:start] + slots[end:], strict=True)
+    food = [word for word, slot in tagged if slot not in ("O", "quantity", "size") and word not in GENERIC]
+    numbers, sized = {NUMBERS[word] for word in others if word in NUMBERS} or {1}, _sized(line, others)
+    if food or BEYOND_THE_MESSAGE & set(others) or len(numbers) > 1 or sized is None:
         return None
     identity = f"natural-{turn['conv']}-{turn['turn']:02d}"
     catalog = _catalog(line, *sized, random.Random(identity))
-    intent = Intent("remove" if REMOVE & set(others) else "add", sized[0], quantity)
+    intent = Intent("remove" if REMOVE & set(others) else "add", sized[0], numbers.pop())
     tags: dict[str, str | bool | int] = {"source": "multidogo", "catalog_lines": len(catalog)}
     return line, make(identity, "english", catalog, turn["text"], intent, tags)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from cartlm.data import charset, records
 from cartlm.data.filters import bad_sign
@@ -16,8 +17,6 @@ from cartlm.params import Params
 from cartlm.system import cpu_limits
 from cartlm.task import prompt as prompts
 from cartlm.task.intent import Intent, parse_intent
-
-MODELS = Path("models")
 
 
 class Unreadable(ValueError):
@@ -29,7 +28,7 @@ class Unreadable(ValueError):
 
 
 class Reader:
-    """A loaded variant; make it with `load`, in a `with` block."""
+    """A loaded variant; `load` makes it."""
 
     def __init__(self, engine: Any, separator: str, max_new_tokens: int) -> None:
         self._engine, self._max_new_tokens = engine, max_new_tokens
@@ -58,23 +57,19 @@ class Reader:
         except ValueError as error:
             raise Unreadable(f"the answer is no intent of this catalog: {error}", answer.text) from None
 
-    def __enter__(self) -> Reader:
-        return self
 
-    def __exit__(self, *error: object) -> None:
-        self._engine.__exit__(*error)
-
-
-def load(params: Params, variant: str | None = None) -> Reader:
+@contextmanager
+def load(params: Params, variant: str | None = None) -> Iterator[Reader]:
     """The model of `variant`, on as many threads as this process may use.
 
-    None is `q4_k_m` where params.yaml lists it, else `f16`.
-    Raises UserError where params.yaml has no such variant, or its model does not exist yet.
+    None is `q4_k_m` where params.yaml lists it, else `f16`. Raises UserError where params.yaml has no such variant,
+    FileNotFoundError where its model does not exist yet.
     """
     variant = variant or ("q4_k_m" if "q4_k_m" in params.gguf else "f16")
     kind = engine_name(variant, params.reference, params.gguf, params.gptq)
-    engine = open_engine(kind, model_path(MODELS, variant, kind), cpu_limits.threads(), replicas=1)
-    return Reader(engine, params.prompt.separator, params.eval.max_new_tokens)
+    path = model_path(Path("models"), variant, kind)
+    with open_engine(kind, path, cpu_limits.threads(), replicas=1) as engine:
+        yield Reader(engine, params.prompt.separator, params.eval.max_new_tokens)
 
 
 def read_catalog(path: Path) -> list[str]:
@@ -85,23 +80,15 @@ def read_catalog(path: Path) -> list[str]:
     """
     try:
         data = path.read_bytes()
-    except OSError as error:
-        hint = "name a text file with one product a line"
-        raise UserError(f"the catalog {path}: {error.strerror}", hint) from None
-    try:
         with charset.detect(data, path).open(data) as file:
             lines = [line.strip() for line in file if line.strip()]
         if not lines:
             raise ValueError("no product")
         records.check_texts(lines)
-    except ValueError as error:
-        raise UserError(f"the catalog {path}: {error}", "write one product a line, in UTF-8") from None
+    except (OSError, ValueError) as error:
+        what = getattr(error, "strerror", None) or error
+        raise UserError(f"the catalog {path}: {what}", "name a UTF-8 file with one product a line") from None
     return lines
-
-
-def read_messages(argument: str, stdin: TextIO) -> Iterator[str]:
-    """The message itself, or for `-` one a line of `stdin`, as each arrives."""
-    return (line.rstrip("\r\n") for line in stdin) if argument == "-" else iter([argument])
 
 
 def predict_lines(

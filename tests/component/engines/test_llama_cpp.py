@@ -68,7 +68,6 @@ def test_replicas_answer_at_the_same_time_as_one_alone_does(toy_gguf: Path, engi
             with ThreadPoolExecutor(3) as pool:
                 found = pool.map(lambda share: [one.answer(ids, 64).token_ids for one, ids in share], shares)
                 assert list(found) == [wanted] * 3
-        first.close()
 
 
 def test_the_context_grows_with_the_need(toy_gguf: Path) -> None:
@@ -122,9 +121,8 @@ def test_it_describes_itself(engine: LlamaCpp) -> None:
 
 
 def test_closing_twice_is_harmless(toy_gguf: Path) -> None:
-    engine = llama_cpp.load(toy_gguf, threads=1)
-    engine.close()
-    engine.close()
+    with llama_cpp.load(toy_gguf, threads=1) as engine, engine:
+        pass
 
 
 @pytest.mark.parametrize(
