@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import glob
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cartlm import hub
 from cartlm.data import records, roles, sampling
 from cartlm.data.config import Data
 from cartlm.data.near_duplicates import repeats
-from cartlm.data.tables import PUBLISHED
-from cartlm.errors import FULL, UserError
+from cartlm.data.tables import PUBLISHED, read_table
+from cartlm.errors import UserError
 from cartlm.task import prompt as prompts
 from cartlm.task.rows import Row
 from cartlm.text import few
@@ -69,68 +68,28 @@ def without_contradictions(parts: Mapping[str, list[Row]], name: str) -> dict[st
     return {role: [row for row in rows if row.id not in wrong] for role, rows in parts.items()}
 
 
-def download(name: str, revision: str | None, key: str = "path") -> Path:
-    """The data files of a hub dataset, in the hub's cache. Raises UserError; `data.{key}` names it."""
-    import huggingface_hub as hub
-    from huggingface_hub import errors
-
-    if name.startswith(("/", ".", "~")) or name.count("/") != 1:
-        example = "jtlicardo/ecommerce-intent-3k"
-        raise UserError(f"data.{key}={name} is neither a folder nor a hub id such as {example}", _HINT)
-    try:
-        return Path(
-            hub.snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=list(FILES))
-        )
-    except errors.RevisionNotFoundError:
-        key = "revision" if key == "path" else f"{key}_revision"
-        raise UserError(f"{name} has no revision {revision}", f"set data.{key} in params.yaml") from None
-    except errors.RepositoryNotFoundError:
-        hint = f"hf auth login, or set data.{key}"
-        raise UserError(f"the hub has no dataset {name} (or it is private)", hint) from None
-    except Exception as error:  # each network library raises its own
-        if isinstance(error, OSError) and error.errno in FULL:
-            raise
-        raise UserError(
-            f"the dataset {name} cannot be downloaded from the hub ({type(error).__name__})",
-            f"check the network, or set data.{key} to a local folder, or git checkout params.yaml",
-        ) from None
-
-
 def load_dataset(name: str, revision: str | None, key: str = "path") -> dict[str, list[dict[str, Any]]]:
-    """Split -> its records, of a hub id or a folder in hub layout. Raises UserError; `data.{key}` names it.
-
-    Nothing stays in the cache of `datasets`: it would hide a file that was changed in place.
-    """
+    """Split -> its records, of a hub id or a folder in hub layout. Raises UserError; `data.{key}` names it."""
     import datasets
     from datasets.exceptions import DataFilesNotFoundError
 
-    folder = Path(name) if Path(name).is_dir() else download(name, revision, key)
-    files = files_by_role(folder)
-    refuse_repeated_columns(folder)
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it logs each failure again, in many lines
-    with tempfile.TemporaryDirectory() as cache:
-        try:
-            found = datasets.load_dataset(str(folder), data_files=files, cache_dir=cache, keep_in_memory=True)
-            return {str(split): part.to_list() for split, part in found.items()}
-        except (DataFilesNotFoundError, datasets.data_files.EmptyDatasetError):
-            raise UserError(f"{folder} holds no *.jsonl, *.parquet or *.csv", _HINT) from None
-        except Exception as error:  # each format's library raises its own
-            cause = error.__cause__ or error
-            if isinstance(cause, OSError) and cause.errno in FULL:
-                raise cause from None
-            what = " ".join(str(cause).split())[:200]
-            hint = f"{_HINT}; data.source: file reads files that are not in hub layout"
-            raise UserError(f"{folder} does not load: {type(cause).__name__}: {what}", hint) from None
-
-
-def refuse_repeated_columns(folder: Path) -> None:
-    """Raise UserError for a CSV header with a column twice: `datasets` takes the first without a word."""
-    for path in sorted(folder.rglob("*.csv")):
-        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            header = [name.strip() for name in next(csv.reader(file), [])]
-        if twice := [name for name in header if name and header.count(name) > 1]:
-            raise UserError(f"{path}: the column {twice[0]!r} occurs twice", "keep one of them")
+    folder = Path(name)
+    if not folder.is_dir():
+        folder = hub.download("dataset", name, revision, FILES, f"data.{key}")
+    by_role = files_by_role(folder)
+    try:
+        files = datasets.load_dataset_builder(str(folder), data_files=by_role).config.data_files
+    except (DataFilesNotFoundError, datasets.data_files.EmptyDatasetError):
+        raise UserError(f"{folder} holds no *.jsonl, *.parquet or *.csv", _HINT) from None
+    except Exception as error:  # whatever README.md may say
+        raise UserError(f"{folder} does not load: {' '.join(str(error).split())[:200]}", _HINT) from None
+    found: dict[str, list[dict[str, Any]]] = {}
+    for split, path in [(split, path) for split, paths in files.items() for path in paths]:
+        for line, record in read_table(Path(path)).records:
+            if isinstance(record, str):
+                raise UserError(f"{path}:{line}: {record}", _HINT)
+            found.setdefault(str(split), []).append(record)
+    return found
 
 
 def files_by_role(folder: Path) -> dict[str, list[str]] | None:
@@ -138,29 +97,26 @@ def files_by_role(folder: Path) -> dict[str, list[str]] | None:
 
     `datasets` knows lower case only, and trains on all files where it knows none. Raises UserError for a name of two roles.
     """
-    import huggingface_hub as hub
+    from huggingface_hub import metadata_load
 
     card = folder / "README.md"
     try:
-        if card.is_file() and "configs" in (hub.metadata_load(card) or {}):
+        if card.is_file() and "configs" in (metadata_load(card) or {}):
             return None
     except Exception:  # `datasets` reads it too, and raises what is wrong
         return None
     by_role: dict[str, list[str]] = {}
     others: list[str] = []
-    for place in (folder, folder / "data"):
-        found = roles.survey(place, SUFFIXES) if place.is_dir() else roles.Folder()
+    for place in filter(Path.is_dir, (folder, folder / "data")):
+        found = roles.survey(place, SUFFIXES)
         if found.problems:
             raise UserError(f"{folder}: {found.problems[0]}", "rename it in a copy of the dataset")
         for file in found.files:
             name = file.path.relative_to(folder).as_posix()
-            if file.named:
-                by_role.setdefault(file.role, []).append(glob.escape(name))
-            else:
-                others.append(name)
+            (by_role.setdefault(file.role, []) if file.named else others).append(name)
     if by_role and others:
         sampling.note(f"left out of {folder}, without a role in their names: {few(others, 8)}")
-    return by_role or None
+    return {role: [glob.escape(name) for name in names] for role, names in by_role.items()} or None
 
 
 def read_rows(name: str, parts: Mapping[str, _Records], languages: Sequence[str]) -> list[Row]:

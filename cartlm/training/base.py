@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cartlm import hub
 from cartlm.engines import model_dir
 from cartlm.engines.model_dir import HINT
-from cartlm.errors import FULL, UserError
+from cartlm.errors import UserError
 from cartlm.files import replacing
 from cartlm.quantization import tokenizer_check
 from cartlm.quantization.config import Gguf, Gptq
@@ -145,32 +146,5 @@ def fetch(origin: Base) -> tuple[Path, str | None]:
         return folder, None
     if origin.source == "embedded":
         raise UserError(f"base.path={path} is not a folder", "git checkout base/model, or set base.path")
-    if path.startswith(("/", ".", "~")) or path.count("/") != 1:
-        raise UserError(
-            f"base.path={path} is neither a folder nor a hub id such as meta-llama/Llama-3.2-1B", HINT
-        )
-    return download(path, origin.revision)
-
-
-def download(name: str, revision: str | None) -> tuple[Path, str]:
-    """A hub revision in the hub's own cache, without code and without pickles. Raises UserError."""
-    import huggingface_hub as hub
-    from huggingface_hub import errors
-
-    what = f"{name} at revision {revision}" if revision else name
-    try:
-        folder = Path(hub.snapshot_download(name, revision=revision, allow_patterns=list(DOWNLOADED)))
-    except errors.GatedRepoError:
-        hint = f"accept its licence on https://huggingface.co/{name}, then hf auth login"
-        raise UserError(f"{what} is gated", hint) from None
-    except errors.RevisionNotFoundError:
-        raise UserError(f"{name} has no revision {revision}", "set base.revision in params.yaml") from None
-    except errors.RepositoryNotFoundError:
-        hint = "hf auth login, or set base.path"
-        raise UserError(f"the hub has no model {name} (or it is private)", hint) from None
-    except Exception as error:  # each network library raises its own errors
-        if isinstance(error, OSError) and error.errno in FULL:
-            raise
-        hint = "check the network, or set base.path to a local folder, or git checkout params.yaml"
-        raise UserError(f"{what} cannot be fetched from the hub ({type(error).__name__})", hint) from None
+    folder = hub.download("model", path, origin.revision, DOWNLOADED, "base.path")
     return folder, folder.name

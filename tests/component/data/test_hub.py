@@ -336,16 +336,16 @@ def test_other_columns_are_one_line(name: str, dataset: Path) -> None:
 def test_broken_files_are_one_line(dataset: Path) -> None:
     path = dataset / "training_data.jsonl"
     path.write_text('{"prompt": \n', encoding="utf-8")
-    with pytest.raises(UserError, match=r"does not load: .*JSON"):
+    with pytest.raises(UserError, match=r"training_data\.jsonl:1: not JSON"):
         hub.splits(settings(dataset))
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match="does not load: ArrowInvalid: "):
+    with pytest.raises(UserError, match="0 usable rows"):
         hub.splits(settings(dataset))
     path.unlink()
     with pytest.raises(UserError, match="holds no"):
         hub.splits(settings(dataset))
     (dataset / "train.parquet").write_bytes(b"PAR1")
-    with pytest.raises(UserError, match="does not load: ArrowInvalid: "):
+    with pytest.raises(UserError, match=r"train\.parquet:1: not Parquet"):
         hub.splits(settings(dataset))
 
 
@@ -359,11 +359,11 @@ def test_without_network_the_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="cannot be downloaded from the hub"):
+    with pytest.raises(UserError, match="the hub does not send the dataset"):
         hub.splits(settings("jtlicardo/ecommerce-intent-3k"))
 
 
 def test_a_csv_column_that_occurs_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("prompt,completion,language,language\na,b,english,spanish\n")
-    with pytest.raises(UserError, match=r"train\.csv: the column 'language' occurs twice"):
+    with pytest.raises(UserError, match=r"train\.csv:1: the column 'language' occurs twice"):
         hub.load_dataset(str(tmp_path), None)

@@ -214,7 +214,7 @@ def test_without_network_the_hub_is_one_line(tmp_path: Path, monkeypatch: pytest
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="cannot be fetched from the hub") as error:
+    with pytest.raises(UserError, match="the hub does not send the model") as error:
         make_base("hub", "meta-llama/Llama-3.2-1B", None, None, tmp_path / "base")
     assert "git checkout params.yaml" in str(error.value)
 
