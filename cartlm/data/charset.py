@@ -90,10 +90,9 @@ def _one_byte(data: bytes, path: Path) -> Charset:
     # every byte beyond ASCII between its neighbours; an escaped line end, as JSON has it, counts as blank
     padded = b" " + re.sub(rb"\\[nrt]", b"  ", data) + b" "
     windows = sorted({match[1] for match in _WINDOW.finditer(padded)})
-    readings: dict[tuple[str, ...], str] = {}
+    readings: dict[str, str] = {}
     for codec in ONE_BYTE:
-        table = [bytes([byte]).decode(codec, "replace") for byte in range(256)]
-        readings.setdefault(tuple("".join(table[byte] for byte in window) for window in windows), codec)
+        readings.setdefault(b"".join(windows).decode(codec, "replace"), codec)
     ranked = sorted((_cost(reading, expected), index, reading) for index, reading in enumerate(readings))
     (best, _, first), (next_best, _, second) = ranked[:2]
     if best > MOST:
@@ -101,31 +100,24 @@ def _one_byte(data: bytes, path: Path) -> Charset:
     codec, other = readings[first], readings[second]
     name, old, new = ONE_BYTE[codec], shlex.quote(str(path)), shlex.quote(f"{path}.utf8")
     way_out = f"save it as UTF-8, such as: iconv -f {name} -t UTF-8 {old} > {new} && mv {new} {old}"
-    differs = next(i for i, pair in enumerate(zip(first, second, strict=True)) if pair[0][1] != pair[1][1])
-    example = _first_word(data, windows[differs])
+    window = next(
+        window for window, one, two in zip(windows, first[1::3], second[1::3], strict=True) if one != two
+    )
+    letters = rb"[a-zA-Z\x80-\xff]{0,20}"
+    example = re.findall(letters + re.escape(window[1:2]) + letters, data)[0]
     word, other_word = example.decode(codec, "replace"), example.decode(other, "replace")
-    if next_best < best + MARGIN:
+    if next_best < best + MARGIN or codec not in READ:
         raise ValueError(
             f"not UTF-8, and {word!r} if it is {name}, {other_word!r} if it is {ONE_BYTE[other]}; {way_out}"
         )
-    if codec not in READ:
-        raise ValueError(f"not UTF-8 but {name}, judging by {word!r}; {way_out}")
     return Charset(codec, name=name)
 
 
-def _first_word(data: bytes, window: bytes) -> bytes:
-    """The first word that has the byte in the middle of a window."""
-    letters = rb"[a-zA-Z\x80-\xff]{0,20}"
-    match = re.search(letters + re.escape(window[1:2]) + letters, data)
-    return match[0] if match else b""
-
-
-def _cost(reading: tuple[str, ...], expected: set[str]) -> int:
+def _cost(reading: str, expected: set[str]) -> int:
     """How little a reading looks like rows, summed over its characters: 0 for the languages' own letters."""
     costs: dict[str, int] = {}
-    for window in reading:
-        sign = window[1]
-        costs[sign] = max(costs.get(sign, 0), _sign_cost(window[0], sign, window[2], expected))
+    for before, sign, after in zip(reading[::3], reading[1::3], reading[2::3], strict=True):
+        costs[sign] = max(costs.get(sign, 0), _sign_cost(before, sign, after, expected))
     alone = [sign for sign in costs if not costs.keys() & {*PARTNERS.get(sign, sign)}]
     return sum(costs.values()) + FOREIGN * len(alone)
 

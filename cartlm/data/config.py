@@ -78,9 +78,8 @@ class Worded(Server):
 
     prompts: Count  # generation prompts a language
     examples: Count  # messages of one answer
-    noise: Literal[
-        "ours", "asked"
-    ]  # by the operators of data.noise, or by the model, but for data.noise.clean
+    # by the operators of data.noise, or by the model, but for data.noise.clean
+    noise: Literal["ours", "asked"]
     structured: bool  # OpenAI's structured outputs; false for servers without them
     batch: bool  # the Batch API: cheaper, within 24 hours
     max_tokens: Tokens  # of one answer
@@ -90,13 +89,11 @@ class Worded(Server):
 
 class Data(Section):
     source: Literal["rules", "openai", "hub", "file"]
-    path: (
-        str | None
-    )  # hub: dataset id or a local folder in hub layout; file: JSONL, CSV, ..., or a folder of them
+    # hub: dataset id or a local folder in hub layout; file: JSONL, CSV, ..., or a folder of them
+    path: str | None
     revision: str | None
-    held_out: (
-        str | None
-    )  # another published dataset, evaluated apart, such as jtlicardo/ecommerce-intent-eval
+    # another published dataset, evaluated apart, such as jtlicardo/ecommerce-intent-eval
+    held_out: str | None
     held_out_revision: str | None
     show_rows: bool  # rows of source hub and file in docs/data.md, which git tracks; ours are always shown
     seed: Seed
@@ -113,7 +110,11 @@ class Data(Section):
     openai: Worded
 
     @model_validator(mode="after")
-    def _distinct(self) -> Data:
+    def _consistent(self) -> Data:
+        if self.calibration > self.train:
+            raise ValueError(
+                f"calibration {self.calibration}, a part of train, is more than train {self.train}"
+            )
         if len(set(self.languages)) < len(self.languages):
             raise ValueError(f"languages {self.languages} names one twice")
         return self

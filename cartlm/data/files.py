@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from cartlm.data import records, roles, sampling
 from cartlm.data.config import Data
@@ -20,6 +19,7 @@ from cartlm.data.near_duplicates import repeats
 from cartlm.data.tables import SUFFIXES, Table, read_table
 from cartlm.engines.model_dir import load_tokenizer
 from cartlm.errors import UserError
+from cartlm.files import sha256
 from cartlm.task.prompt import special_tokens
 from cartlm.task.rows import Row
 
@@ -70,7 +70,8 @@ def gather(path: Path, languages: Sequence[str]) -> Gathered:
             tables[file] = read_table(file.path)
         except UserError as error:  # the other files are still checked
             gathered.problems.append(str(error))
-    barred = records.products_with_bars(record for table in tables.values() for _, record in table.records)
+    found = [record for table in tables.values() for _, record in table.records]
+    barred = records.products_with_bars(record for record in found if isinstance(record, dict))
     places: dict[str, str] = {}
     for file, table in tables.items():
         gathered.notes.extend(f"{file.name}: {note}" for note in table.notes)
@@ -118,17 +119,12 @@ def check_report(path: Path, data: Data, base: Path) -> Iterator[tuple[str, bool
     """`cartlm data check`: (line, whether it is a problem) for a file or folder. Raises UserError without rows."""
     gathered = gather(path, data.languages)
     yield from ((problem, True) for problem in gathered.problems)
-    tokenizer, note = _base_tokenizer(base)
-    for file, rows in gathered.files.items() if tokenizer else ():
-        for row in rows:
-            for token in special_tokens(tokenizer, row.prompt + row.completion)[:1]:
-                line = int(row.id.rpartition("-")[2])
-                yield f"{file}:{line}: holds {token!r}, a special token of the base model", True
+    yield from _special_tokens(gathered, base)
     for file, rows in gathered.files.items():
         kinds = Counter(f"{row.language} {row.intent.action}" for row in rows)
         counts = [f"{count} {kind}" for kind, count in sorted(kinds.items())]
         yield ", ".join([f"{file}: {len(rows)} sound rows", *counts]), False
-    yield from ((line, False) for line in [*gathered.notes, *gathered.held_out, *note])
+    yield from ((line, False) for line in [*gathered.notes, *gathered.held_out])
     if any(gathered.parts.values()):
         pool = sampling.make_pool(gathered.parts, data)
         yield from ((line, False) for line in pool.notes)
@@ -136,15 +132,19 @@ def check_report(path: Path, data: Data, base: Path) -> Iterator[tuple[str, bool
             yield str(short), False
 
 
-def _base_tokenizer(base: Path) -> tuple[Any, list[str]]:
-    """The base model's tokenizer, or None and a note why special tokens are not checked."""
-    folders = [folder for folder in (base, Path("models/base")) if any(folder.glob("tokenizer*"))]
+def _special_tokens(gathered: Gathered, base: Path) -> Iterator[tuple[str, bool]]:
+    """Rows with a special token of the base model, or why none is looked for."""
+    made = Path("models/base")
     try:
-        return load_tokenizer(folders[0]), []
-    except IndexError:
-        return None, [f"special tokens are not checked: {base} is missing (dvc repro base)"]
+        tokenizer = load_tokenizer(made if not base.is_dir() and made.is_dir() else base)
     except UserError as error:
-        return None, [f"special tokens are not checked: {error.message}"]
+        yield f"special tokens are not checked: {error.message} (dvc repro base)", False
+        return
+    for file, rows in gathered.files.items():
+        for row in rows:
+            for token in special_tokens(tokenizer, row.prompt + row.completion)[:1]:
+                line = int(row.id.rpartition("-")[2])
+                yield f"{file}:{line}: holds {token!r}, a special token of the base model", True
 
 
 def source_digest(data: Data) -> str | None:
@@ -153,5 +153,4 @@ def source_digest(data: Data) -> str | None:
     if data.source in ("rules", "openai") or not data.path or not path.exists():
         return None
     files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
-    parts = [(each.name, hashlib.sha256(each.read_bytes()).hexdigest()) for each in files]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr([(each.name, sha256(each)) for each in files]).encode()).hexdigest()[:16]

@@ -21,6 +21,7 @@ LEAK = re.compile(r'\{\s*"|"(action|product|quantity)"\s*:')
 BAD_CATEGORIES = ("Cc", "Cs", "Co")  # control characters, halves of surrogate pairs, private ones
 SPECIAL = re.compile(r"</?s>|<(?:bos|eos|pad|unk|mask)>|<\|[^|<>]*\|>|</?(?:start|end)_of_turn>")
 """Special tokens as tokenizers name them."""
+_PAIR = re.compile(r"\b(?:pair|par)\b")
 SURE = 0.8  # confidence that a message is in another language
 MIN_WORDS = 3  # without the product's: fewer do not show a language
 LONG, ALIKE = 6, 85  # words of so many letters match known forms by their rapidfuzz ratio
@@ -65,16 +66,15 @@ def refusal(
     message: str, line: Line, catalog: Sequence[Line], quantity: int, language: str, languages: Sequence[str]
 ) -> str:
     """Why a clean message is refused, in one or two words; empty for a sound one."""
-    if not message:
-        return "missing"
-    if len(message) > MAX_CHARS:
-        return "too long"
-    if bad_sign(message):
-        return "control sign"
-    if LEAK.search(message):
-        return "leak"
-    if SPECIAL.search(message):
-        return "special token"
+    faults = {
+        "missing": not message,
+        "too long": len(message) > MAX_CHARS,
+        "control sign": bad_sign(message),
+        "leak": LEAK.search(message),
+        "special token": SPECIAL.search(message),
+    }
+    if reason := next((reason for reason, found in faults.items() if found), ""):
+        return reason
     if problem := product_problem(message, line, catalog):
         return problem
     if not says_quantity(message, quantity, line, language):
@@ -146,14 +146,14 @@ def product_problem(message: str, line: Line, catalog: Sequence[Line]) -> str:
 
 
 @cache
-def _number_phrases(language: str) -> dict[tuple[str, ...], int]:
-    """Words of a number or pack -> the number, of a language and English."""
-    found: dict[tuple[str, ...], int] = {}
+def _number_phrases(language: str) -> dict[str, int]:
+    """Words of a number or pack -> the number, of a language and English; longer phrases first."""
+    found: dict[str, int] = {}
     for name in dict.fromkeys((language, "english")):
         for quantity, forms in [*grammar(name)["numbers"].items(), *grammar(name)["packs"].items()]:
             for form in forms if isinstance(forms, list) else [forms]:
-                found.setdefault(tuple(_words(str(form))), quantity)
-    return found
+                found.setdefault(" ".join(_words(str(form))), quantity)
+    return {phrase: found[phrase] for phrase in sorted(found, key=lambda phrase: -phrase.count(" "))}
 
 
 def numbers(message: str, line: Line, language: str) -> set[int]:
@@ -162,22 +162,12 @@ def numbers(message: str, line: Line, language: str) -> set[int]:
     for part in (line.variant, line.product.name, *line.product.forms.values()):
         if pattern := _size(part):
             text = pattern.sub(" ", text)
-    words = re.findall(r"\d+|[^\W\d_]+", re.sub(r"\d+[.,]\d+", " ", text))
-    phrases, found, at = _number_phrases(language), set[int](), 0
-    in_pairs = line.product.plural_only or bool({"pair", "par"} & set(line.product.units))
-    while at < len(words):
-        length = 1
-        if words[at].isdecimal():
-            found.add(int(words[at][:9]))
-        else:
-            longest = max(map(len, phrases))
-            lengths = (n for n in range(longest, 0, -1) if tuple(words[at : at + n]) in phrases)
-            length = next(lengths, 1)
-            phrase = tuple(words[at : at + length])
-            if phrase in phrases and not (in_pairs and {"pair", "par"} & {*phrase}):  # a pair of jeans is one
-                found.add(phrases[phrase])
-        at += length
-    return found
+    words = " ".join(re.findall(r"\d+|[^\W\d_]+", re.sub(r"\d+[.,]\d+", " ", text)))
+    phrases = dict(_number_phrases(language))
+    if line.product.plural_only or {"pair", "par"} & set(line.product.units):  # a pair of jeans is one
+        phrases = {phrase: quantity for phrase, quantity in phrases.items() if not _PAIR.search(phrase)}
+    found = re.findall(rf"(?<!\S)(?:\d+|{'|'.join(phrases)})(?!\S)", words)
+    return {int(each[:9]) if each.isdecimal() else phrases[each] for each in found}
 
 
 def says_quantity(message: str, quantity: int, line: Line, language: str) -> bool:

@@ -58,20 +58,18 @@ def generation_prompts(params: Data, model: WordingModel) -> list[GenerationProm
         if not novel or params.novel
         for start in range(0, total, PROMPTS_PER_REQUEST)
     ]
-
     answers: dict[tuple[str, bool, int, int], list[str]] = {}
     for attempt in range(ATTEMPTS):
         requests = {}
         for language, novel, chunk, size in (part for part in needed if part not in answers):
             body = metaprompt.prompts_body(params.openai, language, size, novel)
-            key = (language, novel, chunk, size, attempt)
-            requests[language, novel, chunk, size] = model.request(f"prompts {language} {chunk}", body, key)
+            part = (language, novel, chunk, size)
+            requests[part] = model.request(f"prompts {language} {chunk}", body, (*part, attempt))
         replies = model.ask(list(requests.values()), "generation prompts")
         for part, sent in requests.items():
-            try:
-                answers[part] = model.parse(replies[sent.key], metaprompt.parse_prompts, part[-1])
-            except ValueError as error:
-                model.refused[f"prompts {error}"] += 1
+            reply = replies[sent.key]
+            if texts := model.parse(reply, metaprompt.parse_prompts, part[-1], "prompts ", 1):
+                answers[part] = texts
         model.note_unreadable("generation prompts", len(requests))
         if len(answers) == len(needed):
             break
@@ -94,10 +92,9 @@ class Generator:
     def splits(self) -> dict[str, list[Row]]:
         """All splits, without near-duplicates between them. Raises UserError if labels stay refused."""
         params = self.params
-        if params.calibration > params.train:  # checked before anything is paid for, as is lingua below
-            what = f"data.calibration={params.calibration} is more than data.train={params.train}"
-            raise UserError(what, "edit params.yaml")
-        filters.language_detector(tuple(sorted(params.languages)))
+        filters.language_detector(
+            tuple(sorted(params.languages))
+        )  # if it is missing, before anything is paid for
         rows = partial(self.rows, generation_prompts(params, self.model))
         return make_in_turn(params, rows, f"{params.seed}/openai")
 
@@ -163,13 +160,9 @@ class Generator:
     def read_reply(self, name: str, attempt: int, batch: Batch, reply: Reply) -> list[Row]:
         """The sound messages of an answer as rows, noise added; the others are counted by reason."""
         self.model.messages += len(batch.labels)
-        try:
-            messages = self.model.parse(reply, metaprompt.parse_messages, len(batch.labels))
-        except ValueError as error:
-            self.model.refused[str(error)] += len(batch.labels)
-            return []
-        rows, languages = [], self.params.languages
-        for (slot, label), message in zip(batch.labels.items(), messages, strict=True):
+        count, rows, languages = len(batch.labels), [], self.params.languages
+        messages = self.model.parse(reply, metaprompt.parse_messages, count, "", count)
+        for (slot, label), message in zip(batch.labels.items(), messages, strict=False):
             line, catalog, intent = label.line, label.catalog, label.intent
             if reason := filters.refusal(message, line, catalog, intent.quantity, slot.language, languages):
                 self.model.refused[reason] += 1

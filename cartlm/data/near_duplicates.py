@@ -14,6 +14,7 @@ from rapidfuzz import fuzz, process
 
 from cartlm.data.records import plain
 from cartlm.data.roles import TEST, TRAIN, VALIDATION
+from cartlm.task.intent import Intent
 from cartlm.task.rows import Row
 
 BLOCK = 500  # rows compared at a time with all others: bounds the memory
@@ -64,11 +65,10 @@ class Repeat:
 
     @property
     def same_label(self) -> bool:
-        (label, language), (other, its_language) = (
-            (row.intent, row.language) for row in (self.row, self.first)
-        )
-        same = replace(label, product=plain(label.product)) == replace(other, product=plain(other.product))
-        return same and language == its_language
+        def label(row: Row) -> tuple[str, Intent]:
+            return row.language, replace(row.intent, product=plain(row.intent.product))
+
+        return label(self.row) == label(self.first)
 
 
 def key(row: Row) -> tuple[str, ...]:

@@ -10,7 +10,8 @@ import re
 import tokenize
 import unicodedata
 import warnings
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
 from numbers import Real
@@ -124,18 +125,14 @@ def _text(record: dict[str, Any], name: str) -> str:
     return _LINE_END.sub("\n", value)
 
 
-def products_with_bars(records: Iterable[Any]) -> set[str]:
+def products_with_bars(records: Iterable[Mapping[str, Any]]) -> set[str]:
     """Products that hold " | ", in any label or catalog of several lines: no line may be split there."""
     found: set[str] = set()
     for record in records:
-        if not isinstance(record, dict):
-            continue
-        catalog = record.get("catalog")
-        try:
+        texts, catalog = [record.get("product")], record.get("catalog")
+        with suppress(ValueError):  # raised again where the row is read
             lines = _lines(catalog)
-        except ValueError:  # raised again where the row is read
-            lines = []
-        texts = [record.get("product"), *(lines if len(lines) > 1 or not isinstance(catalog, str) else [])]
+            texts += lines if len(lines) > 1 or not isinstance(catalog, str) else []
         found.update(text for text in texts if isinstance(text, str) and BAR in text.strip())
     return found
 
@@ -185,14 +182,13 @@ def _catalog(value: Any, product: Any, barred: Collection[str]) -> list[str]:
 
 def _quantity(value: Any) -> int:
     """A whole number from 1, also as 2.0 or text, in decimal digits of any script. Raises ValueError."""
-    number: Any = value
+    number, numeric = 0, isinstance(value, Real | Decimal)  # NumPy's numbers are Real
     if isinstance(value, str):
         match = _NUMBER.fullmatch(value.strip())
         number = int(match[1]) if match and len(match[1]) <= 9 else 0
-    elif isinstance(value, Decimal):  # of a Parquet column; a Decimal NaN compares with nothing
-        number = float(value) if value.is_finite() else 0
-    elif isinstance(value, bool) or not isinstance(value, Real):  # NumPy's numbers are Real
-        number = 0
-    if not (1 <= number <= MAX_QUANTITY and float(number).is_integer()):
+    elif numeric and not isinstance(value, bool):
+        with suppress(ValueError, OverflowError):  # NaN, infinity
+            number = int(value) if int(value) == value else 0
+    if not 1 <= number <= MAX_QUANTITY:
         raise ValueError(f"quantity is {value!r:.60}, not a whole number from 1 to {MAX_QUANTITY}")
-    return int(number)
+    return number

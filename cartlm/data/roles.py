@@ -68,14 +68,6 @@ class Folder:
     problems: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
-    def add(self, path: Path, name: str, roles: set[str], suffixes: Sequence[str]) -> None:
-        if path.is_dir() or path.suffix.lower() not in suffixes:
-            self.left_out.append(f"{name}/" if path.is_dir() else name)
-        elif len(roles) > 1:
-            self.problems.append(two_roles(name, roles))
-        else:
-            self.files.append(File(path, name, next(iter(roles), TRAIN), bool(roles)))
-
     def notes(self) -> list[str]:
         """A line on each file's role, on doubtful names, and on what is left out."""
         lines = [f"{file.name}: {file.role}" + ("" if file.named else ", by default") for file in self.files]
@@ -92,14 +84,15 @@ def survey(folder: Path, suffixes: Sequence[str]) -> Folder:
     """
     found = Folder()
     for path in _visible(folder):
-        if not path.is_dir():
-            found.add(path, path.name, roles_in_name(path.stem), suffixes)
-        elif roles := roles_in_name(path.name):
-            for inner in _visible(path):
-                name = f"{path.name}/{inner.name}"
-                found.add(inner, name, roles | roles_in_name(inner.stem), suffixes)
-        else:
-            found.left_out.append(f"{path.name}/")
+        outer = roles_in_name(path.name) if path.is_dir() else set()
+        for inner in _visible(path) if outer else [path]:
+            name, roles = inner.relative_to(folder).as_posix(), outer | roles_in_name(inner.stem)
+            if inner.is_dir() or inner.suffix.lower() not in suffixes:
+                found.left_out.append(f"{name}/" if inner.is_dir() else name)
+            elif len(roles) > 1:
+                found.problems.append(two_roles(name, roles))
+            else:
+                found.files.append(File(inner, name, next(iter(roles), TRAIN), bool(roles)))
     return found
 
 

@@ -6,12 +6,16 @@ import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from cartlm.data import near_duplicates
 from cartlm.data.config import Data
 from cartlm.data.roles import TEST, TRAIN, VALIDATION
 from cartlm.errors import UserError
 from cartlm.task.rows import Row
+
+SIZES = (TRAIN, VALIDATION, "calibration")
+"""Splits that have to be as large as configured, unless the source gives them."""
 
 
 @dataclass(frozen=True)
@@ -98,40 +102,27 @@ def fitting_sizes(data: Data, pool: Pool) -> dict[str, int] | None:
     return {"train": train, "validation": validation, "calibration": calibration, "test": test}
 
 
-def unfit_reason(data: Data, pool: Pool) -> str:
-    """Why the configured sizes do not fit; empty where they do."""
-    drawn = VALIDATION not in pool.given
-    if drawn and len(pool.rows) < data.train + data.validation:
-        return f"fewer than data.train + data.validation = {data.train + data.validation}"
-    if len(pool.rows) < data.train:
-        return f"fewer than data.train={data.train}"
-    if drawn and len(pool.free) < data.validation:
-        few = f"but only {len(pool.free)} without a near-duplicate among the others"
-        return f"{few}, fewer than data.validation={data.validation}"
-    if data.calibration > data.train:
-        return f"but data.calibration={data.calibration} is more than data.train={data.train}"
-    return ""
-
-
 def shortage(pool: Pool, params: Data, name: str) -> UserError | None:
     """The error for too few rows, naming sizes that fit; None where the configured ones do."""
     count, given = len(pool.rows), sorted(pool.given)
     lost = f" ({pool.leaked} more have a near-duplicate in the {' or '.join(given)})" if pool.leaked else ""
     usable = f"{name} has {count} usable rows{lost} for training"
     if sizes := fitting_sizes(params, pool):
-        why = unfit_reason(params, pool)
-        values = ", ".join(f"data.{split}: {count}" for split, count in sizes.items())
-        return UserError(f"{usable}, {why}", f"set {values} in params.yaml") if why else None
+        asked = {split: getattr(params, split) for split in SIZES if split not in pool.given}
+        if asked.items() <= sizes.items():
+            return None
+        alone = "" if VALIDATION in given else f", {len(pool.free)} of them unlike all others"
+        too_many = ", ".join(f"data.{split}={size}" for split, size in asked.items())
+        values = ", ".join(f"data.{split}: {size}" for split, size in sizes.items())
+        return UserError(f"{usable}{alone}: {too_many} do not fit", f"set {values} in params.yaml")
     if pool.given.get(VALIDATION) == []:
         what = "every row for validation has a near-duplicate in the test"
         return UserError(f"{name}: {what}", "add other rows for validation")
     if count == 0 and given:
         which = "that are unlike those held out" if pool.leaked else "such as a file train.jsonl"
         return UserError(f"{usable}, only for {' and '.join(given)}", f"add rows for training {which}")
-    if count < 2:
-        return UserError(f"{usable}; at least one to train on and one to validate on are needed", "add rows")
     return UserError(
-        f"{usable}, each with a near-duplicate among the others: none can be held out for validation",
+        f"{usable}, {len(pool.free)} of them unlike all others; one to train on and one to validate on are needed",
         "add rows that are unlike each other, or rows for validation such as a file validation.jsonl",
     )
 
@@ -189,20 +180,11 @@ def make_in_turn(
 def balanced_subset(
     rows: Sequence[Row], count: int, rng: random.Random, kind: Callable[[Row], str] = lambda row: row.language
 ) -> list[Row]:
-    """`count` rows, even over their kinds (languages). Raises UserError where there are fewer rows."""
-    if count > len(rows):
-        raise UserError(
-            f"data.calibration={count} is more than the {len(rows)} training rows",
-            f"set data.calibration to {len(rows)} in params.yaml",
-        )
+    """`count` rows, even over their kinds (languages); all where there are fewer."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(kind(row), []).append(row)
     for group in groups.values():
         rng.shuffle(group)
-    chosen: list[Row] = []
-    while len(chosen) < count:
-        for name in sorted(groups):
-            if groups[name] and len(chosen) < count:
-                chosen.append(groups[name].pop())
-    return chosen
+    turns = zip_longest(*(reversed(groups[name]) for name in sorted(groups)))
+    return [row for turn in turns for row in turn if row][:count]

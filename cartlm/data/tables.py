@@ -13,8 +13,8 @@ import math
 import re
 import unicodedata
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
@@ -23,12 +23,13 @@ from typing import Any
 
 from cartlm.data import charset
 from cartlm.errors import UserError
+from cartlm.task.intent import no_duplicates
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 """Suffixes that are read, in any case."""
 OURS = ("catalog", "message", "action", "product", "quantity", "language")
 PUBLISHED = ("prompt", "completion", "language")
-DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
+DELIMITERS = ",;\t|"
 BINARY = {
     b"PAR1": "Parquet, without the suffix .parquet",
     b"PK\x03\x04": "a zip archive or a spreadsheet; save it as CSV UTF-8",
@@ -69,28 +70,26 @@ def read_table(path: Path) -> Table:
     """All records of a file whose suffix is one of SUFFIXES. Raises UserError where it cannot be opened."""
     suffix, table = path.suffix.lower(), Table()
     try:
-        if suffix == ".parquet":
-            table.records.extend(_parquet(path))
-            return table
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}", f"name a file to read: {', '.join(SUFFIXES)}") from None
+    if suffix == ".parquet":
+        table.records.extend(_parquet(data, path))
+        return table
     if kind := next((kind for magic, kind in BINARY.items() if data.startswith(magic)), ""):
         table.records.append((1, f"not text but {kind}"))
         return table
-    csv_like = suffix in (".csv", ".tsv")
     try:
         encoding = charset.detect(data, path)
     except ValueError as error:
-        head = data[: 1 << 16].decode("latin-1").partition("\n")[0]
-        cells = f"; cells separated by {_name(_delimiter(head, '', suffix))}" if csv_like else ""
-        table.records.append((1, f"{error}{cells}"))
+        table.records.append((1, str(error)))
         return table
     if encoding.name:
         table.notes.append(f"read as {encoding.name}")
     limit = csv.field_size_limit(MAX_CELL_CHARS)
     try:
-        table.records.extend(_csv(data, encoding, suffix, table.notes) if csv_like else _json(data, encoding))
+        is_csv = suffix in (".csv", ".tsv")
+        table.records.extend(_csv(data, encoding, suffix, table.notes) if is_csv else _json(data, encoding))
     finally:
         csv.field_size_limit(limit)
     return table
@@ -112,10 +111,11 @@ def _column(name: str) -> str:
 
 def repeated_column(names: Sequence[str]) -> str:
     """A name that occurs twice, as columns are matched and in any case; empty for none."""
-    counts = Counter(_column(name).casefold() for name in names)
-    return next(
-        (name for name in reversed(names) if _column(name) and counts[_column(name).casefold()] > 1), ""
-    )
+    columns = [_column(name).casefold() for name in names]
+    twice = [
+        name for name, column in zip(names, columns, strict=True) if column and columns.count(column) > 1
+    ]
+    return twice[-1] if twice else ""
 
 
 def _header_problem(names: Sequence[str], delimiter: str = "") -> str:
@@ -123,7 +123,7 @@ def _header_problem(names: Sequence[str], delimiter: str = "") -> str:
         return f"the column {twice!r:.60} occurs twice"
     columns = [name for name in map(_column, names) if name]
     if lacking := missing_columns(columns):
-        separated = f" (separated by {_name(delimiter)})" if delimiter else ""
+        separated = f" (separated by {delimiter!r})" if delimiter else ""
         return (
             f"the header has {', '.join(columns)[:150] or 'nothing'}{separated}, and not {', '.join(lacking)}"
         )
@@ -162,14 +162,7 @@ def _record(value: Any) -> dict[str, Any] | str:
         return "nested too deep"
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) < len(keys):
-        raise ValueError(f"the key {max(keys, key=keys.count)!r:.60} occurs twice")
-    return dict(pairs)
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+_DECODER = json.JSONDecoder(object_pairs_hook=no_duplicates)
 
 
 def _json(data: bytes, encoding: charset.Charset) -> Records:
@@ -194,28 +187,31 @@ def _json(data: bytes, encoding: charset.Charset) -> Records:
 def _json_values(text: str) -> Records:
     """The values of an array, or values that follow one another, with commas between them or not."""
     line_ends = [match.end() for match in re.finditer(r"\r\n|\r|\n", text)]
-    at, array, after_value = 0, False, False
-    while True:
-        at = _BLANKS.match(text, at).end()  # type: ignore[union-attr]
-        line, sign = bisect_right(line_ends, at) + 1, text[at : at + 1]
-        if sign == "" or (array and sign == "]"):
-            more = bool(sign) and text[at + 1 :].strip(f"{_BLANK}\r")
-            if array and (more or not sign):
-                what = f"more follows after the array); {_REST}" if more else "the array is not closed)"
-                yield line, f"not JSON ({what}"
-            return
-        if (sign == "," and after_value) or (sign == "[" and not array and not after_value):
-            at, array, after_value = at + 1, array or sign == "[", False
-            continue
+
+    def line() -> int:
+        return bisect_right(line_ends, at) + 1
+
+    array, at = _gap(text, 0, "[")
+    while at < len(text) and not (array and text[at] == "]"):
         try:
-            if after_value and array:
-                raise ValueError("no comma before it")
             value, end = _DECODER.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
-            yield line, f"{_not_json(error)}; {_REST}"
+            yield line(), f"{_not_json(error)}; {_REST}"
             return
-        yield line, _NOT_UTF8 if _BYTES.search(text, at, end) else _record(value)
-        at, after_value = end, True
+        yield line(), _NOT_UTF8 if _BYTES.search(text, at, end) else _record(value)
+        comma, at = _gap(text, end, ",")
+        if array and not comma and text[at : at + 1] not in ("", "]"):
+            yield line(), f"not JSON (no comma before it); {_REST}"
+            return
+    if array and (at == len(text) or text[at + 1 :].strip(f"{_BLANK}\r")):
+        yield line(), f"not JSON (the array is not closed, or more follows it); {_REST}"
+
+
+def _gap(text: str, at: int, sign: str) -> tuple[bool, int]:
+    """Whether blanks with one `sign` among them begin at a position, and where they end."""
+    at = _BLANKS.match(text, at).end()  # type: ignore[union-attr]
+    found = text.startswith(sign, at)
+    return found, _BLANKS.match(text, at + found).end()  # type: ignore[union-attr]
 
 
 def _not_json(error: Exception) -> str:
@@ -229,43 +225,33 @@ def _csv(data: bytes, encoding: charset.Charset, suffix: str, notes: list[str]) 
             if not given and (match := _SEP.match(line)):
                 given = "\t" if match[1] == "\\t" else match[1]
                 notes.append(f"the line {line.strip()} is left out")
-            elif line.strip(_BLANK + "".join(DELIMITERS) + '"'):
+            elif line.strip(_BLANK + DELIMITERS + '"'):
                 head = [line.lstrip("\ufeff")]
                 break
             before += 1
         while "".join(head).count('"') % 2 and len(head) < MAX_HEADER_LINES and (line := next(text, "")):
             head.append(line)
-        delimiter = _delimiter("".join(head), given, suffix)
-        if head and delimiter != _usual(suffix):
-            notes.append(f"cells separated by {_name(delimiter)}")
+        usual = "\t" if suffix == ".tsv" else ","
+        delimiter = _delimiter("".join(head), given, usual)
+        if head and delimiter != usual:
+            notes.append(f"cells separated by {delimiter!r}")
         spaced = f'{delimiter} "' in "".join(head)
         reader = csv.reader(chain(head, text), delimiter=delimiter, strict=True, skipinitialspace=spaced)
         yield from _csv_rows(reader, before, notes)
 
 
-def _usual(suffix: str) -> str:
-    return "\t" if suffix == ".tsv" else ","
-
-
-def _name(delimiter: str) -> str:
-    return DELIMITERS.get(delimiter, repr(delimiter))
-
-
-def _delimiter(head: str, given: str, suffix: str) -> str:
+def _delimiter(head: str, given: str, usual: str) -> str:
     """The delimiter under which the header has all columns: the given one, else the one with fewest; else the likeliest."""
-    usual = _usual(suffix)
-    names: dict[str, list[str]] = {}
-    for delimiter in [given or usual, usual, *DELIMITERS]:
-        try:
+
+    def rank(delimiter: str) -> tuple[bool, bool, int, int]:
+        cells: list[str] = []
+        with suppress(csv.Error):
             cells = next(csv.reader(io.StringIO(head), delimiter=delimiter, skipinitialspace=True), [])
-        except csv.Error:
-            cells = []
-        names[delimiter] = [_column(cell) for cell in cells]
-    if fit := [delimiter for delimiter in names if not missing_columns(names[delimiter])]:
-        return given if given in fit else min(fit, key=lambda delimiter: len(names[delimiter]))
-    return given or max(
-        names, key=lambda delimiter: (len(_KNOWN & {*names[delimiter]}), len(names[delimiter]))
-    )
+        names = [_column(cell) for cell in cells]
+        fits = not missing_columns(names)
+        return fits, delimiter == given, -len(names) if fits else len(_KNOWN & {*names}), len(names)
+
+    return max(filter(None, [given, usual, *DELIMITERS]), key=rank)
 
 
 def _csv_rows(reader: Any, before: int, notes: list[str]) -> Records:
@@ -309,22 +295,21 @@ def _row_problem(names: Sequence[str], cells: Sequence[str], delimiter: str) -> 
     return ""
 
 
-def _parquet(path: Path) -> Records:
+def _parquet(data: bytes, path: Path) -> Records:
     try:
-        from pyarrow import ArrowException, parquet
+        from pyarrow import parquet
     except ImportError:
         raise UserError(f"{path} needs the package pyarrow", "pip install pyarrow") from None
     row = 1
-    with path.open("rb") as file:
-        try:
-            with parquet.ParquetFile(file) as table:
-                if problem := _header_problem(table.schema_arrow.names):
-                    yield row, problem
-                    return
-                for batch in table.iter_batches(PARQUET_ROWS):
-                    batch.validate(full=True)
-                    for record in batch.to_pylist():
-                        yield row, _record(record)
-                        row += 1
-        except (ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
-            yield row, f"not Parquet that can be read ({' '.join(str(error).split()):.120}); {_REST}"
+    try:
+        table = parquet.ParquetFile(io.BytesIO(data))
+        if problem := _header_problem(table.schema_arrow.names):
+            yield row, problem
+            return
+        for batch in table.iter_batches(PARQUET_ROWS):
+            batch.validate(full=True)
+            for record in batch.to_pylist():
+                yield row, _record(record)
+                row += 1
+    except Exception as error:  # each of Arrow's parts raises its own
+        yield row, f"not Parquet that can be read ({' '.join(str(error).split()):.120}); {_REST}"

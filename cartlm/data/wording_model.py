@@ -72,15 +72,18 @@ class WordingModel:
         self._replies |= replies
         return replies
 
-    def parse(self, reply: Reply, parser: Callable[[str, int], list[str]], count: int) -> list[str]:
-        """The `count` texts of an answer. Raises ValueError for one that is cut or has another form."""
+    def parse(
+        self, reply: Reply, parser: Callable[[str, int], list[str]], count: int, what: str, lost: int
+    ) -> list[str]:
+        """The `count` texts of an answer; none of one that is cut or has another form, which counts as `lost` refusals."""
         try:
             if reply.is_truncated:
                 raise ValueError("cut at max_tokens")
             return parser(reply.text, count)
-        except ValueError:
+        except ValueError as error:
             self._unreadable.append(reply.text)
-            raise
+            self.refused[f"{what}{error}"] += lost
+            return []
 
     def note_unreadable(self, name: str, requests: int) -> None:
         """Show an unreadable answer on stderr where most of the latest ones are."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Action = Literal["add", "remove"]
 ACTIONS: tuple[Action, ...] = ("add", "remove")
@@ -24,10 +24,11 @@ class Intent:
         return json.dumps(asdict(self), ensure_ascii=False)
 
 
-def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys all differ, for `object_pairs_hook`. Raises ValueError."""
     keys = [key for key, _ in pairs]
     if len(set(keys)) != len(keys):
-        raise ValueError("a key occurs twice")
+        raise ValueError(f"the key {max(keys, key=keys.count)!r:.60} occurs twice")
     return dict(pairs)
 
 
@@ -38,7 +39,7 @@ def parse_intent(text: str) -> Intent:
     ValueError that names the fault, never anything else.
     """
     try:
-        value = json.loads(text, object_pairs_hook=_no_duplicates)
+        value = json.loads(text, object_pairs_hook=no_duplicates)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):

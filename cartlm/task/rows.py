@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from cartlm.config import first_wrong
 from cartlm.errors import UserError
 from cartlm.files import write_text
 from cartlm.task import prompt as prompts
@@ -57,9 +58,7 @@ def _parse(line: str) -> Row:
     try:
         row = _ROW.validate_json(line)
     except ValidationError as error:
-        fault = error.errors()[0]
-        field = ".".join(map(str, fault["loc"])) or "the line"
-        raise ValueError(f"{field}: {fault['msg']} ({fault['input']!r:.60})") from None
+        raise ValueError(first_wrong(error)) from None
     if row.prompt != prompts.render_prompt(row.catalog, row.message):
         raise ValueError("the prompt is not its catalog and message")
     try:

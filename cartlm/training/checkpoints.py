@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cartlm.files import write_text
+from cartlm.files import sha256, write_text
 
 MARK = "complete.json"
 """Written last into a checkpoint: the size of each of its files."""
@@ -20,8 +20,7 @@ def run_key(settings: Mapping[str, Any], files: Sequence[Path]) -> str:
     """16 hex digits of everything that decides a run: plain `settings`, and the names and bytes of `files`."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for path in files:
-        with path.open("rb") as file:
-            digest.update(f"\n{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
+        digest.update(f"\n{path.name} {sha256(path)}".encode())
     return digest.hexdigest()[:16]
 
 

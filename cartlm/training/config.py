@@ -42,6 +42,5 @@ class Merge(Section):
     dtype: Literal["float16", "bfloat16"]
     onto: Literal["16-bit", "nf4"]  # nf4 merges onto the dequantized base: measured, not advised
     check_rows: Count  # validation rows on which adapter and merged model are compared
-    min_agreement: (
-        Share  # answers alike; merging in 16 bits after NF4 moves some, one that lost the training most
-    )
+    # answers alike; merging in 16 bits after NF4 moves some, one that lost the training most
+    min_agreement: Share

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from cartlm.config import Positive, first_wrong
 from cartlm.engines.model_dir import HINT, Tensor, read_json
@@ -22,15 +22,60 @@ IGNORED_KEYS = frozenset({
     "_attn_implementation_autoset", "_name_or_path", "architectures", "attention_dropout", "auto_map", "bos_token_id",
     "eos_token_id", "finetuning_task", "gradient_checkpointing", "id2label", "initializer_range", "is_decoder",
     "is_llama_config", "label2id", "max_sequence_length", "model_max_length", "num_labels", "pad_token_id",
-    "pretraining_tp", "problem_type", "quantization_config", "rope_parameters", "rope_scaling", "task_specific_params",
+    "pretraining_tp", "problem_type", "quantization_config", "task_specific_params",
     "tokenizer_class", "transformers.js_config", "transformers_version", "unsloth_fixed", "unsloth_version", "use_cache",
 })  # fmt: skip
 """Keys of config.json that change no answer, or that are checked elsewhere."""
 UNUSED = "rotary_emb.inv_freq"  # in checkpoints of 2023; transformers computes it anew
-KEEP_ONE = "keep the one that is meant"
+MEND = f"mend it in a local copy that base.path names, or {HINT}"
 
 Size = Annotated[int, Field(ge=1, le=2**31 - 1)]  # GGUF stores sizes in 32 bits
 Dtype = Literal["float16", "bfloat16", "float32"] | None
+
+
+class Rope(BaseModel):
+    """Rotary embeddings that transformers and llama.cpp compute alike. Bounds of one value: the two differ elsewhere."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    rope_theta: Positive | None = None
+    partial_rotary_factor: Annotated[float, Field(ge=1, le=1)] = 1
+    beta_fast: Annotated[float, Field(ge=32, le=32)] = 32
+    beta_slow: Annotated[float, Field(ge=1, le=1)] = 1
+
+
+class Linear(Rope):
+    factor: Positive
+
+
+class Yarn(Linear):
+    original_max_position_embeddings: Size
+
+
+class Llama3(Yarn):
+    low_freq_factor: Positive
+    high_freq_factor: Positive
+
+
+ROPE_TYPES: dict[str, type[Rope]] = {"default": Rope, "linear": Linear, "llama3": Llama3, "yarn": Yarn}
+
+
+def _rope(value: Any) -> Rope:
+    """The embeddings of rope_scaling, or of rope_parameters, its new name. Raises ValueError."""
+    if not isinstance(value, dict):
+        raise ValueError("no JSON object")
+    given = {key: one for key, one in value.items() if one is not None}
+    types = [given.pop(key) for key in ("rope_type", "type") if key in given] or ["default"]
+    if types[0] != types[-1] or str(types[0]) not in ROPE_TYPES:
+        found = " and ".join(map(repr, types))
+        raise ValueError(f"its rope_type is {found}, not one of {', '.join(ROPE_TYPES)}")
+    try:
+        rope = ROPE_TYPES[types[0]].model_validate(given)
+    except ValidationError as error:
+        raise ValueError(f"{first_wrong(error)} ({types[0]})") from None
+    if isinstance(rope, Llama3) and rope.high_freq_factor <= rope.low_freq_factor:
+        raise ValueError(f"high_freq_factor {rope.high_freq_factor} is not above low_freq_factor")
+    return rope
 
 
 class Llama(BaseModel):
@@ -54,102 +99,46 @@ class Llama(BaseModel):
     dtype: Dtype = None
     torch_dtype: Dtype = None
     rms_norm_eps: Positive = 1e-6
-    rope_theta: Positive = 10000.0
+    rope_theta: Positive | None = None
+    rope_scaling: Annotated[Rope, BeforeValidator(_rope)] | None = None
+    rope_parameters: Annotated[Rope, BeforeValidator(_rope)] | None = None
 
-
-class Rope(BaseModel):
-    """Rotary embeddings that transformers and llama.cpp compute alike. Bounds of one value: the two differ elsewhere."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    rope_type: Any = None
-    type: Any = None
-    rope_theta: Positive = 10000.0
-    partial_rotary_factor: Annotated[float, Field(ge=1, le=1)] = 1
-    beta_fast: Annotated[float, Field(ge=32, le=32)] = 32
-    beta_slow: Annotated[float, Field(ge=1, le=1)] = 1
-
-
-class Linear(Rope):
-    factor: Positive
-
-
-class Yarn(Linear):
-    original_max_position_embeddings: Size
-
-
-class Llama3(Yarn):
-    low_freq_factor: Positive
-    high_freq_factor: Positive
-
-
-ROPE_TYPES: dict[Any, type[Rope]] = {"default": Rope, "linear": Linear, "llama3": Llama3, "yarn": Yarn}
+    @model_validator(mode="after")
+    def _consistent(self) -> Llama:
+        ropes = [rope for rope in (self.rope_scaling, self.rope_parameters) if rope]
+        thetas = {theta for theta in (self.rope_theta, *(rope.rope_theta for rope in ropes)) if theta}
+        if ropes and ropes[0] != ropes[-1]:
+            raise ValueError("rope_scaling and rope_parameters differ")
+        if len(thetas) > 1:
+            raise ValueError(f"rope_theta is {self.rope_theta}, in the scaling {ropes[0].rope_theta}")
+        if self.num_attention_heads % (self.num_key_value_heads or 1):
+            heads = f"num_attention_heads {self.num_attention_heads} is not a multiple of"
+            raise ValueError(f"{heads} num_key_value_heads {self.num_key_value_heads}")
+        return self
 
 
 def check_config(folder: Path) -> dict[str, Any]:
     """config.json of an unquantized Llama that every stage computes alike. Raises UserError naming key and value."""
     from transformers import LlamaConfig
 
-    config = read_json(folder / "config.json")
+    config, file = read_json(folder / "config.json"), f"{folder}/config.json"
     if config.get("architectures") != [ARCHITECTURE]:
         raise UserError(f"{folder} is a {config.get('architectures')}, not a {ARCHITECTURE}", HINT)
-    if config.get("auto_map"):
-        raise UserError(f"{folder} needs code of its own (auto_map in config.json)", HINT)
-    if config.get("quantization_config"):
-        raise UserError(
-            f"{folder} is quantized already", "set base.path to the 16-bit model it was made from"
-        )
-    file = f"{folder}/config.json"
+    for key, why in (("auto_map", "needs code of its own"), ("quantization_config", "is quantized already")):
+        if config.get(key):
+            raise UserError(f"{folder} {why} ({key} in config.json)", HINT)
     try:
-        llama = Llama.model_validate(config)
-        _check_rope(config, file)
+        Llama.model_validate(config)
         _check_other_keys(config, file)
         LlamaConfig.from_dict(dict(config))
     except UserError:
         raise
     except ValidationError as error:
-        raise UserError(f"{file}: {first_wrong(error)}", HINT) from None
+        raise UserError(f"{file}: {first_wrong(error)}", MEND) from None
     except Exception as error:  # each of transformers' validators fails in its own way
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{file}: transformers refuses it: {reason}", HINT) from None
-    if llama.num_attention_heads % (llama.num_key_value_heads or 1):
-        raise UserError(
-            f"{file}: num_attention_heads {llama.num_attention_heads} is not a multiple of "
-            f"num_key_value_heads {llama.num_key_value_heads}",
-            HINT,
-        )
     return config
-
-
-def _check_rope(config: Mapping[str, Any], file: str) -> None:
-    """rope_scaling and its newer name, rope_parameters. Raises UserError."""
-    names = [name for name in ("rope_scaling", "rope_parameters") if config.get(name)]
-    if not names:
-        return
-    name = names[0]
-    rope = config[name]
-    if not isinstance(rope, dict):
-        raise UserError(f"{file}: {name} is {rope!r}", HINT)
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    theta = rope.get("rope_theta")
-    if rope != config[names[-1]]:
-        raise UserError(f"{file}: rope_scaling is {rope!r}, rope_parameters {config[names[-1]]!r}", KEEP_ONE)
-    if rope.get("type", kind) != kind:
-        raise UserError(f"{file}: {name} has rope_type {kind!r} and type {rope['type']!r}", KEEP_ONE)
-    if theta is not None and config.get("rope_theta", theta) != theta:
-        raise UserError(
-            f"{file}: rope_theta is {config['rope_theta']!r}, {name}.rope_theta {theta!r}", KEEP_ONE
-        )
-    if not isinstance(kind, str) or kind not in ROPE_TYPES:
-        raise UserError(f"{file}: {name}.rope_type is {kind!r}, not one of {', '.join(ROPE_TYPES)}", HINT)
-    try:
-        parsed = ROPE_TYPES[kind].model_validate({k: v for k, v in rope.items() if v is not None})
-    except ValidationError as error:
-        raise UserError(f"{file}: {name}.{first_wrong(error)} (rope_type {kind})", HINT) from None
-    if isinstance(parsed, Llama3) and parsed.high_freq_factor <= parsed.low_freq_factor:
-        raise UserError(
-            f"{file}: {name}.high_freq_factor {parsed.high_freq_factor} is not above low_freq_factor", HINT
-        )
 
 
 def _check_other_keys(config: Mapping[str, Any], file: str) -> None:
@@ -161,10 +150,7 @@ def _check_other_keys(config: Mapping[str, Any], file: str) -> None:
     for key, value in config.items():
         off = value is None or value in ("", [], {}) or (value is False and key not in defaults)
         if key not in known and not off and (key not in defaults or value != defaults[key]):
-            raise UserError(
-                f"{file}: {key} is {value!r:.80}, which a Llama in llama.cpp does not know",
-                "remove that key if the model was trained without it (of a hub model, in a local copy), or set base.path",
-            )
+            raise UserError(f"{file}: {key} is {value!r:.80}, which a Llama in llama.cpp does not know", MEND)
 
 
 def generation_keys() -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +25,18 @@ def set_tokens(
     check_ids(folder, path)
     tokenizer = load_tokenizer(folder)
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    for name, token_id in (("bos", bos), ("eos", eos)):
-        if token_id is None:
-            raise UserError(
-                f"the tokenizer of {path} has no {name} token, which every row needs",
-                f"set base.path to a model with one, or {name}_token in its tokenizer_config.json",
-            )
-    if bos == eos:
+    if bos is None or eos is None or bos == eos:
         raise UserError(
-            f"bos and eos of {path} are one token, {tokenizer.eos_token!r}: a row's end would look like its start",
-            "set base.path to a Llama model with two",
+            f"bos and eos of {path} are {tokenizer.bos_token!r} and {tokenizer.eos_token!r}; every row needs two tokens",
+            "set base.path to a model with two, or bos_token and eos_token in its tokenizer_config.json",
         )
     if (last := max(tokenizer.get_vocab().values())) >= config["vocab_size"]:
         raise UserError(
             f"the tokenizer of {path} has ids up to {last}, config.json a vocab_size of {config['vocab_size']}",
             HINT,
         )
-    generation = folder / "generation_config.json"
-    configs = {
-        "config.json": config, generation.name: read_json(generation) if generation.exists() else {}
-    }  # fmt: skip
-    ends = check_agreement(folder, tokenizer, configs, path)
+    files = {name: _read(folder / name) for name in (TOKENIZER_CONFIG, TOKEN_MAP, "generation_config.json")}
+    ends = check_agreement(tokenizer, {**files, "config.json": config}, path)
     pad_token, pad = _choose_pad(tokenizer, ends, pad_token, path)
     ids = {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad}
     _write_tokens(folder, config, ids, pad_token)
@@ -56,11 +48,8 @@ def set_tokens(
 
 def check_ids(folder: Path, path: str) -> None:
     """One id for a token and one token for an id in all files that list added tokens. Raises UserError."""
-    ids: dict[str, tuple[int, str]] = {}
-    tokens: dict[int, tuple[str, str]] = {}
     main, config, more = (
-        read_json(folder / name) if (folder / name).exists() else {}
-        for name in ("tokenizer.json", TOKENIZER_CONFIG, "added_tokens.json")
+        _read(folder / name) for name in ("tokenizer.json", TOKENIZER_CONFIG, "added_tokens.json")
     )
     decoder = config.get("added_tokens_decoder") or {}
     try:
@@ -71,60 +60,51 @@ def check_ids(folder: Path, path: str) -> None:
         ]
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(f"the added tokens of {folder} are not {{token, id}}", HINT) from None
+    seen: dict[str | int, tuple[str | int, str]] = {}
     for file, token, number in added:
-        other, where = ids.setdefault(token, (number, file))
-        if other != number:
-            raise UserError(f"{path}: {token!r} is {other} in {where} and {number} in {file}", AGREE)
-        name, where = tokens.setdefault(number, (token, file))
-        if name != token:
-            raise UserError(f"{path}: {number} is {name!r} in {where} and {token!r} in {file}", AGREE)
+        for one, other in ((token, number), (number, token)):
+            first, where = seen.setdefault(one, (other, file))
+            if other != first:
+                raise UserError(f"{path}: {one!r} is {first!r} in {where} and {other!r} in {file}", AGREE)
 
 
-def check_agreement(folder: Path, tokenizer: Any, configs: dict[str, dict[str, Any]], path: str) -> set[int]:
-    """The ids of all end tokens, after comparing each file's bos, eos and pad. Raises UserError.
+def check_agreement(tokenizer: Any, files: Mapping[str, dict[str, Any]], path: str) -> set[int]:
+    """The ids of all end tokens, after comparing each file's bos, eos and pad with the tokenizer's. Raises UserError.
 
     Several end tokens are several ways to end, as in Llama 3's generation_config.json: the tokenizer's must be one.
     """
-    files = {
-        name: read_json(folder / name) for name in (TOKENIZER_CONFIG, TOKEN_MAP) if (folder / name).exists()
-    }
-    end_lists = [
-        _ids(config.get("eos_token_id"), f"{path}: {name} has eos_token_id")
-        for name, config in configs.items()
-    ]
-    ends: set[int] = {tokenizer.eos_token_id}.union(*end_lists)
+    listed = [_ids(tokenizer, file, "eos_token_id", path, name) for name, file in files.items()]
+    ends: set[int] = {tokenizer.eos_token_id}.union(*listed)
     for kind in ("bos", "eos", "pad"):
-        named = {name: token for name in files if (token := _content(files[name].get(f"{kind}_token")))}
-        if len(set(named.values())) > 1:
-            each = " and ".join(f"{token!r} in {name}" for name, token in named.items())
-            raise UserError(f"{path}: {kind}_token is {each}", AGREE)
-        own_id, own = getattr(tokenizer, f"{kind}_token_id"), getattr(tokenizer, f"{kind}_token")
-        if kind == "pad" and (own_id is None or own_id in ends):
+        own = getattr(tokenizer, f"{kind}_token_id")
+        if kind == "pad" and (own is None or own in ends):
             continue  # prompt.pad_token takes its place
-        where = next(iter(named), "the tokenizer")
-        for name, config in configs.items():
-            value = config.get(f"{kind}_token_id")
-            ids = _ids(value, f"{path}: {name} has {kind}_token_id")
-            one_of_several = kind == "eos" and any({own_id, *ids} <= set(listed) for listed in end_lists)
-            if ids and ids != [own_id] and not one_of_several:
-                raise UserError(
-                    f"{path}: {kind}_token is {own!r} ({own_id}) in {where}, {kind}_token_id {value} in {name}",
-                    AGREE,
-                )
+        for name, file in files.items():
+            for key in (f"{kind}_token", f"{kind}_token_id"):
+                ids = _ids(tokenizer, file, key, path, name)
+                one_of_several = kind == "eos" and any({own, *ids} <= set(several) for several in listed)
+                if ids and ids != [own] and not one_of_several:
+                    token = getattr(tokenizer, f"{kind}_token")
+                    what = (
+                        f"{kind}_token is {token!r} ({own}) to the tokenizer, {key} {file[key]!r} in {name}"
+                    )
+                    raise UserError(f"{path}: {what}", AGREE)
     return ends
 
 
-def _content(token: Any) -> str | None:
-    """A special token as a text or as {"content": text}."""
-    token = token.get("content") if isinstance(token, dict) else token
-    return token if isinstance(token, str) else None
+def _read(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}
 
 
-def _ids(value: Any, what: str) -> list[int]:
-    """Token ids of a config's entry: null, below 0 (none), one id or several. Raises UserError."""
+def _ids(tokenizer: Any, file: Mapping[str, Any], key: str, path: str, name: str) -> list[int]:
+    """Token ids of an entry: a token as text or {"content": text}; or null, an id (below 0: none) or several. Raises UserError."""
+    value = file.get(key)
+    if not key.endswith("_id"):
+        token = value.get("content") if isinstance(value, dict) else value
+        return [tokenizer.convert_tokens_to_ids(token)] if isinstance(token, str) else []
     ids = value if isinstance(value, list) else [value]
     if not all(one is None or type(one) is int for one in ids):
-        raise UserError(f"{what} {value!r}, no id", HINT)
+        raise UserError(f"{path}: {name} has {key} {value!r}, no id", HINT)
     return [one for one in ids if one is not None and one >= 0]
 
 
@@ -140,14 +120,10 @@ def _choose_pad(tokenizer: Any, ends: set[int], pad_token: str | None, path: str
             )
         token = pad_token
     pad = tokenizer.get_vocab().get(token)
-    if pad is None:
+    if pad is None or pad in ends or pad == tokenizer.bos_token_id:
+        what = "not in the vocabulary" if pad is None else "the end token" if pad in ends else "the bos token"
         raise UserError(
-            f"prompt.pad_token={token!r} is not in the vocabulary of {path}",
-            "set prompt.pad_token in params.yaml to a special token it has",
-        )
-    if pad in ends or pad == tokenizer.bos_token_id:
-        raise UserError(
-            f"prompt.pad_token={token!r} is the {'end' if pad in ends else 'bos'} token of {path}",
+            f"prompt.pad_token={token!r} is {what} of {path}",
             "set prompt.pad_token in params.yaml to another special token",
         )
     return token, int(pad)
@@ -161,4 +137,4 @@ def _write_tokens(folder: Path, config: dict[str, Any], ids: dict[str, int], pad
     write_json(folder / "generation_config.json", {**ids, "do_sample": False})
     for path in (folder / TOKENIZER_CONFIG, folder / TOKEN_MAP):
         if path.exists() or path.name == TOKENIZER_CONFIG:
-            write_json(path, {**(read_json(path) if path.exists() else {}), "pad_token": pad_token})
+            write_json(path, {**_read(path), "pad_token": pad_token})

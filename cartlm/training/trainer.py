@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import sys
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pandas as pd
 import peft
 import torch
 import transformers as hf
@@ -24,7 +23,7 @@ from cartlm.training.length_grouped_sampler import LengthGroupedSampler
 
 TARGETS = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
 """All linear layers of a Llama but the head."""
-COLUMNS = ("step", "epoch", "loss", "learning_rate", "eval_loss")
+COLUMNS = ["step", "epoch", "loss", "learning_rate", "eval_loss"]
 Examples = list[dict[str, list[int]]]
 
 
@@ -154,11 +153,5 @@ def training_curve(log: list[dict[str, Any]]) -> list[dict[str, float]]:
 
 def format_curve(history: list[dict[str, float]]) -> str:
     """CSV with one line for each logged step, for dvc plots; a value that was not measured is empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for entry in history:
-        writer.writerow(
-            {name: f"{value:.{DIGITS}g}" for name, value in entry.items()} | {"step": int(entry["step"])}
-        )
-    return text.getvalue()
+    curve = pd.DataFrame(history, columns=COLUMNS)
+    return str(curve.to_csv(index=False, float_format=f"%.{DIGITS}g", lineterminator="\n"))

@@ -108,7 +108,7 @@ CASES: dict[str, tuple[Spoil, list[str], list[str], int | None]] = {
     "params: missing": (remove(PARAMS), ["evaluate", "q8_0"], ["params.yaml is missing", "git checkout params.yaml"], None),
     "params: not YAML": (text(PARAMS, "base:", "base: ["), ["summarize"], ["params.yaml is not YAML"], None),
     "data: more calibration than training rows": (
-        text(PARAMS, "calibration: 12", "calibration: 99"), ["data"], ["data.calibration=99", "60 training rows"], None,
+        text(PARAMS, "calibration: 12", "calibration: 99"), ["data"], ["calibration 99", "train 60"], None,
     ),
     "data: a quality gate": (
         text(PARAMS, "template_share: 1.0", "template_share: 0.0001"), ["data"], ["template", "of train"], None,

@@ -64,10 +64,10 @@ def test_sizes_that_fit_lack_nothing(
         assert held == 0 or rows < 1 or (held is None and (rows < 2 or len(pool.free) < 1))
         return
     asked = wanted.model_copy(update=fits)
-    assert sampling.unfit_reason(asked, pool) == ""
+    assert sampling.shortage(pool, asked, "rows") is None
     assert sampling.fitting_sizes(asked, pool) == fits
     assert all(1 <= fits[name] <= max(getattr(wanted, name), fits["validation"]) for name in SIZES)
-    if not sampling.unfit_reason(wanted, pool):
+    if sampling.shortage(pool, wanted, "rows") is None:
         assert [fits["train"], fits["calibration"]] == [train, calibration]
 
 
@@ -189,8 +189,7 @@ def test_the_rows_of_a_small_language_are_all_taken() -> None:
     assert [row for row in made if row.language == "spanish"] == spanish
 
 
-def test_the_advice_on_calibration_fits() -> None:
-    with pytest.raises(UserError) as caught:
-        sampling.balanced_subset(rows(9), 10, random.Random(1))
-    assert "data.calibration to 9" in caught.value.hint
+def test_more_calibration_than_training_rows_is_refused() -> None:
+    with pytest.raises(ValueError, match="calibration 2701, a part of train, is more than train 2700"):
+        params.Data(**{**DATA.model_dump(), "calibration": 2701})
     assert len(sampling.balanced_subset(rows(9), 9, random.Random(1))) == 9
