@@ -13,7 +13,7 @@ from typing import Literal
 
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from cartlm import yaml_files
+from cartlm import hub, yaml_files
 from cartlm.data.config import Data
 from cartlm.errors import UserError
 from cartlm.files import write_text
@@ -57,23 +57,14 @@ def list_pins(base: Base, data: Data) -> list[Pin]:
 
 def ask_hub(pin: Pin) -> str:
     """The commit of the pin's tag or branch, by default of the default branch. Raises UserError."""
-    import huggingface_hub as hub
-    from huggingface_hub import errors
+    from huggingface_hub import HfApi
 
-    try:
-        info = hub.HfApi().repo_info(pin.name, repo_type=pin.kind, revision=pin.named, timeout=30)
-        (sha,) = COMMIT.findall(str(info.sha))
-        return str(sha)
-    except errors.RevisionNotFoundError:
-        what, way = f"{pin.name} has no revision {pin.named}", f"set {pin.section}.{pin.key} to null"
-    except (errors.RepositoryNotFoundError, errors.HFValidationError):
-        where = "held_out" if pin.key == "held_out_revision" else "path"
-        what = f"the hub has no {pin.kind} {pin.name} (or it is private)"
-        way = f"hf auth login, or set {pin.section}.{where}"
-    except Exception as error:  # the network fails in the way of the library that meets it first
-        what = f"the hub gives no revision of {pin.name} ({type(error).__name__}); params.yaml is unchanged"
-        way = "check the network, then make pin"
-    raise UserError(what, way)
+    where = f"{pin.section}.{'held_out' if pin.key == 'held_out_revision' else 'path'}"
+    with hub.user_errors(pin.kind, pin.name, pin.named, where):
+        info = HfApi().repo_info(pin.name, repo_type=pin.kind, revision=pin.named, timeout=30)
+    if not info.sha:
+        raise UserError(f"the hub names no revision of {pin.name}", f"set {pin.section}.{pin.key} by hand")
+    return str(info.sha)
 
 
 def write(path: Path, revisions: Mapping[Pin, str], asked: datetime.date) -> None:

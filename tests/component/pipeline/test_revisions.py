@@ -177,7 +177,7 @@ def test_a_hub_that_is_not_there_is_one_line(
     done = pin()
     assert done.exit_code == 2
     assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert "gives no revision of meta-llama/Llama-3.2-1B" in done.stderr
+    assert "does not send the model meta-llama/Llama-3.2-1B" in done.stderr
     assert (tmp_path / "params.yaml").read_bytes() == before
 
 
