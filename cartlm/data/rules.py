@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import cycle, islice
 
-from cartlm.data import noise
+from cartlm.data import near_duplicates, noise
 from cartlm.data.config import Catalog, Data
 from cartlm.data.lexicon import LANGUAGES, Line, Product, is_novel, load
 from cartlm.data.messages import assemble, random_frame
+from cartlm.data.sampling import Drawn, make_in_turn, shuffled
 from cartlm.data.wording import Phrase, grammar, noun_phrase, number
+from cartlm.errors import UserError
 from cartlm.task.intent import ACTIONS, Intent
 from cartlm.task.rows import Row, make
 
@@ -21,6 +23,7 @@ QUANTITIES = {
     15: 0.8, 16: 0.3, 18: 0.4, 20: 0.8, 24: 0.7, 25: 0.4, 30: 0.4, 36: 0.1, 48: 0.1, 50: 0.3,
 }  # fmt: skip
 """Quantities and their weights: shoppers mostly want one or a few."""
+ATTEMPTS = 20  # at a row that is no near-duplicate
 
 
 @cache
@@ -264,3 +267,33 @@ def rows(name: str, count: int, novel_count: int, params: Data, rng: random.Rand
         draft(language, action, index < novel_count, params, rng).row(f"{name}-{index:05d}")
         for index, (language, action) in enumerate(in_turn(params.languages, count))
     ]
+
+
+def splits(params: Data) -> Drawn:
+    """All splits of the offline source, each with its own seed; rows too close to one of another split are worded anew.
+
+    Raises UserError if rows stay near-duplicates.
+    """
+    refused = 0
+
+    def make(name: str, count: int, novel: int, others: Sequence[Row]) -> list[Row]:
+        nonlocal refused
+        rng, threshold = random.Random(f"{params.seed}/{name}"), params.gates.near_duplicate
+        made = rows(name, count, novel, params, rng)
+        suspects = list(range(count))
+        for _ in range(ATTEMPTS):
+            best, _ = near_duplicates.nearest([made[i] for i in suspects], others, threshold)
+            suspects = [i for i, score in zip(suspects, best, strict=True) if score >= threshold]
+            if not suspects:
+                return shuffled(made, name, random.Random(f"{params.seed}/{name}/order"))
+            refused += len(suspects)
+            for i in suspects:
+                again = draft(made[i].language, made[i].intent.action, False, params, rng)
+                made[i] = again.row(made[i].id)
+        what = f"{len(suspects)} rows stay near-duplicates of another split after {ATTEMPTS} attempts"
+        raise UserError(
+            f"{name}: {what}, the first one {made[suspects[0]].message!r}",
+            "lower data.train or raise data.gates.near_duplicate in params.yaml",
+        )
+
+    return Drawn(make_in_turn(params, make, str(params.seed)), refused)

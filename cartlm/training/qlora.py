@@ -213,7 +213,7 @@ def run_key(job: Job, device: str) -> str:
     if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         plain["processes"] = processes  # each takes a batch of its own: other steps
     base = sorted(path for path in job.base.iterdir() if path.is_file())
-    modules = ("qlora.py", "trainer.py", "examples.py", "length_grouped_sampler.py")
+    modules = ("qlora.py", "trainer.py", "examples.py")
     code = [Path(__file__).with_name(name) for name in modules]
     return checkpoints.run_key(plain, [job.train, job.validation, *base, *code, Path(prompt.__file__)])
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,11 @@ from cartlm.metrics import DIGITS
 from cartlm.training import checkpoints
 from cartlm.training.config import Finetune
 from cartlm.training.examples import IGNORED
-from cartlm.training.length_grouped_sampler import LengthGroupedSampler
 
 TARGETS = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
 """All linear layers of a Llama but the head."""
 COLUMNS = ["step", "epoch", "loss", "learning_rate", "eval_loss"]
+POOL = 16  # batches whose rows are sorted by length together
 Examples = list[dict[str, list[int]]]
 
 
@@ -85,6 +87,41 @@ def make_trainer(
             # trl makes them bfloat16, where a late step of AdamW is often less than half a unit in the last place.
             weights.data = weights.data.float()
     return trainer
+
+
+def epoch_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[int]:
+    """All row numbers in an order whose runs of `batch_size` hold rows of similar length.
+
+    Rows are shuffled, sorted by length within pools of 16 batches, and the batches shuffled; an incomplete batch
+    is last. Random batches of catalogs of 5 to 20 lines would be one third padding. Seed and epoch alone decide, so that
+    a resumed epoch sees the same batches.
+    """
+    generator = random.Random(f"{seed} {epoch}")
+    rows = list(range(len(lengths)))
+    generator.shuffle(rows)
+    full = len(rows) - len(rows) % batch_size
+    batches = []
+    for start in range(0, full, POOL * batch_size):
+        pool = sorted(rows[start : min(start + POOL * batch_size, full)], key=lambda row: lengths[row])
+        batches += [pool[at : at + batch_size] for at in range(0, len(pool), batch_size)]
+    generator.shuffle(batches)
+    return [row for batch in batches for row in batch] + rows[full:]
+
+
+class LengthGroupedSampler:
+    """A sampler over `epoch_order`; transformers calls `set_epoch` before each epoch, a resumed one too."""
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(epoch_order(self.lengths, self.batch_size, self.seed, self.epoch))
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
 
 
 def completion_loss(

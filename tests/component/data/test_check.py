@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cartlm import cli
-from cartlm.data import splits
+from cartlm.data import files
 from cartlm.errors import UserError
 from tests import ROOT
 from tests.unit.data.own_rows import PLANTED, folder, record, settings, write
@@ -77,7 +77,7 @@ def test_cartlm_data_check_names_all_of_a_folder(tmp_path: Path, monkeypatch: py
 def test_the_command_that_an_error_names_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = folder(tmp_path / "my rows", train=[record(0), record(1, action="buy")])
     with pytest.raises(UserError) as caught:
-        splits.make_splits(settings(path))
+        files.splits(settings(path))
     _, *arguments = shlex.split(caught.value.hint)
     monkeypatch.chdir(ROOT)
     done = CliRunner().invoke(cli.main, arguments)

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from cartlm import params
-from cartlm.data import gates, hub, near_duplicates, rules, splits
+from cartlm.data import gates, hub, near_duplicates, rules
 from cartlm.errors import UserError
 from cartlm.task.rows import Row
 from tests import ROOT
@@ -96,7 +96,7 @@ def test_three_thousand_rows_in_the_published_form_load_and_split(tmp_path: Path
     """2,700 and 300 as in the paper, every text byte for byte."""
     made = write_published(tmp_path / "hub", 3000)
     paper = load_preset().data.model_copy(update={"path": str(tmp_path / "hub")})
-    found = splits.make_splits(paper).splits
+    found = hub.splits(paper).splits
     assert {name: len(rows) for name, rows in found.items()} == {
         "train": 2700, "validation": 300, "test": 300, "calibration": 300
     }  # fmt: skip

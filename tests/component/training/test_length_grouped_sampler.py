@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cartlm.training.length_grouped_sampler import LengthGroupedSampler, epoch_order
+from cartlm.training.trainer import LengthGroupedSampler, epoch_order
 
 LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=200)
 

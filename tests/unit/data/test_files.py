@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cartlm.data import files, gates, splits
+from cartlm.data import files, gates
 from cartlm.data.tables import OURS
 from cartlm.errors import UserError
 from cartlm.task.rows import Row
@@ -78,18 +78,18 @@ def test_faults_of_a_csv_have_the_line_where_the_row_begins(tmp_path: Path) -> N
 
 def test_splits_of_a_file_and_of_a_folder(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", [record(i) for i in range(60)])
-    made = splits.make_splits(settings(path)).splits
+    made = files.splits(settings(path)).splits
     assert {name: len(rows) for name, rows in made.items()} == {
         "train": 40, "validation": 8, "test": 8, "calibration": 9
     }  # fmt: skip
-    assert made == splits.make_splits(settings(path)).splits
+    assert made == files.splits(settings(path)).splits
     assert made["test"] == made["validation"]
     assert gates.check(made, settings(path))["train"]["n"] == 40
     folder = tmp_path / "rows"
     folder.mkdir()
     write(folder / "mine.jsonl", [record(i) for i in range(48)])
     write_csv(folder / "test.csv", [record(i) for i in range(48, 55)])
-    made = splits.make_splits(settings(folder)).splits
+    made = files.splits(settings(folder)).splits
     assert {row.id.split("-")[0] for row in made["test"]} == {"test.csv"}
     assert len(made["test"]) == 7
 
@@ -113,7 +113,7 @@ def test_what_cannot_be_used_is_one_line(tmp_path: Path, name: str, words: str) 
     write(tmp_path / "short.jsonl", [record(i) for i in range(5)])
     write(tmp_path / "broken.jsonl", [record(0), record(1, action="buy"), record(2, quantity=0)])
     with pytest.raises(UserError) as caught:
-        splits.make_splits(settings(tmp_path / name))
+        files.splits(settings(tmp_path / name))
     assert re.search(words, str(caught.value) + "; " + caught.value.hint)
 
 
@@ -125,7 +125,7 @@ def test_roles_by_name_are_told_and_kept(tmp_path: Path, capsys: pytest.CaptureF
     write(path / "Test.jsonl", [record(i) for i in range(51, 55)])
     (path / "notes.txt").touch()
     (path / "._train.jsonl").write_bytes(b"\x00\x05")
-    made = splits.make_splits(settings(path)).splits
+    made = files.splits(settings(path)).splits
     assert {name: {row.id.split("-")[0] for row in rows} for name, rows in made.items()} == {
         "train": {"train.jsonl"}, "validation": {"val.jsonl"}, "test": {"Test.jsonl"}, "calibration": {"train.jsonl"}
     }  # fmt: skip
@@ -142,7 +142,7 @@ def test_roles_by_name_are_told_and_kept(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_a_file_named_by_itself_has_no_role(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "my-test.jsonl", [record(i) for i in range(50)])
-    assert len(splits.make_splits(settings(path)).splits["train"]) == 40
+    assert len(files.splits(settings(path)).splits["train"]) == 40
     assert "my-test.jsonl: all splits" in capsys.readouterr().err
 
 
@@ -190,7 +190,7 @@ def test_a_contradiction_across_files_is_named_with_both_places(
     assert f"{path}/{first}.jsonl:1" in problem
     assert f"{path}/{second}.jsonl:2" in problem
     with pytest.raises(UserError, match="with another label"):
-        splits.make_splits(settings(path))
+        files.splits(settings(path))
 
 
 @pytest.mark.parametrize("again", SAME)
@@ -205,7 +205,7 @@ def test_a_row_held_out_is_left_out_of_training_and_told(
     assert (len(found.problems), len(found.held_out)) == (0, 1)
     assert found.held_out[0].startswith(f"{path}/train.jsonl:52: ")
     assert f"{path}/{held}.jsonl:1" in found.held_out[0]
-    drawn = splits.make_splits(settings(path))
+    drawn = files.splits(settings(path))
     assert drawn.leaked == 1
     assert "train.jsonl-00052" not in {row.id for part in drawn.splits.values() for row in part}
     assert f"train.jsonl-00052 is like {held}.jsonl-00001" in capsys.readouterr().err
@@ -222,7 +222,7 @@ def test_a_row_held_out_is_left_out_of_training_and_told(
 def test_what_is_no_training_set_is_one_line(tmp_path: Path, held: list[str], words: str) -> None:
     path = folder(tmp_path / "rows", **{name: [record(i) for i in range(9)] for name in held})
     with pytest.raises(UserError, match=words):
-        splits.make_splits(settings(path))
+        files.splits(settings(path))
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
@@ -255,7 +255,7 @@ def test_a_file_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
 
 def test_source_file_needs_a_path() -> None:
     with pytest.raises(UserError, match=r"data.source=file needs data.path"):
-        splits.make_splits(settings(Path("x")).model_copy(update={"path": None}))
+        files.splits(settings(Path("x")).model_copy(update={"path": None}))
 
 
 def test_a_name_with_a_bar_in_one_file_holds_in_another(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cartlm import params
-from cartlm.data import gates, lexicon, messages, rules, splits
+from cartlm.data import gates, lexicon, messages, rules
 from cartlm.data.config import Data
 from cartlm.data.wording import Phrase, agrees, grammar, noun_phrase, number
 from cartlm.task import prompt, rows
@@ -26,7 +26,7 @@ def data() -> Data:
 
 @pytest.fixture(scope="module")
 def made(data: Data) -> dict[str, list[rows.Row]]:
-    return splits.from_rules(data).splits
+    return rules.splits(data).splits
 
 
 def find(language: str, name: str) -> lexicon.Product:
@@ -136,17 +136,17 @@ def test_novel_rows_share_neither_product_nor_frame_with_training(made: dict[str
 
 def test_the_same_seed_makes_the_same_rows_and_another_does_not(data: Data) -> None:
     small = data.model_copy(update={"train": 30, "validation": 10, "test": 20, "calibration": 6})
-    assert splits.from_rules(small).splits == splits.from_rules(small).splits
-    other = splits.from_rules(small.model_copy(update={"seed": data.seed + 1})).splits
+    assert rules.splits(small).splits == rules.splits(small).splits
+    other = rules.splits(small.model_copy(update={"seed": data.seed + 1})).splits
     assert [row.message for row in other["test"]] != [
-        row.message for row in splits.from_rules(small).splits["test"]
+        row.message for row in rules.splits(small).splits["test"]
     ]
 
 
 def test_a_larger_train_leaves_the_test_as_it_is(data: Data) -> None:
     small = data.model_copy(update={"train": 30, "validation": 10, "test": 20, "calibration": 6})
     larger = small.model_copy(update={"train": 90})
-    assert splits.from_rules(small).splits["test"] == splits.from_rules(larger).splits["test"]
+    assert rules.splits(small).splits["test"] == rules.splits(larger).splits["test"]
 
 
 def test_calibration_is_a_balanced_part_of_train(made: dict[str, list[rows.Row]]) -> None:
