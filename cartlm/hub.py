@@ -18,18 +18,14 @@ def download(kind: Kind, name: str, revision: str | None, patterns: Sequence[str
 
     `key` is the param that gave `name`, such as base.path. Raises UserError naming it.
     """
-    import huggingface_hub
+    from huggingface_hub import snapshot_download
 
     if name.startswith(("/", ".", "~")) or name.count("/") != 1:
         what = f"{key}={name} is neither a folder nor a hub id such as {EXAMPLES[kind]}"
         raise UserError(what, f"set {key} in params.yaml")
-    patterns = list(patterns)
     with user_errors(kind, name, revision, key):
-        return Path(
-            huggingface_hub.snapshot_download(
-                name, repo_type=kind, revision=revision, allow_patterns=patterns
-            )
-        )
+        folder = snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=list(patterns))
+    return Path(folder)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from cartlm.engines.openai import Reply
 from cartlm.engines.replies import Request
 from cartlm.errors import UserError
 from cartlm.task.intent import Intent
-from cartlm.task.rows import Row, make
+from cartlm.task.rows import Row, Tags, make
 
 PROMPTS_PER_REQUEST = 8  # generation prompts of one answer differ from each other
 ATTEMPTS = 8  # in a row without a new row, each with other labels, before a run gives up
@@ -171,7 +171,7 @@ class Generator:
             if self.params.openai.noise == "ours":
                 rng = self._rng(f"{name}/{attempt}/{slot.index}/noise")
                 message, operators = noise.apply(message, slot.language, self.params.noise, rng)
-            tags: dict[str, str | bool | int] = {
+            tags: Tags = {
                 "noise": "+".join(operators) or "clean",
                 "template": batch.prompt.id,
                 "novel": slot.novel,

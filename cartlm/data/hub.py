@@ -22,7 +22,6 @@ SUFFIXES = (".csv", ".json", ".jsonl", ".parquet")
 FILES = ("README.md", *(f"{folder}*{suffix}" for folder in ("", "data/") for suffix in SUFFIXES))
 """What is downloaded of a dataset; README.md assigns files to splits where their names do not."""
 _HINT = "set data.path in params.yaml to a dataset with the columns prompt, completion and language"
-_Records = Sequence[dict[str, Any]]
 
 
 def splits(params: Data) -> sampling.Drawn:
@@ -34,12 +33,11 @@ def splits(params: Data) -> sampling.Drawn:
     """
     if params.path is None:
         raise UserError("data.source=hub needs data.path", _HINT)
-    by_role: dict[str, dict[str, _Records]] = {}
-    for split, rows in load_dataset(params.path, params.revision).items():
+    parts: dict[str, list[Row]] = {}
+    for split, found in load_dataset(params.path, params.revision).items():
         role = roles.role_of_split(split, params.path)
-        by_role.setdefault(role, {})[split] = rows
-        sampling.note(f"{params.path}: the split {split} ({len(rows):,} rows): {role}")
-    parts = {role: read_rows(params.path, given, params.languages) for role, given in by_role.items()}
+        sampling.note(f"{params.path}: the split {split} ({len(found):,} rows): {role}")
+        parts.setdefault(role, []).extend(read_rows(params.path, split, found, params.languages))
     return sampling.draw_splits(without_contradictions(parts, params.path), params, params.path)
 
 
@@ -47,8 +45,9 @@ def held_out(params: Data) -> list[Row]:
     """All usable rows of `data.held_out`; none where it is null. Raises UserError as `splits` does."""
     if params.held_out is None:
         return []
-    dataset = load_dataset(params.held_out, params.held_out_revision, "held_out")
-    rows = read_rows(params.held_out, dataset, params.languages)
+    rows: list[Row] = []
+    for split, found in load_dataset(params.held_out, params.held_out_revision, "held_out").items():
+        rows += read_rows(params.held_out, split, found, params.languages)
     if not rows:
         what = f"data.held_out={params.held_out} has no usable row"
         raise UserError(what, "set data.held_out to null in params.yaml")
@@ -71,7 +70,6 @@ def without_contradictions(parts: Mapping[str, list[Row]], name: str) -> dict[st
 def load_dataset(name: str, revision: str | None, key: str = "path") -> dict[str, list[dict[str, Any]]]:
     """Split -> its records, of a hub id or a folder in hub layout. Raises UserError; `data.{key}` names it."""
     import datasets
-    from datasets.exceptions import DataFilesNotFoundError
 
     folder = Path(name)
     if not folder.is_dir():
@@ -79,9 +77,7 @@ def load_dataset(name: str, revision: str | None, key: str = "path") -> dict[str
     by_role = files_by_role(folder)
     try:
         files = datasets.load_dataset_builder(str(folder), data_files=by_role).config.data_files
-    except (DataFilesNotFoundError, datasets.data_files.EmptyDatasetError):
-        raise UserError(f"{folder} holds no *.jsonl, *.parquet or *.csv", _HINT) from None
-    except Exception as error:  # whatever README.md may say
+    except Exception as error:  # no files, or whatever README.md may say
         raise UserError(f"{folder} does not load: {' '.join(str(error).split())[:200]}", _HINT) from None
     found: dict[str, list[dict[str, Any]]] = {}
     for split, path in [(split, path) for split, paths in files.items() for path in paths]:
@@ -119,19 +115,18 @@ def files_by_role(folder: Path) -> dict[str, list[str]] | None:
     return {role: [glob.escape(name) for name in names] for role, names in by_role.items()} or None
 
 
-def read_rows(name: str, parts: Mapping[str, _Records], languages: Sequence[str]) -> list[Row]:
-    """All usable rows, texts byte for byte; ids name split and row. Raises UserError for other columns."""
+def read_rows(name: str, split: str, found: Sequence[dict[str, Any]], languages: Sequence[str]) -> list[Row]:
+    """All usable rows of a split, texts byte for byte; ids name split and row. Raises UserError for other columns."""
     rows, broken = [], []
-    for split, part in parts.items():
-        for number, record in enumerate(part, 1):
-            place = f"{name}: {split} row {number}"
-            if missing := [column for column in PUBLISHED if not isinstance(record.get(column), str)]:
-                what = f"no text in column {', '.join(missing)}; it has {sorted(record)}"
-                raise UserError(f"{place}: {what}", _HINT)
-            try:
-                rows.append(_as_row(f"{split}-{number:05d}", record, languages))
-            except ValueError as error:
-                broken.append(f"{place}: {error}")
+    for number, record in enumerate(found, 1):
+        place = f"{name}: {split} row {number}"
+        if missing := [column for column in PUBLISHED if not isinstance(record.get(column), str)]:
+            what = f"no text in column {', '.join(missing)}; it has {sorted(record)}"
+            raise UserError(f"{place}: {what}", _HINT)
+        try:
+            rows.append(_as_row(f"{split}-{number:05d}", record, languages))
+        except ValueError as error:
+            broken.append(f"{place}: {error}")
     if broken:
         sampling.note(f"left out {len(broken)} broken rows; the first: {broken[0]:.300}")
     return rows

@@ -7,6 +7,9 @@ import hashlib
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Any
+
+import yaml
 
 LANGUAGES = ("english", "croatian", "spanish")
 _NUMBER_FORMS = {"one": "singular", "many": "plural"}
@@ -17,6 +20,12 @@ _FORMS = {
 }
 """Form -> column of the lexicon file; the first form is the product's name."""
 _SMALL_WORDS = {"of", "for", "with", "and", "to", "in", "on", "a", "the"}
+
+
+@cache
+def read_yaml(name: str) -> dict[str, Any]:
+    """A YAML file of this package: grammars, noise words, prompts."""
+    return yaml.safe_load((resources.files("cartlm.data") / name).read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -73,21 +82,18 @@ class Line:
 
 @cache
 def load(language: str) -> tuple[Product, ...]:
-    """All products of a language, in file order. Raises ValueError naming a broken line."""
+    """All products of a language, in file order; of a name's words the head noun is marked with a star."""
     products = []
     path = resources.files("cartlm.data") / "lexicons" / f"{language}.tsv"
     with path.open(encoding="utf-8") as file:
-        for number, row in enumerate(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE), 2):
+        for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
             forms = {form: row[column].replace("*", "") for form, column in _FORMS[language].items()}
-            name, *_ = forms.values()
-            marked = row[next(iter(_FORMS[language].values()))].split(" ")
-            heads = [index for index, word in enumerate(marked) if word.startswith("*")]
-            if len(heads) != 1 or {len(text.split(" ")) for text in forms.values() if text} != {len(marked)}:
-                raise ValueError(f"{language}.tsv:{number}: {name!r}: head or forms do not fit")
+            marked = row[next(iter(_FORMS[language].values()))]
+            name, head = marked.replace("*", ""), [word[:1] for word in marked.split(" ")].index("*")
             units, variants = (tuple(filter(None, row[key].split("|"))) for key in ("units", "variants"))
             gender, content = row.get("gender", ""), row["content"]
             products.append(
-                Product(language, row["domain"], name, heads[0], forms, gender, units, content, variants)
+                Product(language, row["domain"], name, head, forms, gender, units, content, variants)
             )
     return tuple(products)
 

@@ -9,20 +9,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
-
-import yaml
 
 from cartlm.data import filters
 from cartlm.data.config import Worded
-from cartlm.data.lexicon import Line
+from cartlm.data.lexicon import Line, read_yaml
 from cartlm.task.intent import Intent
 
 FIELDS = ("persona", "situation", "register", "domain", "prompt")
-PROMPTS = yaml.safe_load(
-    (resources.files("cartlm.data") / "prompts/prompts.yaml").read_text(encoding="utf-8")
-)
+PROMPTS = read_yaml("prompts/prompts.yaml")
 NOISE: dict[str, str] = PROMPTS["noise"]
 
 

@@ -5,7 +5,6 @@ Near-duplicates are rows whose message and product are alike by edit ratio (rapi
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,7 +21,7 @@ BLOCK = 500  # rows compared at a time with all others: bounds the memory
 
 def comparable(row: Row) -> str:
     """The text by which rows are compared: the message together with the product it names."""
-    return unicodedata.normalize("NFC", f"{row.message.lower()} | {row.intent.product.lower()}")
+    return plain(f"{row.message.lower()} | {row.intent.product.lower()}")
 
 
 def nearest(rows: Sequence[Row], others: Sequence[Row], threshold: float) -> tuple[np.ndarray, np.ndarray]:

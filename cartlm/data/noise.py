@@ -9,21 +9,17 @@ from __future__ import annotations
 import random
 import re
 from functools import cache
-from importlib import resources
 from typing import Any
 
-import yaml
-
 from cartlm.data.config import Noise
+from cartlm.data.lexicon import read_yaml
 
 _WORD = re.compile(r"[^\W\d_]{4,}")
 
 
-@cache
 def words(language: str) -> dict[str, Any]:
     """Keyboard rows, chat words and diacritics of a language."""
-    path = resources.files("cartlm.data") / "noise_words" / f"{language}.yaml"
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return read_yaml(f"noise_words/{language}.yaml")
 
 
 @cache

@@ -46,7 +46,7 @@ def as_row(id: str, record: dict[str, Any], languages: Sequence[str], barred: Co
         catalog, message = _catalog(record["catalog"], record["product"], barred), _text(record, "message")
         if record["action"] not in ACTIONS:
             raise ValueError(f"action is {record['action']!r:.60}, not {' or '.join(ACTIONS)}")
-        intent = Intent(record["action"], _text(record, "product"), _quantity(record["quantity"]))
+        intent = Intent(record["action"], _text(record, "product"), record["quantity"])
     language = _text(record, "language")
     check_language(language, languages)
     for line in catalog:
@@ -54,9 +54,9 @@ def as_row(id: str, record: dict[str, Any], languages: Sequence[str], barred: Co
             what = "is empty, or has blanks around it or a line break within"
             raise ValueError(f"catalog line {line!r:.60} {what}")
     check_texts(catalog, message)
-    intent = replace(intent, product=catalog_line(intent.product, catalog))
-    if intent.quantity > MAX_QUANTITY:
-        raise ValueError(f"quantity is {intent.quantity!r:.60}, more than {MAX_QUANTITY}")
+    intent = replace(
+        intent, product=catalog_line(intent.product, catalog), quantity=_quantity(intent.quantity)
+    )
     if not message.strip():
         raise ValueError("the message is blank")
     if all(key in message for key in LEAK) or intent.canonical() in message:

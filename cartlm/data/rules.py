@@ -16,7 +16,7 @@ from cartlm.data.sampling import Drawn, make_in_turn, shuffled
 from cartlm.data.wording import Phrase, grammar, noun_phrase, number
 from cartlm.errors import UserError
 from cartlm.task.intent import ACTIONS, Intent
-from cartlm.task.rows import Row, make
+from cartlm.task.rows import Row, Tags, make
 
 QUANTITIES = {
     1: 35, 2: 20, 3: 12, 4: 8, 5: 6, 6: 5, 7: 1.5, 8: 2, 9: 1, 10: 3, 11: 0.5, 12: 2.5, 13: 0.3, 14: 0.3,
@@ -169,7 +169,7 @@ class Draft:
     catalog: list[Line]
     intent: Intent
     message: str
-    tags: dict[str, str | bool | int]
+    tags: Tags
     clean: str
     phrase: str
 
@@ -231,7 +231,7 @@ def word(
         named = text = phrase(line, quantity, form, name_form)[0]
     clean = assemble(frame, text, fix, rng)
     message, operators = noise.apply(clean, language, params.noise, rng)
-    tags: dict[str, str | bool | int] = {
+    tags: Tags = {
         "style": style,
         "correction": correction,
         "quantity_form": form,

@@ -142,13 +142,12 @@ def sample_evenly(rows: list[Row], params: Data, role: str) -> list[Row]:
 def without_leaks(
     rows: Sequence[Row], others: Sequence[Row], threshold: float, role: str, notes: list[str]
 ) -> list[Row]:
-    """The rows that neither repeat one of `others` nor are its near-duplicate; a note counts those left out."""
-    same = {near_duplicates.key(row): row for row in others}
+    """The rows that are no near-duplicate of one of `others`; a note counts those left out."""
     best, where = near_duplicates.nearest(rows, others, threshold)
     leaks = {
-        row.id: same.get(near_duplicates.key(row)) or others[index]
+        row.id: others[index]
         for row, score, index in zip(rows, best, where, strict=True)
-        if others and (score >= threshold or near_duplicates.key(row) in same)
+        if others and score >= threshold
     }
     if leaks:
         example = next(f"{id} is like {other.id}" for id, other in leaks.items())

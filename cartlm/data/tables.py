@@ -1,6 +1,6 @@
 """Records of a file as people have it: JSON Lines or an array, CSV of any delimiter, Parquet.
 
-Only \\n, \\r\\n and \\r end a line, and within a text each of them becomes \\n. Columns match whatever their case, Unicode
+Only \\n, \\r\\n and \\r end a line; within a cell of CSV each of them becomes \\n. Columns match whatever their case, Unicode
 form and surrounding blanks. Null and NaN are absent.
 """
 
@@ -30,14 +30,12 @@ SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 OURS = ("catalog", "message", "action", "product", "quantity", "language")
 PUBLISHED = ("prompt", "completion", "language")
 DELIMITERS = ",;\t|"
+_PACKED = "compressed; unpack it first with gunzip, bunzip2, unzstd or unxz"
 BINARY = {
     b"PAR1": "Parquet, without the suffix .parquet",
     b"PK\x03\x04": "a zip archive or a spreadsheet; save it as CSV UTF-8",
     b"\xd0\xcf\x11\xe0": "an old Excel file; save it as CSV UTF-8",
-    b"\x1f\x8b": "gzip; rename it to .gz and run gunzip on it",
-    b"BZh": "bzip2; rename it to .bz2 and run bunzip2 on it",
-    b"\x28\xb5\x2f\xfd": "zstd; rename it to .zst and run unzstd on it",
-    b"\xfd7zXZ": "xz; rename it to .xz and run unxz on it",
+    **dict.fromkeys((b"\x1f\x8b", b"BZh", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ"), _PACKED),
 }
 MAX_CELL_CHARS = 1 << 24  # a quote that is never closed would take the whole file
 MAX_HEADER_LINES = 100
@@ -137,7 +135,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str):
         if half := _HALF.search(value):
             raise ValueError(f"{value!r:.60} holds U+{ord(half[0]):04X}, which is half of a character")
-        return value.replace("\r\n", "\n").replace("\r", "\n") if "\r" in value else value
+        return value
     if isinstance(value, dict):
         return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list):

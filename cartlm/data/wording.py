@@ -5,13 +5,9 @@ from __future__ import annotations
 import random
 import re
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from typing import Any
 
-import yaml
-
-from cartlm.data.lexicon import Line
+from cartlm.data.lexicon import Line, read_yaml
 
 _SIZE = re.compile(r"(X{0,3}S|M|X{0,3}L|S/M|M/L|L/XL|\dXL|EU \S+|W\d+.*|UK \S+)")
 _VOWEL_SOUND = re.compile(
@@ -19,11 +15,9 @@ _VOWEL_SOUND = re.compile(
 )
 
 
-@cache
 def grammar(language: str) -> dict[str, Any]:
     """The phrase grammar file of a language."""
-    text = (resources.files("cartlm.data") / "grammars" / f"{language}.yaml").read_text(encoding="utf-8")
-    return yaml.safe_load(text)
+    return read_yaml(f"grammars/{language}.yaml")
 
 
 @dataclass(frozen=True)

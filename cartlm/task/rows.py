@@ -16,6 +16,8 @@ from cartlm.files import write_text
 from cartlm.task import prompt as prompts
 from cartlm.task.intent import Intent, parse_intent
 
+Tags = dict[str, str | bool | int]
+
 
 @dataclass(frozen=True)
 class Row:
@@ -29,42 +31,33 @@ class Row:
     message: str
     prompt: str
     completion: str
-    tags: dict[str, str | bool | int] = field(default_factory=dict)
+    tags: Tags = field(default_factory=dict)
 
     @property
     def intent(self) -> Intent:
         return parse_intent(self.completion)
 
 
-def make(
-    id: str,
-    language: str,
-    catalog: list[str],
-    message: str,
-    intent: Intent,
-    tags: dict[str, str | bool | int],
-) -> Row:
+def make(id: str, language: str, catalog: list[str], message: str, intent: Intent, tags: Tags) -> Row:
     """A row whose prompt and completion are rendered from its label."""
-    return Row(
-        id, language, catalog, message, prompts.render_prompt(catalog, message), intent.canonical(), tags
-    )
+    prompt = prompts.render_prompt(catalog, message)
+    return Row(id, language, catalog, message, prompt, intent.canonical(), tags)
 
 
 _ROW = TypeAdapter(Row)
 
 
-def _parse(line: str) -> Row:
+def _parse(line: bytes) -> Row:
     """The row of a line. Raises ValueError."""
     try:
         row = _ROW.validate_json(line)
+        product = row.intent.product
     except ValidationError as error:
         raise ValueError(first_wrong(error)) from None
-    if row.prompt != prompts.render_prompt(row.catalog, row.message):
-        raise ValueError("the prompt is not its catalog and message")
-    try:
-        product = row.intent.product
     except ValueError as error:
         raise ValueError(f"completion {row.completion!r:.60}: {error}") from None
+    if row.prompt != prompts.render_prompt(row.catalog, row.message):
+        raise ValueError("the prompt is not its catalog and message")
     if product not in row.catalog:
         raise ValueError(f"product {product!r} is not a catalog line")
     return row
@@ -73,14 +66,11 @@ def _parse(line: str) -> Row:
 def read(path: Path) -> list[Row]:
     """All rows of a file, checked. Raises UserError naming file and line of the first broken one."""
     try:
-        text = path.read_text(encoding="utf-8")
+        lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         raise UserError(f"{path} is missing", "dvc repro data") from None
-    except UnicodeDecodeError as error:
-        what = f"{path} is not UTF-8 ({error.reason} at byte {error.start})"
-        raise UserError(what, "dvc repro data") from None
     rows = []
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(lines, 1):
         try:
             rows += [_parse(line)] if line.strip() else []
         except ValueError as error:

@@ -129,12 +129,11 @@ def check_config(folder: Path) -> dict[str, Any]:
             raise UserError(f"{folder} {why} ({key} in config.json)", HINT)
     try:
         Llama.model_validate(config)
-        _check_other_keys(config, file)
-        LlamaConfig.from_dict(dict(config))
-    except UserError:
-        raise
     except ValidationError as error:
         raise UserError(f"{file}: {first_wrong(error)}", MEND) from None
+    _check_other_keys(config, file)
+    try:
+        LlamaConfig.from_dict(dict(config))
     except Exception as error:  # each of transformers' validators fails in its own way
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{file}: transformers refuses it: {reason}", HINT) from None
@@ -185,9 +184,6 @@ def check_weights(folder: Path, config: Mapping[str, Any], tensors: Mapping[str,
             flag = "attention_bias" if "attn" in name else "mlp_bias"
             reason = f"{flag} {config.get(flag, False)}" if name.endswith(".bias") else f"a {ARCHITECTURE}"
             raise UserError(f"{folder} holds {name}, which config.json ({reason}) has no place for", HINT)
-        if tensor.dtype not in DTYPES:
-            raise UserError(f"{folder}: {name} is {tensor.dtype}, not one of {', '.join(DTYPES)}", HINT)
-        if tensor.shape != expected[name]:
-            raise UserError(
-                f"{folder}: {name} is {tensor.shape}, by config.json it should be {expected[name]}", HINT
-            )
+        if tensor.dtype not in DTYPES or tensor.shape != expected[name]:
+            right = f"by config.json it should be {expected[name]} in {', '.join(DTYPES)}"
+            raise UserError(f"{folder}: {name} is {tensor.shape} in {tensor.dtype}, {right}", HINT)

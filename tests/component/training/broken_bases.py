@@ -206,7 +206,7 @@ WEIGHTS: dict[str, tuple[Damage, tuple[str, ...]]] = {
         ("infinite", lambda w: w[NORM].__setitem__(3, np.inf), NORM, "inf"),
         ("too large for float16", lambda w: w.update({NORM: w[NORM].astype(np.float32) + 1e5}), NORM, "merge.dtype=float16"),
         ("another head", lambda w: w.update({HEAD: w[EMBEDDING] * 2}), "tie_word_embeddings", HEAD),
-        ("in eights", lambda w: w.update({NORM: w[NORM].astype(np.int8)}), f"{NORM} is I8"),
+        ("in eights", lambda w: w.update({NORM: w[NORM].astype(np.int8)}), f"{NORM} is (64,) in I8"),
     ]
 }  # fmt: skip
 

@@ -156,7 +156,7 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
     "truncated": (truncate, "not a whole safetensors file"),
     "garbage": (garbage, "not a whole safetensors file"),
     "a weight is missing": (lacking, "lacks 1 weights such as model.layers.1.mlp.up_proj.weight"),
-    "integers": (integers, "model.norm.weight is I8"),
+    "integers": (integers, "model.norm.weight is (64,) in I8"),
     "a shard is missing": (missing_shard, "model-00001-of-00002.safetensors is missing"),
     "no tokenizer": (no_tokenizer, "no tokenizer.json"),
     "broken tokenizer": (text("tokenizer.json", "{}"), "does not load"),

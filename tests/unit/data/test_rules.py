@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -31,6 +32,17 @@ def made(data: Data) -> dict[str, list[rows.Row]]:
 
 def find(language: str, name: str) -> lexicon.Product:
     return next(product for product in lexicon.load(language) if product.name == name)
+
+
+@pytest.mark.parametrize("language", lexicon.LANGUAGES)
+def test_all_forms_of_a_name_have_its_words_and_one_head(language: str) -> None:
+    path = Path(lexicon.__file__).parent / f"lexicons/{language}.tsv"
+    first, *lines = path.read_text(encoding="utf-8").splitlines()
+    forms = [first.split("\t").index(column) for column in lexicon._FORMS[language].values()]
+    for line in lines:
+        texts = [line.split("\t")[index] for index in forms]
+        assert texts[0].count("*") == 1, line
+        assert len({text.count(" ") for text in texts if text}) == 1, line
 
 
 @pytest.mark.parametrize("language", lexicon.LANGUAGES)

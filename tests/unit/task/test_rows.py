@@ -49,8 +49,8 @@ def test_a_broken_row_is_named(tmp_path: Path, change: dict[str, Any], says: str
     ("content", "says"),
     [
         (b"", "holds no rows"),
-        (b"\xff\xfe", "not UTF-8"),
-        (b"nope\n", r":1: \(top level\) = .nope.: Invalid JSON"),
+        (b"\n\xff\xfe", ":2: .*Invalid JSON"),
+        (b"nope\n", r":1: \(top level\) = b'nope': Invalid JSON"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path: Path, content: bytes, says: str) -> None:
