@@ -116,10 +116,10 @@ CASES: dict[str, tuple[Spoil, list[str], list[str], int | None]] = {
     "data: disk full": (nothing, ["data"], ["no space left", "data/", "free some space"], 8 * KB),
     "rows: missing": (remove(TEST), ["evaluate", "q8_0"], ["data/test.jsonl is missing", "dvc repro data"], None),
     "rows: empty": (content(TEST, b""), ["evaluate", "q8_0"], ["data/test.jsonl holds no rows"], None),
-    "rows: not JSON": (content(TEST, b"{oops\n"), ["evaluate", "q8_0"], ["data/test.jsonl:1: the line: Invalid JSON"], None),
-    "rows: not UTF-8": (content(TEST, b"\xff\xfe\n"), ["evaluate", "q8_0"], ["data/test.jsonl is not UTF-8"], None),
+    "rows: not JSON": (content(TEST, b"{oops\n"), ["evaluate", "q8_0"], ["data/test.jsonl:1: ", "Invalid JSON"], None),
+    "rows: not UTF-8": (content(TEST, b"\xff\xfe\n"), ["evaluate", "q8_0"], ["data/test.jsonl:1: ", "Invalid JSON"], None),
     "rows: a field is missing": (row(language=None), ["evaluate", "q8_0"], ["data/test.jsonl:1: language: "], None),
-    "rows: tags are a number": (row(tags=3), ["evaluate", "q8_0"], ["data/test.jsonl:1: tags: "], None),
+    "rows: tags are a number": (row(tags=3), ["evaluate", "q8_0"], ["data/test.jsonl:1: tags = 3"], None),
     "rows: product is no catalog line": (
         row(completion='{"action": "add", "product": "Moon", "quantity": 1}'), ["evaluate", "q8_0"], ["'Moon'"], None,
     ),
