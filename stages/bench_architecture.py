@@ -11,6 +11,7 @@ from pathlib import Path
 from cartlm import command
 from cartlm.bench import publish, reference
 from cartlm.bench.plan import Model, Plan
+from cartlm.bench.rounds import REFERENCE
 from cartlm.system import cpu_limits, machine
 from cartlm.task import rows
 
@@ -28,7 +29,7 @@ def main() -> None:
     models = {name: Model(folder / name / "model.gguf", made_by=MAKE) for name in ("f16", *bench.types)}
     for dtype in bench.dtypes:
         models[f"transformers-{dtype}"] = Model(folder / "weights", "transformers", dtype, MAKE)
-    models[reference.REFERENCE] = reference.gguf_model()
+    models[REFERENCE] = reference.gguf_model()
     # random weights never answer right: no completion is expected
     prompts = [(row.prompt, None) for row in rows.read(Path("data/test.jsonl"))]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from cartlm import command
 from cartlm.bench import publish, reference
 from cartlm.bench.plan import Model, Plan
+from cartlm.bench.rounds import REFERENCE
 from cartlm.pipeline.variants import prune_metrics
 from cartlm.system import cpu_limits, machine
 from cartlm.task import rows
@@ -27,7 +28,7 @@ def main() -> None:
     models = {"f16": Model(Path("models/f16/model.gguf"), made_by="dvc repro convert-gguf")}
     for name in params.gguf:
         models[name] = Model(Path("models", name, "model.gguf"), made_by=f"dvc repro quantize-gguf@{name}")
-    models[reference.REFERENCE] = reference.gguf_model()
+    models[REFERENCE] = reference.gguf_model()
     prompts = [(row.prompt, row.completion) for row in rows.read(Path("data/test.jsonl"))]
 
     measurements = publish.run(

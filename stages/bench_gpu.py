@@ -13,6 +13,7 @@ from pathlib import Path
 from cartlm import command
 from cartlm.bench import gpu, publish, reference
 from cartlm.bench.plan import Model, Plan
+from cartlm.bench.rounds import REFERENCE
 from cartlm.system import cpu_limits, machine
 from cartlm.task import rows
 
@@ -41,7 +42,7 @@ def main() -> None:
         command.progress(f"{name} does not run on this card: {why}")
     gguf = gpu.gguf({name: Path("models") / name / "model.gguf" for name in ("f16", *params.gguf)})
     details = {} if gguf else {"gguf_absent": "llama.cpp was built without CUDA"}
-    models |= {**gguf, reference.REFERENCE: reference.transformers_model("cuda")}
+    models |= {**gguf, REFERENCE: reference.transformers_model("cuda")}
 
     measurements = publish.run(
         Path("metrics/bench") / bench.card, Path("runs/bench") / bench.card, models, prompts, plan,

@@ -19,6 +19,7 @@ import psutil
 
 from cartlm.bench import aggregate, energy, gpu, reference, runner
 from cartlm.bench.plan import Model, Plan, Target
+from cartlm.bench.rounds import REFERENCE, to_csv
 from cartlm.errors import UserError
 from cartlm.files import write_text
 from cartlm.metrics import read_metrics, write_metrics
@@ -78,8 +79,8 @@ def run(
             alone = sections([record for record in of_model if record["round"] == round])
             by_round[round][name] = {"engine": engine, **alone}
     left_out = [f"{name} {key}" for name, file in files.items() for key in aggregate.leave_out_wide(file)]
-    if reference.REFERENCE in files:
-        files[reference.REFERENCE]["reference"] = reference.identity(models[reference.REFERENCE])
+    if REFERENCE in files:
+        files[REFERENCE]["reference"] = reference.identity(models[REFERENCE])
 
     files, not_measured = gpu.merge(files, unsupported or {})
     rounds = [
@@ -103,7 +104,7 @@ def run(
         if path.stem not in files:
             path.unlink()
             progress(f"removed {path}, no longer measured")
-    write_text(folder / "rounds.csv", rounds_csv(rounds))
+    write_text(folder / "rounds.csv", to_csv(rounds))
     if cause := aggregate.disturbance([file[target.section] for file in files.values() if "cpu" in file]):
         progress(f"warning: the speeds are too low: {cause}, then: make bench")
     return sum(map(len, records.values()))
@@ -129,12 +130,6 @@ def idle_watts(target: Target) -> energy.Watts:
             problem=f"other programs kept {busy:.1f} CPUs busy while the idle watts were measured"
         )
     return energy.Watts(None if reading.problem else reading.joules / reading.seconds)
-
-
-def rounds_csv(rounds: Sequence[tuple[int, str, str, float]]) -> str:
-    """The text of rounds.csv: `round,variant,metric,value`, sorted, 4 significant digits."""
-    lines = [f"{round},{name},{key},{float(f'{value:.4g}'):g}" for round, name, key, value in sorted(rounds)]
-    return "\n".join(["round,variant,metric,value", *lines, ""])
 
 
 def committed(path: Path) -> dict[str, Any]:

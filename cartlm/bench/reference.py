@@ -15,7 +15,6 @@ from cartlm.bench.plan import Model
 from cartlm.files import replacing
 from cartlm.system import llama_cpp_probe
 
-REFERENCE = "reference"
 SEED = 7
 PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 20, 192, 32
 # about the offline model's, so it costs as much

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cartlm.bench.rounds import REFERENCE, Key
 from cartlm.compare import notes, rules
 from cartlm.compare.comparison import ORDER, Change, Comparison, Verdict
 from cartlm.compare.load import ParamChange, Side, load_side, param_changes, tolerances_of
@@ -20,7 +21,7 @@ from cartlm.compare.rules import (
     judged_metrics,
     other_machine,
 )
-from cartlm.compare.timings import LOST, OTHER_REFERENCE, REFERENCE, Key, TimingChange, compare_rounds
+from cartlm.compare.timings import LOST, OTHER_REFERENCE, TimingChange, compare_rounds
 from cartlm.errors import UserError
 from cartlm.evaluation.paired import Difference, against_f16, mcnemar_differences, pair_outcomes
 from cartlm.evaluation.statistics import ALPHA, Pairs, wilson

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from cartlm.bench.rounds import Rounds, parse_rounds
 from cartlm.compare.rules import invalid_metric, target_and_variant
-from cartlm.compare.timings import Rounds, parse_rounds
 from cartlm.config import Share
 from cartlm.errors import UserError
 from cartlm.metrics import Outcome, parse_metrics, parse_outcomes

@@ -15,26 +15,19 @@ knows that the timings of a round move together, so it finds more.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from cartlm.errors import UserError
+from cartlm.bench.rounds import REFERENCE, Key, Rounds
 
-REFERENCE = "reference"
-COLUMNS = ["round", "variant", "metric", "value"]
 NO_REFERENCE = "measured without a reference model"
 OTHER_REFERENCE = "the reference model changed"
 LOST = "no longer measured with the reference model"
 FEWEST_ROUNDS = 4  # of three rounds a side, even a tenfold slow-down has p = 0.1
 SHUFFLES = 5_000
-Key = tuple[str, str]
-"""Variant and metric."""
-Rounds = dict[Key, dict[int, float]]
 
 
 @dataclass(frozen=True)
@@ -44,20 +37,6 @@ class TimingChange:
     change: float  # of the median ratio, relative to the old one
     p: float  # adjusted for all timings of the target
     reference: float  # what the reference's own timing did
-
-
-def parse_rounds(text: str, name: str, next: str) -> Rounds:
-    """The values of a rounds.csv. Raises UserError naming `name` and the `next` command for anything else."""
-    rounds: Rounds = {}
-    try:
-        header, *lines = csv.reader(io.StringIO(text))
-        for number, variant, metric, value in lines:
-            rounds.setdefault((variant, metric), {})[int(number)] = float(value)
-        if header != COLUMNS or not all(0 <= float(line[3]) < math.inf for line in lines):
-            raise ValueError
-    except ValueError:
-        raise UserError(f"{name} does not have numbers in the columns {', '.join(COLUMNS)}", next) from None
-    return rounds
 
 
 def reference_metric(rounds: Rounds, metric: str) -> str | None:

@@ -34,6 +34,11 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 99.95 else f"{value:#.3g}"
 
 
+def signed_percent(share: float) -> str:
+    """A change as a whole percentage with its sign, a true minus."""
+    return f"{100 * share:+.0f} %".replace("-", "−")
+
+
 def with_interval(value: float | None, low: float | None, high: float | None, unit: str = "") -> str:
     """A value with its 95 % interval, rounded as the Particle Data Group rounds: to two digits of the interval's half
     width where these are below 35, else to one; and to three digits of the value at most.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+from cartlm.bench.rounds import parse_rounds
 from cartlm.errors import UserError
 from cartlm.evaluation import paired
-from cartlm.evaluation.statistics import ALPHA
+from cartlm.evaluation.statistics import ALPHA, holm
 from cartlm.report import cells
 from cartlm.report.summary import SHOWN, collect, read_optional, with_header
 
@@ -92,7 +95,7 @@ def speed_notes(metrics: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if machines := sorted({row["machine"] for row in rows if row["decode_tokens_per_s"] is not None}):
         notes.append(f"Measured on {' and '.join(machines)}.")
     notes.append("Speeds are medians across rounds; latencies are percentiles across all queries.")
-    notes += same_speed(rows)
+    notes += decode_notes(metrics, [row["variant"] for row in rows])
     if wide := read_optional(metrics / "bench/cpu/machine.json").get("details", {}).get("left_out"):
         notes.append(f"Left empty, as the interval is wider than the value: {wide}.")
     if slow := ", ".join(f"`{row['variant']}`" for row in rows if row["decode_tokens_per_s"] is None):
@@ -103,28 +106,50 @@ def speed_notes(metrics: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return notes
 
 
-def same_speed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A sentence on the variants whose decode speeds cannot be told apart: their intervals have a speed in common."""
-    low, high = "decode_tokens_per_s_low", "decode_tokens_per_s_high"
-    known = [row for row in rows if low in row]
-    least = max((row[low] for row in known), default=0.0)
-    same = [f"`{row['variant']}`" for row in known if row[high] >= least]
-    if len(same) > 1:
-        return [f"{', '.join(same)} decode equally fast here: their intervals overlap."]
-    return [f"{name} decodes fastest." for name in same]
+def decode_notes(metrics: Path, variants: Sequence[str]) -> list[str]:
+    """Which variants decode faster or slower than F16 in the same rounds, and which may not.
+
+    Wilcoxon's signed-rank test of the ratios, one a round, Holm-adjusted over the variants; scipy.
+    """
+    from scipy.stats import wilcoxon
+
+    path, decode = metrics / "bench/cpu/rounds.csv", "cpu.decode_tokens_per_s"
+    rounds = (
+        parse_rounds(path.read_text(encoding="utf-8"), str(path), f"git checkout {path}")
+        if path.exists()
+        else {}
+    )
+    f16 = rounds.get((paired.F16, decode), {})
+    ratios = {
+        name: [value / f16[number] for number, value in of_name.items()]
+        for name in variants
+        if name != paired.F16 and (of_name := rounds.get((name, decode), {})).keys() == f16.keys()
+    }
+    if not f16 or not ratios:
+        return []
+    logs = ([math.log(ratio) for ratio in each] for each in ratios.values())
+    p_values = holm([float(wilcoxon(each).pvalue) if any(each) else 1.0 for each in logs])
+    known = [
+        f"`{name}` {cells.signed_percent(median(ratios[name]) - 1)}"
+        for name, p in zip(ratios, p_values, strict=True)
+        if p < ALPHA
+    ]
+    rest = [f"`{name}`" for name, p in zip(ratios, p_values, strict=True) if p >= ALPHA]
+    told = [f"Decode speed against `f16` in the same {len(f16)} rounds: {', '.join(known)}."] if known else []
+    return [*told, f"No measurable difference to `f16`'s decode speed: {', '.join(rest)}."] if rest else told
 
 
 def readme_block(metrics: Path, variants: Sequence[str]) -> str:
     """What the README has between its markers: five rows, and a line of finding."""
     chosen = [name for name in variants if name in SHORT] or list(variants)[:5]
     rows = [each for row in collect(metrics, chosen) for each in (with_header(row) or [row])]
-    notes = same_speed(rows)
+    notes = decode_notes(metrics, chosen)
     if differences := paired.against_f16(paired.read_outcomes_of(metrics, variants)):
         lost = [each for each in differences if each.high < 0 and each.p_adjusted < ALPHA]
         names = ", ".join(f"`{each.variant}` {paired.format_points(each)}" for each in lost)
-        count = f"of {differences[0].pairs.n:,} rows"
-        loss = f"Exact match lost to `f16`, in points {count}: {names}; nothing measurable by the others."
-        none = f"No quantized variant loses measurably against `f16`, {count}."
+        count = f"{differences[0].pairs.n:,} rows"
+        loss = f"Exact match lost to `f16`, in percentage points: {names} ({count}); nothing measurable by the others."
+        none = f"No quantized variant loses measurable exact match to `f16` ({count})."
         notes.insert(0, loss if lost else none)
     return "\n\n".join(filter(None, [cells.markdown(README, rows), " ".join(notes)]))
 

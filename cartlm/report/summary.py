@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cartlm.errors import UserError
+from cartlm.evaluation.statistics import wilson
 from cartlm.metrics import read_metrics
 from cartlm.report import cells
 
@@ -32,8 +33,18 @@ SHOWN = (
 
 
 def read_optional(path: Path) -> Mapping[str, Any]:
-    """A metrics file; empty where it is not there."""
-    return read_metrics(path) if path.exists() else {}
+    """A metrics file; empty where it is not there.
+
+    The limits of `exact_match` are computed again: those of the file are rounded, and rounding them a second time for a
+    table can move the last digit.
+    """
+    values = read_metrics(path) if path.exists() else {}
+    for section in values.values():
+        if isinstance(section, dict) and {"n", "exact_match", "exact_match_low"} <= section.keys():
+            exact = round(section["n"] * section["exact_match"])
+            limits = (round(limit, 6) for limit in wilson(exact, section["n"]))
+            section["exact_match_low"], section["exact_match_high"] = limits
+    return values
 
 
 def collect(metrics: Path, variants: Iterable[str]) -> list[dict[str, Any]]:

@@ -31,10 +31,10 @@ import numpy as np
 import yaml
 
 from cartlm import command
+from cartlm.bench.rounds import parse_rounds
 from cartlm.compare.comparison import Change
 from cartlm.compare.judge import compare_sides
 from cartlm.compare.load import Side, flatten, load_side, tolerances_of
-from cartlm.compare.timings import parse_rounds
 from cartlm.errors import UserError
 from cartlm.files import write_text
 from cartlm.metrics import Outcome

@@ -168,10 +168,6 @@ def test_the_figures_of_a_round() -> None:
         "served.latency_ms_p50_in_flight_2",
     }  # fmt: skip
     assert figures["cpu.latency_ms_p50"] == pytest.approx(200)
-    text = publish.rounds_csv(
-        [(3, "f16", "cpu.load_s", 0.123456), (0, "q4", "cpu.a", 12345.6), (0, "f16", "b", 2)]
-    )
-    assert text == "round,variant,metric,value\n0,f16,b,2\n0,q4,cpu.a,12350\n3,f16,cpu.load_s,0.1235\n"
 
 
 def test_energy_is_measured_or_estimated_or_absent() -> None:

@@ -7,9 +7,9 @@ import re
 from statistics import median
 from typing import Any
 
+from cartlm.bench.rounds import REFERENCE, Rounds
 from cartlm.compare import rules
 from cartlm.compare.load import Side
-from cartlm.compare.timings import REFERENCE, Rounds
 
 Metrics = dict[str, dict[str, Any]]
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from cartlm.bench.rounds import REFERENCE, Rounds
 from cartlm.compare import judge, timings
 from cartlm.compare.comparison import Change, as_json
 from cartlm.compare.load import Side
-from cartlm.compare.timings import REFERENCE, Rounds, TimingChange, compare_rounds, parse_rounds
-from cartlm.errors import UserError
+from cartlm.compare.timings import TimingChange, compare_rounds
 from tests.unit.compare.planted import Metrics, measured
 from tests.unit.compare.test_judge import TOLERANCES
 
@@ -218,22 +218,6 @@ def test_a_round_without_a_value_is_not_comparable() -> None:
     new = side(f16=0.5)
     del new.rounds["cpu"]["f16", "cpu.decode_tokens_per_s"][2]
     assert find(side(), new, "f16").why == "not measured in every round"
-
-
-def test_rounds_csv_is_read_or_refused() -> None:
-    text = "round,variant,metric,value\n0,f16,cpu.load_s,0.5\n1,f16,cpu.load_s,0.25\n"
-    assert parse_rounds(text, "rounds.csv", "git checkout") == {("f16", "cpu.load_s"): {0: 0.5, 1: 0.25}}
-    for broken in (
-        "",
-        "round,value\n",
-        text + "2,f16\n",
-        text + "x,f16,cpu.load_s,1\n",
-        text + "2,f16,cpu.load_s,x\n",
-        text + "2,f16,cpu.load_s,nan\n",
-        text + "2,f16,cpu.load_s,inf\n",
-    ):
-        with pytest.raises(UserError, match=r"rounds.csv"):
-            parse_rounds(broken, "rounds.csv", "git checkout")
 
 
 def test_json_has_no_more_than_plain_values() -> None:
