@@ -45,5 +45,5 @@ def user_errors(kind: Kind, name: str, revision: str | None, key: str) -> Iterat
     except Exception as error:  # each network library raises its own
         if isinstance(error, OSError) and error.errno in FULL:
             raise
-        hint = f"check the network, or set {key} to a local folder, or git checkout params.yaml"
+        hint = f"check the network and run it again, or set {key} to a local folder"
         raise UserError(f"the hub does not send the {what} ({type(error).__name__})", hint) from None

@@ -123,7 +123,7 @@ with open(path, "w", encoding="utf-8") as file:
 PY
 }
 
-without="" reason="" # of a build that had to be made again
+without="" reason="" variants="" # of a build that had to be made again
 
 # Whether the build in $1 works on this CPU. What dies is left out of a portable build here; of a native one this sets
 # what the next build is made of.
@@ -137,7 +137,8 @@ works() {
         *) exit 2 ;;
     esac
     echo "llama_cpp.sh: $now: building again with every CPU variant, of which those that die are left out" >&2
-    kind=portable portable=1 without=native reason="$now"
+    # its variants are looked for in the cache: other prefixes share this build
+    kind=portable portable=1 without=native reason="$now" variants="$done/lib"
     for_this_cpu=("${every_variant[@]}")
     return 1
 }
@@ -195,7 +196,7 @@ build() {
 
 compile() {
     local more=(-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON "-DCMAKE_INSTALL_RPATH=\$ORIGIN;\$ORIGIN/../lib")
-    [ "$portable" = 0 ] || more+=("-DGGML_BACKEND_DIR=$target/lib")
+    [ "$portable" = 0 ] || more+=("-DGGML_BACKEND_DIR=${variants:-$target/lib}")
     {
         cmake -S "$src" -B "$work/build-$kind" -G "$generator" "${flags[@]}" "${for_this_cpu[@]}" "${more[@]}" &&
             cmake --build "$work/build-$kind" --parallel "$(nproc)" --target ggml llama "${TOOLS[@]+"${TOOLS[@]}"}"

@@ -119,6 +119,9 @@ def llama_bench(model: Path, prompt_tokens: int, new_tokens: int, threads: int) 
         llama_cpp_build.tool("llama-bench"), "-m", model, "-p", prompt_tokens, "-n", new_tokens, "-t", threads,
         "-ngl", 0, "-r", REPEATS, "-o", "json",
     ]  # fmt: skip
-    tests = json.loads(processes.output(command, f"llama-bench of {model}", f"rm {model}, then dvc repro"))
-    speeds = {bool(test["n_gen"]): median(test["samples_ts"]) for test in tests}
-    return {"prefill_tokens_per_s": speeds[False], "decode_tokens_per_s": speeds[True]}
+    text = processes.output(command, f"llama-bench of {model}", f"rm {model}, then dvc repro")
+    try:
+        speeds = {bool(test["n_gen"]): median(test["samples_ts"]) for test in json.loads(text)}
+        return {"prefill_tokens_per_s": speeds[False], "decode_tokens_per_s": speeds[True]}
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"llama-bench of {model} printed no speeds: {text[:200]!r}", "make doctor") from None

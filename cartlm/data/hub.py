@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from cartlm.data import records, roles, sampling
 from cartlm.data.config import Data
 from cartlm.data.near_duplicates import repeats
 from cartlm.data.tables import PUBLISHED, read_table
-from cartlm.errors import UserError
+from cartlm.errors import FULL, UserError
 from cartlm.task import prompt as prompts
 from cartlm.task.rows import Row
 from cartlm.text import few
@@ -29,7 +30,7 @@ def splits(params: Data) -> sampling.Drawn:
 
     A split's name decides its role (cartlm/data/roles.py). Without a test, test is validation (the paper's protocol: 2,700
     and 300 rows). Broken and contradicting rows are left out and counted on stderr. Raises UserError for a dataset
-    that is missing, has other columns, or too few rows.
+    that is missing, has other columns, a line that cannot be read, or too few rows.
     """
     if params.path is None:
         raise UserError("data.source=hub needs data.path", _HINT)
@@ -76,14 +77,21 @@ def load_dataset(name: str, revision: str | None, key: str = "path") -> dict[str
         folder = hub.download("dataset", name, revision, FILES, f"data.{key}")
     by_role = files_by_role(folder)
     try:
-        files = datasets.load_dataset_builder(str(folder), data_files=by_role).config.data_files
+        with tempfile.TemporaryDirectory() as cache:
+            builder = datasets.load_dataset_builder(str(folder), data_files=by_role, cache_dir=cache)
+        files = builder.config.data_files
     except Exception as error:  # no files, or whatever README.md may say
-        raise UserError(f"{folder} does not load: {' '.join(str(error).split())[:200]}", _HINT) from None
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise
+        raise UserError(f"{folder} does not load: {str(error)[:200]}", _HINT) from None
     found: dict[str, list[dict[str, Any]]] = {}
     for split, path in [(split, path) for split, paths in files.items() for path in paths]:
-        for line, record in read_table(Path(path)).records:
+        table = read_table(Path(path))
+        for note in table.notes:
+            sampling.note(f"{path}: {note}")
+        for line, record in table.records:
             if isinstance(record, str):
-                raise UserError(f"{path}:{line}: {record}", _HINT)
+                raise UserError(f"{path}:{line}: {record}", f"mend it in a copy that data.{key} names")
             found.setdefault(str(split), []).append(record)
     return found
 
@@ -116,7 +124,7 @@ def files_by_role(folder: Path) -> dict[str, list[str]] | None:
 
 
 def read_rows(name: str, split: str, found: Sequence[dict[str, Any]], languages: Sequence[str]) -> list[Row]:
-    """All usable rows of a split, texts byte for byte; ids name split and row. Raises UserError for other columns."""
+    """All usable rows of a split, texts as the file has them (line ends within CSV cells as \\n); ids name split and row. Raises UserError for other columns."""
     rows, broken = [], []
     for number, record in enumerate(found, 1):
         place = f"{name}: {split} row {number}"

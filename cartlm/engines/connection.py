@@ -67,7 +67,8 @@ def http_client(url: str) -> tuple[str, Any]:
         files = [
             f"{name}={os.environ[name]}" for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if name in os.environ
         ]
-        settings = files if isinstance(error, OSError) else map(_proxy_setting, getproxies())
+        proxies = [_proxy_setting(kind) for kind in getproxies() if kind != "no"]
+        settings = files if isinstance(error, OSError) else proxies
         hint = "unset the one that is wrong; a SOCKS proxy needs pip install socksio"
         raise UserError(f"{', '.join(settings)} cannot be used: {error}", hint) from None
 
@@ -103,7 +104,8 @@ def error_message(body: Any) -> str:
             return "; ".join(map(error_message, body))
         case dict():  # FastAPI: {"loc": ["body", "max_tokens"], "msg": "extra fields not permitted"}
             inner = next(filter(None, map(body.get, ("error", "message", "detail", "msg"))), "")
-            return " ".join([*map(str, body.get("loc") or ()), error_message(inner)])
+            place = body.get("loc")
+            return " ".join([*map(str, place if isinstance(place, list) else ()), error_message(inner)])
     return ""
 
 

@@ -77,12 +77,15 @@ class Tree:
         if self.commit is None:
             return fsspec.filesystem("dir", path=root, target_protocol="file")
         # git itself: libgit2 does not fetch what a partial clone lacks
-        packed = subprocess.run(["git", "-C", root, "archive", self.commit], capture_output=True, check=True)
+        packed = subprocess.run(["git", "-C", root, "archive", self.commit], capture_output=True, check=False)
+        if packed.returncode:
+            what = f"git archive {self.name}: {packed.stderr.decode(errors='replace').strip()[-200:]}"
+            raise UserError(what, "git fetch, or git fsck")
         return fsspec.filesystem("tar", fo=io.BytesIO(packed.stdout))
 
     def find(self, folder: str) -> list[str]:
-        """Files below a folder, sorted."""
-        return sorted(self._files.find(folder))
+        """Files below a folder, sorted; no links to what is not there, such as an editor's lock."""
+        return sorted(filter(self._files.isfile, self._files.find(folder)))
 
     def read(self, path: str) -> bytes | None:
         """A file; None where there is none."""

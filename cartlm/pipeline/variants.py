@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from cartlm.files import write_text
 from cartlm.pipeline import dvc_lock
 from cartlm.pipeline.repository import Tree
 
@@ -80,7 +81,7 @@ def prune(root: Path, variants: Variants) -> tuple[list[str], list[str]]:
     A model is removed only if dvc.lock has it from such a cell, and unchanged: DVC's cache still has it.
     Paid answers (data/answers) stay. Returns what was removed, and which models stay, with the reason.
     """
-    from dvc.utils.serialize import modify_yaml
+    from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
 
     metrics = prune_metrics(root, variants)
     tree = Tree(root)
@@ -91,9 +92,11 @@ def prune(root: Path, variants: Variants) -> tuple[list[str], list[str]]:
     # Models first: a run that is killed in between finds them in the lock again.
     models, kept = _prune_models(tree, made, (*OTHER_MODELS, *variants.names))
     for file, names in groupby(unlisted, key=lambda name: name.rpartition(":")[0]):
-        with modify_yaml(str(root / (file.replace(".yaml", ".lock") or "dvc.lock"))) as document:
-            for name in names:
-                del document["stages"][name.rpartition(":")[2]]
+        path = root / (file.replace(".yaml", ".lock") or "dvc.lock")
+        document = parse_yaml_for_update(path.read_text(encoding="utf-8"), str(path))
+        for name in names:
+            del document["stages"][name.rpartition(":")[2]]
+        write_text(path, dumps_yaml(document))  # as DVC writes it, but whole or not at all
     return metrics + models + [name.rpartition(":")[2] for name in unlisted], kept
 
 

@@ -55,8 +55,9 @@ def chunk_rows(pairs: Sequence[tuple[str, str]], vocabulary: LlamaCpp, separator
         padded = members if len(members) > 1 else members * 2
         text, ids = _as_tool("".join(text for text, _ in padded), vocabulary)
         if ids != [token for _, ids in padded for token in ids]:
+            row = next((row for row, own in members if _as_tool(row, vocabulary)[1] != own), text)
             raise UserError(
-                f"llama-imatrix tokenizes a calibration row differently: {text[-60:]!r}", "dvc repro data"
+                f"llama-imatrix tokenizes a calibration row differently: {row[-60:]!r}", "dvc repro data"
             )
         chunks.append(Chunks(length, len(members), text))
     return chunks

@@ -35,8 +35,8 @@ def number(value: float | None) -> str:
 
 
 def signed_percent(share: float) -> str:
-    """A change as a whole percentage with its sign, a true minus."""
-    return f"{100 * share:+.0f} %".replace("-", "−")
+    """A change as a percentage with its sign, a true minus; to one decimal place below 1 %."""
+    return f"{100 * share:+.{0 if abs(share) >= 0.01 else 1}f} %".replace("-", "−")
 
 
 def with_interval(value: float | None, low: float | None, high: float | None, unit: str = "") -> str:

@@ -109,7 +109,8 @@ def speed_notes(metrics: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def decode_notes(metrics: Path, variants: Sequence[str]) -> list[str]:
     """Which variants decode faster or slower than F16 in the same rounds, and which may not.
 
-    Wilcoxon's signed-rank test of the ratios, one a round, Holm-adjusted over the variants; scipy.
+    Wilcoxon's signed-rank test of the ratios, one a round, Holm-adjusted over the variants; scipy. Empty with too few
+    rounds for any p below ALPHA.
     """
     from scipy.stats import wilcoxon
 
@@ -123,9 +124,11 @@ def decode_notes(metrics: Path, variants: Sequence[str]) -> list[str]:
     ratios = {
         name: [value / f16[number] for number, value in of_name.items()]
         for name in variants
-        if name != paired.F16 and (of_name := rounds.get((name, decode), {})).keys() == f16.keys()
+        if name != paired.F16
+        and (of_name := rounds.get((name, decode), {})).keys() == f16.keys()
+        and 0 not in {*f16.values(), *of_name.values()}
     }
-    if not f16 or not ratios:
+    if not ratios or len(ratios) * 2 / 2 ** len(f16) >= ALPHA:
         return []
     logs = ([math.log(ratio) for ratio in each] for each in ratios.values())
     p_values = holm([float(wilcoxon(each).pvalue) if any(each) else 1.0 for each in logs])
@@ -148,7 +151,7 @@ def readme_block(metrics: Path, variants: Sequence[str]) -> str:
         lost = [each for each in differences if each.high < 0 and each.p_adjusted < ALPHA]
         names = ", ".join(f"`{each.variant}` {paired.format_points(each)}" for each in lost)
         count = f"{differences[0].pairs.n:,} rows"
-        loss = f"Exact match lost to `f16`, in percentage points: {names} ({count}); nothing measurable by the others."
+        loss = f"Exact match lost to `f16`, in percentage points: {names} ({count}); the others lose nothing measurable."
         none = f"No quantized variant loses measurable exact match to `f16` ({count})."
         notes.insert(0, loss if lost else none)
     return "\n\n".join(filter(None, [cells.markdown(README, rows), " ".join(notes)]))

@@ -88,7 +88,9 @@ def _run(command: Sequence[object], prefix: Path, name: str) -> tuple[str, Verdi
             capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
         )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired:
+        return "", Verdict(f"{name} takes more than {TIMEOUT_S} s")
+    except OSError as error:
         return "", Verdict(f"{name}: {error}")
     if done.returncode < 0:
         killer = signal.Signals(-done.returncode)
@@ -113,7 +115,7 @@ def settle(prefix: Path) -> None:
             print(verdict.reason)
             sys.exit(REBUILD)
         if not leave_out(prefix, info, verdict):
-            even = f" even without {', '.join(info['without'])}" if info["without"] else ""
+            even = f" even without {', '.join(info['without'])}" if info.get("without") else ""
             what = f"does not work on this CPU{even}: {verdict.reason}"
             _stop(what, "try another compiler: CC=clang CXX=clang++ docker/llama_cpp.sh", HOPELESS)
 

@@ -60,8 +60,10 @@ class Llama3(Yarn):
 ROPE_TYPES: dict[str, type[Rope]] = {"default": Rope, "linear": Linear, "llama3": Llama3, "yarn": Yarn}
 
 
-def _rope(value: Any) -> Rope:
-    """The embeddings of rope_scaling, or of rope_parameters, its new name. Raises ValueError."""
+def _rope(value: Any) -> Rope | None:
+    """The embeddings of rope_scaling, or of rope_parameters, its new name; None for an empty one. Raises ValueError."""
+    if not value:
+        return None
     if not isinstance(value, dict):
         raise ValueError("no JSON object")
     given = {key: one for key, one in value.items() if one is not None}
@@ -100,8 +102,8 @@ class Llama(BaseModel):
     torch_dtype: Dtype = None
     rms_norm_eps: Positive = 1e-6
     rope_theta: Positive | None = None
-    rope_scaling: Annotated[Rope, BeforeValidator(_rope)] | None = None
-    rope_parameters: Annotated[Rope, BeforeValidator(_rope)] | None = None
+    rope_scaling: Annotated[Rope | None, BeforeValidator(_rope)] = None
+    rope_parameters: Annotated[Rope | None, BeforeValidator(_rope)] = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Llama:

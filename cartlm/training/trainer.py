@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import random
 import sys
 from collections.abc import Iterator, Sequence
@@ -9,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import pandas as pd
 import peft
 import torch
 import transformers as hf
@@ -190,5 +191,10 @@ def training_curve(log: list[dict[str, Any]]) -> list[dict[str, float]]:
 
 def format_curve(history: list[dict[str, float]]) -> str:
     """CSV with one line for each logged step, for dvc plots; a value that was not measured is empty."""
-    curve = pd.DataFrame(history, columns=COLUMNS)
-    return str(curve.to_csv(index=False, float_format=f"%.{DIGITS}g", lineterminator="\n"))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for entry in history:
+        figures = {name: f"{value:.{DIGITS}g}" for name, value in entry.items()}
+        writer.writerow(figures | {"step": int(entry["step"])})
+    return text.getvalue()

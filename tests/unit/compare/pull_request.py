@@ -22,8 +22,8 @@ HEAD = """# What a pull request shows
 An example of the comment that `cartlm compare --comment BASE` makes. **Every number below is planted, none is measured**:
 `python -m tests.unit.compare.pull_request` writes this file from numbers of its own, and a test fails where it is out of date.
 The planted change has another learning rate and leaves the importance matrix out of `q4_k_m`. One variant loses accuracy
-by more than chance explains and others by less; one is slower on the CPU and another is faster on a card; a stage is older
-than its code.
+by more than chance explains and others by less; one is slower on the CPU and another is faster on a GPU; a stage is older
+than its code. A timing's change is relative to the reference model's, so it differs from the change of the two values shown.
 
 ---
 
