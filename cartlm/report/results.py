@@ -146,7 +146,7 @@ def readme_block(metrics: Path, variants: Sequence[str]) -> str:
     """What the README has between its markers: five rows, and a line of finding."""
     chosen = [name for name in variants if name in SHORT] or list(variants)[:5]
     rows = [each for row in collect(metrics, chosen) for each in (with_header(row) or [row])]
-    notes = decode_notes(metrics, chosen)
+    notes = decode_notes(metrics, variants)
     if differences := paired.against_f16(paired.read_outcomes_of(metrics, variants)):
         lost = [each for each in differences if each.high < 0 and each.p_adjusted < ALPHA]
         names = ", ".join(f"`{each.variant}` {paired.format_points(each)}" for each in lost)
