@@ -9,7 +9,7 @@ export PATH := $(if $(CARTLM_IMAGE),,$(CURDIR)/.venv/bin:)$(PATH)
 PY := $(if $(CARTLM_IMAGE),python,.venv/bin/python)
 CARTLM := $(PY) -m cartlm.cli
 DVC := $(PY) -m dvc
-PYTEST := $(PY) -m pytest -q -n auto --dist loadgroup --no-loadscope-reorder
+PYTEST := $(PY) -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 # TARGET=cpu, TARGET=gpu: in that target's image instead of on this machine.
 IN := docker/compose.sh run
 export CARTLM_BENCH_CHECK ?= $(CHECK)

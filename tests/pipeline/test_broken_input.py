@@ -19,7 +19,7 @@ from tests.pipeline import toy_repo
 from tests.pipeline.conftest import Run
 from tests.pipeline.toy_repo import Repo
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.xdist_group("graph")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 Spoil = Callable[[Repo], object]
 KB = 1024
 

@@ -16,7 +16,7 @@ from tests.pipeline import toy_repo
 from tests.pipeline.conftest import Run
 from tests.pipeline.toy_repo import Repo
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.xdist_group("graph")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 VARIANTS = ["base", "merged", "f16", "q8_0", "q4_k_m", "int4-g32"]
 TABLE_ROWS = ["base", "base,", *VARIANTS[1:]]  # the base model also with the format header
 

@@ -11,7 +11,7 @@ import yaml
 from tests.pipeline import toy_repo
 from tests.pipeline.conftest import Run, checkpoint
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.xdist_group("graph")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def hashes(lock: str) -> dict[str, str]:

@@ -17,7 +17,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.nightly,
     pytest.mark.timeout(1800),
-    pytest.mark.xdist_group("graph"),
 ]
 
 

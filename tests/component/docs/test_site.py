@@ -12,8 +12,6 @@ import pytest
 
 from tests import ROOT
 
-pytestmark = pytest.mark.xdist_group("site")  # built once
-
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:

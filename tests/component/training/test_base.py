@@ -216,7 +216,7 @@ def test_without_network_the_hub_is_one_line(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="the hub does not send the model") as error:
         make_base("hub", "meta-llama/Llama-3.2-1B", None, None, tmp_path / "base")
-    assert "git checkout params.yaml" in str(error.value)
+    assert "set base.path to a local folder" in str(error.value)
 
 
 def test_only_weights_configs_and_tokenizers_are_asked_for(

@@ -52,7 +52,10 @@ def test_a_variant_names_its_engine() -> None:
         ("q6_k", "llama.cpp", "dvc repro"), ("int8", "transformers", "dvc repro"),
     ],
 )  # fmt: skip
-def test_a_missing_model_names_what_makes_it(variant: str, engine: str, maker: str) -> None:
+def test_a_missing_model_names_what_makes_it(
+    variant: str, engine: str, maker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError) as caught:
         evaluation.model_path(Path("models"), variant, engine)
     assert f"{variant}" in caught.value.filename
