@@ -151,7 +151,7 @@ def mark_all_changed(side: Side) -> Side:
     for name, stage in side.stages.items():
         hashes = {path: md5 if path.startswith("data/") else f"{md5}x" for path, md5 in stage.hashes.items()}
         stages[name] = replace(
-            stage, hashes=hashes, made={path: f"{md5}x" for path, md5 in stage.made.items()}
+            stage, hashes=hashes, out_hashes={path: f"{md5}x" for path, md5 in stage.out_hashes.items()}
         )
     return replace(side, stages=stages)
 
