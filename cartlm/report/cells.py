@@ -34,11 +34,6 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 99.95 else f"{value:#.3g}"
 
 
-def signed_percent(share: float) -> str:
-    """A change as a percentage with its sign, a true minus; to one decimal place below 1 %."""
-    return f"{100 * share:+.{0 if abs(share) >= 0.01 else 1}f} %".replace("-", "−")
-
-
 def with_interval(value: float | None, low: float | None, high: float | None, unit: str = "") -> str:
     """A value with its 95 % interval, rounded as the Particle Data Group rounds: to two digits of the interval's half
     width where these are below 35, else to one; and to three digits of the value at most.

@@ -115,29 +115,25 @@ def decode_notes(metrics: Path, variants: Sequence[str]) -> list[str]:
     from scipy.stats import wilcoxon
 
     path, decode = metrics / "bench/cpu/rounds.csv", "cpu.decode_tokens_per_s"
-    rounds = (
-        parse_rounds(path.read_text(encoding="utf-8"), str(path), f"git checkout {path}")
-        if path.exists()
-        else {}
-    )
+    if not path.exists():
+        return []
+    rounds = parse_rounds(path.read_text(encoding="utf-8"), str(path), f"git checkout {path}")
     f16 = rounds.get((paired.F16, decode), {})
-    ratios = {
-        name: [value / f16[number] for number, value in of_name.items()]
-        for name in variants
-        if name != paired.F16
-        and (of_name := rounds.get((name, decode), {})).keys() == f16.keys()
-        and 0 not in {*f16.values(), *of_name.values()}
-    }
+    ratios: dict[str, list[float]] = {}
+    for name in variants:
+        own = rounds.get((name, decode), {})
+        if name != paired.F16 and own.keys() == f16.keys() and 0 not in {*f16.values(), *own.values()}:
+            ratios[name] = [own[number] / f16[number] for number in own]
     if not ratios or len(ratios) * 2 / 2 ** len(f16) >= ALPHA:
         return []
     logs = ([math.log(ratio) for ratio in each] for each in ratios.values())
     p_values = holm([float(wilcoxon(each).pvalue) if any(each) else 1.0 for each in logs])
-    known = [
-        f"`{name}` {cells.signed_percent(median(ratios[name]) - 1)}"
-        for name, p in zip(ratios, p_values, strict=True)
-        if p < ALPHA
-    ]
-    rest = [f"`{name}`" for name, p in zip(ratios, p_values, strict=True) if p >= ALPHA]
+    known, rest = [], []
+    for (name, each), p in zip(ratios.items(), p_values, strict=True):
+        if p < ALPHA:
+            known.append(f"`{name}` {paired.signed_points(median(each) - 1)} %")
+        else:
+            rest.append(f"`{name}`")
     told = [f"Decode speed against `f16` in the same {len(f16)} rounds: {', '.join(known)}."] if known else []
     return [*told, f"No measurable difference to `f16`'s decode speed: {', '.join(rest)}."] if rest else told
 
