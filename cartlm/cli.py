@@ -22,7 +22,7 @@ from cartlm.errors import UserError
 from cartlm.files import write_text
 from cartlm.metrics import read_metrics, write_metrics
 from cartlm.pipeline import dvc_remote, repository, stale, variants
-from cartlm.report import paper, results, summary
+from cartlm.report import paper, results, summary, worth
 from cartlm.system import machine
 from cartlm.text import few
 
@@ -133,11 +133,12 @@ def table() -> None:
 @main.command("readme-table", hidden=True)
 @click.option("--check", is_flag=True, help="Write nothing; exit code 1 if one is stale.")
 def readme_table(check: bool) -> int:
-    """Write the table in README.md, and docs/paper.md, from metrics/."""
+    """Write the table and the finding in README.md, and docs/paper.md, from metrics/."""
     settings, readme = command.params(), Path("README.md")
     measured = paper.Measured(settings.base.path, settings.data.path or paper.GENERATED)
     block = results.readme_block(METRICS, settings.variants.names)
-    texts = {readme: results.with_block(readme.read_text("utf-8"), block)}
+    text = results.with_block(readme.read_text("utf-8"), block)
+    texts = {readme: results.with_block(text, worth.sentences(METRICS), (worth.BEGIN, worth.END))}
     texts[Path("docs/paper.md")] = paper.document(METRICS, measured)
     changed = [path for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text]
     if check and changed:
@@ -248,6 +249,7 @@ def check_inputs(name: str) -> None:
 @main.command("check-models", hidden=True)
 def check_models() -> None:
     """Stop with one line if a model that params.yaml lists is missing or cut short."""
+    from cartlm.baseline import reader
     from cartlm.pipeline import model_files
     from cartlm.quantization import gguf
 
@@ -256,7 +258,8 @@ def check_models() -> None:
         model_files.check_weights(models / name, command.made_by(f"models/{name}"))
     for name in ["f16", *settings.gguf]:
         gguf.inspect_gguf(models / name / "model.gguf")
-    print(f"all {4 + len(settings.gguf) + len(settings.gptq)} models are there")
+    reader.load(models / "baseline/model.json")
+    print(f"all {5 + len(settings.gguf) + len(settings.gptq)} models are there")
 
 
 @main.command("check-remote", hidden=True)

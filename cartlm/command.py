@@ -44,6 +44,7 @@ MADE_BY = {
     "params.yaml": "git checkout params.yaml",
     "base/model": "git checkout base/model",
     "data": "dvc repro data",
+    "models/baseline": "dvc repro baseline",
     "models/base": "dvc repro base",
     "models/adapter": "dvc repro finetune",
     "models/merged": "dvc repro merge",

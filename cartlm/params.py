@@ -21,7 +21,7 @@ from cartlm.task.config import Prompt
 from cartlm.training.config import Base, Finetune, Merge
 
 RESERVED = (
-    *("base", "adapter", "merged", "f16", "architecture"),
+    *("baseline", "base", "adapter", "merged", "f16", "architecture"),
     *("machine", "rounds", "reference", "parity", "merge", "merged-bfloat16", "merged-nf4"),
 )
 """Names of ours below models/, then below metrics/: no variant and no server may have them."""

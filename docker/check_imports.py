@@ -18,6 +18,7 @@ PACKAGES = {
     "bitsandbytes": "bitsandbytes",
     "peft": "peft",
     "trl": "trl",
+    "sklearn": "scikit-learn",
     "dvc": "dvc",
     "cartlm": "cartlm",
 }

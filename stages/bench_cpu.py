@@ -1,4 +1,4 @@
-"""bench-cpu: speed, memory and energy of all GGUF variants, into metrics/bench/cpu/.
+"""bench-cpu: speed, memory and energy of the baseline and all GGUF variants, into metrics/bench/cpu/.
 
 python -m stages.bench_cpu        (CARTLM_BENCH_CHECK=1: refuse a machine other than the one of the committed numbers)
 """
@@ -26,6 +26,7 @@ def main() -> None:
     bench = params.bench_cpu
     plan = Plan.of(bench, params.prompt, bench.threads or cpu_limits.threads(), params.eval.max_new_tokens)
     models = {"f16": Model(Path("models/f16/model.gguf"), made_by="dvc repro convert-gguf")}
+    models["baseline"] = Model(Path("models/baseline/model.json"), "rules", made_by="dvc repro baseline")
     for name in params.gguf:
         models[name] = Model(Path("models", name, "model.gguf"), made_by=f"dvc repro quantize-gguf@{name}")
     models[REFERENCE] = reference.gguf_model()

@@ -78,27 +78,44 @@ def of(kind: str, records: Iterable[Record]) -> list[Record]:
     return [record for record in records if record["kind"] == kind]
 
 
-def spreads(records: Sequence[Record]) -> dict[str, float]:
-    """How far apart the rounds of a variant are: interquartile range over median, of two quantities.
+def tokenless(record: Record) -> bool:
+    """Whether the engine has no tokens, and so no phases and no time to the first of them (cartlm.baseline)."""
+    return not any(query["prompt_tokens"] for query in record["queries"])
 
-    `spread` is of the decode speeds, not of latencies, as each round asks other prompts, long or short ones;
-    `spread_p95` of the slow queries, the 95th percentile of decode seconds per token. Both are of the prefill where a
-    round of one-token answers has no decode speed.
+
+def spread_of(records: Sequence[Record]) -> tuple[str, list[float], list[float]]:
+    """What tells how far apart the rounds of a variant are: its name, its value and that of the slow queries by round.
+
+    That is the decode speed, with the 95th percentile of decode seconds per token; not the latency, as each round asks
+    other prompts, long or short ones. Of one-token answers, which have no decode speed, it is both of the prefill; of an
+    engine without tokens the median and the 95th percentile of the latencies per character of the prompt.
     """
     import numpy as np
-    from scipy.stats import iqr
 
+    if any(map(tokenless, records)):
+        each = [
+            [query["latency_s"] / query["prompt_ids"] for query in record["queries"]] for record in records
+        ]
+        median, slow = ([float(np.percentile(one, percent)) for one in each] for percent in (50, 95))
+        return "latencies", median, slow
     decoded = all("decode_tokens_per_s" in record for record in records)
     phase, tokens = ("decode", "decoded_tokens") if decoded else ("prefill", "prompt_tokens")
     seconds = [
         [query[f"{phase}_s"] / query[tokens] for query in record["queries"] if query[tokens]]
         for record in records
     ]
-    rounds = {
-        "spread": [record[f"{phase}_tokens_per_s"] for record in records],
-        "spread_p95": [np.percentile(of_round, 95) for of_round in seconds],
-    }
-    return {name: float(iqr(values) / (np.median(values) or math.inf)) for name, values in rounds.items()}
+    speeds = [record[f"{phase}_tokens_per_s"] for record in records]
+    return f"{phase} speeds", speeds, [float(np.percentile(of_round, 95)) for of_round in seconds]
+
+
+def spreads(records: Sequence[Record]) -> dict[str, float]:
+    """Interquartile range over median of the rounds: `spread` of their value, `spread_p95` of their slow queries."""
+    import numpy as np
+    from scipy.stats import iqr
+
+    _, values, slow = spread_of(records)
+    rounds = {"spread": values, "spread_p95": slow}
+    return {name: float(iqr(each) / (np.median(each) or math.inf)) for name, each in rounds.items()}
 
 
 def unsteady(records: Mapping[str, Sequence[Record]], max_spread: float) -> dict[str, str]:
@@ -108,7 +125,7 @@ def unsteady(records: Mapping[str, Sequence[Record]], max_spread: float) -> dict
         measured = of("queries", of_variant)
         spread, tail = spreads(measured).values()
         for worst, limit, what in (
-            (spread, max_spread, "decode speeds"), (tail, TAILS * max_spread, "95th percentiles"),
+            (spread, max_spread, spread_of(measured)[0]), (tail, TAILS * max_spread, "95th percentiles"),
         ):  # fmt: skip
             if worst > limit:
                 found[variant] = (
@@ -148,13 +165,17 @@ def queries(records: Sequence[Record], size_bytes: int | None, seed: int) -> Sec
     `n` is the number of processes (rounds), `queries` of measured queries in all; `load1` the median system load
     when a measurement began, `load1_max` the highest (this run's own share in it is about `threads`), `other_cpus`
     the median number of usable CPUs that other programs kept busy meanwhile, `stolen_cpus` those of them
-    that a hypervisor took. `wall_s` is of all the variant's processes, warm-ups and imports included.
+    that a hypervisor took. `wall_s` is of all the variant's processes, warm-ups and imports included. What is counted in
+    tokens, or to the first of them, is absent for an engine without any.
     """
     import numpy as np
 
     section = {} if size_bytes is None else {"size_mib": size_bytes / MIB}
     section |= _medians(records, MEDIANS, seed)
+    tokens = not any(map(tokenless, records))
     for name, percents in PERCENTILES.items():
+        if name == "ttft" and not tokens:
+            continue
         each = [[1000 * query[f"{name}_s"] for query in record["queries"]] for record in records]
         for percent in percents:
             section |= with_interval(f"{name}_ms_p{percent}", each, seed, partial(_percentile, percent))
@@ -169,13 +190,18 @@ def queries(records: Sequence[Record], size_bytes: int | None, seed: int) -> Sec
     return section | {
         **spreads(records),
         "queries": len(every),
-        "prompt_tokens_per_query": np.mean([query["prompt_tokens"] for query in every]),
-        "decoded_tokens_per_query": np.mean([query["decoded_tokens"] for query in every]),
+        **(_tokens_per_query(every) if tokens else {}),
         "stopped": np.mean([query["stopped"] for query in every]),
         "load1": np.median(loads),
         "load1_max": max(loads),
         "wall_s": sum(record["wall_s"] for record in records),
     }
+
+
+def _tokens_per_query(queries: Sequence[Mapping[str, Any]]) -> Section:
+    """The mean length of prompts and answers."""
+    kinds = ("prompt_tokens", "decoded_tokens")
+    return {f"{kind}_per_query": sum(query[kind] for query in queries) / len(queries) for kind in kinds}
 
 
 def served(records: Sequence[Record], seed: int) -> Section:

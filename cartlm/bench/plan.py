@@ -20,7 +20,7 @@ Job = dict[str, Any]
 
 @dataclass(frozen=True)
 class Model:
-    """What is measured: a GGUF file in llama.cpp, or a folder in transformers with a dtype."""
+    """What is measured: a GGUF file in llama.cpp, a folder in transformers with a dtype, or the file of the baseline (`rules`)."""
 
     path: Path
     engine: str = "llama.cpp"
@@ -99,7 +99,7 @@ class Plan:
 
     def kinds(self, model: Model, round: int) -> list[str]:
         """The kinds of measurement of a model in a round, each a function of cartlm.bench.worker."""
-        if model.prompts:
+        if model.prompts or model.engine == "rules":
             return ["queries"]
         if model.engine == "llama.cpp":
             more = {"served": round < self.served_rounds, "harness": round < self.harness_rounds}

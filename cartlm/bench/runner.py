@@ -19,7 +19,7 @@ from cartlm.system import cgroup, machine, processes
 Record = dict[str, Any]
 """A line of a raw file: session, variant, kind, round, time and the result of cartlm.bench.worker."""
 SESSION = "session"  # holds the name of the run in progress
-CODE = ("bench", "engines", "system")
+CODE = ("baseline", "bench", "engines", "system")
 
 
 def measure(
@@ -88,8 +88,10 @@ def close(raw: Path) -> None:
 def _describe(record: Record) -> str:
     """A measurement for the progress line: its kind, and the speeds of one query at a time."""
     speeds = record.get("ours", record)
-    names = {"prefill": "prefill_tokens_per_s", "decode": "decode_tokens_per_s"}
-    told = [f"{speeds[name]:.0f} {phase} tokens/s" for phase, name in names.items() if name in speeds]
+    names = {"prefill tokens": "prefill_tokens_per_s", "decode tokens": "decode_tokens_per_s"}
+    if speeds.keys().isdisjoint(names.values()):  # an engine without tokens
+        names = {"queries": "queries_per_s"}
+    told = [f"{speeds[name]:.0f} {what}/s" for what, name in names.items() if name in speeds]
     return ", ".join([record["kind"], *told])
 
 
@@ -98,7 +100,7 @@ def _session(
 ) -> str:
     """The name of the run in progress, or of a new one if none measures the same.
 
-    What measures counts too: the code of three packages and the versions of the libraries they call.
+    What measures counts too: the code of some packages and the versions of the libraries they call.
     """
     root = Path(__file__).parents[1]
     code = [file.read_bytes() for name in CODE for file in sorted((root / name).glob("*.py"))]

@@ -38,6 +38,10 @@ def _loader(job: Job) -> Callable[[], Any]:
             transformers.load, path, job["dtype"], job["device"], threads, fixed=tokens if job["fixed"] else None,
             kernel=job["kernel"], nf4=job["nf4"],
         )  # fmt: skip
+    if job["engine"] == "rules":
+        from cartlm.baseline import engine as baseline
+
+        return partial(baseline.load, path)
     from cartlm.engines import llama_cpp
 
     return partial(llama_cpp.load, path, tokens, threads, card=job["device"] != "cpu")
@@ -80,7 +84,8 @@ def answer_each(
         ids = tokenize(prompt)
         tokenize_s = time.perf_counter() - started
         answer = engine.answer(ids, max_new_tokens)
-        answered.append(query(answer, time.perf_counter() - started, tokenize_s, expected))
+        took = query(answer, time.perf_counter() - started, tokenize_s, expected)
+        answered.append({**took, "prompt_ids": len(ids)})  # of an engine without tokens: characters
     return answered
 
 

@@ -20,7 +20,7 @@ class Answer:
     `prefill_s`: seconds from the prompt's ids to the logits of the first new token; `decode_s`: all seconds after that,
     EOS included. `decode_s` has one forward pass a decoded token (one less at the cap), so `decoded_tokens / decode_s`
     is the decode speed. The answers of a batch share its seconds evenly. After `verify_draft` the draft's check is in
-    `prefill_s`: such an answer gives no speeds.
+    `prefill_s`: such an answer gives no speeds. An engine without tokens (cartlm.baseline) leaves ids, counts and seconds at 0.
     """
 
     text: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import sys
 from collections import deque
@@ -41,7 +42,17 @@ class Job:
         runtime = {
             name: value for name, value in engine.describe().items() if name not in ("threads", "workers")
         }
-        parts = [CODE, runtime, self.model, self.max_new_tokens, self.batch_size, self.prompts, self.drafts]
+        code = file_digest(Path(inspect.getfile(type(engine))).parent)
+        parts = [
+            CODE,
+            code,
+            runtime,
+            self.model,
+            self.max_new_tokens,
+            self.batch_size,
+            self.prompts,
+            self.drafts,
+        ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -54,7 +65,7 @@ def file_digest(path: Path) -> str:
 
 
 CODE = file_digest(Path(__file__).parent)
-"""The engines' own code: answers of older code are never reused."""
+"""The code of this package; answers of older code, also of an engine in another package, are never reused."""
 
 
 def collect_answers(engine: Any, job: Job, part: Path, label: str) -> list[Answer]:

@@ -21,11 +21,13 @@ from cartlm.task.prompt import PromptBuilder
 from cartlm.task.rows import Row
 
 # a batch of transformers has a large cache, and gains less
-MAX_REPLICAS = {"llama.cpp": 4, "transformers": 2}
+MAX_REPLICAS = {"llama.cpp": 4, "transformers": 2, "rules": 1}
+MODEL_FILES = {"llama.cpp": "model.gguf", "transformers": "", "rules": "model.json"}
+"""What an engine loads of a variant's folder; empty: the folder itself."""
 
 
 def engine_name(variant: str, reference: References, gguf: Iterable[str], gptq: Iterable[str]) -> str:
-    """`transformers` or `llama.cpp`: a reference variant names its engine, llama.cpp runs GGUF, transformers GPTQ.
+    """A reference variant names its engine (`transformers`, `llama.cpp` or `rules`); llama.cpp runs GGUF, transformers GPTQ.
 
     Raises UserError for an unknown variant.
     """
@@ -38,8 +40,8 @@ def engine_name(variant: str, reference: References, gguf: Iterable[str], gptq: 
 
 
 def model_path(models: Path, variant: str, engine: str) -> Path:
-    """The variant's model: a folder for transformers, a GGUF file for llama.cpp. Raises FileNotFoundError."""
-    path = models / variant if engine == "transformers" else models / variant / "model.gguf"
+    """The variant's model: a folder for transformers, a file for llama.cpp and the baseline. Raises FileNotFoundError."""
+    path = models / variant / MODEL_FILES[engine]
     path.stat()
     return path
 
@@ -55,6 +57,10 @@ def open_engine(engine: str, path: Path, threads: int, replicas: int | None = No
         from cartlm.engines import transformers
 
         return transformers.load(path, threads=threads // replicas, replicas=replicas)
+    if engine == "rules":
+        from cartlm.baseline import engine as baseline
+
+        return baseline.load(path)
     from cartlm.engines import llama_cpp
 
     return llama_cpp.load(path, threads=threads // replicas, replicas=replicas)

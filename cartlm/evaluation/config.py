@@ -9,6 +9,12 @@ from pydantic import Field
 from cartlm.config import Count, Section, Share, Tokens
 
 
+class RulesReference(Section):
+    """The baseline, which needs no model (cartlm.baseline)."""
+
+    engine: Literal["rules"]
+
+
 class TransformersReference(Section):
     """An unquantized variant, evaluated before the parity gate."""
 
@@ -20,8 +26,9 @@ class LlamaCppReference(Section):
 
 
 class References(Section):
-    """The unquantized variants: the base and the merged model in transformers, GGUF F16 in llama.cpp."""
+    """The baseline, and the unquantized variants: the base and the merged model in transformers, GGUF F16 in llama.cpp."""
 
+    baseline: RulesReference
     base: TransformersReference
     merged: TransformersReference
     f16: LlamaCppReference

@@ -12,7 +12,8 @@ from cartlm.evaluation.statistics import Pairs, holm, mcnemar, newcombe
 from cartlm.metrics import Outcome, read_outcomes
 
 F16 = "f16"
-UNQUANTIZED = ("base", "merged", F16)
+BASELINE = "baseline"
+UNQUANTIZED = (BASELINE, "base", "merged", F16)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from cartlm.files import write_text
 from cartlm.pipeline import dvc_lock
 from cartlm.pipeline.repository import Tree
 
-OTHER_MODELS = ("base", "adapter", "merged", "f16", "architecture")
+OTHER_MODELS = ("baseline", "base", "adapter", "merged", "f16", "architecture")
 """Folders under models/ that are no variant's."""
 RAW_FILES = ("quantize/{0}", "quantize/{0}.log", "eval/{0}.*", "bench/cpu/{0}.jsonl")
 """What a variant leaves under runs/."""
@@ -35,7 +35,7 @@ class Variants:
 
     @property
     def names(self) -> list[str]:
-        """All variants: first the unquantized ones."""
+        """All variants: first the baseline and the unquantized ones."""
         return [*self.reference, *self.gguf, *self.gptq]
 
     def lists(self, stage: str) -> bool:
@@ -60,7 +60,7 @@ def prune_metrics(root: Path, variants: Variants) -> list[str]:
         "gptq": variants.gptq,
         "eval": variants.names,
         "outcomes": variants.names,
-        "bench/cpu": ("f16", *variants.gguf, "reference", "machine", "rounds"),
+        "bench/cpu": ("baseline", "f16", *variants.gguf, "reference", "machine", "rounds"),
         "remote": variants.remote,
         "remote_outcomes": variants.remote,
     }

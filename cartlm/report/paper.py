@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import yaml
 
 from cartlm.evaluation.paired import F16, against_f16, read_outcomes_of, signed_points
-from cartlm.report import cells, hardware
+from cartlm.report import cells, hardware, worth
 from cartlm.report.summary import read_optional
 
 FIGURES = Path(__file__).with_name("paper.yaml")
@@ -85,6 +85,8 @@ def document(metrics: Path, measured: Measured) -> str:
     paper, found = figures()
     rows = [row(figure, metrics, measured, paper) for figure in found]
     parts = [*introduction(metrics, measured, paper), cells.markdown(COLUMNS, rows)]
+    if told := worth.sentences(metrics):
+        parts += [worth.TITLE, f"{told} [By kind of message](results.md#what-needs-no-model)."]
     return "\n\n".join([*parts, *over_baselines(metrics), *hardware.sections(metrics)]) + "\n"
 
 

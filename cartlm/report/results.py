@@ -12,11 +12,11 @@ from cartlm.bench.rounds import parse_rounds
 from cartlm.errors import UserError
 from cartlm.evaluation import paired
 from cartlm.evaluation.statistics import ALPHA, holm
-from cartlm.report import cells
-from cartlm.report.summary import SHOWN, collect, read_optional, with_header
+from cartlm.report import cells, worth
+from cartlm.report.summary import SHOWN, SPEEDS, collect, read_optional, with_header
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
-SHORT = ("base", "f16", "q8_0", "q4_k_m", "q2_k")
+SHORT = ("baseline", "base", "f16", "q8_0", "q4_k_m", "q2_k")
 """The variants of the README's table, where params.yaml lists them."""
 ACCURACY = (
     "variant", "exact_match", "novel", "croatian", "english", "spanish", "natural", "unparseable", "truncated",
@@ -56,13 +56,19 @@ def document(metrics: Path, variants: Sequence[str]) -> str:
             "Holm-adjusted over these variants.",
             paired.difference_table(differences),
         ]
-    fast = [row for row in rows if row["decode_tokens_per_s"] is not None]
+    fast = [row for row in rows if is_timed(row)]
     parts += [
+        *worth.section(metrics),
         "## Speed and memory on the CPU",
         cells.markdown(SPEED, fast) if fast else "",
         bullets(speed_notes(metrics, rows)),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def is_timed(row: Mapping[str, Any]) -> bool:
+    """Whether the benchmark measured a variant; the baseline has latencies, and no speeds in tokens."""
+    return any(row[key] is not None for key in SPEEDS)
 
 
 def bullets(notes: Sequence[str]) -> str:
@@ -92,13 +98,15 @@ def accuracy_notes(metrics: Path, variants: Sequence[str]) -> list[str]:
 def speed_notes(metrics: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Where the speeds were measured, what they are, and why some are not there."""
     notes = []
-    if machines := sorted({row["machine"] for row in rows if row["decode_tokens_per_s"] is not None}):
+    if machines := sorted({row["machine"] for row in rows if is_timed(row)}):
         notes.append(f"Measured on {' and '.join(machines)}.")
     notes.append("Speeds are medians across rounds; latencies are percentiles across all queries.")
+    if any(row["variant"] == paired.BASELINE and is_timed(row) for row in rows):
+        notes.append(f"`{paired.BASELINE}` has no tokens, so no speed in tokens.")
     notes += decode_notes(metrics, [row["variant"] for row in rows])
     if wide := read_optional(metrics / "bench/cpu/machine.json").get("details", {}).get("left_out"):
         notes.append(f"Left empty, as the interval is wider than the value: {wide}.")
-    if slow := ", ".join(f"`{row['variant']}`" for row in rows if row["decode_tokens_per_s"] is None):
+    if slow := ", ".join(f"`{row['variant']}`" for row in rows if not is_timed(row)):
         notes.append(
             f"Not measured here: {slow}. This benchmark runs llama.cpp; transformers and GPTQ are measured with an "
             "architecture's random weights and on CUDA cards ([the paper's figures](paper.md))."
@@ -139,7 +147,7 @@ def decode_notes(metrics: Path, variants: Sequence[str]) -> list[str]:
 
 
 def readme_block(metrics: Path, variants: Sequence[str]) -> str:
-    """What the README has between its markers: five rows, and a line of finding."""
+    """What the README has between its markers: the variants of SHORT, and a line of finding."""
     chosen = [name for name in variants if name in SHORT] or list(variants)[:5]
     rows = [each for row in collect(metrics, chosen) for each in (with_header(row) or [row])]
     notes = decode_notes(metrics, variants)
@@ -153,10 +161,11 @@ def readme_block(metrics: Path, variants: Sequence[str]) -> str:
     return "\n\n".join(filter(None, [cells.markdown(README, rows), " ".join(notes)]))
 
 
-def with_block(readme: str, block: str) -> str:
-    """The README with another block between its markers. Raises UserError without them."""
-    head, begin, rest = readme.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+def with_block(readme: str, block: str, markers: tuple[str, str] = (BEGIN, END)) -> str:
+    """The README with another block between two markers. Raises UserError without them."""
+    head, begin, rest = readme.partition(markers[0])
+    _, end, tail = rest.partition(markers[1])
     if not begin or not end:
-        raise UserError(f"README.md lacks {BEGIN} or {END}", "git checkout README.md")
-    return f"{head}{begin}\n\n{block}\n\n{end}{tail}"
+        raise UserError(f"README.md lacks {markers[0]} or {markers[1]}", "git checkout README.md")
+    inside = f"\n\n{block}\n\n" if block else "\n"
+    return f"{head}{begin}{inside}{end}{tail}"

@@ -22,6 +22,7 @@ PACKAGES = {
     "bitsandbytes": ("no fine-tuning in NF4 (QLoRA)", ("cpu", "gpu")),
     "trl": ("no fine-tuning on a card", ("gpu",)),
     "gptqmodel": ("no GPTQ variant is made", ("cpu", "gpu")),
+    "scikit-learn": ("no baseline is fitted", ("cpu", "gpu")),
     "datasets": ("no rows of published datasets", ()),
     "openai": ("no rows that a model words, no servers to compare with", ()),
 }

@@ -34,7 +34,7 @@ INSTRUCTIONS = (
     "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme",
 )  # fmt: skip
 LIBRARIES = (
-    "llama-cpp-python", "gguf", "numpy", "scipy", "torch", "transformers", "gptqmodel", "bitsandbytes",
+    "llama-cpp-python", "gguf", "numpy", "scipy", "rapidfuzz", "torch", "transformers", "gptqmodel", "bitsandbytes",
 )  # fmt: skip
 
 

@@ -141,6 +141,11 @@ CASES: dict[str, tuple[Spoil, list[str], list[str], int | None]] = {
         content("models/q8_0/model.gguf", b"garbage"), ["evaluate", "q8_0"],
         ["models/q8_0/model.gguf", "rm models/q8_0/model.gguf, then dvc repro"], None,
     ),
+    "baseline: rows missing": (remove("data/train.jsonl"), ["baseline"], ["data/train.jsonl is missing", "dvc repro data"], None),
+    "baseline: disk full": (nothing, ["baseline"], ["no space left", "models/baseline/model.json"], 2 * KB),
+    "eval: baseline missing": (
+        remove("models/baseline"), ["evaluate", "baseline"], ["models/baseline/model.json is missing", "dvc repro baseline"], None,
+    ),
     "base: model missing": (remove("base/model"), ["base"], ["base/model"], None),
     "base: weights cut short": (cut("base/model/model.safetensors", 100), ["base"], ["model.safetensors"], None),
     "base: config is no JSON": (content("base/model/config.json", b"{"), ["base"], ["config.json is not JSON"], None),

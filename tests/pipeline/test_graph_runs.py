@@ -17,8 +17,8 @@ from tests.pipeline.conftest import Run
 from tests.pipeline.toy_repo import Repo
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-VARIANTS = ["base", "merged", "f16", "q8_0", "q4_k_m", "int4-g32"]
-TABLE_ROWS = ["base", "base,", *VARIANTS[1:]]  # the base model also with the format header
+VARIANTS = ["baseline", "base", "merged", "f16", "q8_0", "q4_k_m", "int4-g32"]
+TABLE_ROWS = ["baseline", "base", "base,", *VARIANTS[2:]]  # the base model also with the format header
 
 
 def cartlm(repo: Repo, *arguments: str) -> str:
@@ -37,7 +37,7 @@ def test_a_bare_repro_runs_to_the_end(first: Run) -> None:
     assert {path.stem for path in (metrics / "quantize").iterdir()} == {"q8_0", "q4_k_m"}
     assert {path.stem for path in (metrics / "gptq").iterdir()} == {"int4-g32"}
     assert {path.stem for path in (metrics / "bench/cpu").iterdir()} == {
-        "machine", "rounds", "reference", "f16", "q8_0", "q4_k_m",
+        "machine", "rounds", "reference", "baseline", "f16", "q8_0", "q4_k_m",
     }  # fmt: skip
     for name in ("data.json", "finetune.csv", "merge.json", "parity.json", "summary.csv"):
         assert (metrics / name).stat().st_size > 0
@@ -45,7 +45,7 @@ def test_a_bare_repro_runs_to_the_end(first: Run) -> None:
 
 
 def test_check_models_and_table_agree(first: Run) -> None:
-    assert "all 7 models" in cartlm(first.repo, "check-models")
+    assert "all 8 models" in cartlm(first.repo, "check-models")
     table = cartlm(first.repo, "table")
     assert [line.split()[0] for line in table.splitlines()[1:]] == TABLE_ROWS
 
@@ -70,6 +70,7 @@ def test_the_summary_has_what_was_measured(first: Run) -> None:
             if f"{variant} cpu.{column}" in left_out:
                 continue
             measured = benched or (variant, column) == ("int4-g32", "size_mib")
+            measured = measured and (variant, column[-12:]) != ("baseline", "tokens_per_s")
             assert (float(row[column]) > 0) if measured else (row[column] == ""), f"{variant}: {column}"
     assert (
         float(rows["q4_k_m"]["size_mib"]) < float(rows["q8_0"]["size_mib"]) < float(rows["f16"]["size_mib"])
@@ -130,7 +131,7 @@ class TestChangedAndRebuilt:
         assert "q4_k_m" not in changed.lock
         cells = {name for name in yaml.safe_load(changed.lock)["stages"] if "@" in name}
         assert cells == {
-            "eval-reference@base", "eval-reference@merged", "eval-reference@f16", "quantize-gguf@q8_0", "eval@q8_0",
+            "eval-reference@baseline", "eval-reference@base", "eval-reference@merged", "eval-reference@f16", "quantize-gguf@q8_0", "eval@q8_0",
             "quantize-gptq@int4-g32", "eval-gptq@int4-g32",
         }  # fmt: skip
         for folder in ("metrics", "models", "runs"):
@@ -165,7 +166,7 @@ class TestChangedAndRebuilt:
             assert title in html
 
     def test_a_clone_without_models_rebuilds_them(self, first: Run, rebuilt: Run) -> None:
-        assert "all 7 models" in cartlm(rebuilt.repo, "check-models")
+        assert "all 8 models" in cartlm(rebuilt.repo, "check-models")
         assert yaml.safe_load(rebuilt.lock)["stages"].keys() == yaml.safe_load(first.lock)["stages"].keys()
 
     def test_make_repro_fetches_what_a_remote_holds(self, first: Run, tmp_path: Path) -> None:
@@ -176,4 +177,4 @@ class TestChangedAndRebuilt:
         first.repo.run("git", "clone", "-q", str(origin.path), str(tmp_path / "clone"))
         output = make_repro(Repo(tmp_path / "clone"))
         assert "Running stage" not in output
-        assert "all 7 models" in output
+        assert "all 8 models" in output

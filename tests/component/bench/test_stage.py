@@ -74,6 +74,25 @@ def check_reference(folder: Path) -> None:
             assert all(value > 0 for value in values)
 
 
+def check_baseline(folder: Path) -> None:
+    """It is measured in the same rounds, and what it has not is absent from all files: speeds in tokens, other kinds."""
+    found = read_metrics(folder / "baseline.json")
+    assert {"machine", "engine", "cpu"} <= found.keys() <= {"machine", "engine", "cpu", "energy"}
+    assert (found["engine"]["name"], found["engine"]["threads"]) == ("rules", 1)
+    assert (found["cpu"]["n"], found["cpu"]["queries"], found["cpu"]["stopped"]) == (2, 6, 1)
+    for name in ("size_mib", "queries_per_s", "latency_ms_p50", "latency_ms_p95", "peak_rss_mib"):
+        left_out = read_metrics(folder / "machine.json")["details"].get("left_out", "")
+        assert found["cpu"].get(name, 0) > 0 or f"baseline cpu.{name}" in left_out
+    with (folder / "rounds.csv").open(newline="") as file:
+        measured = {
+            (row["round"], row["metric"]) for row in csv.DictReader(file) if row["variant"] == "baseline"
+        }
+    measured = {each for each in measured if each[1].startswith("cpu.")}
+    metrics = ("load_s", "latency_ms_p50", "latency_ms_p95", "queries_per_s", "peak_rss_mib")
+    assert measured == {(round, f"cpu.{metric}") for round in "01" for metric in metrics}
+    assert not [name for name in found["cpu"] if "token" in name or "ttft" in name]
+
+
 def test_stage(quantized: Path) -> None:
     folder = quantized / "metrics/bench/cpu"
     folder.mkdir(parents=True)
@@ -81,9 +100,10 @@ def test_stage(quantized: Path) -> None:
     done = stage(quantized, "bench_cpu")
     assert done.returncode == 0, done.stderr
     assert sorted(os.listdir(folder)) == [
-        "f16.json", "machine.json", "q4_k_m.json", "reference.json", "rounds.csv",
+        "baseline.json", "f16.json", "machine.json", "q4_k_m.json", "reference.json", "rounds.csv",
     ]  # fmt: skip
     check_reference(folder)
+    check_baseline(folder)
     # a busy machine may give figures whose interval is wider than themselves
     left_out = read_metrics(folder / "machine.json")["details"].get("left_out", "").split(", ")
     for variant in ("f16", "q4_k_m"):
@@ -236,7 +256,7 @@ def test_killed_run_goes_on(quantized: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert running.stderr is not None
-    first = next(line for line in running.stderr if line.startswith("1/10"))
+    first = next(line for line in running.stderr if line.startswith("1/12"))
     os.kill(running.pid, signal.SIGKILL)
     running.wait()
     assert not (quantized / "metrics/bench").exists()
@@ -247,7 +267,7 @@ def test_killed_run_goes_on(quantized: Path) -> None:
         file.write('{"session": "cut by the ki')
     done = stage(quantized, "bench_cpu")
     assert done.returncode == 0, done.stderr
-    assert "going on after 1 of 10 measurements" in done.stderr
+    assert "going on after 1 of 12 measurements" in done.stderr
     assert done_before.read_text().startswith(whole)
     for variant in ("f16", "q4_k_m"):
         assert sorted(line["round"] for line in lines(quantized, variant)) == [0, 0, 0, 1]

@@ -23,7 +23,7 @@ from stages import evaluate, parity
 from tests import ROOT
 from tests.fixtures.toy import TRAINED, toy_rows
 
-REFERENCE = {"base": "transformers", "merged": "transformers", "f16": "llama.cpp"}
+REFERENCE = {"baseline": "rules", "base": "transformers", "merged": "transformers", "f16": "llama.cpp"}
 
 
 @pytest.fixture(scope="module")

@@ -220,3 +220,54 @@ def test_another_machine() -> None:
     assert "Big x64 (bb)" in warning
     with pytest.raises(UserError, match="Big x64"):
         publish.compare_machine(other, live, strict=True)
+
+
+def without_tokens(latencies: list[list[float]], in_proportion: bool = False) -> list[dict[str, Any]]:
+    """Records of an engine that has no tokens, as cartlm.bench.worker writes them."""
+    records = []
+    for round, seconds in enumerate(latencies):
+        one = record(round, seconds, queries_per_s=len(seconds) / sum(seconds), engine={"name": "rules"})
+        del one["prefill_tokens_per_s"]
+        for query in one["queries"]:
+            query |= {"prompt_tokens": 0, "decoded_tokens": 0, "prefill_s": 0.0, "decode_s": 0.0}
+            query["prompt_ids"] = int(1e6 * query["latency_s"]) if in_proportion else 400
+        records.append(one)
+    return records
+
+
+def test_an_engine_without_tokens_has_latencies_and_no_speed_of_0() -> None:
+    records = without_tokens([[0.001, 0.002, 0.003]] * 5)
+    found = aggregate.sections(records, 2**20, 7, Watts())
+    assert set(found) == {"cpu"}
+    assert found["cpu"]["latency_ms_p50"] == pytest.approx(2.0)
+    assert found["cpu"]["queries_per_s"] == pytest.approx(500)
+    assert (found["cpu"]["load_s"], found["cpu"]["queries"], found["cpu"]["spread"]) == (
+        pytest.approx(0.3),
+        15,
+        0,
+    )
+    assert not [name for name in found["cpu"] if "token" in name or "ttft" in name]
+    assert aggregate.round_metrics(found).keys() == {
+        "cpu.load_s", "cpu.queries_per_s", "cpu.latency_ms_p50", "cpu.latency_ms_p95",
+    }  # fmt: skip
+
+
+def test_rounds_without_tokens_are_refused_for_their_latencies() -> None:
+    steady = without_tokens([[0.001 * factor] * 16 for factor in (0.95, 1, 1, 1.05, 1)])
+    assert aggregate.unsteady({"baseline": steady}, 0.3) == {}
+    apart = without_tokens([[0.001 * factor] * 16 for factor in (0.6, 0.8, 1, 1.2, 1.4)])
+    assert aggregate.spreads(apart)["spread"] == pytest.approx(0.4)
+    why = aggregate.unsteady({"baseline": apart}, 0.3)["baseline"]
+    assert "the rounds' latencies spread by 40% of their median, more than 30%" in why
+    longer = without_tokens([[0.001 * factor] * 16 for factor in (0.6, 0.8, 1, 1.2, 1.4)], in_proportion=True)
+    assert aggregate.unsteady({"baseline": longer}, 0.3) == {}, "longer prompts take longer"
+    tails = without_tokens([[0.001] * 15 + [0.001 * factor] for factor in (1, 30, 1, 30, 30)])
+    assert aggregate.spreads(tails)["spread"] == 0
+    assert "95th percentiles spread by" in aggregate.unsteady({"baseline": tails}, 0.3)["baseline"]
+
+
+def test_energy_without_tokens_is_of_queries_and_correct_answers() -> None:
+    records = [{**one, "cpu_s": 0.4} for one in without_tokens([[0.1] * 4] * 3)]
+    found = aggregate.joules(records, Watts(10.0, load=30.0, cpus=2), 7)
+    assert found["energy_j_per_query"] > 0
+    assert "energy_j_per_token" not in found

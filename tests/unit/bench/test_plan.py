@@ -51,6 +51,8 @@ def test_rates() -> None:
     }
     empty = query(Answer("", (), "stop", 100, 0, 0, 0.2, 0.0), 1.0, 0.1, None)
     assert "decode_tokens_per_s" not in rates([empty])
+    without_tokens = query(Answer("{}", (), "stop", 0, 0, 0, 0.0, 0.0), 0.5, 0.1, None)
+    assert rates([without_tokens]) == {"queries_per_s": 2.0}
 
 
 def test_a_plan_is_its_section_of_params() -> None:
@@ -74,6 +76,7 @@ def test_a_plan_is_its_section_of_params() -> None:
 def test_what_is_measured_depends_on_engine_and_round() -> None:
     plan = replace(PLAN, served_rounds=1, harness_rounds=2, batches=(1, 8), accuracy_batch=4)
     gguf, folder = Model(Path("a.gguf")), Model(Path("a"), "transformers", "float16")
+    assert [plan.kinds(Model(Path("a.json"), "rules"), round) for round in range(2)] == [["queries"]] * 2
     assert [plan.kinds(gguf, round) for round in range(3)] == [
         ["queries", "served", "harness"], ["queries", "harness"], ["queries"],
     ]  # fmt: skip

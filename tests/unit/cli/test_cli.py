@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from cartlm import cli
 from tests import ROOT
+from tests.fixtures.baseline import write_baseline
 
 Run = Callable[..., Result]
 
@@ -146,6 +147,7 @@ def models(repo: Path) -> Path:
         weights(repo / "models" / name, "config.json")
     for name in ("f16", *listed["gguf"]):
         gguf(repo / "models" / name / "model.gguf")
+    write_baseline(repo / "models/baseline/model.json")
     return repo / "models"
 
 
@@ -165,6 +167,14 @@ def test_check_models_passes(cartlm: Run, models: Path) -> None:
         (
             lambda m: (m / "base/model.safetensors").write_bytes(b"abc"),
             ["models/base/model.safetensors does not load"],
+        ),
+        (
+            lambda m: (m / "baseline/model.json").unlink(),
+            ["models/baseline/model.json is missing", "dvc repro baseline"],
+        ),
+        (
+            lambda m: (m / "baseline/model.json").write_text("{}"),
+            ["models/baseline/model.json is no baseline", "dvc repro -f -s baseline"],
         ),
         (lambda m: (m / "q8_0/model.gguf").unlink(), ["models/q8_0/model.gguf is missing", "dvc repro"]),
         (

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cartlm.bench.rounds import REFERENCE, Rounds
-from cartlm.compare import judge, timings
+from cartlm.compare import judge, report, timings
 from cartlm.compare.comparison import Change, as_json
 from cartlm.compare.load import Side
 from cartlm.compare.timings import TimingChange, compare_rounds
@@ -75,6 +75,23 @@ def test_a_variant_that_moved_relative_to_the_reference_changed(machine: float) 
         ("q4_k_m", "ttft_ms_p95"): "worse",
     }
     assert set(changed(slower, side()).values()) == {"better"}
+
+
+def test_a_variant_without_tokens_is_judged_by_its_latencies() -> None:
+    def with_baseline(slow: float) -> Side:
+        cpu = {"cpu.latency_ms_p50": 2 * slow, "cpu.queries_per_s": 450 / slow, "cpu.peak_rss_mib": 40.0}
+        return measured({**files(), f"{FOLDER}/baseline.json": {"machine.hash": "m1", **cpu}})
+
+    old, new = with_baseline(1.0), with_baseline(1.6)
+    assert changed(old, with_baseline(1.0)) == {}
+    assert changed(old, new) == {
+        ("baseline", "latency_ms_p50"): "worse",
+        ("baseline", "queries_per_s"): "worse",
+    }
+    comparison = judge.compare_sides(old, new, TOLERANCES)
+    assert not comparison.lost
+    drawn = report.chart_values(comparison, "cpu", report.SPEED)
+    assert {name for name, _, _ in drawn} == set(VARIANTS), "it has no bar of 0"
 
 
 def test_all_variants_slower_than_the_reference_are_all_worse() -> None:

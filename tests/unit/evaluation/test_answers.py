@@ -16,7 +16,8 @@ from cartlm.evaluation.config import References
 from tests.fixtures.toy import toy_rows
 
 REFERENCE = References.model_validate({
-    "base": {"engine": "transformers"}, "merged": {"engine": "transformers"}, "f16": {"engine": "llama.cpp"},
+    "baseline": {"engine": "rules"}, "base": {"engine": "transformers"}, "merged": {"engine": "transformers"},
+    "f16": {"engine": "llama.cpp"},
 })  # fmt: skip
 
 
@@ -38,10 +39,11 @@ class Engine:
 
 
 def test_a_variant_names_its_engine() -> None:
+    assert evaluation.engine_name("baseline", REFERENCE, ["q4_k_m"], []) == "rules"
     assert evaluation.engine_name("merged", REFERENCE, ["q4_k_m"], []) == "transformers"
     assert evaluation.engine_name("q4_k_m", REFERENCE, ["q4_k_m"], []) == "llama.cpp"
     assert evaluation.engine_name("int8", REFERENCE, ["q4_k_m"], ["int8"]) == "transformers"
-    with pytest.raises(UserError, match=r"no variant 'q9'.*base, merged, f16, q4_k_m"):
+    with pytest.raises(UserError, match=r"no variant 'q9'.*baseline, base, merged, f16, q4_k_m"):
         evaluation.engine_name("q9", REFERENCE, ["q4_k_m"], [])
 
 
@@ -50,6 +52,7 @@ def test_a_variant_names_its_engine() -> None:
     [
         ("merged", "transformers", "dvc repro merge"), ("f16", "llama.cpp", "dvc repro convert-gguf"),
         ("q6_k", "llama.cpp", "dvc repro"), ("int8", "transformers", "dvc repro"),
+        ("baseline", "rules", "dvc repro baseline"),
     ],
 )  # fmt: skip
 def test_a_missing_model_names_what_makes_it(

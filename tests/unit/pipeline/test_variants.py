@@ -16,7 +16,7 @@ from cartlm.pipeline.repository import Tree
 from tests import ROOT
 
 TAKEN = (
-    "base", "adapter", "merged", "f16", "architecture", "machine", "rounds", "parity", "merge", "merged-nf4", "merged-bfloat16",
+    "baseline", "base", "adapter", "merged", "f16", "architecture", "machine", "rounds", "parity", "merge", "merged-nf4", "merged-bfloat16",
 )  # fmt: skip
 
 
@@ -110,7 +110,7 @@ def test_a_variant_that_left_leaves_nothing(repo: Path) -> None:
 
 
 def test_the_reference_model_s_numbers_and_the_rounds_stay(repo: Path) -> None:
-    names = ("reference.json", "rounds.csv", "machine.json", "gone.json")
+    names = ("reference.json", "rounds.csv", "machine.json", "baseline.json", "gone.json")
     for name in names:
         (repo / "metrics/bench/cpu").mkdir(parents=True, exist_ok=True)
         (repo / "metrics/bench/cpu" / name).write_text("", encoding="utf-8")

@@ -13,7 +13,7 @@ from cartlm.errors import UserError
 from cartlm.evaluation.statistics import wilson
 from cartlm.files import write_text
 from cartlm.metrics import Outcome, write_metrics, write_outcomes
-from cartlm.report import results, summary
+from cartlm.report import results, summary, worth
 from tests import ROOT
 
 NAMES = ["base", "f16", "q8_0", "q2_k", "int8"]
@@ -119,6 +119,32 @@ def test_only_the_block_changes(metrics: Path) -> None:
     assert results.with_block(new, "| a |") == new
 
 
+def test_a_block_with_nothing_to_say_is_empty() -> None:
+    text = f"before\n{worth.BEGIN}\nold\n{worth.END}\nafter"
+    new = results.with_block(text, "", (worth.BEGIN, worth.END))
+    assert new == f"before\n{worth.BEGIN}\n{worth.END}\nafter"
+    assert results.with_block(new, "", (worth.BEGIN, worth.END)) == new
+
+
+def test_a_variant_without_tokens_has_its_latencies_and_empty_cells(metrics: Path) -> None:
+    cpu = {
+        "size_mib": 0.3,
+        "latency_ms_p50": 2.0,
+        "latency_ms_p95": 3.0,
+        "queries_per_s": 450.0,
+        "peak_rss_mib": 40.0,
+    }
+    write_metrics(metrics / "bench/cpu/baseline.json", {"machine": {"name": "a toy CPU x2"}, "cpu": cpu})
+    names = ["baseline", *NAMES]
+    speed = results.document(metrics, names).partition("## Speed")[2]
+    assert rows(speed)["baseline"] == "| baseline | 0.300 |  |  | 2.00 | 3.00 | 450 | 40.0 |"
+    assert "`baseline` has no tokens" in speed
+    assert "Not measured here: `base`, `int8`" in speed
+    assert "`baseline`" not in speed.partition("Not measured")[2]
+    assert rows(results.readme_block(metrics, names))["baseline"].startswith("| baseline | 0.300 |")
+    assert summary.to_csv(summary.collect(metrics, names)).splitlines()[1].startswith("baseline,0.3,")
+
+
 def test_nothing_measured_gives_a_table_of_names(tmp_path: Path) -> None:
     block = results.readme_block(tmp_path, ["base"])
     assert block.splitlines()[-1].startswith("| base |")
@@ -137,7 +163,8 @@ def test_readme_table_writes_both_documents_and_checks_them(
 ) -> None:
     monkeypatch.chdir(metrics.parent)
     Path("params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
-    Path("README.md").write_text(f"{results.BEGIN}{results.END}", encoding="utf-8")
+    markers = (results.BEGIN, results.END, worth.BEGIN, worth.END)
+    Path("README.md").write_text("".join(markers), encoding="utf-8")
 
     def exit_code(*arguments: str) -> int:
         return CliRunner().invoke(cli.main, ["readme-table", *arguments]).exit_code

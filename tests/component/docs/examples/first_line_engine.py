@@ -1,4 +1,4 @@
-"""A baseline without a model: it always adds the catalog's first line (docs/contributing/engine.md)."""
+"""An engine without a model: it always adds the catalog's first line (docs/contributing/engine.md)."""
 
 from __future__ import annotations
 

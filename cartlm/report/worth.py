@@ -1,0 +1,156 @@
+"""On which messages a fine-tuned model is worth it: `f16` beside the baseline, which needs no model, by kind of message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cartlm.evaluation.paired import BASELINE, F16
+from cartlm.evaluation.statistics import wilson
+from cartlm.report import cells
+from cartlm.report.summary import read_optional
+
+BEGIN, END = "<!-- worth -->", "<!-- /worth -->"
+"""The README's markers around `sentences`."""
+TITLE = "## What needs no model"
+FEWEST = 30  # rows of a kind that a sentence names
+NAMED = 3  # kinds in a sentence
+TEST, NATURAL = "generated test messages", "messages that people typed, short English orders"
+KINDS = {
+    "language_croatian": "in Croatian",
+    "language_english": "in English",
+    "language_spanish": "in Spanish",
+    "noise_clean": "without typing errors or slang",
+    "noise_noisy": "with typing errors or slang",
+    "not_novel": "about products and in phrases seen in training",
+    "novel": "about products and in phrases never seen in training",
+    "correction_none": "without a correction",
+    "correction_product": "that correct the product",
+    "correction_quantity": "that correct the quantity",
+    "name_form_full": "that copy the catalog line",
+    "name_form_inflected": "that inflect the product's name",
+    "name_form_short": "that give one word of the product's name",
+    "name_form_part": "that give only the product's size",
+    "quantity_form_digit": "with the quantity in digits",
+    "quantity_form_word": "with the quantity in words",
+    "quantity_form_pack": "with a pack as the quantity",
+    "quantity_form_none": "without a quantity",
+}
+"""Slice of the test rows -> the messages in it, as a sentence goes on after "messages"."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Exact match of some rows, with Wilson's interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of message, answered by both."""
+
+    messages: str
+    n: int
+    baseline: Share
+    f16: Share
+
+    @property
+    def lead(self) -> float:
+        """How much more of them `f16` answers exactly."""
+        return self.f16.value - self.baseline.value
+
+    @property
+    def better(self) -> str:
+        """The variant whose interval lies above the other's; empty where they overlap."""
+        if self.f16.low > self.baseline.high:
+            return F16
+        return BASELINE if self.baseline.low > self.f16.high else ""
+
+    @property
+    def against(self) -> str:
+        return f"{percent(self.f16)} against {percent(self.baseline)}"
+
+
+def kinds(metrics: Path) -> list[Kind]:
+    """All test rows, each of KINDS, and the natural messages, as far as both variants answered the same number of them."""
+    both = [read_optional(metrics / "eval" / f"{name}.json") for name in (BASELINE, F16)]
+    found = [_kind(TEST, both, "free", "exact_match", "n")]
+    found += [
+        _kind(f"messages {words}", both, "free_slices", key, f"{key}_n") for key, words in KINDS.items()
+    ]
+    found.append(_kind(NATURAL, both, "natural", "exact_match", "n"))
+    return [each for each in found if each]
+
+
+def _kind(
+    messages: str, both: Sequence[Mapping[str, Any]], section: str, key: str, count: str
+) -> Kind | None:
+    values = [file.get(section, {}) for file in both]
+    if not all(key in each and count in each for each in values) or values[0][count] != values[1][count]:
+        return None
+    n = int(values[0][count])
+    baseline, f16 = (Share(each[key], *wilson(round(each[key] * n), n)) for each in values)
+    return Kind(messages, n, baseline, f16)
+
+
+def sentences(metrics: Path) -> str:
+    """Where the model is worth it and where it is not; empty where one of both was not evaluated."""
+    found = {each.messages: each for each in kinds(metrics)}
+    test, natural = found.pop(TEST, None), found.pop(NATURAL, None)
+    if test is None:
+        return ""
+    told = [
+        f"Of {test.n:,} {TEST}, the fine-tuned model (`{F16}`) answers {percent(test.f16)} exactly, and a reader without a "
+        f"language model (`{BASELINE}`) {percent(test.baseline)}."
+    ]
+    gains = [each for each in found.values() if each.n >= FEWEST and each.better == F16]
+    gains = sorted(gains, key=lambda each: -each.lead)[:NAMED]
+    if gains:
+        named = [f"{each.messages.removeprefix('messages ')} ({each.against})" for each in gains]
+        told.append(
+            f"The model is worth it most for messages {' and '.join(filter(None, [', '.join(named[:-1]), named[-1]]))}."
+        )
+    if natural:
+        these = f"the {natural.n:,} {NATURAL}"
+        says = {
+            F16: f"It is worth it for {these}, too",
+            BASELINE: f"It is not worth it for {these}",
+            "": f"It makes no measurable difference for {these}",
+        }
+        told.append(f"{says[natural.better]}: {natural.against}.")
+    return " ".join(told)
+
+
+def percent(share: Share) -> str:
+    return f"{100 * share.value:.0f} %"
+
+
+def section(metrics: Path) -> list[str]:
+    """Title, sentences and a table of all kinds, for docs/results.md; nothing where one of both was not evaluated."""
+    told = sentences(metrics)
+    if not told:
+        return []
+    rows = [
+        {
+            "messages": each.messages,
+            "rows": f"{each.n:,}",
+            **_cells(BASELINE, each.baseline),
+            **_cells(F16, each.f16),
+        }
+        for each in kinds(metrics)
+    ]
+    return [
+        TITLE,
+        f"`{BASELINE}` matches the message with the catalog lines (rapidfuzz) and reads number and action by linear weights "
+        f"fitted on the training rows. {told}",
+        cells.markdown(("messages", "rows", BASELINE, F16), rows),
+    ]
+
+
+def _cells(name: str, share: Share) -> dict[str, float]:
+    return {name: share.value, f"{name}_low": share.low, f"{name}_high": share.high}
