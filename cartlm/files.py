@@ -38,6 +38,20 @@ def replacing(path: Path, folder: bool = False) -> Iterator[Path]:
         _remove(temporary)
 
 
+@contextmanager
+def scratch(beside: Path) -> Iterator[Path]:
+    """An empty folder for work on what will stand at `beside`; gone at the end, what a kill left with the next one."""
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    for stale in beside.parent.glob(f".tmp-*-{beside.name}.work"):
+        _remove(stale)
+    temporary = beside.with_name(f".tmp-{os.getpid()}-{beside.name}.work")
+    temporary.mkdir()
+    try:
+        yield temporary
+    finally:
+        _remove(temporary)
+
+
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)

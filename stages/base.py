@@ -1,4 +1,4 @@
-"""base: the 16-bit base model, from base/model or from the hub.
+"""base: the 16-bit base model, from base/model, the hub, Python packages or a GGUF file.
 
 python -m stages.base
 """
@@ -19,7 +19,8 @@ def main() -> None:
     """Write models/base: weights as they are, tokenizer and configs with one pad, bos and eos."""
     settings = command.params()
     made = base.make(  # dvc.yaml does not track gguf and gptq: a new variant must not start the graph anew
-        settings.base, settings.prompt, settings.merge, settings.gguf, settings.gptq, settings.data.languages, TARGET, LOG
+        settings.base, settings.prompt, settings.merge, settings.gguf, settings.gptq, settings.data.languages, TARGET, LOG,
+        command.progress,
     )  # fmt: skip
     if made.left_out:
         command.progress(

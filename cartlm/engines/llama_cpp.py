@@ -139,6 +139,10 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
         ids = (c.llama_token * size)()
         return ids[: c.llama_tokenize(self._vocab, data, len(data), ids, size, special, special)]
 
+    def is_control(self, token: int) -> bool:
+        """Whether llama.cpp never reads the token out of text: of some names it decides so against the file."""
+        return bool(c.llama_vocab_is_control(self._vocab, token))
+
     def decode(self, ids: list[int]) -> str:
         """The text of `ids`, byte for byte; special tokens have none."""
         return join_pieces([self._piece(token) for token in ids])

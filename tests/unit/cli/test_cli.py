@@ -108,6 +108,35 @@ def test_a_broken_preset_leaves_params_alone(cartlm: Run, repo: Path) -> None:
     assert (repo / "params.yaml").read_bytes() == before
 
 
+DOWNLOADED = "base:\n  source: hub\n  path: some/model\n  license: MIT\n  download_mb: 1234.0\n"
+
+
+def test_a_preset_that_downloads_asks_first(cartlm: Run, repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Licence and size are told; no terminal and no --yes, or a no there, changes nothing."""
+    (repo / "presets/mine.yaml").write_text(DOWNLOADED, encoding="utf-8")
+    before = (repo / "params.yaml").read_bytes()
+    done = cartlm("preset", "mine")
+    failed(done, "make preset NAME=mine YES=1")
+    assert "some/model: licence MIT" in done.stdout
+    assert "1,234 MB" in done.stdout
+    assert (repo / "params.yaml").read_bytes() == before
+    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True)
+    done = CliRunner().invoke(cli.main, ["preset", "mine"], input="n\n", prog_name="cartlm")
+    assert (done.exit_code, (repo / "params.yaml").read_bytes()) == (2, before)
+    done = CliRunner().invoke(cli.main, ["preset", "mine"], input="y\n", prog_name="cartlm")
+    assert done.exit_code == 0, done.output
+    assert "path: some/model" in (repo / "params.yaml").read_text(encoding="utf-8")
+
+
+def test_yes_and_a_preset_without_a_download_do_not_ask(cartlm: Run, repo: Path) -> None:
+    (repo / "presets/mine.yaml").write_text(DOWNLOADED, encoding="utf-8")
+    assert cartlm("preset", "mine", "--yes").exit_code == 0
+    (repo / "presets/mine.yaml").write_text("base:\n  source: gguf\n  path: model.gguf\n", encoding="utf-8")
+    assert cartlm("preset", "mine").exit_code == 0
+    (repo / "presets/mine.yaml").write_text("finetune:\n  epochs: 2.0\n", encoding="utf-8")
+    assert cartlm("preset", "mine").exit_code == 0
+
+
 def test_table_names_every_variant(cartlm: Run) -> None:
     done = cartlm("table")
     assert done.exit_code == 0, done.stderr

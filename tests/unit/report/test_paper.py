@@ -165,3 +165,21 @@ def test_the_baselines_are_split_into_runtime_and_bits(metrics: Path) -> None:
 def test_verdicts(low: float, high: float, better: Any, said: str) -> None:
     figure = Figure("a claim", "0.50", "value", 0.5, 0.005, [], better=better)
     assert paper.verdict(figure, Interval(low, low, high)) == said
+
+
+def test_a_dequantized_model_is_another_model(metrics: Path) -> None:
+    """Its shares are not the paper's to judge, and its name says what it was made of."""
+    write_metrics(
+        metrics / "merge.json", {"parameters": 10, "base": {"name": PAPERS.model, "dequantized_from": "Q4_1"}}
+    )
+    found = paper.measured_model(metrics, "some/other", PAPERS.dataset)
+    assert found == Measured(PAPERS.model, PAPERS.dataset, "Q4_1")
+    assert verdicts(metrics, found)["GGUF Q4_K_M, exact match"][1] == "not testable"
+    text = paper.document(metrics, found)
+    assert f"`{PAPERS.model}` (10 parameters), dequantized from Q4_1, on" in text
+    assert f"1,000 rows, {PAPERS.model}, dequantized from Q4_1 |" in text
+
+
+def test_metrics_from_before_there_was_an_origin_still_load(metrics: Path) -> None:
+    write_metrics(metrics / "merge.json", {"parameters": 10})
+    assert paper.measured_model(metrics, "base/model", "rows") == Measured("base/model", "rows")

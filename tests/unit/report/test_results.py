@@ -78,6 +78,13 @@ def test_the_notes_have_the_counts(metrics: Path) -> None:
         assert words in text
 
 
+def test_a_dequantized_base_model_is_told(metrics: Path) -> None:
+    write_metrics(metrics / "merge.json", {"base": {"name": "some/model", "source": "package"}})
+    assert "some/model" not in results.document(metrics, NAMES)
+    write_metrics(metrics / "merge.json", {"base": {"name": "some/model", "dequantized_from": "Q4_1"}})
+    assert "The base model `some/model` was dequantized from Q4_1" in results.document(metrics, NAMES)
+
+
 def test_the_finding_names_what_is_lost(metrics: Path) -> None:
     block = results.readme_block(metrics, NAMES)
     assert "`q2_k` −30.0 [" in block

