@@ -29,7 +29,7 @@ def main() -> None:
             raise FileNotFoundError(2, "No such file or directory", str(folder))
     import torch
 
-    from cartlm.training import merge, sources
+    from cartlm.training import merge, origin
     from cartlm.training.qlora import RECORD
 
     torch.set_num_threads(cpu_limits.threads())
@@ -52,7 +52,7 @@ def main() -> None:
         "size_mib": size_mib,
         "parameters": made.parameters,
         "bytes": made.bytes_by_group,
-        **({"base": origin} if (origin := sources.read_origin(BASE)) else {}),
+        **({"base": known} if (known := origin.read(BASE)) else {}),
         "finetune": trained,
         "machine": machine.fingerprint(),
         "engine": engine,

@@ -103,5 +103,8 @@ def check_gguf(
         with llama_cpp.load_vocabulary(file) as vocabulary:
             shared_ids(rows, builder, vocabulary.prompt_builder(builder.separator))
             if imatrix:
-                chunk_rows([(row.prompt, row.completion) for row in rows], vocabulary, builder.separator)
+                # GPT-2's pre-tokenizer reads a line break at a message's end otherwise before a completion; ours have none
+                chunk_rows(
+                    [(row.prompt.rstrip(), row.completion) for row in rows], vocabulary, builder.separator
+                )
     return True

@@ -17,6 +17,7 @@ from cartlm.quantization.config import Gguf, Gptq
 from cartlm.task.config import Prompt
 from cartlm.training import llama_config, sources, special_tokens
 from cartlm.training.config import Base, Merge
+from cartlm.training.origin import write as write_origin
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def _make(
         imatrix = any(variant.imatrix for variant in gguf.values())
         checked = tokenizer_check.check(temporary, prompt.separator, languages, imatrix, log, path)
         check_values(temporary, weights, config, merge.dtype, path)
-        sources.write_origin(temporary, source.origin)
+        write_origin(temporary, source.origin)
     return BaseModel(
         path, source.commit, source.origin.dequantized_from,
         sum(tensor.parameters for tensor in weights.tensors.values()), sum(sizes), config["vocab_size"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from cartlm import hub
@@ -13,21 +13,9 @@ from cartlm.errors import UserError
 from cartlm.files import scratch
 from cartlm.training import ollama
 from cartlm.training.config import Base
+from cartlm.training.origin import Origin
 
 DOWNLOADED = (*model_dir.CONFIGS, *model_dir.DOWNLOADED, *model_dir.TOKENIZER, "adapter_config.json")
-ORIGIN = "origin.json"
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What models/base/origin.json says: the model's name, the kind of source, the licence, and the GGUF type that it
-    was dequantized from, such as Q4_K_M; None where it was not, or where nobody knows.
-    """
-
-    name: str
-    source: str
-    license: str | None
-    dequantized_from: str | None
 
 
 @dataclass(frozen=True)
@@ -87,14 +75,3 @@ def fetch(base: Base) -> tuple[Path, str | None]:
         raise UserError(f"base.path={path} is not a folder", "git checkout base/model, or set base.path")
     folder = hub.download("model", path, base.revision, DOWNLOADED, "base.path")
     return folder, folder.name
-
-
-def read_origin(folder: Path) -> dict[str, str]:
-    """What origin.json in `folder` knows; empty for a base model from before there was one."""
-    path = folder / ORIGIN
-    known = model_dir.read_json(path) if path.exists() else {}
-    return {key: str(value) for key, value in known.items() if value is not None}
-
-
-def write_origin(folder: Path, origin: Origin) -> None:
-    model_dir.write_json(folder / ORIGIN, asdict(origin))
