@@ -148,6 +148,8 @@ def _write_model(path: Path, header: Header, folder: Path, dtype: str, name: str
                     local_files_only=True, use_safetensors=True, trust_remote_code=False,
                 )  # fmt: skip
         except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
+            if "allocate memory" in str(error):
+                raise  # nothing is wrong with the file
             reason = " ".join(str(error).split())[:160]
             raise UserError(f"transformers does not dequantize {name}: {reason}", OTHER) from None
     tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
@@ -162,13 +164,12 @@ def _write_model(path: Path, header: Header, folder: Path, dtype: str, name: str
         del config.quantization_config
     for key in ("_model_name_or_path", "unk_token_id"):  # of the file, and nothing that a model needs
         config.__dict__.pop(key, None)
-    config.rms_norm_eps = float(str(np.float32(config.rms_norm_eps)))  # 1e-06 and not 9.999999974752427e-07
+    if hasattr(config, "rms_norm_eps"):  # 1e-06 and not 9.999999974752427e-07
+        config.rms_norm_eps = float(str(np.float32(config.rms_norm_eps)))
     config.architectures, config.dtype = [type(model).__name__], getattr(torch, dtype)
     if scaling := _rope_scaling(header):
-        of_all = config.rope_parameters.get(
-            "full_attention", config.rope_parameters
-        )  # Gemma has two kinds of layers
-        of_all.update(scaling)
+        # Gemma has two kinds of layers, and scales one
+        config.rope_parameters.get("full_attention", config.rope_parameters).update(scaling)
     config.save_pretrained(folder)
 
 
