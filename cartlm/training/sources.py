@@ -58,7 +58,10 @@ def fetched(base: Base, target: Path, log: Path, say: Callable[[str], None]) -> 
     with scratch(target) as folder:
         say(f"dequantizing {name}")
         quantization = dequantize.to_hub_layout(gguf, folder, log, name)
-        yield Source(folder, None, Origin(name, base.source, license_name, quantization))
+        try:
+            yield Source(folder, None, Origin(name, base.source, license_name, quantization))
+        except UserError as error:  # nobody knows that folder by its name
+            raise UserError(error.message.replace(str(folder), name), error.hint) from None
 
 
 def fetch(base: Base) -> tuple[Path, str | None]:

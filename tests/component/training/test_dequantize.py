@@ -258,6 +258,18 @@ def test_a_base_out_of_a_package(
     }  # fmt: skip
 
 
+def test_what_the_checks_of_any_base_refuse_names_the_file(
+    toy_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: Path) -> None:
+        raise UserError(f"{folder} is refused", "")
+
+    monkeypatch.setattr("cartlm.training.base.model_dir.weights", refuse)
+    with pytest.raises(UserError, match=r"^model\.gguf is refused$"):
+        make_base("gguf", str(toy_gguf), None, None, tmp_path / "models/base")
+    assert [path.name for path in (tmp_path / "models").iterdir() if path.suffix != ".log"] == []
+
+
 def test_other_bases_say_where_they_are_from(toy_model: Path, tmp_path: Path) -> None:
     make_base("hub", str(toy_model), None, None, tmp_path / "base")
     assert origin(tmp_path / "base") == {
