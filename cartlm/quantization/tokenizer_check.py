@@ -103,8 +103,7 @@ def check_gguf(
         with llama_cpp.load_vocabulary(file) as vocabulary:
             shared_ids(rows, builder, vocabulary.prompt_builder(builder.separator))
             if imatrix:
-                # GPT-2's pre-tokenizer reads a line break at a message's end otherwise before a completion; ours have none
-                chunk_rows(
-                    [(row.prompt.rstrip(), row.completion) for row in rows], vocabulary, builder.separator
-                )
+                # without the line break at the end: GPT-2's pre-tokenizer (SmolLM) joins two of them, but not before a sign
+                pairs = [(row.prompt.rstrip(), row.completion) for row in rows]
+                chunk_rows(pairs, vocabulary, builder.separator)
     return True
