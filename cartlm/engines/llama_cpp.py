@@ -16,7 +16,7 @@ import numpy as np
 from cartlm.engines.answer import Answer, FinishReason, Stopped, describe_threads, join_pieces
 from cartlm.errors import UserError
 from cartlm.system import cpu_limits, llama_cpp_probe
-from cartlm.task.prompt import PromptBuilder
+from cartlm.task.prompt import PromptBuilder, end_ids
 
 CONTEXT_STEP = 256  # llama.cpp rounds the context up to this many tokens
 _errors: list[str] = []
@@ -45,11 +45,13 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
         self._model, self._context, self.context_tokens = model, None, 0
         self._vocab = c.llama_model_get_vocab(model)
         self.vocabulary = c.llama_vocab_n_tokens(self._vocab)
-        self.bos_id = c.llama_vocab_bos(self._vocab)
+        self.bos_id = c.llama_vocab_bos(self._vocab) if self._names("bos") else None
         self.eos_id = c.llama_vocab_eos(self._vocab)
+        self.end_ids = end_ids(self.eos_id, self._find)
         self.adds_bos = bool(
             c.llama_vocab_get_add_bos(self._vocab)
         )  # whether llama.cpp's tools do it by themselves
+        self._adds_space = self._join(self.tokenize("a")) == " a"
         self.stopped = False  # set from another thread: the current answer ends at its next token
         self.replicas = [self]  # and others over the same weights, which may answer at the same time
         self._busy = Lock()
@@ -71,7 +73,7 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
         self.context_tokens = c.llama_n_ctx(self._context)
 
     def answer(self, prompt_ids: list[int], max_new_tokens: int) -> Answer:
-        """The greedy completion of exactly `prompt_ids`, up to EOS or `max_new_tokens`.
+        """The greedy completion of exactly `prompt_ids`, up to an end token or `max_new_tokens`.
 
         Raises UserError if the model computes NaN or infinity.
         """
@@ -89,7 +91,7 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
                 token = int(np.argmax(logits))
                 if not np.isfinite(logits[token]):
                     raise UserError(f"{self.path} computes {logits[token]}", "delete it, then dvc repro")
-                if token == self.eos_id:
+                if token in self.end_ids:
                     reason = "stop"
                     break
                 ids.append(token)
@@ -143,8 +145,23 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
         """Whether llama.cpp never reads the token out of text: of some names it decides so against the file."""
         return bool(c.llama_vocab_is_control(self._vocab, token))
 
+    def _names(self, kind: str) -> bool:
+        """Whether the file has such a token; without one llama.cpp falls back to an id of its own."""
+        key, buffer = f"tokenizer.ggml.{kind}_token_id".encode(), ctypes.create_string_buffer(16)
+        return int(c.llama_model_meta_val_str(self._model, key, buffer, len(buffer))) >= 0
+
+    def _find(self, name: str) -> int | None:
+        """The id of a token by its name, None for what the vocabulary splits."""
+        data, ids = name.encode(), (c.llama_token * len(name))()
+        found = ids[: max(0, c.llama_tokenize(self._vocab, data, len(data), ids, len(ids), False, True))]
+        return found[0] if len(found) == 1 and self.token_name(found[0]) == name else None
+
     def decode(self, ids: list[int]) -> str:
-        """The text of `ids`, byte for byte; special tokens have none."""
+        """The text of `ids`, byte for byte, without the space that some tokenizers put in front; special tokens have none."""
+        text = self._join(ids)
+        return text.removeprefix(" ") if self._adds_space else text
+
+    def _join(self, ids: list[int]) -> str:
         return join_pieces([self._piece(token) for token in ids])
 
     def _piece(self, token: int) -> bytes:
@@ -159,7 +176,7 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
 
     def prompt_builder(self, separator: str) -> PromptBuilder:
         """The builder over the GGUF's own tokenizer, whose BOS and EOS are compared with the model's (`shared_ids`)."""
-        return PromptBuilder(self.tokenize, self.bos_id, self.eos_id, separator)
+        return PromptBuilder(self.tokenize, self.bos_id, self.eos_id, separator, self.end_ids)
 
     def describe(self) -> dict[str, str | int]:
         """Name, version of the binding and its llama.cpp, CPU variant, threads.

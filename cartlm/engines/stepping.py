@@ -6,6 +6,7 @@ recorded as a CUDA graph and replayed, without the hundreds of launches that dom
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -61,11 +62,18 @@ class FixedCache:
 
     def __init__(self, model: Any, rows: int, length: int) -> None:
         self.model, self.rows, self.length = model, rows, length
-        self.cache = hf.StaticCache(config=model.config, max_cache_len=length)
+        config, self.window = model.config, 0
+        if "sliding_attention" in (getattr(config, "layer_types", None) or ()):  # Gemma 3
+            # every layer keeps all places; those outside of its window are masked
+            self.window = int(config.sliding_window)
+            config = copy.deepcopy(config)
+            config.layer_types = ["full_attention"] * config.num_hidden_layers
+        self.cache = hf.StaticCache(config=config, max_cache_len=length)
         device = model.device
         self.ids = torch.zeros((rows, 1), dtype=torch.long, device=device)
         self.positions = torch.zeros((rows, 1), dtype=torch.long, device=device)
         self.attended = torch.zeros((rows, 1, 1, length), dtype=torch.bool, device=device)  # to which places
+        self.near = torch.ones(length, dtype=torch.bool, device=device)  # to which within the window
         self.graph: Any = None
         self.reason = "" if device.type == "cuda" else f"no CUDA graphs on {device.type}"
         if not self.reason:
@@ -111,15 +119,17 @@ class FixedCache:
         for layer in layers:
             layer.cumulative_length.zero_()
         self.attended.zero_()
+        self.near.fill_(True)
         self.attended[:, 0, 0, :longest] = mask.bool()
         causal = torch.ones((longest, self.length), dtype=torch.bool, device=ids.device).tril()
         # a padded place attends to itself: to nothing at all would be NaN
         itself = torch.eye(longest, self.length, dtype=torch.bool, device=ids.device)
         allowed = (causal & self.attended) | itself
+        near = causal.triu(1 - self.window)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         self.positions.copy_(positions[:, -1:])
         self.at = longest
-        return _forward(self.model, ids, self._mask(allowed), positions, self.cache)
+        return _forward(self.model, ids, self._masks(allowed, near), positions, self.cache)
 
     def step(self, tokens: list[int]) -> Any:
         """As `GrowingCache.step`. Raises ValueError when the cache is full."""
@@ -129,13 +139,21 @@ class FixedCache:
         self.positions.add_(1)
         self.attended[:, 0, 0, self.at] = True
         self.at += 1
+        self.near[: max(0, self.at - self.window)] = False
         if self.graph is None:
             return self._step()
         self.graph.replay()
         return self.graph_output
 
     def _step(self) -> Any:
-        return _forward(self.model, self.ids, self._mask(self.attended), self.positions, self.cache)
+        masks = self._masks(self.attended, self.near)
+        return _forward(self.model, self.ids, masks, self.positions, self.cache)
+
+    def _masks(self, allowed: Any, near: Any) -> Any:
+        """One mask, or one a type of layer where some have a window."""
+        if not self.window:
+            return self._mask(allowed)
+        return {"full_attention": self._mask(allowed), "sliding_attention": self._mask(allowed & near)}
 
     def _mask(self, allowed: Any) -> Any:
         """Added to the scores: 0 where a place may be attended to, else the least number there is."""

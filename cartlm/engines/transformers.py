@@ -19,7 +19,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from cartlm.engines import gptq, stepping
 from cartlm.engines.answer import Answer, Stopped, describe_threads, join_pieces, length_sorted_batches
 from cartlm.errors import UserError
-from cartlm.task.prompt import PromptBuilder, from_transformers
+from cartlm.task.prompt import PromptBuilder, end_ids, from_transformers
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 BYTE_FALLBACK = re.compile(r"<0x([0-9A-F]{2})>")
@@ -28,8 +28,8 @@ BYTE_FALLBACK = re.compile(r"<0x([0-9A-F]{2})>")
 class Transformers(AbstractContextManager["Transformers"]):
     """A loaded causal language model and its tokenizer; make it with `load`.
 
-    Decoding is our own greedy loop over logits: the folder's generation config (sampling, penalties, several
-    end tokens) plays no part. Only the tokenizer's EOS ends an answer.
+    Decoding is our own greedy loop over logits: the folder's generation config (sampling, penalties) plays no part. An
+    answer ends at the tokenizer's EOS or another end token of its vocabulary (cartlm.task.prompt.END_TOKENS).
     """
 
     def __init__(
@@ -40,8 +40,10 @@ class Transformers(AbstractContextManager["Transformers"]):
         self.weights, self.fixed = weights, fixed
         self._fixed: stepping.FixedCache | None = None
         self._replica_count, self.stopped = replicas, False
-        self.eos_id: int = tokenizer.eos_token_id
+        self.end_ids = end_ids(tokenizer.eos_token_id, tokenizer.backend_tokenizer.token_to_id)
         self._piece = _pieces(tokenizer)
+        ids = tokenizer("a", add_special_tokens=False)["input_ids"]
+        self._adds_space = join_pieces([self._piece(token) for token in ids]) == " a"
 
     @property
     def replicas(self) -> list[Transformers]:
@@ -66,10 +68,10 @@ class Transformers(AbstractContextManager["Transformers"]):
         chosen = self._tokens(stepping.likeliest(logits))
         seconds = time.perf_counter() - started
         accepted = 0
-        while accepted < len(draft) and draft[accepted] == chosen[accepted] != self.eos_id:
+        while accepted < len(draft) and draft[accepted] == chosen[accepted] not in self.end_ids:
             accepted += 1
         kept = draft[:accepted]
-        if accepted == max_new_tokens or chosen[accepted] == self.eos_id:
+        if accepted == max_new_tokens or chosen[accepted] in self.end_ids:
             return Answer(
                 self.decode(kept), tuple(kept), "length" if accepted == max_new_tokens else "stop", len(prompt_ids),
                 accepted, 0, seconds, 0.0,
@@ -110,7 +112,7 @@ class Transformers(AbstractContextManager["Transformers"]):
             if self.stopped:
                 raise Stopped
             for row in sorted(running):
-                if tokens[row] == self.eos_id:
+                if tokens[row] in self.end_ids:
                     running.remove(row)
                 else:
                     chosen[row].append(tokens[row])
@@ -139,12 +141,19 @@ class Transformers(AbstractContextManager["Transformers"]):
         """The likeliest token of each row, on the host. Raises UserError for NaN and infinity."""
         best, tokens = likeliest.tolist()
         if not all(map(math.isfinite, best)):
-            raise UserError(f"{self.folder} computes NaN or infinity", "delete it, then dvc repro")
+            hint = "delete it, then dvc repro"
+            if self.model.dtype == torch.float16:
+                hint = "set gpu.dtype: bfloat16 in params.yaml (float16 is too narrow for some models, such as Gemma)"
+            raise UserError(f"{self.folder} computes NaN or infinity", hint)
         return list(map(int, tokens))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`, byte for byte; special tokens have none. Unlike tokenizer.decode, no space is cut."""
-        return join_pieces([self._piece(token) for token in ids])
+        """The text of `ids`, byte for byte; special tokens have none.
+
+        Only the space that some tokenizers put in front of every text (Llama 2, Mistral) is cut, unlike in tokenizer.decode.
+        """
+        text = join_pieces([self._piece(token) for token in ids])
+        return text.removeprefix(" ") if self._adds_space else text
 
     def prompt_builder(self, separator: str) -> PromptBuilder:
         """The builder over the folder's tokenizer. Raises UserError as `cartlm.task.prompt.from_transformers` does."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cartlm.engines.tensor_groups import bytes_by_group
+from cartlm.engines.tensor_groups import GROUPS, bytes_by_group, tensor_group
 from cartlm.errors import UserError
 from cartlm.files import MIB, replacing, sha256
 from cartlm.quantization.gguf_types import BLOCKS
@@ -31,7 +31,7 @@ class GgufFile:
     parameters: int
     bytes_by_group: dict[str, int]  # groups that occur; output is absent where it is tied
     tensors_by_type: dict[str, int]
-    row_sizes: dict[str, int]  # weights a row, of every matrix
+    matrices: dict[str, tuple[str, int]]  # the type of every matrix, and how many weights its blocks have
 
     @property
     def bits_per_weight(self) -> float:
@@ -39,8 +39,20 @@ class GgufFile:
         return 8 * sum(self.bytes_by_group.values()) / self.parameters
 
     def fallback_tensors(self, quantization: str) -> list[str]:
-        """Matrices that cannot take the type's blocks, for which llama.cpp silently takes another type."""
-        return [name for name, row in self.row_sizes.items() if row % BLOCKS[quantization]]
+        """Matrices of a type that the name does not imply: llama.cpp takes it where rows are no multiple of the blocks.
+
+        The types of a mixture have blocks as long as the name's, or longer; Q8_0 is implied by its own name alone.
+        """
+        return [
+            name for name, (kind, block) in self.matrices.items()
+            if block < BLOCKS[quantization] or (kind == "q8_0" and quantization != "Q8_0")
+        ]  # fmt: skip
+
+    def fallback_shares(self, quantization: str) -> dict[str, float]:
+        """The share of `fallback_tensors` among the matrices of each group that has some."""
+        total = Counter(map(tensor_group, self.matrices))
+        fallen = Counter(map(tensor_group, self.fallback_tensors(quantization)))
+        return {group: fallen[group] / total[group] for group in GROUPS if fallen[group]}
 
 
 def open_gguf(path: Path) -> Any:
@@ -68,13 +80,18 @@ def inspect_gguf(path: Path) -> GgufFile:
 
     Raises UserError for a file that is truncated or no GGUF, FileNotFoundError for none.
     """
+    from gguf import GGML_QUANT_SIZES
+
     file = open_gguf(path)
-    rows = {tensor.name: int(tensor.shape[0]) for tensor in file.tensors if len(tensor.shape) > 1}
+    matrices = {
+        tensor.name: (tensor.tensor_type.name.lower(), GGML_QUANT_SIZES[tensor.tensor_type][0])
+        for tensor in file.tensors if len(tensor.shape) > 1
+    }  # fmt: skip
     end = max((int(tensor.data_offset + tensor.n_bytes) for tensor in file.tensors), default=file.data_offset)
     types = Counter(tensor.tensor_type.name.lower() for tensor in file.tensors)
     groups = bytes_by_group((tensor.name, int(tensor.n_bytes)) for tensor in file.tensors)
     size = path.stat().st_size
-    if not rows or end > size:
+    if not matrices or end > size:
         what = f"{path} holds {len(file.tensors)} tensors up to byte {end}, but has {size} bytes"
         raise UserError(what, f"make it again: rm {path}, then dvc repro")
     return GgufFile(
@@ -84,7 +101,7 @@ def inspect_gguf(path: Path) -> GgufFile:
         parameters=sum(int(tensor.n_elements) for tensor in file.tensors),
         bytes_by_group=groups,
         tensors_by_type=dict(sorted(types.items())),
-        row_sizes=rows,
+        matrices=matrices,
     )
 
 
@@ -143,7 +160,7 @@ def quantize(
             log=log, writes=target, reason=QUANTIZE_FAILURE, hint=f"make the source again: rm {source}, then dvc repro",
         )  # fmt: skip
         made = _inspect_result(temporary, source, log)
-        if made.row_sizes.keys() != inspect_gguf(source).row_sizes.keys():
+        if made.matrices.keys() != inspect_gguf(source).matrices.keys():
             raise UserError(f"llama-quantize left out tensors of {source}", f"see {log}")
         return made
 
@@ -151,7 +168,10 @@ def quantize(
 def metrics_sections(
     made: GgufFile, path: Path, quantization: str, imatrix: bool
 ) -> dict[str, dict[str, Any]]:
-    """The metrics of a quantized file: `quantize` (type, size, hash, tensors by type) and `bytes` by tensor group."""
+    """The metrics of a quantized file: `quantize` (type, size, hash, tensors by type) and `bytes` by tensor group.
+
+    `fallback_GROUP` is the share of a group's matrices that got another type; absent where none did.
+    """
     return {
         "quantize": {
             "type": quantization,
@@ -161,6 +181,7 @@ def metrics_sections(
             "bits_per_weight": made.bits_per_weight,
             "parameters": made.parameters,
             "fallback_tensors": len(made.fallback_tensors(quantization)),
+            **{f"fallback_{group}": share for group, share in made.fallback_shares(quantization).items()},
             **{f"tensors_{name}": count for name, count in made.tensors_by_type.items()},
         },
         "bytes": {**made.bytes_by_group, "header": made.header_bytes, "padding": made.padding_bytes},

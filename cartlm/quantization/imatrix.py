@@ -41,7 +41,8 @@ def chunk_rows(pairs: Sequence[tuple[str, str]], vocabulary: LlamaCpp, separator
     ids than training had.
     """
     builder = vocabulary.prompt_builder(separator)
-    bos, eos = vocabulary.token_name(builder.bos_id), vocabulary.token_name(builder.eos_id)
+    bos = "" if builder.bos_id is None else vocabulary.token_name(builder.bos_id)
+    eos = vocabulary.token_name(builder.eos_id)
     rows: defaultdict[int, list[tuple[str, list[int]]]] = defaultdict(list)
     for prompt, completion in pairs:
         ids = builder.prompt_ids(prompt) + builder.completion_ids(completion)
@@ -65,7 +66,7 @@ def chunk_rows(pairs: Sequence[tuple[str, str]], vocabulary: LlamaCpp, separator
 
 def _as_tool(text: str, vocabulary: LlamaCpp) -> tuple[str, list[int]]:
     """`text` without the BOS that the tool adds by itself, and the ids that the tool then has."""
-    if vocabulary.adds_bos:
+    if vocabulary.adds_bos and vocabulary.bos_id is not None:
         text = text.removeprefix(vocabulary.token_name(vocabulary.bos_id))
     return text, vocabulary.tokenize(text, special=True)
 

@@ -49,6 +49,8 @@ def check(
         )
     for kind in ("bos", "eos", "pad"):
         name, number = getattr(tokenizer, f"{kind}_token"), getattr(tokenizer, f"{kind}_token_id")
+        if name is None:  # no bos
+            continue
         if number in builder.tokenize(f"a {name} b") or number in builder.tokenize(name):
             hint = "set prompt.pad_token in params.yaml to a special token" if kind == "pad" else HINT
             raise UserError(f"{kind}_token {name!r} of {path} is plain text to its tokenizer", hint)
@@ -102,6 +104,11 @@ def check_gguf(
         gguf.convert_vocabulary(folder, file, log, path)
         with llama_cpp.load_vocabulary(file) as vocabulary:
             shared_ids(rows, builder, vocabulary.prompt_builder(builder.separator))
+            if builder.bos_id is None and vocabulary.adds_bos:
+                raise UserError(
+                    f"the tokenizer of {path} has no bos token, and llama.cpp's tools would put one in front of each row",
+                    "set bos_token, or add_bos_token to false, in its tokenizer_config.json",
+                )
             if imatrix:
                 # without the line break at the end: GPT-2's pre-tokenizer (SmolLM) joins two of them, but not before a sign
                 pairs = [(row.prompt.rstrip(), row.completion) for row in rows]

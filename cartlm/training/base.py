@@ -15,7 +15,7 @@ from cartlm.files import replacing
 from cartlm.quantization import tokenizer_check
 from cartlm.quantization.config import Gguf, Gptq
 from cartlm.task.config import Prompt
-from cartlm.training import llama_config, sources, special_tokens
+from cartlm.training import model_config, sources, special_tokens
 from cartlm.training.config import Base, Merge
 from cartlm.training.origin import write as write_origin
 
@@ -34,7 +34,7 @@ class BaseModel:
     bytes: int
     vocabulary: int
     tied: bool
-    bos_id: int
+    bos_id: int | None
     eos_id: int
     pad_id: int
     files: tuple[str, ...]
@@ -50,7 +50,8 @@ def make(
 
     Bos, eos and pad ids are written into both configs and decoding is made greedy. `target` is replaced at the
     end; `log` gets the output of llama.cpp's converter, `say` what takes time. Raises UserError for everything that is
-    not a 16- or 32-bit Llama in safetensors with usable tokens, or that a later stage would refuse.
+    not a 16- or 32-bit model of a supported family (model_config.FAMILIES) in safetensors with usable tokens, or that a
+    later stage would refuse.
     """
     with sources.fetched(origin, target, log, say) as source:
         return _make(origin.path, source, prompt, merge, gguf, gptq, languages, target, log)
@@ -62,9 +63,10 @@ def _make(
 ) -> BaseModel:  # fmt: skip
     folder = source.folder
     weights = model_dir.weights(folder)
-    config = llama_config.check_config(folder)
-    llama_config.check_weights(folder, config, weights.tensors)
+    config = model_config.check_config(folder)
+    model_config.check_weights(folder, config, weights.tensors)
     _check_params(config, prompt, gptq, path)
+    _drop_window(config, prompt, path)
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
         raise UserError(f"{path} has no tokenizer.json or tokenizer.model", HINT)
     sizes = [tensor.bytes for tensor in weights.tensors.values()]
@@ -82,7 +84,7 @@ def _make(
     return BaseModel(
         path, source.commit, source.origin.dequantized_from,
         sum(tensor.parameters for tensor in weights.tensors.values()), sum(sizes), config["vocab_size"],
-        bool(config.get("tie_word_embeddings")), bos, eos, pad, weights.files, weights.left_out, checked,
+        model_config.tied(config), bos, eos, pad, weights.files, weights.left_out, checked,
     )  # fmt: skip
 
 
@@ -95,13 +97,13 @@ def _complete_index(path: Path, total_size: int) -> None:
 
 def _check_params(config: dict[str, Any], prompt: Prompt, gptq: Mapping[str, Gptq], path: str) -> None:
     """The params against the model's sizes. Raises UserError."""
-    most = config.get("max_position_embeddings") or 2048  # transformers' default
+    most = model_config.make(config).max_position_embeddings
     if most < prompt.max_tokens:
         raise UserError(
             f"prompt.max_tokens={prompt.max_tokens}, but {path} has max_position_embeddings {most}",
             f"set prompt.max_tokens to {most} if all rows are that short, or base.path to a model with more",
         )
-    shapes = llama_config.expected_shapes(config).values()
+    shapes = model_config.expected_shapes(config).values()
     sides = {size for shape in shapes if len(shape) == 2 for size in shape} - {config["vocab_size"]}
     for name, variant in gptq.items():
         if variant.bits == 3 and (odd := sorted(size for size in sides if size % 32)):
@@ -109,6 +111,20 @@ def _check_params(config: dict[str, Any], prompt: Prompt, gptq: Mapping[str, Gpt
                 f"gptq.{name}.bits=3 packs 32 weights, and {path} has matrices with a side of {odd[0]}",
                 f"set gptq.{name}.bits to 4 in params.yaml, or remove the variant",
             )
+
+
+def _drop_window(config: dict[str, Any], prompt: Prompt, path: str) -> None:
+    """Switch a Mistral's window off, which llama.cpp does not know and no row fills. Raises UserError for a shorter one."""
+    if model_config.family(config) is not model_config.Mistral:
+        return
+    window = model_config.make(config).sliding_window
+    if window is not None and window < prompt.max_tokens:
+        raise UserError(
+            f"{path} has sliding_window {window}, llama.cpp computes a Mistral without, and "
+            f"prompt.max_tokens={prompt.max_tokens}",
+            f"set prompt.max_tokens to {window} if all rows are that short, or base.path to a model without a window",
+        )
+    config["sliding_window"] = None
 
 
 def check_values(
@@ -122,17 +138,24 @@ def check_values(
         with safe_open(folder / weights.tensors[name].file, framework="pt") as file:
             return file.get_tensor(name)
 
-    most = torch.finfo(getattr(torch, merge_dtype)).max
-    for name in weights.tensors:
-        largest = float(load(name).abs().max())
+    for name, tensor in weights.tensors.items():
+        # matrices are float16 in the GGUF file F16, vectors float32
+        dtype = "float16" if len(tensor.shape) > 1 else merge_dtype
+        most, largest = torch.finfo(getattr(torch, dtype)).max, float(load(name).abs().max())
         if not largest <= most:  # or NaN
-            raise UserError(
-                f"{path}: {name} holds {largest:.6g}, merge.dtype={merge_dtype} no more than {most:.6g}",
-                "set merge.dtype to bfloat16, or base.path to a model whose weights are numbers",
+            holder, hint = (
+                f"merge.dtype={merge_dtype}",
+                "set merge.dtype to bfloat16, or base.path to a model",
             )
-    head = "lm_head.weight"
-    tied = config.get("tie_word_embeddings") and head in weights.tensors
-    if tied and not torch.equal(load(head), load("model.embed_tokens.weight")):
+            if len(tensor.shape) > 1:
+                holder, hint = "float16, the type of matrices in GGUF F16,", "set base.path to a model"
+            raise UserError(
+                f"{path}: {name} holds {largest:.6g}, {holder} no more than {most:.6g}",
+                f"{hint} whose weights are numbers in that range",
+            )
+    head = model_config.HEAD
+    repeats = head in weights.tensors and model_config.tied(config)
+    if repeats and not torch.equal(load(head), load(model_config.EMBEDDING)):
         raise UserError(
             f"{path}: tie_word_embeddings is true, but {head} is not the embedding",
             "set tie_word_embeddings to false in its config.json (of a hub model, in a local copy that base.path names)",

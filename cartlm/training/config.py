@@ -51,6 +51,8 @@ class Finetune(Section):
     lora_rank: Count
     lora_alpha: Count
     lora_dropout: Share
+    # all linear layers but the head, as in peft; or their names, such as [q_proj, v_proj]
+    lora_targets: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)]
     learning_rate: Positive
     lr_scheduler: Literal["linear", "cosine", "constant"]
     warmup_ratio: Share

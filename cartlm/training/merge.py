@@ -1,4 +1,4 @@
-"""The adapter merged into the base: a plain 16-bit Llama folder, and a check that it answers as the adapter did."""
+"""The adapter merged into the base: a plain 16-bit model folder, and a check that it answers as the adapter did."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cartlm.engines.tensor_groups import bytes_by_group
 from cartlm.engines.transformers import Transformers, load
 from cartlm.errors import UserError
 from cartlm.files import replacing
-from cartlm.training.llama_config import check_config
+from cartlm.training.model_config import HEAD, check_config
 from cartlm.training.qlora import available_dtype, load_base, pick_device
 
 GROUPS = {
@@ -58,12 +58,18 @@ def merge(
             raise UserError(
                 f"merged, {name} does not fit into {dtype}", "set merge.dtype: bfloat16 in params.yaml"
             )
+        if weights.ndim > 1 and not torch.isfinite(weights.half()).all():
+            raise UserError(
+                f"merged, {name} does not fit into float16, the type of matrices in GGUF F16",
+                "set a lower finetune.learning_rate in params.yaml",
+            )
     tokenizer = load_tokenizer(base)
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     model.config.update(ids)
+    ends = model_dir.read_json(base / "generation_config.json")["eos_token_id"]  # `base` wrote it
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    model.generation_config = hf.GenerationConfig(**ids, do_sample=False)
+    model.generation_config = hf.GenerationConfig(**ids | {"eos_token_id": ends}, do_sample=False)
     with replacing(target, folder=True) as temporary:
         model.save_pretrained(temporary)
         model_dir.copy(base, temporary, model_dir.TOKENIZER)
@@ -100,7 +106,7 @@ def check_saved(folder: Path, model: Any, dtype: str) -> dict[str, Tensor]:
     config, tensors = check_config(folder), model_dir.weights(folder).tensors
     expected = model.state_dict()
     if model.config.tie_word_embeddings:
-        del expected["lm_head.weight"]
+        del expected[HEAD]
     saved: dict[str, torch.Tensor] = {}
     for file in {tensor.file for tensor in tensors.values()}:
         saved |= load_file(folder / file)

@@ -8,38 +8,47 @@ from typing import Any
 
 from cartlm.engines.model_dir import HINT, load_tokenizer, read_json, write_json
 from cartlm.errors import UserError
-from cartlm.training.llama_config import generation_keys
+from cartlm.task.prompt import end_ids
+from cartlm.training.model_config import generation_keys
 
 TOKENIZER_CONFIG, TOKEN_MAP = "tokenizer_config.json", "special_tokens_map.json"
 AGREE = "make its files agree (of a hub model, in a local copy that base.path names)"
+IMAGE_TOKEN = "<image_soft_token>"
+"""Beyond the embedding of Gemma 3's models of text alone; no text is read as this token."""
+SPARE = ("pad", "reserved", "unused", "unk")  # parts of names; such a token is better than another
 
 
 def set_tokens(
     folder: Path, config: dict[str, Any], pad_token: str | None, path: str
-) -> tuple[int, int, int]:
+) -> tuple[int | None, int, int]:
     """Bos, eos and pad ids, written to both configs of `folder` and to its tokenizer files.
 
-    The pad token is the tokenizer's own, else `pad_token`; it must be in the vocabulary and no end token.
-    `path` is how errors name the model. Raises UserError naming what disagrees, or what to set.
+    Bos is None where the tokenizer has none (Qwen), and may be eos (SmolLM2). The pad token is the tokenizer's own, else
+    `pad_token`; it must be in the vocabulary and no end token. generation_config.json lists all end tokens
+    (cartlm.task.prompt.END_TOKENS), eos first. `path` is how errors name the model. Raises UserError naming what
+    disagrees, or what to set.
     """
     check_ids(folder, path)
     tokenizer = load_tokenizer(folder)
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    if bos is None or eos is None or bos == eos:
+    if eos is None:
         raise UserError(
-            f"bos and eos of {path} are {tokenizer.bos_token!r} and {tokenizer.eos_token!r}; every row needs two tokens",
-            "set base.path to a model with two, or bos_token and eos_token in its tokenizer_config.json",
+            f"the tokenizer of {path} has no eos token, which ends every row",
+            "set base.path to a model with one, or eos_token in its tokenizer_config.json",
         )
-    if (last := max(tokenizer.get_vocab().values())) >= config["vocab_size"]:
+    vocabulary = tokenizer.get_vocab()
+    vocabulary.pop(IMAGE_TOKEN, None)
+    last = max(vocabulary.values())
+    if last >= config["vocab_size"]:
         raise UserError(
             f"the tokenizer of {path} has ids up to {last}, config.json a vocab_size of {config['vocab_size']}",
             HINT,
         )
     files = {name: _read(folder / name) for name in (TOKENIZER_CONFIG, TOKEN_MAP, "generation_config.json")}
-    ends = check_agreement(tokenizer, {**files, "config.json": config}, path)
-    pad_token, pad = _choose_pad(tokenizer, ends, pad_token, path)
-    ids = {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad}
-    _write_tokens(folder, config, ids, pad_token)
+    listed = check_agreement(tokenizer, {**files, "config.json": config}, path)
+    ends = end_ids(eos, tokenizer.backend_tokenizer.token_to_id)
+    pad_token, pad = _choose_pad(tokenizer, listed | ends, pad_token, config["vocab_size"], path)
+    _write_tokens(folder, config, bos, [eos, *sorted(ends - {eos})], pad, pad_token)
     again = load_tokenizer(folder)
     if (again.bos_token_id, again.eos_token_id, again.pad_token_id) != (bos, eos, pad):
         raise UserError(f"the tokenizer of {path} does not keep its pad token {pad_token!r}", HINT)
@@ -71,14 +80,15 @@ def check_ids(folder: Path, path: str) -> None:
 def check_agreement(tokenizer: Any, files: Mapping[str, dict[str, Any]], path: str) -> set[int]:
     """The ids of all end tokens, after comparing each file's bos, eos and pad with the tokenizer's. Raises UserError.
 
-    Several end tokens are several ways to end, as in Llama 3's generation_config.json: the tokenizer's must be one.
+    Several end tokens are several ways to end, as in Llama 3's generation_config.json: the tokenizer's must be one. A bos
+    that only the configs name (Qwen) is what transformers starts from without a prompt; it is dropped.
     """
     listed = [_ids(tokenizer, file, "eos_token_id", path, name) for name, file in files.items()]
     ends: set[int] = {tokenizer.eos_token_id}.union(*listed)
     for kind in ("bos", "eos", "pad"):
         own = getattr(tokenizer, f"{kind}_token_id")
-        if kind == "pad" and (own is None or own in ends):
-            continue  # prompt.pad_token takes its place
+        if (kind == "bos" and own is None) or (kind == "pad" and (own is None or own in ends)):
+            continue  # prompt.pad_token takes the pad's place
         for name, file in files.items():
             for key in (f"{kind}_token", f"{kind}_token_id"):
                 ids = _ids(tokenizer, file, key, path, name)
@@ -108,20 +118,26 @@ def _ids(tokenizer: Any, file: Mapping[str, Any], key: str, path: str, name: str
     return [one for one in ids if one is not None and one >= 0]
 
 
-def _choose_pad(tokenizer: Any, ends: set[int], pad_token: str | None, path: str) -> tuple[str, int]:
+def _choose_pad(
+    tokenizer: Any, ends: set[int], pad_token: str | None, vocabulary: int, path: str
+) -> tuple[str, int]:
     """The pad token and its id. Raises UserError naming what to set."""
     token = tokenizer.pad_token
     if token is None or tokenizer.pad_token_id in ends:
         if pad_token is None:
             problem = "has no pad token" if token is None else f"pads with its end token {token}"
+            spare = _spare(tokenizer, ends, vocabulary)
+            which = f" ({spare} of this model)" if spare else ""
             raise UserError(
                 f"the tokenizer of {path} {problem}",
-                'set prompt.pad_token in params.yaml to a spare special token (Llama 3: "<|finetune_right_pad_id|>")',
+                f"set prompt.pad_token in params.yaml to a special token that no row needs{which}",
             )
         token = pad_token
     pad = tokenizer.get_vocab().get(token)
-    if pad is None or pad in ends or pad == tokenizer.bos_token_id:
-        what = "not in the vocabulary" if pad is None else "the end token" if pad in ends else "the bos token"
+    if pad is None or pad in ends or pad == tokenizer.bos_token_id or pad >= vocabulary:
+        what = "the end token" if pad in ends else "the bos token"
+        if pad is None or pad >= vocabulary:
+            what = "not in the vocabulary"
         raise UserError(
             f"prompt.pad_token={token!r} is {what} of {path}",
             "set prompt.pad_token in params.yaml to another special token",
@@ -129,12 +145,28 @@ def _choose_pad(tokenizer: Any, ends: set[int], pad_token: str | None, path: str
     return token, int(pad)
 
 
-def _write_tokens(folder: Path, config: dict[str, Any], ids: dict[str, int], pad_token: str) -> None:
+def _spare(tokenizer: Any, ends: set[int], vocabulary: int) -> str:
+    """Up to three special tokens that could pad, as text; those that are named so come first."""
+    taken = {*ends, tokenizer.bos_token_id}
+    names = [
+        str(token.content) for number, token in tokenizer.added_tokens_decoder.items()
+        if token.special and number not in taken and number < vocabulary
+    ]  # fmt: skip
+    names.sort(key=lambda name: next((at for at, part in enumerate(SPARE) if part in name), len(SPARE)))
+    return " or ".join(f'"{name}"' for name in names[:3])
+
+
+def _write_tokens(
+    folder: Path, config: dict[str, Any], bos: int | None, ends: list[int], pad: int, pad_token: str
+) -> None:
     """Minimal edits: all else in the tokenizer's files stays as published, as the GGUF converter expects it."""
+    ids = {"bos_token_id": bos, "eos_token_id": ends[0], "pad_token_id": pad}
     dropped = {"_name_or_path", *generation_keys()} - ids.keys()
     kept = {key: value for key, value in config.items() if key not in dropped}
     write_json(folder / "config.json", {**kept, **ids})
-    write_json(folder / "generation_config.json", {**ids, "do_sample": False})
+    every = ids | {"eos_token_id": ends if len(ends) > 1 else ends[0]}
+    written = {key: value for key, value in every.items() if value is not None}
+    write_json(folder / "generation_config.json", {**written, "do_sample": False})
     for path in (folder / TOKENIZER_CONFIG, folder / TOKEN_MAP):
         if path.exists() or path.name == TOKENIZER_CONFIG:
             write_json(path, {**_read(path), "pad_token": pad_token})

@@ -18,13 +18,12 @@ import trl
 from accelerate import PartialState
 from tqdm import tqdm
 
+from cartlm.errors import UserError
 from cartlm.metrics import DIGITS
 from cartlm.training import checkpoints
 from cartlm.training.config import Finetune
 from cartlm.training.examples import IGNORED
 
-TARGETS = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
-"""All linear layers of a Llama but the head."""
 COLUMNS = ["step", "epoch", "loss", "learning_rate", "eval_loss"]
 POOL = 16  # batches whose rows are sorted by length together
 Examples = list[dict[str, list[int]]]
@@ -41,7 +40,7 @@ def make_trainer(
         )
     lora = peft.LoraConfig(
         r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout,
-        target_modules=list(TARGETS), bias="none", task_type="CAUSAL_LM",
+        target_modules=lora_targets(model, settings.lora_targets), bias="none", task_type="CAUSAL_LM",
     )  # fmt: skip
     arguments = trl.SFTConfig(
         output_dir=str(run), seed=settings.seed, data_seed=settings.seed,
@@ -88,6 +87,27 @@ def make_trainer(
             # trl makes them bfloat16, where a late step of AdamW is often less than half a unit in the last place.
             weights.data = weights.data.float()
     return trainer
+
+
+def lora_targets(model: Any, wanted: str | Sequence[str]) -> list[str]:
+    """The names of the linear layers that get an adapter, sorted: all but the head ("all-linear", as in peft), or those wanted.
+
+    Raises UserError for a name that no linear layer has.
+    """
+    # by peft alone, a model of few layers would get the full name of each
+    head = model.get_output_embeddings()
+    known = {
+        name.rpartition(".")[2] for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    }  # fmt: skip
+    if isinstance(wanted, str):
+        return sorted(known)
+    if unknown := [name for name in wanted if name not in known]:
+        raise UserError(
+            f"finetune.lora_targets has {unknown[0]!r}, which is no linear layer of the base model",
+            f"set it to all-linear, or to some of {', '.join(sorted(known))}",
+        )
+    return sorted(set(wanted))
 
 
 def epoch_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[int]:

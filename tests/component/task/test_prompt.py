@@ -26,6 +26,13 @@ class Tokenizer:
 
     bos_token_id, eos_token_id = 1, 2
 
+    @property
+    def backend_tokenizer(self) -> Tokenizer:
+        return self
+
+    def token_to_id(self, name: str) -> int | None:
+        return {"<|im_end|>": 8}.get(name)
+
     def __call__(
         self, text: str, add_special_tokens: bool, split_special_tokens: bool
     ) -> dict[str, list[int]]:
@@ -65,15 +72,32 @@ def test_example_has_one_bos_one_eos_and_the_mask_on_the_completion(prompt: str,
     assert ids[: mask.index(1)] == BUILDER.prompt_ids(prompt)
 
 
-@pytest.mark.parametrize("special", [BOS, EOS])
-def test_a_special_token_in_the_prompt_is_refused(special: int) -> None:
-    builder = PromptBuilder(lambda _text: [7, special, 8], BOS, EOS, "\n")
+@given(TEXT, TEXT)
+@pytest.mark.parametrize("bos", [None, EOS])
+def test_without_bos_and_with_bos_that_is_eos(bos: int | None, prompt: str, completion: str) -> None:
+    builder = PromptBuilder(BUILDER.tokenize, bos, EOS, "\n")
+    ids, mask = builder.example(prompt, completion)
+    head = ids[: mask.index(1)]
+    assert head == builder.prompt_ids(prompt)
+    assert head[: len(head) - len(builder.tokenize(prompt + "\n"))] == ([] if bos is None else [EOS])
+    assert detokenize(head if bos is None else head[1:]) == prompt + "\n"
+    assert (ids[-1], mask[-1]) == (EOS, 1)
+
+
+@pytest.mark.parametrize("bos", [None, BOS, EOS])
+@pytest.mark.parametrize("special", [BOS, EOS, 9])
+def test_a_special_token_in_the_prompt_is_refused(bos: int | None, special: int) -> None:
+    builder = PromptBuilder(lambda _text: [7, special, 8], bos, EOS, "\n", frozenset({EOS, 9}))
+    if special == BOS != bos:
+        assert special in builder.prompt_ids("add")
+        return
     with pytest.raises(UserError, match="special token"):
         builder.prompt_ids("add")
 
 
 def test_a_transformers_tokenizer_adds_nothing_itself() -> None:
     builder = from_transformers(Tokenizer(), " 9")
+    assert builder.end_ids == {2, 8}
     assert builder.prompt_ids("5 6") == [1, 5, 6, 9]
     assert builder.completion_ids("7") == [7, 2]
 

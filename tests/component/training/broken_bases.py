@@ -252,16 +252,13 @@ EOS_DICT = {
     "single_word": False,
 }
 TOKENS: dict[str, tuple[Damage, tuple[str, ...]]] = {
-    "bos is eos": (edit("tokenizer_config.json", bos_token="</s>"), ("bos and eos", "'</s>' and '</s>'")),
-    "no bos": (
-        both(edit("tokenizer_config.json", bos_token=None, tokenizer_class="PreTrainedTokenizerFast"),
-             lambda f: (f / "tokenizer.model").unlink()),
-        ("bos and eos", "None and '</s>'"),
+    "bos is eos to the tokenizer alone": (
+        edit("tokenizer_config.json", bos_token="</s>"), ("bos_token is '</s>' (2) to the tokenizer", "bos_token_id 1 in"),
     ),
     "no eos": (
         both(edit("tokenizer_config.json", eos_token=None, tokenizer_class="PreTrainedTokenizerFast"),
              lambda f: (f / "tokenizer.model").unlink()),
-        ("bos and eos", "'<s>' and None"),
+        ("has no eos token",),
     ),
     "eos of the map": (
         edit("special_tokens_map.json", eos_token="<pad>"),

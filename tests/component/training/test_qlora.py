@@ -24,10 +24,12 @@ from cartlm.task import rows as row_files
 from cartlm.task.intent import Intent
 from cartlm.training import checkpoints, qlora
 from cartlm.training.examples import examples
-from cartlm.training.trainer import TARGETS, completion_loss, make_trainer
+from cartlm.training.trainer import completion_loss, lora_targets, make_trainer
 from stages import finetune as stage
 from tests.component.training.conftest import ROOT, job, run_stage, stage_folder, start
 from tests.fixtures.toy import toy_rows
+
+TARGETS = {"down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"}
 
 
 def test_the_loss_falls_and_only_the_adapter_trains(trained: tuple[Path, qlora.Finetuned, qlora.Job]) -> None:
@@ -38,7 +40,7 @@ def test_the_loss_falls_and_only_the_adapter_trains(trained: tuple[Path, qlora.F
     assert made.resumed_at == 0
     weights = load_file(adapter / "adapter_model.safetensors")
     assert sum(tensor.numel() for tensor in weights.values()) == made.trainable
-    assert {name.rsplit(".", 3)[1] for name in weights} == set(TARGETS)
+    assert {name.rsplit(".", 3)[1] for name in weights} == TARGETS
     assert all(tensor.dtype == torch.float32 for tensor in weights.values()), "bfloat16 loses small updates"
     assert all(tensor.abs().max() > 0 for name, tensor in weights.items() if "lora_B" in name), (
         "all of them learn"
@@ -148,7 +150,7 @@ def test_evaluating_does_not_change_training(toy_base: Path) -> None:
     base = qlora.load_base(toy_base, "nf4", "bfloat16", "cpu")
     base = peft.prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
     torch.manual_seed(0)
-    lora = peft.LoraConfig(r=4, target_modules=list(TARGETS), init_lora_weights=False)
+    lora = peft.LoraConfig(r=4, target_modules=sorted(TARGETS), init_lora_weights=False)
     model = peft.get_peft_model(base, lora)
     ids = torch.arange(10, 60)[None]
 
@@ -306,3 +308,19 @@ def test_accelerate_launch_starts_several_processes_and_one_writes(tmp_path: Pat
         "rng_state_0.pth", "rng_state_1.pth",
     }  # fmt: skip
     assert load_file(folder / "models/adapter/adapter_model.safetensors")
+
+
+def test_the_layers_that_get_an_adapter(toy_base: Path, tmp_path: Path) -> None:
+    model = qlora.load_base(toy_base, "nf4", "float32", "cpu")
+    assert lora_targets(model, "all-linear") == sorted(TARGETS)
+    assert lora_targets(model, ["v_proj", "q_proj", "v_proj"]) == ["q_proj", "v_proj"]
+    with pytest.raises(
+        UserError, match=r"finetune\.lora_targets has 'lm_head'.*some of down_proj, gate_proj"
+    ):
+        lora_targets(model, ["q_proj", "lm_head"])
+    made = qlora.finetune(
+        job(tmp_path, toy_base, max_steps=1, lora_targets=["v_proj"]), tmp_path / "runs", tmp_path / "adapter"
+    )
+    assert made is not None
+    weights = load_file(tmp_path / "adapter/adapter_model.safetensors")
+    assert {name.rsplit(".", 3)[1] for name in weights} == {"v_proj"}
