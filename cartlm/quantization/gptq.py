@@ -70,6 +70,27 @@ def quantize(
     return metrics
 
 
+def uneven_groups(source: Path, group_size: int) -> str | None:
+    """What to know where `group_size` does not divide the width of each matrix of the model folder `source`; else None.
+
+    gptqmodel then makes the last group shorter, which its torch kernel and Triton compute, and no other.
+    """
+    tensors = model_dir.weights(source).tensors.items()
+    widths = sorted({tensor.shape[1] for name, tensor in tensors if "_proj.weight" in name})
+    odd = [width for width in widths if group_size > 0 and width % group_size]
+    if not odd:
+        return None
+    fitting = [str(size) for size in (256, 128, 64, 32, 16) if not any(width % size for width in widths)]
+    advice = (
+        f"group_size {' or '.join(fitting)} divides all widths"
+        if fitting
+        else "no group_size divides all widths"
+    )
+    return (
+        f"{group_size} does not divide {odd[0]}: Marlin, Machete and ExLlamaV2 refuse such a matrix; {advice}"
+    )
+
+
 def versions() -> str:
     """The installed versions of the packages that compute."""
     return ", ".join(f"{name} {version(name)}" for name in ("gptqmodel", "torch", "transformers"))

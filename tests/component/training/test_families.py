@@ -250,3 +250,13 @@ def test_a_window_that_rows_fill_is_refused(tmp_path: Path) -> None:
     source = make_toy(tmp_path / "source", "mistral", steps=0, sliding_window=600)
     with pytest.raises(UserError, match=r"sliding_window 600.*prompt\.max_tokens=640"):
         make_base("hub", str(source), None, "<pad>", tmp_path / "base")
+
+
+def test_groups_that_do_not_divide_a_width_are_told(tmp_path: Path) -> None:
+    source = make_toy(tmp_path / "source", "qwen3", steps=0)  # 64, 96 and 128 wide
+    said = gptq.uneven_groups(source, 128)
+    assert said is not None
+    assert said.startswith("128 does not divide 64:")
+    assert said.endswith("group_size 32 or 16 divides all widths")
+    assert gptq.uneven_groups(source, 32) is None
+    assert gptq.uneven_groups(source, -1) is None
