@@ -12,13 +12,14 @@ import click
 
 from cartlm import command
 from cartlm.engines.collect import Job, file_digest
-from cartlm.evaluation import answers, scoring
+from cartlm.evaluation import answers, scoring, shots
 from cartlm.system import cpu_limits, machine
 from cartlm.task import rows as row_files
 from cartlm.task.prompt import FORMAT_HEADER
 from cartlm.task.rows import Row
 
-MODELS, TEST, RUNS = Path("models"), Path("data/test.jsonl"), Path("runs/eval")
+MODELS, RUNS = Path("models"), Path("runs/eval")
+TEST, TRAIN = Path("data/test.jsonl"), Path("data/train.jsonl")
 NATURAL, PUBLISHED = Path("cartlm/evaluation/natural_messages/rows.jsonl"), Path("data/published.jsonl")
 METRICS, OUTCOMES = Path("metrics/eval"), Path("metrics/outcomes")
 
@@ -47,6 +48,9 @@ def main(variant: str) -> None:
         if variant == "base" and settings.base.source == "embedded":
             headed, raw = make_job(rows, FORMAT_HEADER), RUNS / f"{variant}.header.jsonl"
             sections["header"] = scoring.summarize(answers.answer_rows(engine, rows, headed, raw)[1])
+        if variant == "base" and settings.eval.shots.rows:
+            train = row_files.read(TRAIN)
+            sections |= shots.sections(engine, builder, rows, train, settings.eval, model, RUNS / "base")
         for name, path, most in (
             ("natural", NATURAL, settings.eval.natural_rows),
             ("published", PUBLISHED, None),

@@ -24,7 +24,7 @@ LESS_STRICT: tuple[tuple[str, Literal["lower", "higher"]], ...] = (
     (r"(bench_cpu|gpu|architecture)\.max_spread", "higher"),
     (r"(bench_cpu|gpu|architecture)\.(\w*rounds|\w*queries|warmups)", "lower"),
     (r"data\.test|data\.novel|merge\.check_rows|gpu\.accuracy_batch", "lower"),
-    (r"parity\.(min_agreement|rows)|eval\.(natural_rows|flip_rows)", "lower"),
+    (r"parity\.(min_agreement|rows)|eval\.(natural_rows|flip_rows|shots\.rows)", "lower"),
     (r"data\.gates\.(balance|template_share|near_duplicate)", "higher"),
     (r"data\.gates\.(distinct_2|twins)", "lower"),
 )

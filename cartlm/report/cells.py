@@ -61,7 +61,8 @@ def table(keys: Sequence[str], rows: Sequence[Row]) -> list[list[str]]:
 
     def heading(key: str) -> str:
         intervals = any(f"{key}_low" in row and measured(row, key).endswith("]") for row in rows)
-        words = HEADINGS.get(key) or key.replace("_per_", "/").replace("_", " ")
+        # a key with spaces is a heading already, and may name a variant
+        words = HEADINGS.get(key) or (key if " " in key else key.replace("_per_", "/").replace("_", " "))
         return f"{words} [95 %]" if intervals else words
 
     return [[heading(key) for key in keys], *([measured(row, key) for key in keys] for row in rows)]

@@ -15,7 +15,7 @@ import yaml
 
 from cartlm.evaluation.paired import F16, against_f16, read_outcomes_of, signed_points
 from cartlm.report import cells, hardware, worth
-from cartlm.report.summary import read_optional
+from cartlm.report.summary import WAYS, read_optional
 
 FIGURES = Path(__file__).with_name("paper.yaml")
 GENERATED = "generated rows"
@@ -94,13 +94,14 @@ def figures() -> tuple[Measured, list[Figure]]:
     return Measured(values["model"], values["dataset"]), [Figure(**each) for each in values["figures"]]
 
 
-def document(metrics: Path, measured: Measured) -> str:
-    """The text of docs/paper.md."""
+def document(metrics: Path, measured: Measured, others: Sequence[str] = ()) -> str:
+    """The text of docs/paper.md; `others` are parts that rest on studies (`cartlm.report.pretrained`)."""
     paper, found = figures()
     rows = [row(figure, metrics, measured, paper) for figure in found]
     parts = [*introduction(metrics, measured, paper), cells.markdown(COLUMNS, rows)]
     if told := worth.sentences(metrics):
-        parts += [worth.TITLE, f"{told} [By kind of message](results.md#what-needs-no-model)."]
+        parts += [f"## {worth.TITLE}", f"{told} [By kind of message](results.md#what-needs-no-model)."]
+    parts += others
     return "\n\n".join([*parts, *over_baselines(metrics), *hardware.sections(metrics)]) + "\n"
 
 
@@ -176,8 +177,9 @@ def measure_file(figure: Figure, metrics: Path, file: str) -> Ours | None:
     if interval is None:
         return None
     if figure.kind == "share":
-        header = ", with the format header" if section == "header" else ""
-        return interval, f"{variant}, {values[section]['n']:,} rows{header}"
+        asked = values[section]
+        how = f", {WAYS[section].format(asked.get('shots'))}" if section in WAYS else ""
+        return interval, f"{variant}, {asked['n']:,} rows{how}"
     if not figure.over:
         return interval, f"{variant}, {machine}"
     quotient = divide(values, read_optional(metrics / figure.over), figure.keys, figure.across_machines)

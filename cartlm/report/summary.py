@@ -26,6 +26,8 @@ COLUMNS: dict[str, tuple[str, str]] = {
     **{key: ("cpu", key) for key in (*SPEEDS, "peak_rss_mib")},
 }
 """Column -> section and key in the variant's file below metrics/eval, or of `cpu` below metrics/bench/cpu."""
+WAYS = {"header": "with the format header", "zero_shot": "zero-shot", "few_shot": "{}-shot"}
+"""Section of metrics/eval/base.json -> what follows the variant's name."""
 SHOWN = (
     "variant", "size_mib", "exact_match", "natural", "decode_tokens_per_s", "latency_ms_p50", "peak_rss_mib",
 )  # fmt: skip
@@ -50,14 +52,15 @@ def read_optional(path: Path) -> Mapping[str, Any]:
 def collect(metrics: Path, variants: Iterable[str]) -> list[dict[str, Any]]:
     """One row a variant, in the order given: the columns, None for what was not measured, and the limits of each.
 
-    `header` is the section of a base model that was also asked with the header that names the format.
+    `asked` has the sections of a base model that was also asked in other ways (WAYS).
     """
     rows = []
     for variant in variants:
         bench, evaluation, gptq = (
             read_optional(metrics / folder / f"{variant}.json") for folder in ("bench/cpu", "eval", "gptq")
         )
-        row: dict[str, Any] = {"variant": variant, "header": evaluation.get("header")}
+        asked = {name: evaluation[name] for name in WAYS if name in evaluation}
+        row: dict[str, Any] = {"variant": variant, "asked": asked}
         row["machine"] = bench.get("machine", {}).get("name", "")
         for column, (section, key) in COLUMNS.items():
             values = (bench if section == "cpu" else evaluation).get(section, {})
@@ -78,15 +81,18 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def with_header(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A further row for a base model that was also asked with the header that names the format."""
-    header = row["header"]
-    return [{**header, "variant": f"{row['variant']}, with the format header"}] if header else []
+def otherwise_asked(row: Mapping[str, Any], ways: Iterable[str] = tuple(WAYS)) -> list[dict[str, Any]]:
+    """A further row for each of these ways in which a base model was asked too."""
+    found = []
+    for name in [each for each in ways if each in row["asked"]]:
+        section = row["asked"][name]
+        found.append({**section, "variant": f"{row['variant']}, {WAYS[name].format(section.get('shots'))}"})
+    return found
 
 
 def table(metrics: Path, variants: Sequence[str]) -> str:
     """The variants as aligned text for a terminal."""
     if not variants:
         raise UserError("params.yaml lists no variant", "add one under gguf in params.yaml")
-    rows = [each for row in collect(metrics, variants) for each in (row, *with_header(row))]
+    rows = [each for row in collect(metrics, variants) for each in (row, *otherwise_asked(row))]
     return cells.aligned(SHOWN, rows)

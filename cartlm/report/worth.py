@@ -14,7 +14,7 @@ from cartlm.report.summary import read_optional
 
 BEGIN, END = "<!-- worth -->", "<!-- /worth -->"
 """The README's markers around `sentences`."""
-TITLE = "## What needs no model"
+TITLE = "What needs no model"
 FEWEST = 30  # rows of a kind that a sentence names
 NAMED = 3  # kinds in a sentence
 TEST, NATURAL = "generated test messages", "messages that people typed, short English orders"
@@ -130,8 +130,8 @@ def percent(share: Share) -> str:
     return f"{100 * share.value:.0f} %"
 
 
-def section(metrics: Path) -> list[str]:
-    """Title, sentences and a table of all kinds, for docs/results.md; nothing where one of both was not evaluated."""
+def section(metrics: Path, level: str) -> list[str]:
+    """Title (after `level`, such as ##), sentences and a table of all kinds; nothing where one of both was not evaluated."""
     told = sentences(metrics)
     if not told:
         return []
@@ -145,7 +145,7 @@ def section(metrics: Path) -> list[str]:
         for each in kinds(metrics)
     ]
     return [
-        TITLE,
+        f"{level} {TITLE}",
         f"`{BASELINE}` matches the message with the catalog lines (rapidfuzz) and reads number and action by linear weights "
         f"fitted on the training rows. {told}",
         cells.markdown(("messages", "rows", BASELINE, F16), rows),

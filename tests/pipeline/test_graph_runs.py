@@ -18,7 +18,8 @@ from tests.pipeline.toy_repo import Repo
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 VARIANTS = ["baseline", "base", "merged", "f16", "q8_0", "q4_k_m", "int4-g32"]
-TABLE_ROWS = ["baseline", "base", "base,", *VARIANTS[2:]]  # the base model also with the format header
+TABLE_ROWS = ["baseline", "base", *3 * ["base,"], *VARIANTS[2:]]
+"""The base model with the format header, zero-shot and few-shot too."""
 
 
 def cartlm(repo: Repo, *arguments: str) -> str:

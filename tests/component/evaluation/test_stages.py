@@ -38,6 +38,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, toy_model: Path, toy_gguf
     params["gguf"] = {"q8_0": {"type": "Q8_0", "imatrix": False}}
     params["gptq"] = {}
     params["eval"] = {"max_new_tokens": 40, "batch_size": 7, "flip_rows": 6, "natural_rows": 0}
+    params["eval"]["shots"] = {"count": 2, "seed": 7, "rows": 0}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     row_files.write(folder / "data" / "test.jsonl", toy_rows())
     (folder / "data" / "published.jsonl").touch()

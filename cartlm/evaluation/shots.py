@@ -1,0 +1,68 @@
+"""The base model before fine-tuning, asked as one asks a base model: with an instruction, or with examples in front.
+
+Such a model goes on writing after its answer, so an answer is what stands in the first line. A few-shot prompt is `count`
+training rows, prompt and completion each, then the row's own prompt; every row gets the same examples.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cartlm.engines.answer import Answer
+from cartlm.engines.collect import Job, collect_answers
+from cartlm.evaluation.answers import evenly_spaced, rows_hash
+from cartlm.evaluation.config import Eval, Shots
+from cartlm.evaluation.scoring import score, summarize
+from cartlm.task.prompt import PromptBuilder
+from cartlm.task.rows import Row
+
+INSTRUCTION = (
+    "A shopper writes to a shop. Answer with one line of JSON with these keys: "
+    '"action" ("add" or "remove"), "product" (the line of the catalog that is meant), "quantity" (a number).\n\n'
+)
+SPARE = 8
+"""Tokens that an answer may be longer than the longest completion: one that is cut there could not be exact."""
+
+
+def examples(train: Sequence[Row], shots: Shots, separator: str) -> tuple[str, list[Row]]:
+    """The text in front of a few-shot prompt, and its rows: drawn from `train` with the seed."""
+    drawn = random.Random(shots.seed).sample(list(train), min(shots.count, len(train)))
+    return "".join(f"{row.prompt}{separator}{row.completion}\n\n" for row in drawn), drawn
+
+
+def first_line(answer: Answer) -> Answer:
+    """The answer up to its first line break, which ends it."""
+    text, found, _ = answer.text.partition("\n")
+    return replace(answer, text=text, finish_reason="stop") if found else answer
+
+
+def sections(
+    engine: Any,
+    builder: PromptBuilder,
+    rows: Sequence[Row],
+    train: Sequence[Row],
+    settings: Eval,
+    model: str,
+    raw: Path,
+) -> dict[str, dict[str, Any]]:
+    """The sections `zero_shot` and `few_shot` of a base model's metrics, of `shots.rows` evenly spaced rows.
+
+    As `cartlm.evaluation.scoring.summarize`, with `shots` and the `rows` by which two runs compare. `raw`: answers so far
+    are kept in its .zero_shot.part.jsonl and .few_shot.part.jsonl.
+    """
+    asked = [rows[index] for index in evenly_spaced(len(rows), settings.shots.rows)]
+    text, drawn = examples(train, settings.shots, builder.separator)
+    longest = max(len(builder.completion_ids(row.completion)) for row in asked)
+    limit = min(settings.max_new_tokens, longest + SPARE)
+    found: dict[str, dict[str, Any]] = {}
+    for name, head, shown in (("zero_shot", INSTRUCTION, []), ("few_shot", text, drawn)):
+        prompts = [builder.prompt_ids(head + row.prompt) for row in asked]
+        job = Job(model, prompts, limit, settings.batch_size)
+        answers = collect_answers(engine, job, raw.with_name(f"{raw.name}.{name}.part.jsonl"), name)
+        scores = [score(row, first_line(answer)) for row, answer in zip(asked, answers, strict=True)]
+        found[name] = {**summarize(scores), "shots": len(shown), "rows": rows_hash([*shown, *asked])}
+    return found
