@@ -16,7 +16,7 @@ export CARTLM_BENCH_CHECK ?= $(CHECK)
 # Named after what asked for it: another lock, or the checkout moved, is another stamp.
 STAMP := .venv/setup-$(shell (pwd; cat docker/dev.txt pyproject.toml) | cksum | tr ' ' -)
 
-.PHONY: help setup repro check test test-nightly lint docs bench bench-gpu doctor stale pull push architecture base remote preset pin image compare check-compare check-requests clean
+.PHONY: help setup repro check test test-nightly lint docs bench bench-gpu doctor stale pull push architecture base remote preset study pin image compare check-compare check-requests clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -34,7 +34,7 @@ repro bench: ; @$(IN) $@-$(TARGET)
 doctor pull push remote stale: ; @$(IN) repro-$(TARGET) make $@ $(WORDS)
 architecture: ; @$(IN) repro-$(TARGET) $(if $(filter gpu,$(TARGET)),python -m gpu.architecture,make $@)
 test: ; @$(if $(filter gpu,$(TARGET)),$(error tests run in the image for cpu: make test TARGET=cpu),$(IN) test make test $(WORDS))
-setup check lint docs test-nightly bench-gpu base preset pin compare check-compare check-requests: ; $(error make $@ runs outside of images: leave TARGET out)
+setup check lint docs test-nightly bench-gpu base preset study pin compare check-compare check-requests: ; $(error make $@ runs outside of images: leave TARGET out)
 else
 setup: $(if $(CARTLM_IMAGE),,$(STAMP)) # the virtual environment and llama.cpp; the other targets call it
 	@$(if $(CARTLM_IMAGE),$(PY) -I cartlm/system/llama_cpp_check.py,docker/llama_cpp.sh --quiet --venv .venv)
@@ -116,6 +116,10 @@ base: setup # make the embedded base model again (hours on a CPU), into base/mod
 preset: setup ## lay a preset over params.yaml (NAME=paper; YES=1 agrees to its download)
 	@$(CARTLM) preset $(or $(NAME),$(error name one of presets/: make preset NAME=paper)) $(if $(filter 1,$(YES)),--yes)
 
+study: setup ## run a preset beside the default, its numbers into results/ (NAME=paper, STAGES=, YES=1)
+	@$(CARTLM) study $(or $(NAME),$(error name one of presets/: make study NAME=paper)) $(foreach each,$(STAGES),--stage $(each)) $(if $(filter 1,$(YES)),--yes) $(ARGS)
+	@$(CARTLM) readme-table
+
 pin: setup # ask the hub for the revisions in params.yaml, and the registry for the base images' digests
 	@$(CARTLM) pin
 	@$(CARTLM) pin-images
@@ -134,6 +138,7 @@ endif
 image: ## the image of a hardware target (TARGET=cpu, gpu or test)
 	@docker/compose.sh image $(or $(TARGET),cpu) $(ARGS)
 
-clean: ## remove data, models and runs; paid answers and caches stay
+clean: ## remove data, models and runs; paid answers, studies and caches stay
 	[ ! -d data ] || find data -mindepth 1 -maxdepth 1 ! -name answers ! -name responses.jsonl -exec rm -rf {} +
-	rm -rf models runs build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	[ ! -d runs ] || find runs -mindepth 1 -maxdepth 1 ! -name studies -exec rm -rf {} +
+	rm -rf models build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

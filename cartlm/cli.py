@@ -21,8 +21,9 @@ from cartlm.compare.report import format_comment, format_report
 from cartlm.errors import UserError
 from cartlm.files import write_text
 from cartlm.metrics import read_metrics, write_metrics
-from cartlm.pipeline import dvc_remote, repository, stale, variants
-from cartlm.report import paper, results, summary, worth
+from cartlm.pipeline import dvc_remote, repository, stale, studies, study_results, variants
+from cartlm.report import models, paper, pretrained, results, summary, worth
+from cartlm.report import studies as study_tables
 from cartlm.system import machine
 from cartlm.text import few
 from cartlm.training.config import Base
@@ -112,9 +113,23 @@ def _agree(origin: Base, name: str, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UserError("nobody agreed to that licence and download", f"make preset NAME={name} YES=1")
+        raise UserError("nobody agreed to that licence and download", "the same command with YES=1")
     if not click.confirm("Go on?"):
         raise UserError("params.yaml is unchanged", "make preset NAME=... for another one")
+@main.command(hidden=True)
+@click.argument("name")
+@click.option("--commit", help="Run this commit, whatever was changed since.  [default: HEAD]")
+@click.option(
+    "--stage", "stages", multiple=True, help="Run this stage of dvc.yaml and what it needs; repeatable."
+)
+@click.option("--yes", is_flag=True, help="Agree to the licence and the download of the preset's model.")
+def study(name: str, commit: str | None, stages: tuple[str, ...], yes: bool) -> None:
+    """Run presets/NAME.yaml in a worktree of its own, and put its numbers into results/NAME."""
+    repository.check_repository(ROOT)
+    order = studies.Order(name, commit, stages, yes)
+    studies.check(ROOT, order)
+    with command.alone("make study", f"make study NAME={name}") as lock:
+        studies.run(ROOT, order, lock, lambda line: print(line, flush=True))
 
 
 @main.command()
@@ -148,20 +163,27 @@ def pin_images() -> None:
 
 @main.command()
 def table() -> None:
-    """Print the results table."""
-    print(summary.table(METRICS, command.params().variants.names))
+    """Print the results table, and those of the studies."""
+    settings = command.params()
+    print(summary.table(METRICS, settings.variants.names))
+    if texts := study_tables.terminal(
+        models.every(ROOT, settings.variants.names, settings.base.path, settings.base.source)
+    ):
+        print(f"\n{texts}")
 
 
 @main.command("readme-table", hidden=True)
 @click.option("--check", is_flag=True, help="Write nothing; exit code 1 if one is stale.")
 def readme_table(check: bool) -> int:
-    """Write the table and the finding in README.md, and docs/paper.md, from metrics/."""
+    """Write the tables in README.md, docs/paper.md and docs/studies.md, from metrics/ and results/."""
     settings, readme = command.params(), Path("README.md")
     measured = paper.measured_model(METRICS, settings.base.path, settings.data.path or paper.GENERATED)
-    block = results.readme_block(METRICS, settings.variants.names)
-    text = results.with_block(readme.read_text("utf-8"), block)
+    every = models.every(ROOT, settings.variants.names, settings.base.path, settings.base.source)
+    parts = [results.readme_block(METRICS, settings.variants.names), study_tables.readme_part(every)]
+    text = results.with_block(readme.read_text("utf-8"), "\n\n".join(filter(None, parts)))
     texts = {readme: results.with_block(text, worth.sentences(METRICS), (worth.BEGIN, worth.END))}
-    texts[Path("docs/paper.md")] = paper.document(METRICS, measured)
+    texts[Path("docs/paper.md")] = paper.document(METRICS, measured, pretrained.sections(every))
+    texts[Path("docs/studies.md")] = study_tables.document(every)
     changed = [path for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text]
     if check and changed:
         command.progress(f"stale: {', '.join(map(str, changed))}; cartlm readme-table")
@@ -227,8 +249,13 @@ def stale_stages(as_json: bool) -> int:
     Needs only what git has: missing data and models are ignored.
     """
     repository.check_repository(ROOT)
-    report = stale.find_stale(ROOT)
-    print(json.dumps(asdict(report), indent=2) if as_json else stale.format_report(report))
+    report, late = stale.find_stale(ROOT), study_results.find_stale(ROOT)
+    if as_json:
+        print(json.dumps({**asdict(report), "studies": late}, indent=2))
+    else:
+        print(stale.format_report(report))
+        if lines := study_results.format_stale(late):
+            print("\nStudies, which only make study runs:", *lines, sep="\n  ")
     return 1 if report.stale else 0
 
 

@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -175,8 +175,10 @@ class Command(Guard):
 
 
 @contextmanager
-def alone(name: str) -> Iterator[None]:
+def alone(name: str, again: str = "dvc repro") -> Iterator[IO[str]]:
     """Hold the lock `name` of the working directory; raises UserError if another process holds it.
+
+    `again`: the command to type then. A child that inherits the file yielded holds the lock too.
 
     `kill -9` of dvc leaves its stage running: a `dvc repro` beside it would write the same files.
     """
@@ -188,11 +190,11 @@ def alone(name: str) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             what = f"{name} is already running here, as process {file.read().strip() or 'unknown'}"
-            raise UserError(what, "wait for it, or kill it, then dvc repro") from None
+            raise UserError(what, f"wait for it, or kill it, then {again}") from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        yield file
 
 
 class Group(Guard, click.Group):

@@ -27,8 +27,9 @@ def replacing(path: Path, folder: bool = False) -> Iterator[Path]:
     try:
         yield temporary
         if folder:
-            for file in temporary.iterdir():
-                file.chmod(0o644)  # safetensors writes 0600, which another user's container cannot read
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    file.chmod(0o644)  # safetensors writes 0600, which another user's container cannot read
             _remove(path)
         else:
             with temporary.open("rb") as written:

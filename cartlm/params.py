@@ -15,6 +15,7 @@ from cartlm.data.config import Data
 from cartlm.engines.config import Remote
 from cartlm.errors import UserError
 from cartlm.evaluation.config import Eval, Parity, References
+from cartlm.pipeline import presets
 from cartlm.pipeline.variants import Variants
 from cartlm.quantization.config import Gguf, Gptq
 from cartlm.task.config import Prompt
@@ -81,8 +82,6 @@ def preset_text(path: Path, preset: Path) -> str:
 
     Comments and order stay. Raises UserError for a wrong preset.
     """
-    document, changes = (yaml_files.parse_editable(each.read_bytes(), str(each)) for each in (path, preset))
-    yaml_files.overlay(document, changes, ("gguf", "gptq", "remote"))
-    text = yaml_files.dump(document)
+    text = presets.lay_over(path, preset)
     parse(yaml_files.parse(text), preset.name)
     return text

@@ -47,11 +47,14 @@ class Comparison:
     variants: list[str] = field(default_factory=list)  # in the order of params.yaml
     stale: stale.Report | None = None  # of the new side, if it is checked out
     lost: list[Change] = field(default_factory=list)  # removed without an explanation
+    studies: dict[str, Comparison] = field(default_factory=dict)  # those that differ, by name
+    lost_studies: list[str] = field(default_factory=list)  # gone, although their preset is still there
 
     @property
     def regression(self) -> bool:
         """Whether anything became worse, or a number is gone that could show it."""
-        return bool(self.having("worse") or self.lost)
+        worse = self.having("worse") or self.lost or self.lost_studies
+        return bool(worse) or any(each.regression for each in self.studies.values())
 
     def having(self, verdict: Verdict) -> list[Change]:
         return [change for change in self.changes if change.verdict == verdict]
@@ -70,6 +73,8 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "changes": [{**vars(change), "paired": _plain(change.paired)} for change in comparison.changes],
         "stale": comparison.stale,
         "variants_against_f16": [_plain(each) for each in comparison.against_f16],
+        "lost_studies": comparison.lost_studies,
+        "studies": {name: as_json(each) for name, each in comparison.studies.items()},
     }
     return json.loads(to_json(values, inf_nan_mode="strings"))
 

@@ -27,6 +27,7 @@ from cartlm.evaluation.paired import Difference, against_f16, mcnemar_difference
 from cartlm.evaluation.statistics import ALPHA, Pairs, wilson
 from cartlm.pipeline import dvc_lock, stale
 from cartlm.pipeline.repository import is_checked_out
+from cartlm.text import few
 
 OTHER_ROWS = "the test rows differ (data/test.jsonl in dvc.lock): nothing is paired"
 Timings = dict[tuple[str, str, str], TimingChange | str]
@@ -52,7 +53,25 @@ def compare_commits(root: Path, old: str, new: str | None) -> Comparison:
     report = stale.find_stale(root) if is_checked_out(root, new) else None
     comparison = compare_sides(before, after, tolerances, report)
     comparison.notes[:0] = missing + notes.own_code_changes(root, old, new, after.name)
-    return comparison
+    studies, lost, about = compare_studies(before, after, tolerances)
+    return replace(comparison, studies=studies, lost_studies=lost, notes=[*comparison.notes, *about])
+
+
+def compare_studies(
+    old: Side, new: Side, tolerances: Mapping[str, float]
+) -> tuple[dict[str, Comparison], list[str], list[str]]:
+    """The studies of both sides that differ; those that are gone although their preset is there; notes on one-sided ones."""
+    both = {name: (one, new.studies[name]) for name, one in old.studies.items() if name in new.studies}
+    differ = {
+        name: (one, other) for name, (one, other) in both.items() if replace(one, name=other.name) != other
+    }
+    gone, added = (
+        sorted(one.studies.keys() - other.studies.keys()) for one, other in ((old, new), (new, old))
+    )
+    texts = {"no longer in results/": gone, "only now in results/": added}
+    about = [f"studies {what}: {few(names, 8)}." for what, names in texts.items() if names]
+    compared = {name: compare_sides(one, other, tolerances) for name, (one, other) in differ.items()}
+    return compared, [name for name in gone if name in new.presets], about
 
 
 def compare_sides(

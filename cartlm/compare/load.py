@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,7 +14,7 @@ from cartlm.compare.rules import invalid_metric, target_and_variant
 from cartlm.config import Share
 from cartlm.errors import UserError
 from cartlm.metrics import Outcome, parse_metrics, parse_outcomes
-from cartlm.pipeline import dvc_lock
+from cartlm.pipeline import dvc_lock, study_results
 from cartlm.pipeline.repository import WORKSPACE, Tree, resolve_commit
 from cartlm.text import few
 
@@ -39,6 +39,8 @@ class Side:
     outdated: dict[str, list[str]] = field(default_factory=dict)  # stage -> what changed since it was run
     rounds: dict[str, Rounds] = field(default_factory=dict)  # hardware target -> its rounds.csv
     params: dict[str, dict[str, Any]] = field(default_factory=dict)  # file -> its values
+    studies: dict[str, Side] = field(default_factory=dict)  # what results/ has
+    presets: tuple[str, ...] = ()
 
     def section(self, name: str) -> dict[str, Any]:
         """A section of params.yaml as it is, valid or not; empty where there is none."""
@@ -62,12 +64,22 @@ def load_side(root: Path, revision: str | None) -> Side:
     Raises UserError for a revision that does not exist, without metrics, and for files that no stage writes.
     """
     tree = Tree(root, resolve_commit(root, revision) if revision is not None else None)
-    params = {path: tree.yaml(path) for path in PARAMS_FILES}
-    metrics = load_metrics(tree)
-    if not metrics:
+    side = read_side(tree)
+    if not side.metrics:
         asked = f"{revision} ({tree.name})" if tree.commit else f"the {WORKSPACE}"
         next = "git log --oneline -- metrics" if tree.commit else "make repro"
         raise UserError(f"{asked} has no metrics", next)
+    below = {name: f"{study_results.RESULTS}/{name}" for name in study_results.names(tree)}
+    return replace(
+        side,
+        outdated=dvc_lock.outdated_stages(side.stages, tree),
+        studies={name: read_side(replace(tree, below=path)) for name, path in below.items()},
+        presets=tuple(PurePosixPath(path).stem for path in tree.find("presets") if path.endswith(".yaml")),
+    )
+
+
+def read_side(tree: Tree) -> Side:
+    """The numbers of the main graph, or of a study, and the params and locks beside them."""
     stages = dvc_lock.read_stages(tree)
     outcomes = {
         Path(path).stem: parse_outcomes(text, *tree.place(path))
@@ -78,8 +90,9 @@ def load_side(root: Path, revision: str | None) -> Side:
         Path(path).parent.name: parse_rounds(text, *tree.place(path))
         for path, text in find_texts(tree, "metrics/bench", "rounds.csv").items()
     }
-    rows, outdated = dvc_lock.row_hashes(stages), dvc_lock.outdated_stages(stages, tree)
-    return Side(tree.name, metrics, outcomes, rows, stages, outdated, rounds, params)
+    params = {path: tree.yaml(path) for path in PARAMS_FILES}
+    rows = dvc_lock.row_hashes(stages)
+    return Side(tree.name, load_metrics(tree), outcomes, rows, stages, rounds=rounds, params=params)
 
 
 def param_changes(old: Side, new: Side) -> list[ParamChange]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cartlm.compare.comparison import Change, Comparison, Verdict
 from cartlm.compare.load import PARAMS, WORKSPACE
@@ -135,20 +135,36 @@ def sections(comparison: Comparison, everything: bool = False) -> list[Section]:
         params.append(table_row(*map(table_cell, (name, change.old, change.new))))
     targets = [target_section(*target, everything) for target in changes_by_target(comparison).items()]
     section = Section("Params", "" if params else "No change.", PARAM_HEAD, params)
-    return [section, *targets, stale_section(comparison)]
+    studies = [study_section(*study) for study in comparison.studies.items()]
+    return [section, *targets, *studies, stale_section(comparison)]
+
+
+def study_section(name: str, comparison: Comparison) -> Section:
+    """What became worse or better of a study: each variant with its target."""
+    params = [f"{change.key} was {change.old!r:.40}, is {change.new!r:.40}" for change in comparison.params]
+    lead = [inert(headline(comparison)), *([inert(f"params: {few(params, 4)}")] if params else [])]
+    shown = [change for change in comparison.changes if change.verdict in SHOWN]
+    rows = [change_row(replace(change, variant=f"{change.target} {change.variant}")) for change in shown]
+    return Section(
+        f"Study {inert(name)}", f"{'; '.join(lead)}.", CHANGE_HEAD, rows, bullets(comparison.notes)
+    )
 
 
 def headline(comparison: Comparison) -> str:
     """`no change`, or how many metrics became worse and better, and of which variants; what does not compare."""
     counts = Counter(change.verdict for change in comparison.changes)
+    studies = [
+        f"study {name}: {headline(each)}" for name, each in comparison.studies.items() if each.regression
+    ]
+    studies += [f"study {name} is gone" for name in comparison.lost_studies]
     if counts["not comparable"] and counts.keys() <= {"not comparable", "added", "removed"}:
-        return "nothing is comparable"
+        return "; ".join(["nothing is comparable", *studies])
     texts = []
     for verdict in SHOWN:
         names = dict.fromkeys(f"{change.target} {change.variant}" for change in comparison.having(verdict))
         texts += [f"{counts[verdict]} {verdict} ({few([*names], 12)})"] if names else []
     unjudged = [f"{counts[name]} {name}" for name in ("not comparable", "removed") if counts[name]]
-    return "; ".join([*(texts or ["no change"]), *unjudged])
+    return "; ".join([*(texts or ["no change"]), *unjudged, *studies])
 
 
 def bullets(notes: Iterable[str]) -> list[str]:

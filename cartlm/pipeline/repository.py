@@ -60,10 +60,11 @@ def run_git(root: Path, *arguments: str, stdin: str = "") -> subprocess.Complete
 
 @dataclass(frozen=True)
 class Tree:
-    """The files of a commit or, where that is None, of the workspace. Paths are from `root`."""
+    """The files of a commit or, where that is None, of the workspace. Paths are from `below`, a folder of `root`."""
 
     root: Path
     commit: str | None = None
+    below: str = ""
 
     @property
     def name(self) -> str:
@@ -75,9 +76,10 @@ class Tree:
 
         root = str(self.root.resolve())
         if self.commit is None:
-            return fsspec.filesystem("dir", path=root, target_protocol="file")
+            return fsspec.filesystem("dir", path=str(Path(root, self.below)), target_protocol="file")
         # git itself: libgit2 does not fetch what a partial clone lacks
-        packed = subprocess.run(["git", "-C", root, "archive", self.commit], capture_output=True, check=False)
+        tree = f"{self.commit}:{self.below}" if self.below else self.commit
+        packed = subprocess.run(["git", "-C", root, "archive", tree], capture_output=True, check=False)
         if packed.returncode:
             what = f"git archive {self.name}: {packed.stderr.decode(errors='replace').strip()[-200:]}"
             raise UserError(what, "git fetch, or git fsck")
@@ -86,6 +88,11 @@ class Tree:
     def find(self, folder: str) -> list[str]:
         """Files below a folder, sorted; no links to what is not there, such as an editor's lock."""
         return sorted(filter(self._files.isfile, self._files.find(folder)))
+
+    def folders(self, path: str) -> list[str]:
+        """Names of the folders directly in a folder that have a file, sorted."""
+        parts = [each.removeprefix(f"{path}/").split("/") for each in self.find(path)]
+        return sorted({names[0] for names in parts if len(names) > 1})
 
     def read(self, path: str) -> bytes | None:
         """A file; None where there is none."""
@@ -108,6 +115,7 @@ class Tree:
 
     def place(self, path: str, command: str = "checkout") -> tuple[str, str]:
         """A broken file as an error names it, and the command that shows or, in the workspace, restores it."""
+        path = f"{self.below}/{path}" if self.below else path
         if self.commit:
             return f"{path} of {self.name}", f"git show {self.name}:{path}"
         return path, f"git {command} {path}"

@@ -22,6 +22,7 @@ from tests.fixtures.toy import make_toy_model
 LEFT_OUT = {
     ".git", ".venv", ".dvc/cache", ".dvc/tmp", "data", "models", "runs", "metrics", "base/model", "base/build", "build",
     "dvc.lock", "tests", "docs",
+    *(f"results/{path.name}" for path in (ROOT / "results").iterdir() if path.is_dir()),
 }  # fmt: skip
 CACHES = {"__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis", ".benchmarks"}
 TOY: dict[str, dict[str, Any]] = {
@@ -29,7 +30,13 @@ TOY: dict[str, dict[str, Any]] = {
     "finetune": {"max_steps": 4, "batch_size": 4, "save_steps": 1},
     "merge": {"check_rows": 3, "min_agreement": 0.0},
     "parity": {"rows": 24},
-    "eval": {"max_new_tokens": 8, "batch_size": 8, "flip_rows": 4, "natural_rows": 6},
+    "eval": {
+        "max_new_tokens": 8,
+        "batch_size": 8,
+        "flip_rows": 4,
+        "natural_rows": 6,
+        "shots": {"count": 2, "seed": 7, "rows": 6},
+    },
     "bench_cpu": {
         "rounds": 2,
         "queries": 2,

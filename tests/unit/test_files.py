@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,16 @@ def test_scratch_is_gone_at_the_end_and_after_a_kill(tmp_path: Path) -> None:
         with replacing(tmp_path / "model", folder=True) as other:  # beside it, as stage base does
             (other / "part").write_text((folder / "big").read_text())
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+def test_folders_in_a_folder_stay_open(tmp_path: Path) -> None:
+    with replacing(tmp_path / "m", folder=True) as temporary:
+        (temporary / "inner").mkdir()
+        (temporary / "inner/file").write_text("new")
+        (temporary / "inner/file").chmod(0o600)
+    assert (tmp_path / "m/inner").stat().st_mode & 0o777 == 0o755 & ~umask()
+    assert (tmp_path / "m/inner/file").stat().st_mode & 0o777 == 0o644
+
+
+def umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

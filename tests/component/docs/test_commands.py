@@ -32,6 +32,7 @@ MADE = (
     ".dvc/",
     "base/build/",
     "docs/results.md",
+    "results/",
 )
 """Paths that a run, DVC or the reader makes."""
 TO_WRITE = {"cartlm/data/sqlite_source.py", "cartlm/engines/first_line.py"}

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from click.testing import CliRunner
-from dvc.repo import Repo as DvcRepo
 
-from cartlm import cli
 from cartlm.pipeline import stale
+from tests.component.pipeline import small_repo
+from tests.component.pipeline.small_repo import Repo
 
 MAIN = """
 stages:
@@ -54,45 +49,9 @@ stages:
 """
 
 
-@dataclass(frozen=True)
-class Repo:
-    path: Path
-
-    def run(self, *command: str) -> str:
-        done = subprocess.run(command, cwd=self.path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout.strip()
-
-    def git(self, *arguments: str) -> str:
-        return self.run("git", "-c", "user.name=t", "-c", "user.email=t@example.invalid", *arguments)
-
-    def repro(self, *arguments: str) -> None:
-        self.run(sys.executable, "-m", "dvc", "repro", "-q", *arguments)
-
-    def commit(self, message: str) -> str:
-        self.git("add", "-A")
-        self.git("commit", "-q", "-m", message)
-        return self.git("rev-parse", "--short", "HEAD")
-
-    def edit(self, name: str, old: str, new: str) -> None:
-        before = (self.path / name).read_text("utf-8")
-        assert old in before
-        (self.path / name).write_text(before.replace(old, new), "utf-8")
-
-    def cartlm(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """In this process."""
-        with contextlib.chdir(self.path):
-            done = CliRunner().invoke(cli.main, arguments)
-        return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
-
-
 @pytest.fixture(scope="module")
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Repo:
     """Both pipelines run and committed: the main one, then the card's, then something else."""
-    repo = Repo(tmp_path_factory.mktemp("stale") / "origin")
-    repo.path.mkdir()
-    repo.git("init", "-q", "-b", "main")
-    DvcRepo.init(str(repo.path)).close()
     files = {
         ".gitignore": "/data/\n/models/\n",
         "dvc.yaml": MAIN,
@@ -101,9 +60,7 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Repo:
         "rows.txt": '{"exact_match": 1}\n',
         **dict.fromkeys(("train.py", "evaluate.py", "bench.py"), "print()\n"),
     }
-    for name, text in files.items():
-        (repo.path / name).parent.mkdir(exist_ok=True)
-        (repo.path / name).write_text(text, "utf-8")
+    repo = small_repo.make(tmp_path_factory.mktemp("stale") / "origin", files)
     (repo.path / "metrics").mkdir()
     repo.repro()
     repo.commit("measured")

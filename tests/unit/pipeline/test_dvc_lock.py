@@ -22,6 +22,7 @@ class Files(dict[str, str]):
     """Files of a commit by path, as a Tree has them."""
 
     commit = name = "abc"
+    below = ""
     place, yaml = Tree.place, Tree.yaml
 
     def read(self, path: str) -> bytes | None:

@@ -83,7 +83,7 @@ def test_what_is_said_of_natural_messages_follows_the_intervals(
 def test_without_one_of_both_nothing_is_said(metrics: Path) -> None:
     (metrics / "eval/baseline.json").unlink()
     assert worth.sentences(metrics) == ""
-    assert worth.section(metrics) == []
+    assert worth.section(metrics, "##") == []
     assert worth.TITLE not in results.document(metrics, ["f16"])
 
 

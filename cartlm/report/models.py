@@ -1,0 +1,86 @@
+"""The models whose numbers this repository has: the default one in metrics/, and the studies in results/."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cartlm.pipeline import study_results
+from cartlm.pipeline.study_results import Study
+from cartlm.report.summary import read_optional
+
+OFFLINE = "offline"
+"""The default of params.yaml in tables beside studies."""
+EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model, with all its variants."""
+
+    name: str
+    metrics: Path
+    variants: list[str]
+    base: Mapping[str, Any]  # name, source, license and dequantized_from, as far as they are known
+    record: Mapping[str, Any] = field(default_factory=dict)  # study.json
+    late: Mapping[str, list[str]] = field(default_factory=dict)  # stage -> what changed since it was run
+
+    @property
+    def parameters(self) -> int | None:
+        return read_optional(self.metrics / "merge.json").get("parameters")
+
+    @property
+    def size(self) -> str:
+        """Parameters in millions, as text."""
+        return f"{self.parameters / 1e6:.3g} M" if self.parameters else ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}, {self.size}" if self.size else self.name
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether somebody else pretrained it."""
+        return self.base.get("source") not in (None, EMBEDDED)
+
+    @property
+    def origin(self) -> str:
+        """Name, parameters, and what the weights were before."""
+        was, count = self.base.get("dequantized_from"), self.parameters
+        parts = [f"`{self.base.get('name', self.name)}`"]
+        parts += [f"{count:,} parameters"] if count else []
+        return ", ".join([*parts, *([f"dequantized from {was}"] if was else [])])
+
+    @property
+    def bits(self) -> dict[str, float]:
+        """Quantized variant -> bits a weight, of the whole file."""
+        found = {}
+        for variant in self.variants:
+            for folder in ("quantize", "gptq"):
+                made = read_optional(self.metrics / folder / f"{variant}.json").get("quantize", {})
+                if "bits_per_weight" in made:
+                    found[variant] = float(made["bits_per_weight"])
+        return found
+
+
+def every(root: Path, variants: Sequence[str], path: str | None, source: str) -> list[Model]:
+    """The default model, with `path` and `source` of its base, then the studies, each with what changed since."""
+    late = study_results.find_stale(root)
+    ours = default(root / "metrics", variants, {"name": path, "source": source})
+    return [ours, *(of_study(study, late[study.name]) for study in study_results.read_all(root))]
+
+
+def default(metrics: Path, variants: Sequence[str], base: Mapping[str, Any]) -> Model:
+    """The model of params.yaml. `base` (name, source) where metrics/merge.json has nothing of its origin."""
+    recorded = read_optional(metrics / "merge.json").get("base", {})
+    return Model(OFFLINE, metrics, list(variants), {**base, **recorded})
+
+
+def of_study(study: Study, late: Mapping[str, list[str]]) -> Model:
+    """A study, with what changed since it was run."""
+    section = study.params.get("base") or {}
+    given = {"name": section.get("path") or section.get("name"), "source": section.get("source")}
+    base = {key: value for key, value in {**given, **study.base}.items() if value not in (None, "")}
+    return Model(study.name, study.metrics, study.variants, base, study.record, late)
