@@ -116,6 +116,8 @@ def _agree(origin: Base, name: str, yes: bool) -> None:
         raise UserError("nobody agreed to that licence and download", "the same command with YES=1")
     if not click.confirm("Go on?"):
         raise UserError("params.yaml is unchanged", "make preset NAME=... for another one")
+
+
 @main.command(hidden=True)
 @click.argument("name")
 @click.option("--commit", help="Run this commit, whatever was changed since.  [default: HEAD]")

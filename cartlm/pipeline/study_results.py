@@ -17,7 +17,7 @@ from typing import Any
 from cartlm.errors import UserError
 from cartlm.files import write_text
 from cartlm.metrics import parse_metrics
-from cartlm.pipeline import presets, stale
+from cartlm.pipeline import dvc_lock, presets, stale
 from cartlm.pipeline.repository import Tree, run_git
 from cartlm.text import few
 
@@ -119,6 +119,9 @@ def shadow(root: Path, study: Study) -> Iterator[Path]:
         shutil.copytree(study.folder, folder, dirs_exist_ok=True)
         for other in folder.glob("*/dvc.lock"):
             other.unlink()
+        for path in {path for stage in dvc_lock.read_stages(Tree(folder)).values() for path in stage.hashes}:
+            if path.startswith("metrics/") and not Path(path).suffix:
+                (folder / path).mkdir(parents=True, exist_ok=True)  # git keeps no empty one
         write_text(folder / "params.yaml", params)
         write_text(folder / ".dvc/config", DVC_CONFIG.format(folder))
         run_git(folder, "init", "-q")  # `git check-ignore` then knows what a checkout is meant to lack

@@ -54,15 +54,20 @@ class Model:
         return ", ".join([*parts, *([f"dequantized from {was}"] if was else [])])
 
     @property
+    def quantized(self) -> dict[str, dict[str, Any]]:
+        """Quantized variant -> what its stage says of the file, as metrics/quantize and metrics/gptq have it."""
+        files = [
+            (each, self.metrics / kind / f"{each}.json")
+            for each in self.variants
+            for kind in ("quantize", "gptq")
+        ]
+        return {variant: made for variant, path in files if (made := read_optional(path).get("quantize"))}
+
+    @property
     def bits(self) -> dict[str, float]:
         """Quantized variant -> bits a weight, of the whole file."""
-        found = {}
-        for variant in self.variants:
-            for folder in ("quantize", "gptq"):
-                made = read_optional(self.metrics / folder / f"{variant}.json").get("quantize", {})
-                if "bits_per_weight" in made:
-                    found[variant] = float(made["bits_per_weight"])
-        return found
+        key = "bits_per_weight"
+        return {variant: float(made[key]) for variant, made in self.quantized.items() if key in made}
 
 
 def every(root: Path, variants: Sequence[str], path: str | None, source: str) -> list[Model]:

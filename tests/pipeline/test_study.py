@@ -123,4 +123,4 @@ def test_the_tables_show_it_beside_the_default_and_stale_knows_its_state(
     )
     assert copy.run(*cartlm, "readme-table", "--check", check=False).returncode == 1
     copy.run(*cartlm, "readme-table")
-    assert f"| {NAME}* |" in (copy.path / "README.md").read_text("utf-8")
+    assert f"| {NAME}† |" in (copy.path / "README.md").read_text("utf-8")

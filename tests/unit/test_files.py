@@ -33,6 +33,8 @@ def test_scratch_is_gone_at_the_end_and_after_a_kill(tmp_path: Path) -> None:
         with replacing(tmp_path / "model", folder=True) as other:  # beside it, as stage base does
             (other / "part").write_text((folder / "big").read_text())
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_folders_in_a_folder_stay_open(tmp_path: Path) -> None:
     with replacing(tmp_path / "m", folder=True) as temporary:
         (temporary / "inner").mkdir()

@@ -116,7 +116,7 @@ def test_a_preset_that_downloads_asks_first(cartlm: Run, repo: Path, monkeypatch
     (repo / "presets/mine.yaml").write_text(DOWNLOADED, encoding="utf-8")
     before = (repo / "params.yaml").read_bytes()
     done = cartlm("preset", "mine")
-    failed(done, "make preset NAME=mine YES=1")
+    failed(done, "YES=1")
     assert "some/model: licence MIT" in done.stdout
     assert "1,234 MB" in done.stdout
     assert (repo / "params.yaml").read_bytes() == before

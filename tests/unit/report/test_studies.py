@@ -89,11 +89,11 @@ def test_the_readme_has_a_row_a_model_once_there_is_a_study(offline: Model, smal
     assert "`google/gemma-3-270m`, 268,098,176 parameters, dequantized from Q4_K_M" in text
 
 
-def test_a_model_of_other_code_has_an_asterisk(offline: Model, small: Model) -> None:
+def test_a_model_of_other_code_has_a_dagger(offline: Model, small: Model) -> None:
     old = Model(
         small.name, small.metrics, small.variants, small.base, small.record, {"eval": ["cartlm/engines"]}
     )
-    assert list(table(studies.side_by_side([offline, old]), "model")) == [OFFLINE, "small*"]
+    assert list(table(studies.side_by_side([offline, old]), "model")) == [OFFLINE, "small†"]
     for text in (studies.side_by_side([offline, old]), studies.document([offline, old])):
         assert "`cartlm stale`" in text
     assert "`cartlm stale`" not in studies.document([offline, small])
