@@ -34,7 +34,6 @@ INPUTS = (
         "params.yaml",
         "dvc.yaml",
         ".dvcignore",
-        ".dvc/config",
         "presets",
         "cartlm",
         "stages",

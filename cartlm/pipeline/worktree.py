@@ -132,7 +132,8 @@ def share_cache(root: Path, folder: Path) -> None:
     with Config(str(folder / ".dvc"), validate=False).edit("local") as config:
         config.update(own)
         # What these two start in the background would go on holding the lock of `make study`.
-        config["core"] = {**own["core"], "check_update": False, "analytics": False}
+        chosen = {key: each for key, each in ours["core"].items() if key == "remote"}
+        config["core"] = {**own["core"], **chosen, "check_update": False, "analytics": False}
         config["cache"] = {
             **own["cache"],
             "dir": str(ours["cache"].get("dir") or root.resolve() / ".dvc/cache"),

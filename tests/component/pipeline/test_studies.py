@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -350,15 +351,28 @@ def test_two_at_once_are_refused_while_dvc_runs(repo: Repo) -> None:
     assert not tree(repo).exists()
 
 
+def test_dvc_holds_the_lock_and_its_process_is_named(repo: Repo) -> None:
+    held: list[bool] = []
+
+    def look(line: str) -> None:
+        if line.startswith("Running stage"):
+            path = (repo.path / "runs/locks/make-study").resolve()
+            files = Path(f"/proc/{path.read_text()}/fd").iterdir()
+            held.append(str(path) in {os.readlink(each) for each in files})
+
+    with contextlib.chdir(repo.path), command.alone("make study") as lock:
+        studies.run(Path("."), Order(NAME, stages=("data",)), lock, look)
+    assert held == [True]
+
+
 def test_a_remote_beside_the_checkout_serves_the_worktree_and_another_clone(
     repo: Repo, tmp_path: Path
 ) -> None:
     repo.dvc("remote", "add", "-d", "shared", "../remote")
     repo.dvc("remote", "modify", "--local", "shared", "verify", "true")
-    repo.commit("a remote")
-    study(repo)
-    repo.commit("a study")
+    study(repo)  # a remote need not be committed
     Repo(tree(repo)).dvc("push", "-q")
+    repo.commit("a study")
     assert (tmp_path / "remote").is_dir()
     assert "verify = true" in (tree(repo) / ".dvc/config.local").read_text("utf-8")
     repo.git("clone", "-q", f"file://{repo.path}", str(tmp_path / "clone"))
