@@ -62,6 +62,7 @@ class Finetune(Section):
     batch_size: Count
     gradient_accumulation: Count
     gradient_checkpointing: bool
+    device_memory_gib: Positive | None  # of the process on a CPU, of a card; null: as much as there is
     save_steps: Count
 
 

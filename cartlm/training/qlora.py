@@ -27,7 +27,7 @@ from cartlm.files import replacing
 from cartlm.task import prompt
 from cartlm.task import rows as row_files
 from cartlm.task.config import Prompt
-from cartlm.training import checkpoints
+from cartlm.training import checkpoints, memory
 from cartlm.training.config import Finetune
 from cartlm.training.examples import check, check_text, examples
 from cartlm.training.trainer import TrainingCallback, make_trainer, training_curve
@@ -68,7 +68,13 @@ class Finetuned:
     resumed_at: int  # 0: from the start
     trainable: int
     eval_loss: float
+    micro_batch: int  # rows computed at a time
+    dequantized: str | None  # NF4 matrices: "once" or "each step"
     seconds: float  # of this process alone
+    tokens_per_s: (
+        float | None
+    )  # trained on, without padding, in the steps of this process; None where it made none
+    memory_mib: float  # at the peak: resident, or on CUDA reserved by torch
     history: list[dict[str, float]]
 
 
@@ -172,10 +178,14 @@ def finetune(job: Job, runs: Path, adapter: Path) -> Finetuned | None:
     resumed_at = train_from(trainer, last)
     seconds = time.perf_counter() - started
     curve = training_curve(trainer.state.log_history)
+    in_steps = trainer.meter.seconds
     result = Finetuned(
         device, trainer.state.global_step, resumed_at,
         sum(weights.numel() for weights in trainer.model.parameters() if weights.requires_grad),
-        next(entry["eval_loss"] for entry in reversed(curve) if "eval_loss" in entry), seconds, curve,
+        next(entry["eval_loss"] for entry in reversed(curve) if "eval_loss" in entry),
+        trainer.split.micro_batch,
+        ("once" if trainer.split.held else "each step") if settings.quantization == "nf4" else None,
+        seconds, trainer.trained_tokens / in_steps if in_steps else None, memory.peak_mib(device), curve,
     )  # fmt: skip
     if not trainer.is_world_process_zero():
         return None
@@ -213,7 +223,7 @@ def run_key(job: Job, device: str) -> str:
     if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         plain["processes"] = processes  # each takes a batch of its own: other steps
     base = sorted(path for path in job.base.iterdir() if path.is_file())
-    modules = ("qlora.py", "trainer.py", "examples.py")
+    modules = ("qlora.py", "trainer.py", "examples.py", "frozen.py", "label_loss.py", "memory.py")
     code = [Path(__file__).with_name(name) for name in modules]
     return checkpoints.run_key(plain, [job.train, job.validation, *base, *code, Path(prompt.__file__)])
 
@@ -236,6 +246,9 @@ def save_adapter(model: Any, job: Job, result: Finetuned, target: Path) -> None:
         record = {
             "device": result.device, "quantization": job.settings.quantization,
             "compute_dtype": job.settings.compute_dtype, "steps": result.steps,
-            "trainable_parameters": result.trainable, "eval_loss": result.eval_loss, **versions(),
+            "trainable_parameters": result.trainable, "eval_loss": result.eval_loss,
+            "micro_batch": result.micro_batch, "dequantized": result.dequantized,
+            "tokens_per_s": result.tokens_per_s, "memory_mib": result.memory_mib, **versions(),
         }  # fmt: skip
-        model_dir.write_json(temporary / RECORD, record)
+        known = {name: value for name, value in record.items() if value is not None}
+        model_dir.write_json(temporary / RECORD, known)

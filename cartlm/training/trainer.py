@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import random
 import sys
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +24,35 @@ from tqdm import tqdm
 
 from cartlm.errors import UserError
 from cartlm.metrics import DIGITS
-from cartlm.training import checkpoints
+from cartlm.training import checkpoints, frozen, memory
 from cartlm.training.config import Finetune
-from cartlm.training.examples import IGNORED
+from cartlm.training.label_loss import hidden_states, label_loss
 
 COLUMNS = ["step", "epoch", "loss", "learning_rate", "eval_loss"]
 POOL = 16  # batches whose rows are sorted by length together
+PADDED_TO = 8  # tokens: few shapes, so that their memory fits the next batch
+CACHED = 1024
+"""Tokens of a micro batch on a CPU where no bound asks for fewer: its activations stay in the cache."""
 Examples = list[dict[str, list[int]]]
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a batch is computed: rows at a time, and whether the frozen matrices are kept dequantized."""
+
+    micro_batch: int
+    held: bool
 
 
 def make_trainer(
     settings: Finetune, model: Any, tokenizer: Any, train: Examples, validation: Examples, run: Path, device: str
 ) -> Any:  # fmt: skip
-    """The trainer over both sets of examples; the loss is on the completion mask alone. Checkpoints go to `run`."""
+    """The trainer over both sets of examples; the loss is on the completion mask alone. Checkpoints go to `run`.
+
+    Its `split` tells how a batch is computed. Raises UserError if `finetune.device_memory_gib` is too little.
+    """
     datasets.disable_progress_bars()
+    hf.set_seed(settings.seed)  # before the adapter's first weights
     if settings.quantization == "nf4":
         model = peft.prepare_model_for_kbit_training(
             model, use_gradient_checkpointing=settings.gradient_checkpointing
@@ -42,25 +61,41 @@ def make_trainer(
         r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout,
         target_modules=lora_targets(model, settings.lora_targets), bias="none", task_type="CAUSAL_LM",
     )  # fmt: skip
+    model = peft.get_peft_model(model, lora)
+    matrices = []
+    if device == "cpu":
+        memory.steady_malloc()
+        matrices = frozen.speed_up(model, getattr(torch, settings.compute_dtype))
+    chosen = split_batch(settings, model, matrices, train, device)
+    for matrix in matrices if chosen.held else ():
+        matrix.hold()
+    memory.trim()
     arguments = trl.SFTConfig(
-        output_dir=str(run), seed=settings.seed, data_seed=settings.seed,
-        use_cpu=device == "cpu", bf16=settings.compute_dtype == "bfloat16", fp16=settings.compute_dtype == "float16",
+        output_dir=str(run), seed=settings.seed, data_seed=settings.seed, use_cpu=device == "cpu",
+        # On a CPU `frozen` has said what is computed in which dtype.
+        bf16=device == "cuda" and settings.compute_dtype == "bfloat16", fp16=settings.compute_dtype == "float16",
         dataloader_pin_memory=device == "cuda",
         learning_rate=settings.learning_rate, lr_scheduler_type=settings.lr_scheduler,
         warmup_steps=min(settings.warmup_ratio, 0.999999), weight_decay=settings.weight_decay,
         num_train_epochs=settings.epochs, max_steps=settings.max_steps,
-        per_device_train_batch_size=settings.batch_size, per_device_eval_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation,
+        per_device_train_batch_size=chosen.micro_batch, per_device_eval_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation * (settings.batch_size // chosen.micro_batch),
         gradient_checkpointing=settings.gradient_checkpointing,
         activation_checkpointing=settings.gradient_checkpointing,  # its new name; trl still reads the old one
         save_strategy="steps", save_steps=settings.save_steps, save_total_limit=2, eval_strategy="no",
         # A step that is saved is logged too, so a resumed run logs the steps of an undisturbed one.
         logging_steps=next(every for every in (10, 5, 2, 1) if settings.save_steps % every == 0),
         max_length=None, packing=False, completion_only_loss=True, shuffle_dataset=False,
+        pad_to_multiple_of=PADDED_TO if device == "cpu" else None,
         report_to="none", disable_tqdm=True,
     )  # fmt: skip
 
+    progress = TrainingCallback()
+
     class Trainer(trl.SFTTrainer):
+        split, meter = chosen, progress
+        trained_tokens = 0  # of this process, without padding
+
         def _send_telemetry(self) -> None:
             """Nothing is sent to the hub."""
 
@@ -68,18 +103,30 @@ def make_trainer(
             """No card in a checkpoint."""
 
         def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            """On a CPU trl computes the logits of every position, `completion_loss` those after the prompts."""
-            compute = super().compute_loss if device == "cuda" else completion_loss
-            return compute(model, inputs, *args, **kwargs)
+            """On a CPU trl computes the logits of every position."""
+            if model.training:
+                self.trained_tokens += int(inputs["attention_mask"].sum())
+            if device == "cuda":
+                return super().compute_loss(model, inputs, *args, **kwargs)
+            found = label_loss(model, inputs, *args, **kwargs)
+            if model.training and kwargs.get("num_items_in_batch") is not None:
+                found = (
+                    found * self.accelerator.num_processes
+                )  # which count their labels together and average gradients
+            return found
+
+        def training_step(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+            with frozen.rotating(model) if device == "cpu" else nullcontext():
+                return super().training_step(model, *args, **kwargs)
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             lengths = [len(example["input_ids"]) for example in train]
             return LengthGroupedSampler(lengths, settings.batch_size, settings.seed)
 
     trainer: Any = Trainer(
-        model=model, args=arguments, processing_class=tokenizer, peft_config=lora,
+        model=model, args=arguments, processing_class=tokenizer,
         train_dataset=datasets.Dataset.from_list(train), eval_dataset=datasets.Dataset.from_list(validation),
-        callbacks=[TrainingCallback()],
+        callbacks=[progress],
     )  # fmt: skip
     trainer.remove_callback(hf.PrinterCallback)
     for weights in trainer.model.parameters():
@@ -108,6 +155,56 @@ def lora_targets(model: Any, wanted: str | Sequence[str]) -> list[str]:
             f"set it to all-linear, or to some of {', '.join(sorted(known))}",
         )
     return sorted(set(wanted))
+
+
+def split_batch(
+    settings: Finetune, model: Any, matrices: Sequence[frozen.Frozen], train: Examples, device: str
+) -> Split:
+    """Decided by shapes and `finetune.device_memory_gib` alone, so that the same params train in the same steps.
+
+    On a CPU a batch is split in any case: what fits the cache is computed faster. Raises UserError if a row does not fit.
+    """
+    lengths = [len(example["input_ids"]) for example in train]
+    longest = max(lengths)
+    padded = -(-longest // PADDED_TO) * PADDED_TO
+    mean = math.ceil(sum(lengths) / len(lengths))
+    most = max(1, CACHED // mean) if device == "cpu" else settings.batch_size
+    cost = memory.Cost(0, 0, 0)
+    if settings.device_memory_gib is not None:
+        cost = step_cost(settings, model, matrices, padded, device)
+    rows, held = memory.split(cost, settings.batch_size, most, settings.device_memory_gib, longest)
+    return Split(rows, held and bool(matrices))
+
+
+def step_cost(
+    settings: Finetune, model: Any, matrices: Sequence[frozen.Frozen], tokens: int, device: str
+) -> memory.Cost:
+    """What a step takes on `device`, of which the forward pass of one row of `tokens` tokens tells most."""
+    weights = memory.storages([*model.parameters(), *model.buffers()])
+    trained = sum(one.nbytes for one in model.parameters() if one.requires_grad)
+    ids = torch.ones((1, tokens), dtype=torch.long, device=model.device)
+    dtype = getattr(torch, settings.compute_dtype)
+
+    def kept(training: bool) -> int:
+        model.train(training)
+        with torch.autocast(device, dtype, enabled=device == "cuda" and dtype != torch.float32):
+            return memory.kept_for_backward(lambda: hidden_states(model, {"input_ids": ids}), weights)
+
+    if settings.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    row = kept(training=True)
+    if settings.gradient_checkpointing:  # one layer at a time is computed again, and kept
+        row += kept(training=False) // model.config.get_text_config().num_hidden_layers
+        model.train()
+    largest = max((matrix.size() for matrix in matrices), default=0)
+    fixed = (
+        sum(weights.values())
+        + 3 * trained
+        + largest
+        + memory.HEAD
+        + int(memory.LIBRARIES[device] * memory.GIB)
+    )
+    return memory.Cost(fixed, int(row * memory.ROW), sum(matrix.extra() for matrix in matrices))
 
 
 def epoch_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[int]:
@@ -145,33 +242,12 @@ class LengthGroupedSampler:
         self.epoch = epoch
 
 
-def completion_loss(
-    model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-) -> Any:
-    """Mean cross-entropy of the labels that are not -100, over `num_items_in_batch` of them (None: this batch's).
-
-    `inputs`: ids, mask and labels, [rows, tokens]. Logits are computed from the first label's position on.
-    """
-    labels = inputs["labels"]
-    learned = (labels != IGNORED).any(dim=0).nonzero()
-    first = max(1, int(learned[0])) if len(learned) else labels.shape[1] - 1
-    positions = torch.arange(first - 1, labels.shape[1] - 1, device=labels.device)
-    others = {name: value for name, value in inputs.items() if name != "labels"}
-    outputs = model(**others, use_cache=False, logits_to_keep=positions)
-    targets = labels[:, first:].reshape(-1)
-    loss = torch.nn.functional.cross_entropy(
-        outputs.logits.float().flatten(0, 1), targets, ignore_index=IGNORED, reduction="sum"
-    )
-    if num_items_in_batch is None:
-        num_items_in_batch = (targets != IGNORED).sum().clamp(min=1)
-    loss = loss / num_items_in_batch
-    return (loss, outputs) if return_outputs else loss
-
-
 class TrainingCallback(hf.TrainerCallback):
     """A progress bar on stderr, an evaluation at each epoch's end, a mark on each complete checkpoint."""
 
     bar: Any = None
+    seconds = 0.0  # of the steps alone
+    started = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         every = 0.1 if sys.stderr.isatty() else 10.0
@@ -180,7 +256,11 @@ class TrainingCallback(hf.TrainerCallback):
             mininterval=every, maxinterval=every,
         )  # fmt: skip
 
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.started = time.perf_counter()
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.seconds += time.perf_counter() - self.started
         self.bar.update(state.global_step - self.bar.n)
         # Before the step's checkpoint is written, so that it holds the loss.
         control.should_evaluate = float(state.epoch).is_integer() or state.global_step >= state.max_steps
