@@ -106,15 +106,15 @@ def test_a_failed_fit_leaves_the_file_of_before(shop: Path) -> None:
     assert (shop / MODEL).read_bytes() == before
 
 
-@pytest.mark.parametrize("separator", ["\n", "", "\n### Answer:\n", " "])
+@pytest.mark.parametrize("separator", ["\n", "", "\nremove 7 čaj:\n", " "])
 def test_the_engine_answers_prompts_whatever_their_separator(tmp_path: Path, separator: str) -> None:
     write_baseline(tmp_path / "model.json")
     with engine.load(tmp_path / "model.json") as loaded:
         builder = loaded.prompt_builder(separator)
-        prompt = render_prompt(["Čaj (20 kom)", "Džem"], "remove 3 džem")
+        prompt = render_prompt(["Čaj (20 kom)", "Džem"], "3 džem")
         ids = builder.prompt_ids(prompt)
         answer = loaded.answer(ids, 1)
-        assert answer.text == '{"action": "remove", "product": "Džem", "quantity": 3}'
+        assert answer.text == '{"action": "add", "product": "Džem", "quantity": 3}'
         assert (answer.finish_reason, answer.token_ids, answer.decoded_tokens) == ("stop", (), 0)
         assert answer.exact(answer.text)
         with pytest.raises(UserError, match="cannot read 'Tea"):
