@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -160,3 +161,20 @@ def test_digest_tells_models_apart(tmp_path: Path) -> None:
     (folder / "a.safetensors").write_bytes(b"1")
     (folder / "b.safetensors").unlink()
     assert file_digest(folder) == first
+
+
+def test_the_code_of_an_engine_from_another_package_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = tmp_path / "elsewhere_engine/__init__.py"
+    code.parent.mkdir()
+    code.write_text(
+        "class Other:\n    def describe(self):\n        return {'name': 'other'}\n", encoding="utf-8"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    other = importlib.import_module("elsewhere_engine").Other()
+    job = Job("model", PROMPTS, 8)
+    before = job.key(other)
+    assert job.key(other) == before
+    code.write_text(code.read_text("utf-8") + "# changed\n", encoding="utf-8")
+    assert job.key(other) != before
