@@ -68,8 +68,10 @@ def check(root: Path, order: Order) -> str:
     if order.commit is None:
         refuse_changes(root, order.name)
     commit = resolve_commit(root, order.commit or "HEAD")
-    known = worktree.git(root, "ls-tree", "--name-only", commit, "--", "presets/").split()
-    presets = [Path(path).stem for path in known if path.endswith(".yaml")]
+    known = worktree.git(root, "ls-tree", "--name-only", commit, "--", "presets/").splitlines()
+    presets = [
+        Path(path).stem for path in known if path.endswith(".yaml") and NAME.fullmatch(Path(path).stem)
+    ]
     if order.name not in presets:
         where = f"in {commit[:8]}" if order.commit else "here"
         what = f"there is no preset {order.name} {where}; there are: {', '.join(presets) or 'none'}"

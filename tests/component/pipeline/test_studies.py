@@ -235,7 +235,7 @@ def test_uncommitted_code_is_refused_and_documents_are_not(repo: Repo) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("large", ["no preset large", NAME]),
+        ("large", [f"no preset large here; there are: {NAME};"]),
         ("odd name", ["'odd name' cannot be"]),
         ("../first", ["cannot be"]),
         ("README", ["cannot be"]),
