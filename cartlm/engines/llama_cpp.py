@@ -90,7 +90,8 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
             while True:
                 token = int(np.argmax(logits))
                 if not np.isfinite(logits[token]):
-                    raise UserError(f"{self.path} computes {logits[token]}", "delete it, then dvc repro")
+                    hint = "delete it, then dvc repro; if it stays so, its activations may exceed float16, as F16 weights need them"
+                    raise UserError(f"{self.path} computes {logits[token]}", hint)
                 if token in self.end_ids:
                     reason = "stop"
                     break

@@ -40,7 +40,8 @@ class Transformers(AbstractContextManager["Transformers"]):
         self.weights, self.fixed = weights, fixed
         self._fixed: stepping.FixedCache | None = None
         self._replica_count, self.stopped = replicas, False
-        self.end_ids = end_ids(tokenizer.eos_token_id, tokenizer.backend_tokenizer.token_to_id)
+        self.eos_id: int = tokenizer.eos_token_id
+        self.end_ids = end_ids(self.eos_id, tokenizer.backend_tokenizer.token_to_id)
         self._piece = _pieces(tokenizer)
         ids = tokenizer("a", add_special_tokens=False)["input_ids"]
         self._adds_space = join_pieces([self._piece(token) for token in ids]) == " a"
@@ -143,7 +144,7 @@ class Transformers(AbstractContextManager["Transformers"]):
         if not all(map(math.isfinite, best)):
             hint = "delete it, then dvc repro"
             if self.model.dtype == torch.float16:
-                hint = "set gpu.dtype: bfloat16 in params.yaml (float16 is too narrow for some models, such as Gemma)"
+                hint = "set gpu.dtype: bfloat16 in params.yaml: what it computes may exceed float16"
             raise UserError(f"{self.folder} computes NaN or infinity", hint)
         return list(map(int, tokens))
 

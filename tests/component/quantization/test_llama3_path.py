@@ -102,9 +102,10 @@ def test_the_pad_token_is_never_an_end(made: Path) -> None:
     for name in ("base", "merged"):
         for file in ("config.json", "generation_config.json"):
             config = json.loads((made / "models" / name / file).read_text(encoding="utf-8"))
+            ends = 128001 if file == "config.json" else [128001, 128009]  # <|eot_id|> too
             assert (config["bos_token_id"], config["eos_token_id"], config["pad_token_id"]) == (
                 128000,
-                128001,
+                ends,
                 128004,
             )
         generation = json.loads(
