@@ -22,7 +22,7 @@ TOKENIZER = (
     "vocab.json", "merges.txt",
 )  # fmt: skip
 """Names of the files that are read; a folder's other files (code, pickles, cards) are never copied."""
-HINT = "set base.path in params.yaml to a Llama model in hub layout with safetensors"
+HINT = "set base.path in params.yaml to a model of a supported family in hub layout with safetensors"
 WIDTHS = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
 
 
