@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -79,7 +80,8 @@ class Summed(torch.autograd.Function):
             torch.zeros_like(top),
             torch.zeros_like(states, dtype=torch.float32),
         )
-        width = max(64, LOGITS // max(1, count))
+        # A power of two: few shapes, for each of which oneDNN keeps a program.
+        width = max(64, 2 ** int(math.log2(max(1, LOGITS // max(1, count)))))
         for start in range(0, size, width):
             piece = slice(start, start + width)
             with torch.set_grad_enabled(learning):

@@ -27,7 +27,7 @@ MALLOPT = {"M_MMAP_THRESHOLD": (-3, 2**25), "M_TRIM_THRESHOLD": (-1, 2**28)}
 
 
 def steady_malloc() -> None:
-    """Have glibc give freed memory to the next step instead of to the system, whose pages are filled with zeros first.
+    """Have glibc give freed memory to the next layer instead of to the system, whose pages are filled with zeros first.
 
     Without glibc nothing is changed.
     """

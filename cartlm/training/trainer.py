@@ -260,6 +260,8 @@ class TrainingCallback(hf.TrainerCallback):
         self.started = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.use_cpu:
+            memory.trim()  # else the heap grows from step to step, as lengths change
         self.seconds += time.perf_counter() - self.started
         self.bar.update(state.global_step - self.bar.n)
         # Before the step's checkpoint is written, so that it holds the loss.
