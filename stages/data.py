@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from cartlm import command
-from cartlm.data import card, files, gates, generated, hub, rules
+from cartlm.data import card, files, gates, generated, hub, offline
 from cartlm.data.wording_model import ask_server
 from cartlm.engines.replies import read_replies
 from cartlm.errors import UserError
@@ -48,7 +48,7 @@ def main(dry_run: bool) -> None:
         parts = generator.splits()
         about = {"wording": generator.model.metrics()}
     else:
-        sources = {"hub": hub.splits, "file": files.splits, "rules": rules.splits}
+        sources = {"hub": hub.splits, "file": files.splits, "rules": offline.splits}
         drawn = sources[data.source](data)
         parts, about = drawn.splits, {"near_duplicates": {"refused": drawn.leaked}}
     metrics = gates.check(parts, data) | about

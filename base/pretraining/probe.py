@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from base.pretraining.formats import TARGET_HEADER
-from cartlm.data import rules
+from cartlm.data import offline
 from cartlm.data.config import Data
 from cartlm.task.prompt import from_transformers
 from cartlm.task.rows import Row
@@ -15,8 +15,12 @@ BATCH = 16
 
 
 def probe_rows(data: Data, count: int, seed: int) -> list[Row]:
-    """`count` rows, the first half of them of held-out products and frames; drawn apart from the test rows."""
-    return rules.rows("probe", count, count // 2, data, random.Random(f"probe/{seed}"))
+    """`count` rows, the first half of them of held-out products and frames; drawn apart from the test rows.
+
+    All are classic, as the pretraining text is.
+    """
+    classic = data.model_copy(update={"everyday": data.everyday.model_copy(update={"share": 0.0})})
+    return offline.rows("probe", count, count // 2, classic, random.Random(f"probe/{seed}"))
 
 
 def measure(

@@ -50,6 +50,29 @@ class Wording(Section):
         return self
 
 
+class Everyday(Section):
+    """Rates of messages worded as people type orders (cartlm/data/everyday.py), each among the messages to which it applies.
+
+    docs/data.md has the resulting shares of all messages.
+    """
+
+    share: Share  # of all messages; data.wording words the rest
+    menus: Share  # their catalog is a menu, whose lines share most words
+    spelled: Share  # their catalog writes names in its own way: capitals inside words, one case throughout
+    bare: Share  # the product alone, which means add
+    aside: Share  # a reason or a statement instead of an order
+    behind: Share  # the number behind the name
+    collective: Share  # a set: "half a dozen"
+    approximate: Share  # "about ten", where more than two
+    more: Share  # "another two", "one more"
+    quantity_none: Share  # where the quantity is 1
+    described: Share  # a property, or what the twin is not, where that points at one line
+    synonym: Share  # an everyday word, where there is one
+    some_words: Share  # a part of the name, where that points at one line
+    name_full: Share  # the catalog line; the rest is inflected
+    lower_case: Share  # typed without capitals and mostly without full stops
+
+
 class Noise(Section):
     """Rates of the noise operators; see cartlm/data/noise.py for what each one does."""
 
@@ -105,6 +128,7 @@ class Data(Section):
     languages: Annotated[list[Language], Field(min_length=1)]
     catalog: Catalog
     wording: Wording
+    everyday: Everyday
     noise: Noise
     gates: Gates
     openai: Worded

@@ -116,7 +116,9 @@ def check_novel(seen: Sequence[Row], test: Sequence[Row]) -> None:
 def _shares(rows: Sequence[Row]) -> Section:
     """Shares of languages, actions, and every tag with few values."""
     values = {"language": [row.language for row in rows], "action": [row.intent.action for row in rows]}
-    for tag in ("style", "quantity_form", "name_form", "switch", "correction", "noise"):
+    for tag in (
+        "phrasing", "lines", "spelling", "style", "quantity_form", "name_form", "switch", "correction", "noise",
+    ):  # fmt: skip
         if all(tag in row.tags for row in rows):
             values[tag] = [str(row.tags[tag]) for row in rows]
     if noise := values.get("noise"):

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from cartlm.data import filters, metaprompt, near_duplicates, noise, rules
+from cartlm.data import filters, metaprompt, near_duplicates, noise, offline, rules
 from cartlm.data.config import Data
 from cartlm.data.metaprompt import GenerationPrompt, Label
 from cartlm.data.sampling import make_in_turn, shuffled
@@ -125,7 +125,7 @@ class Generator:
 
     def slots(self, count: int, novel: int) -> list[Slot]:
         """Languages and actions in turn; the first `novel` ones are novel."""
-        turns = rules.in_turn(self.params.languages, count)
+        turns = offline.in_turn(self.params.languages, count)
         return [Slot(index, *turn, index < novel) for index, turn in enumerate(turns)]
 
     def batches(

@@ -62,22 +62,27 @@ class Product:
 
 @dataclass(frozen=True)
 class Line:
-    """A product as one catalog line: `Coconut Water (330ml can)`."""
+    """A product as one catalog line: `Coconut Water (330ml can)`; `spelled` is the name where it is not written like that."""
 
     product: Product
     variant: str
     unit: str
+    spelled: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name as the catalog writes it."""
+        name = self.product.name[:1].upper() + self.product.name[1:]
+        if self.product.language == "english":
+            words = name.split(" ")
+            name = " ".join(word if word in _SMALL_WORDS else word[:1].upper() + word[1:] for word in words)
+        return self.spelled or name
 
     @property
     def text(self) -> str:
-        name, size = self.product.name, f"{self.unit} {self.variant}".strip()
-        name = name[:1].upper() + name[1:]
-        if self.product.language == "english":
-            words = [
-                word if word in _SMALL_WORDS else word[:1].upper() + word[1:] for word in name.split(" ")
-            ]
-            name, size = " ".join(words), f"{self.variant} {self.unit}".strip()
-        return f"{name} ({size})" if self.variant else name
+        parts = (self.unit, self.variant)
+        size = " ".join(parts[::-1] if self.product.language == "english" else parts).strip()
+        return f"{self.name} ({size})" if self.variant else self.name
 
 
 @cache

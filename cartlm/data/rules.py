@@ -1,21 +1,18 @@
-"""The offline source: the label is sampled first, the grammar words it, the operators make it noisy."""
+"""Classic messages: the label is sampled first, the grammar words it, the operators make it noisy."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import cycle, islice
 
-from cartlm.data import near_duplicates, noise
+from cartlm.data import noise
 from cartlm.data.config import Catalog, Data
 from cartlm.data.lexicon import LANGUAGES, Line, Product, is_novel, load
 from cartlm.data.messages import assemble, random_frame
-from cartlm.data.sampling import Drawn, make_in_turn, shuffled
 from cartlm.data.wording import Phrase, grammar, noun_phrase, number
-from cartlm.errors import UserError
-from cartlm.task.intent import ACTIONS, Intent
+from cartlm.task.intent import Intent
 from cartlm.task.rows import Row, Tags, make
 
 QUANTITIES = {
@@ -23,7 +20,6 @@ QUANTITIES = {
     15: 0.8, 16: 0.3, 18: 0.4, 20: 0.8, 24: 0.7, 25: 0.4, 30: 0.4, 36: 0.1, 48: 0.1, 50: 0.3,
 }  # fmt: skip
 """Quantities and their weights: shoppers mostly want one or a few."""
-ATTEMPTS = 20  # at a row that is no near-duplicate
 
 
 @cache
@@ -232,6 +228,9 @@ def word(
     clean = assemble(frame, text, fix, rng)
     message, operators = noise.apply(clean, language, params.noise, rng)
     tags: Tags = {
+        "phrasing": "classic",
+        "lines": "shop",
+        "spelling": "plain",
         "style": style,
         "correction": correction,
         "quantity_form": form,
@@ -254,46 +253,3 @@ def draft(language: str, action: str, novel: bool, params: Data, rng: random.Ran
     line = sample_line(rng.choice(products(source, novel)), rng)
     catalog = sample_catalog(line, params.catalog, rng)
     return word(language, action, line, catalog, novel, params, rng)
-
-
-def in_turn(languages: Sequence[str], count: int) -> Iterator[tuple[str, str]]:
-    """`count` times a language and an action, in turn, so that both stay balanced."""
-    return islice(cycle((language, action) for action in ACTIONS for language in languages), count)
-
-
-def rows(name: str, count: int, novel_count: int, params: Data, rng: random.Random) -> list[Row]:
-    """`count` rows, languages and actions in turn; the first ones are novel."""
-    return [
-        draft(language, action, index < novel_count, params, rng).row(f"{name}-{index:05d}")
-        for index, (language, action) in enumerate(in_turn(params.languages, count))
-    ]
-
-
-def splits(params: Data) -> Drawn:
-    """All splits of the offline source, each with its own seed; rows too close to one of another split are worded anew.
-
-    Raises UserError if rows stay near-duplicates.
-    """
-    refused = 0
-
-    def make(name: str, count: int, novel: int, others: Sequence[Row]) -> list[Row]:
-        nonlocal refused
-        rng, threshold = random.Random(f"{params.seed}/{name}"), params.gates.near_duplicate
-        made = rows(name, count, novel, params, rng)
-        suspects = list(range(count))
-        for _ in range(ATTEMPTS):
-            best, _ = near_duplicates.nearest([made[i] for i in suspects], others, threshold)
-            suspects = [i for i, score in zip(suspects, best, strict=True) if score >= threshold]
-            if not suspects:
-                return shuffled(made, name, random.Random(f"{params.seed}/{name}/order"))
-            refused += len(suspects)
-            for i in suspects:
-                again = draft(made[i].language, made[i].intent.action, False, params, rng)
-                made[i] = again.row(made[i].id)
-        what = f"{len(suspects)} rows stay near-duplicates of another split after {ATTEMPTS} attempts"
-        raise UserError(
-            f"{name}: {what}, the first one {made[suspects[0]].message!r}",
-            "lower data.train or raise data.gates.near_duplicate in params.yaml",
-        )
-
-    return Drawn(make_in_turn(params, make, str(params.seed)), refused)

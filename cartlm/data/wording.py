@@ -9,7 +9,7 @@ from typing import Any
 
 from cartlm.data.lexicon import Line, read_yaml
 
-_SIZE = re.compile(r"(X{0,3}S|M|X{0,3}L|S/M|M/L|L/XL|\dXL|EU \S+|W\d+.*|UK \S+)")
+SIZE = re.compile(r"(X{0,3}S|M|X{0,3}L|S/M|M/L|L/XL|\dXL|EU \S+|W\d+.*|UK \S+)")
 _VOWEL_SOUND = re.compile(
     r"(?!usb|uni|eu|one|uk)[aeiou]|(led|hdmi|lcd|sd|ssd|mp|xl|m |s |l |8|11\b|18\b)", re.IGNORECASE
 )
@@ -89,7 +89,7 @@ def _pack(language: str, quantity: int, rng: random.Random) -> str:
 
 def _english(line: Line, phrase: Phrase, unit: str, rng: random.Random) -> str:
     q, form, variant, product = phrase.quantity, phrase.quantity_form, line.variant, line.product
-    size = _SIZE.fullmatch(variant) is not None
+    size = SIZE.fullmatch(variant) is not None
     before = after = ""
     if phrase.show_variant and variant:
         before, after = ("", f" in size {variant}") if size else (f"{variant} ", "")
@@ -132,7 +132,7 @@ def _spanish(line: Line, phrase: Phrase, unit: str, rng: random.Random) -> str:
     el_agua = noun.split(" ")[0] in ("agua", "hacha")  # feminine, with masculine articles
     los = "las" if feminine else "los"
     the = los if plural else "la" if feminine and not el_agua else "el"
-    variant = f"talla {line.variant}" if _SIZE.fullmatch(line.variant) else line.variant
+    variant = f"talla {line.variant}" if SIZE.fullmatch(line.variant) else line.variant
     variant = f"de {variant}" if variant[:1].isdigit() else variant
     un_agua = q == 1 and noun.startswith(("agua ", "hacha"))
     count = number(phrase.number_language, q, form, "m" if un_agua else gender)
@@ -167,7 +167,7 @@ def _croatian(line: Line, phrase: Phrase, unit: str, rng: random.Random) -> str:
     q, form, product = phrase.quantity, phrase.quantity_form, line.product
     gender = _gender(line, unit)
     animate = not unit and gender == "m" and product.forms["acc"] != product.forms["nom"]
-    variant = f"veličine {line.variant}" if _SIZE.fullmatch(line.variant) else line.variant
+    variant = f"veličine {line.variant}" if SIZE.fullmatch(line.variant) else line.variant
     variant = f"od {variant}" if variant[:1].isdigit() else variant
     count = number(phrase.number_language, q, form, gender, animate)
     pack = _pack("croatian", q, rng) if form == "pack" else ""

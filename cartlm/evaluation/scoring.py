@@ -18,7 +18,7 @@ OUTCOMES: tuple[OutcomeName, ...] = get_args(OutcomeName)
 intent; no intent at all; no EOS within the cap, whatever the text."""
 FIELDS = ("action", "product", "quantity")
 CATALOG_SIZES = ((5, 8), (9, 14), (15, 20))  # lines
-VALUE_TAGS = ("style", "quantity_form", "name_form", "switch", "correction")
+VALUE_TAGS = ("phrasing", "lines", "spelling", "style", "quantity_form", "name_form", "switch", "correction")
 FLAG_TAGS = ("novel", "twins")
 
 

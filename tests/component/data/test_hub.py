@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from cartlm import params
-from cartlm.data import gates, hub, near_duplicates, rules
+from cartlm.data import gates, hub, near_duplicates, offline
 from cartlm.errors import UserError
 from cartlm.task.rows import Row
 from tests import ROOT
@@ -63,7 +63,7 @@ def test_splits_are_seeded_disjoint_and_byte_for_byte(dataset: Path) -> None:
 def write_published(folder: Path, count: int) -> list[Row]:
     """Rows of ours in the published dataset's form."""
     given = params.load(ROOT / "params.yaml").data
-    made = rules.rows("row", count, 0, given, random.Random(5))
+    made = offline.rows("row", count, 0, given, random.Random(5))
     columns = [{"prompt": row.prompt, "completion": row.completion, "language": row.language} for row in made]
     folder.mkdir()
     rewrite(folder, columns)

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from cartlm import params
-from cartlm.data import files, hub, rules
+from cartlm.data import files, hub, offline
 from cartlm.errors import UserError
 from cartlm.metrics import read_metrics
 from cartlm.task import rows as row_files
@@ -71,7 +71,7 @@ def run_stage(copy: Path, *words: str) -> None:
 def orders(tmp_path: Path) -> Path:
     """A database of sixty generated rows."""
     path = tmp_path / "orders.db"
-    rows = rules.rows("orders", 60, 0, FEW, random.Random(1))
+    rows = offline.rows("orders", 60, 0, FEW, random.Random(1))
     with sqlite3.connect(path) as database:
         database.execute("CREATE TABLE orders (catalog, message, action, product, quantity, language)")
         database.executemany(
@@ -116,7 +116,7 @@ def test_the_engine_runs_in_the_stage(apply: Apply) -> None:
     (copy / "models/first_line").mkdir(parents=True)
     for file in (ROOT / "base/model").glob("*token*"):  # as the example's stage copies them
         shutil.copy(file, copy / "models/first_line")
-    rows = rules.rows("some", 20, 0, FEW, random.Random(2))
+    rows = offline.rows("some", 20, 0, FEW, random.Random(2))
     row_files.write(copy / "data/test.jsonl", rows)
     (copy / "data/published.jsonl").touch()
     run_stage(copy, "stages.evaluate", "first_line")
@@ -133,7 +133,7 @@ def test_the_engine_runs_in_the_stage(apply: Apply) -> None:
 
 def test_the_cap_ends_an_answer_of_the_engine() -> None:
     with first_line_engine.load(ROOT / "base/model", threads=1) as engine:
-        (row,) = rules.rows("some", 1, 0, FEW, random.Random(2))
+        (row,) = offline.rows("some", 1, 0, FEW, random.Random(2))
         ids = engine.prompt_builder("\n").prompt_ids(row.prompt)
         answer = engine.answer(ids, 96)
         assert json.loads(answer.text) == {"action": "add", "product": row.catalog[0], "quantity": 1}

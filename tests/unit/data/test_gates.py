@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from cartlm import params
-from cartlm.data import gates, rules
+from cartlm.data import gates, offline
 from cartlm.data.config import Data
 from cartlm.errors import UserError
 from cartlm.task import rows
@@ -25,7 +25,7 @@ def data() -> Data:
 
 @pytest.fixture(scope="module")
 def good(data: Data) -> Splits:
-    return rules.splits(data).splits
+    return offline.splits(data).splits
 
 
 def test_good_rows_pass_and_are_measured(good: Splits, data: Data) -> None:
@@ -84,7 +84,7 @@ def test_a_spoiled_set_is_stopped(
 def test_catalogs_without_near_twins_are_stopped(data: Data) -> None:
     none = data.model_copy(update={"catalog": data.catalog.model_copy(update={"twins": 0.0})})
     with pytest.raises(UserError, match="have near-twins"):
-        gates.check(rules.splits(none).splits, none)
+        gates.check(offline.splits(none).splits, none)
 
 
 def test_an_empty_split_is_named(good: Splits, data: Data) -> None:

@@ -1,4 +1,4 @@
-"""The offline source: labels hold, naming is unambiguous, grammar agrees, the novel slice is apart."""
+"""Classic messages: labels hold, naming is unambiguous, grammar agrees, the novel slice is apart."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cartlm import params
-from cartlm.data import gates, lexicon, messages, rules
+from cartlm.data import gates, lexicon, messages, offline, rules
 from cartlm.data.config import Data
 from cartlm.data.wording import Phrase, agrees, grammar, noun_phrase, number
 from cartlm.task import prompt, rows
@@ -21,13 +21,15 @@ from tests import ROOT
 
 @pytest.fixture(scope="module")
 def data() -> Data:
+    loaded = params.load(ROOT / "params.yaml").data
     sizes = {"train": 450, "validation": 60, "test": 150, "calibration": 90}
-    return params.load(ROOT / "params.yaml").data.model_copy(update=sizes)
+    none = {"everyday": loaded.everyday.model_copy(update={"share": 0.0})}
+    return loaded.model_copy(update=sizes | none)
 
 
 @pytest.fixture(scope="module")
 def made(data: Data) -> dict[str, list[rows.Row]]:
-    return rules.splits(data).splits
+    return offline.splits(data).splits
 
 
 def find(language: str, name: str) -> lexicon.Product:
@@ -148,17 +150,17 @@ def test_novel_rows_share_neither_product_nor_frame_with_training(made: dict[str
 
 def test_the_same_seed_makes_the_same_rows_and_another_does_not(data: Data) -> None:
     small = data.model_copy(update={"train": 30, "validation": 10, "test": 20, "calibration": 6})
-    assert rules.splits(small).splits == rules.splits(small).splits
-    other = rules.splits(small.model_copy(update={"seed": data.seed + 1})).splits
+    assert offline.splits(small).splits == offline.splits(small).splits
+    other = offline.splits(small.model_copy(update={"seed": data.seed + 1})).splits
     assert [row.message for row in other["test"]] != [
-        row.message for row in rules.splits(small).splits["test"]
+        row.message for row in offline.splits(small).splits["test"]
     ]
 
 
 def test_a_larger_train_leaves_the_test_as_it_is(data: Data) -> None:
     small = data.model_copy(update={"train": 30, "validation": 10, "test": 20, "calibration": 6})
     larger = small.model_copy(update={"train": 90})
-    assert rules.splits(small).splits["test"] == rules.splits(larger).splits["test"]
+    assert offline.splits(small).splits["test"] == offline.splits(larger).splits["test"]
 
 
 def test_calibration_is_a_balanced_part_of_train(made: dict[str, list[rows.Row]]) -> None:

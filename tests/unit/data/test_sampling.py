@@ -191,5 +191,5 @@ def test_the_rows_of_a_small_language_are_all_taken() -> None:
 
 def test_more_calibration_than_training_rows_is_refused() -> None:
     with pytest.raises(ValueError, match="calibration 2701, a part of train, is more than train 2700"):
-        params.Data(**{**DATA.model_dump(), "calibration": 2701})
+        params.Data(**{**DATA.model_dump(), "train": 2700, "calibration": 2701})
     assert len(sampling.balanced_subset(rows(9), 9, random.Random(1))) == 9
