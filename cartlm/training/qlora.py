@@ -233,7 +233,7 @@ def versions() -> dict[str, str]:
 
 
 def save_adapter(model: Any, job: Job, result: Finetuned, target: Path) -> None:
-    """`target` in peft's layout, the same bytes for the same weights."""
+    """`target` in peft's layout, the same bytes for the same weights: nothing that was timed is in it."""
     with replacing(target, folder=True) as temporary:
         model.save_pretrained(temporary, safe_serialization=True, save_embedding_layers=False)
         (temporary / "README.md").unlink(missing_ok=True)
@@ -247,8 +247,7 @@ def save_adapter(model: Any, job: Job, result: Finetuned, target: Path) -> None:
             "device": result.device, "quantization": job.settings.quantization,
             "compute_dtype": job.settings.compute_dtype, "steps": result.steps,
             "trainable_parameters": result.trainable, "eval_loss": result.eval_loss,
-            "micro_batch": result.micro_batch, "dequantized": result.dequantized,
-            "tokens_per_s": result.tokens_per_s, "memory_mib": result.memory_mib, **versions(),
+            "micro_batch": result.micro_batch, "dequantized": result.dequantized, **versions(),
         }  # fmt: skip
         known = {name: value for name, value in record.items() if value is not None}
         model_dir.write_json(temporary / RECORD, known)

@@ -63,13 +63,9 @@ def test_the_second_call_resumes_and_publishes_a_whole_study(repo: Repo, output:
     (resumed_at,) = re.findall(r'"resumed_at": (\d+)', output)
     assert 1 <= int(resumed_at) <= 3
     folder = repo.path / "results" / NAME
-    assert {path.stem for path in (folder / "metrics/eval").iterdir()} == {"base", "merged", "f16", "q8_0"}
-    assert {path.stem for path in (folder / "metrics/outcomes").iterdir()} == {
-        "base",
-        "merged",
-        "f16",
-        "q8_0",
-    }
+    variants = {"baseline", "base", "merged", "f16", "q8_0"}
+    assert {path.stem for path in (folder / "metrics/eval").iterdir()} == variants
+    assert {path.stem for path in (folder / "metrics/outcomes").iterdir()} == variants
     assert (folder / "metrics/bench/cpu/rounds.csv").stat().st_size > 0
     assert not (folder / "models").exists()
     about = json.loads((folder / "study.json").read_text("utf-8"))

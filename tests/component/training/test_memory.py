@@ -142,11 +142,11 @@ def test_the_record_tells_how_it_was_computed(tmp_path: Path, toy_base: Path) ->
     assert record["micro_batch"] == made.micro_batch <= given.settings.batch_size
     assert given.settings.batch_size % record["micro_batch"] == 0
     assert record["dequantized"] == ("once" if record["device"] == "cpu" else "each step")
-    assert record["tokens_per_s"] > 0
-    assert 50 < record["memory_mib"] < 64 * 1024
+    assert made.tokens_per_s > 0
+    assert 50 < made.memory_mib < 64 * 1024
+    assert not {"tokens_per_s", "memory_mib"} & record.keys(), "the same training gives the same bytes"
     again = qlora.finetune(given, tmp_path / "runs", tmp_path / "adapter")
     assert again.tokens_per_s is None
-    assert "tokens_per_s" not in json.loads((tmp_path / "adapter" / qlora.RECORD).read_text(encoding="utf-8"))
 
 
 def test_without_glibc_malloc_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,10 +33,6 @@ INFORMATIONAL: tuple[tuple[str, str], ...] = (
         r"(\w+\.)?parameters|finetune\.(steps|trainable_parameters|micro_batch)",
         "shape and length of what was trained",
     ),
-    (
-        r"finetune\.(tokens_per_s|memory_mib)",
-        "one training run on whatever machine: for its user, not a benchmark",
-    ),
     (r"(engine\w*|machine|details|kernels)\..+", "what it was measured on and with: notes name differences"),
     (r"\w+\.(prompt|decoded)_tokens_per_query", "the work, not its speed"),
     (r"served\..+|.*_in_flight_\d+", "of too few rounds"),
