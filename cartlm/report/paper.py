@@ -123,8 +123,8 @@ def introduction(metrics: Path, measured: Measured, paper: Measured) -> list[str
         parts.append(
             f"The accuracies here are of `{measured.model}`{parameters} on {measured.dataset}, not of {paper.model} on "
             f"{paper.dataset}. So the paper's shares of exact matches are not testable; ours are shown for orientation. What "
-            "quantization takes away is judged, row by row, for the model measured here. `make preset NAME=paper` and "
-            "`make repro` measure the paper's model."
+            "quantization takes away is judged, row by row, for the model measured here. `make study NAME=paper` measures the "
+            "paper's model."
         )
     if (metrics / ARCHITECTURE).is_dir():
         parts.append(

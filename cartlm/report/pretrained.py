@@ -19,22 +19,22 @@ def sections(models: Sequence[Model]) -> list[str]:
         return []
     claims = [part for model in models if model.pretrained for part in claims_of(model)]
     lead = (
-        "## Small pretrained models\n\nHere the paper's shares get a verdict: whether a smaller pretrained model does what the "
-        "paper reports of Llama 3.2 1B. The rows are generated ones, and the weights may have been dequantized, so this is "
-        "the claim carried over and not the paper's own experiment. [All numbers of the studies](studies.md)."
+        "## Pretrained models\n\nHere the paper's shares get a verdict: whether another pretrained model does what the paper "
+        "reports of Llama 3.2 1B on its own rows. The heading of each model names its rows. "
+        "[All numbers of the studies](studies.md)."
     )
     return [*([lead] if claims else []), *claims, *cliff(models)]
 
 
 def claims_of(model: Model) -> list[str]:
     """The table of one pretrained model: shares and losses of the paper beside its own."""
-    dataset, rows = paper.GENERATED, []
+    rows = []
     for figure in paper.figures()[1]:
         if figure.kind in ("share", "loss") and paper.measure(figure, model.metrics):
-            measured = paper.Measured(model.name, dataset)
+            measured = paper.Measured(model.name, model.dataset)
             rows.append(paper.row(figure, model.metrics, measured, paper=measured))
     older = "Measured with other code or params than today's (`cartlm stale`)." if model.late else ""
-    text = f"{model.origin}. {older}".rstrip()
+    text = f"{model.origin}; {model.dataset}. {older}".rstrip()
     return [f"### {model.name}", text, cells.markdown(paper.COLUMNS, rows)] if rows else []
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from cartlm.evaluation import paired
 from cartlm.report import cells, results
 from cartlm.report.models import Model
-from cartlm.report.summary import collect, table
+from cartlm.report.summary import collect, read_optional, table
 
 F16, SHOWN = "f16", "q4_k_m"
 LOSS = f"{SHOWN} against f16, points [95 %]"
@@ -18,7 +18,8 @@ EXACT, NATURAL, SIZE, DECODE = (
     f"MiB, {SHOWN}",
     f"decode tokens/s, {SHOWN}",
 )
-COLUMNS = ("model", "parameters", EXACT, NATURAL, LOSS, SIZE, DECODE)
+ROWS = "rows, natural messages"
+COLUMNS = ("model", "parameters", ROWS, EXACT, NATURAL, LOSS, SIZE, DECODE)
 SOURCES = {
     EXACT: (F16, "exact_match"),
     NATURAL: (F16, "natural"),
@@ -40,10 +41,17 @@ def side_by_side(models: Sequence[Model]) -> str:
         row: dict[str, Any] = {"model": model.name + (OLDER if model.late else ""), "parameters": model.size}
         for column, (variant, key) in SOURCES.items():
             row |= {f"{column}{end}": measured[variant].get(f"{key}{end}") for end in ("", "_low", "_high")}
+        evaluated = read_optional(model.metrics / "eval" / f"{F16}.json")
+        counts = (evaluated.get(section, {}).get("n") for section in ("free", "natural"))
+        row[ROWS] = " / ".join(f"{n:,}" if n else "none" for n in counts)
         outcomes = paired.read_outcomes_of(model.metrics, (F16, SHOWN))
         row[LOSS] = next((paired.format_points(each) for each in paired.against_f16(outcomes)), "")
         rows.append(row)
     lines = [cells.markdown(COLUMNS, rows)]
+    if len({row[ROWS] for row in rows}) > 1:
+        lines.append(
+            "Models with other numbers of rows were not asked the same rows: compare intervals, not last digits."
+        )
     if any(model.late for model in models):
         lines.append(f"{OLDER} Measured with other code or params than today's: `cartlm stale` says which.")
     return "\n\n".join(lines)
