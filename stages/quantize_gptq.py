@@ -39,10 +39,10 @@ def main(variant: str) -> None:
 
     device, threads = "cuda" if torch.cuda.is_available() else "cpu", cpu_limits.threads()
     command.progress(f"GPTQ on {device}, calibrated on {len(rows)} rows")
-    if warning := gptq.uneven_groups(MERGED, how.group_size):
-        command.progress(f"warning: gptq.{variant}.group_size {warning}")
     target = Path("models") / variant
     sections = gptq.quantize(MERGED, target, how, rows, device=device, threads=threads, runs=RUNS / variant)
+    if warning := gptq.uneven_groups(MERGED, how.group_size):
+        command.progress(f"warning: gptq.{variant}.group_size {warning}")
     engine = {"name": "gptqmodel", "version": gptq.versions(), "device": device, "threads": threads}
     path = Path("metrics/gptq") / f"{variant}.json"
     write_metrics(path, {"machine": machine.fingerprint(), "engine": engine, **sections})

@@ -16,7 +16,7 @@ from tests.unit.compare.planted import measured
 INFORMATIONAL: tuple[tuple[str, str], ...] = (
     (r".*_(low|high)", "limits of an interval"),
     (
-        r"(.*\.)?(n|rows|n_accuracy|queries|requests|flip_rows|batch_size|\w+_slices\.\w+_n)",
+        r"(.*\.)?(n|rows|n_accuracy|queries|requests|flip_rows|batch_size|shots|\w+_slices\.\w+_n)",
         "what a share rests on",
     ),
     (r"\w+_slices\..+", "few rows each: exact_match holds them all"),

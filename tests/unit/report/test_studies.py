@@ -178,6 +178,6 @@ def test_the_terminal_shows_each_study_below_its_name(offline: Model, small: Mod
 def test_missing_numbers_leave_cells_empty(offline: Model, tmp_path: Path) -> None:
     nothing = Model("bare", tmp_path / "none", ["f16"], {})
     row = table(studies.side_by_side([offline, nothing]), "model")["bare"]
-    assert set(row.values()) == {"bare", ""}
+    assert set(row.values()) == {"bare", "none / none", ""}
     assert "## bare" in studies.document([offline, nothing])
     assert not nothing.pretrained
