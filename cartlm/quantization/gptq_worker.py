@@ -32,9 +32,12 @@ def main() -> None:
     dtype = torch.float16 if job["device"].startswith("cuda") else torch.float32
     model = GPTQModel.load(job["source"], config, dtype=dtype, trust_remote_code=False)
     rows = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in job["rows"]]
+    # gptqmodel 7.6.0 keeps no checkpoint of other families: a killed run of theirs begins anew
+    source = json.loads((Path(job["source"]) / "config.json").read_text(encoding="utf-8"))
+    resumes = source["model_type"] == "llama"
     model.quantize(
         rows, batch_size=job["batch_size"], calibration_data_min_length=1,
-        checkpoint=CheckpointConfig(path=str(path.with_name("checkpoint"))),
+        checkpoint=CheckpointConfig(path=str(path.with_name("checkpoint"))) if resumes else None,
     )  # fmt: skip
     model.save(str(path.with_name("made")))
 
