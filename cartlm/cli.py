@@ -96,13 +96,13 @@ def preset(name: str, yes: bool) -> None:
         raise UserError(f"there is no preset {name}; there are: {known}", back)
     text = params_file.preset_text(command.PARAMS, path)
     if "base" in (yaml_files.parse(path.read_bytes()) or {}):
-        _agree(params_file.parse(yaml_files.parse(text), path.name).base, name, yes)
+        _agree(params_file.parse(yaml_files.parse(text), path.name).base, yes)
     write_text(command.PARAMS, text)
     print(f"params.yaml has what {path} sets: make repro runs it, git checkout params.yaml undoes it")
 
 
-def _agree(origin: Base, name: str, yes: bool) -> None:
-    """Tell licence and size of what the preset downloads, and ask; UserError without a yes."""
+def _agree(origin: Base, yes: bool) -> None:
+    """Show licence and size of what the preset downloads, and ask; UserError without a yes."""
     if origin.source not in ("hub", "package") or Path(origin.path).is_dir():
         return
     size = f"{origin.download_mb:,.0f} MB" if origin.download_mb else "size unknown"

@@ -15,17 +15,15 @@ from typing import Any
 import numpy as np
 
 from cartlm.baseline import actions
-from cartlm.baseline.matching import Candidate, Features, Matcher, best_of, score
+from cartlm.baseline.matching import Candidate, Features, Matcher, best_of, mean, score
 from cartlm.baseline.quantities import LONGEST, Number, Numbers, best_number, numbers, phrases
 from cartlm.baseline.reader import Weights, read
 from cartlm.baseline.text import ALIKE, plain, similarity, split_words
 from cartlm.task.intent import Intent
 from cartlm.task.rows import Row
 
-FRAME_ROWS, FRAME_SHARE = (
-    5,
-    0.3,
-)  # a frame's word is in so many rows, and like the product in at most this share
+# a frame's word is in so many rows, and like the product in at most this share
+FRAME_ROWS, FRAME_SHARE = 5, 0.3
 COMMON_ROWS = 10
 PHRASE_SHARE, WHOLE_SHARE = 0.6, 0.2  # of the unexplained and of all rows with a number word, at least
 CHANCES = (1e-3, 1e-4, 1e-6)  # of a phrase to be with one quantity so often without meaning it
@@ -67,9 +65,8 @@ def fit(train: Sequence[Row], validation: Sequence[Row]) -> Fitted:
     """Learn from `train`, choose on `validation`; the same rows give the same weights."""
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(
-        1
-    ):  # sums do not depend on the number of CPUs, and threads would wait for each other
+    # on one thread, sums do not depend on the number of CPUs, and threads do not wait for each other
+    with threadpool_limits(1):
         return _fit(train, validation)
 
 
@@ -78,23 +75,23 @@ def _fit(train: Sequence[Row], validation: Sequence[Row]) -> Fitted:
     learned, held = ([_example(row, frame) for row in part] for part in (train, validation))
     ranking, by_product = _choose(
         _product_weights(learned),
-        lambda weights: _mean(_line(one, best_of(one.candidates, weights)) for one in held),
+        lambda weights: mean(_line(one, best_of(one.candidates, weights)) for one in held),
     )
     for one in (*learned, *held):
         one.place = best_of(one.candidates, ranking)
     (known, quantity), by_quantity = _choose(
         _quantity_weights(learned, common),
-        lambda both: _mean(_number(one, both[0], both[1], common) == one.wanted.quantity for one in held),
+        lambda both: mean(_number(one, both[0], both[1], common) == one.wanted.quantity for one in held),
     )
     for one in (*learned, *held):
         one.spoken = numbers(one.matcher, one.chosen, known, common)
         one.action = actions.features(actions.frame_of(one.matcher, one.chosen.mention, one.spoken))
     (action, threshold), by_action = _choose(
         _action_weights(learned, held),
-        lambda both: _mean((score(one.action, both[0]) > both[1]) == one.remove for one in held),
+        lambda both: mean((score(one.action, both[0]) > both[1]) == one.remove for one in held),
     )
     weights = Weights(frame, common, known, ranking, quantity, action, threshold)
-    exact = _mean(read(weights, row.catalog, row.message) == row.intent for row in validation)
+    exact = mean(read(weights, row.catalog, row.message) == row.intent for row in validation)
     shares = {"exact_match": exact, "action": by_action, "product": by_product, "quantity": by_quantity}
     return Fitted(weights, shares)
 
@@ -111,11 +108,6 @@ def _choose(settings: Iterable[Any], share: Any) -> tuple[Any, float]:
         if (found := share(each)) > highest:
             best, highest = each, found
     return best, highest
-
-
-def _mean(values: Iterable[bool]) -> float:
-    listed = list(values)
-    return sum(listed) / len(listed)
 
 
 def _line(one: Example, place: int) -> bool:

@@ -79,16 +79,16 @@ class Matcher:
         title = self.texts[place].partition("(")[0].strip()
         features: Features = {
             "name": name,
-            "name hits": _share(best[word] >= ALIKE for word in line.name),
+            "name hits": mean(best[word] >= ALIKE for word in line.name),
             "first word": rescaled(best[line.name[0]]) if line.name else 0.0,
             "last word": rescaled(best[line.name[-1]]) if line.name else 0.0,
             "rarest word": max((self._rarity[word] * rescaled(best[word]) for word in line.name), default=0.0),
             "size": size,
-            "size hits": _share(best[word] == 1 for word in line.size),
+            "size hits": mean(best[word] == 1 for word in line.size),
             "whole size": float(bool(line.size) and all(best[word] == 1 for word in line.size)),
             "no size": float(not line.size),
-            "explains": _share(self._explains(line, index) for index in self.content),
-            "explains numbers": _share(self._explains(line, index) for index in number),
+            "explains": mean(self._explains(line, index) for index in self.content),
+            "explains numbers": mean(self._explains(line, index) for index in number),
             "title in message": fuzz.partial_ratio(title, self.text) / 100,
             "line in message": fuzz.partial_ratio(self.texts[place], self.text) / 100,
             "title's words": fuzz.token_set_ratio(title, self.text) / 100,
@@ -148,7 +148,7 @@ class Matcher:
         return START if index < 0 else END if index >= len(self.words) else self.words[index].text
 
 
-def _share(values: Iterable[float]) -> float:
+def mean(values: Iterable[float]) -> float:
     """The mean of truth values or shares; 0 of none."""
     listed = list(values)
     return sum(listed) / len(listed) if listed else 0.0

@@ -92,9 +92,8 @@ class Generator:
     def splits(self) -> dict[str, list[Row]]:
         """All splits, without near-duplicates between them. Raises UserError if labels stay refused."""
         params = self.params
-        filters.language_detector(
-            tuple(sorted(params.languages))
-        )  # if it is missing, before anything is paid for
+        # if it is missing, before anything is paid for
+        filters.language_detector(tuple(sorted(params.languages)))
         rows = partial(self.rows, generation_prompts(params, self.model))
         return make_in_turn(params, rows, f"{params.seed}/openai")
 

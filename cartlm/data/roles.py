@@ -11,7 +11,7 @@ from pathlib import Path
 from cartlm.errors import UserError
 from cartlm.text import few
 
-TRAIN, VALIDATION, TEST = ROLES = ("train", "validation", "test")
+TRAIN, VALIDATION, TEST = ("train", "validation", "test")
 WORDS = {
     TRAIN: "train training",
     VALIDATION: "val valid validate validation validations dev devel development",

@@ -43,16 +43,8 @@ class Job:
             name: value for name, value in engine.describe().items() if name not in ("threads", "workers")
         }
         code = file_digest(Path(inspect.getfile(type(engine))).parent)
-        parts = [
-            CODE,
-            code,
-            runtime,
-            self.model,
-            self.max_new_tokens,
-            self.batch_size,
-            self.prompts,
-            self.drafts,
-        ]
+        about = [self.model, self.max_new_tokens, self.batch_size, self.prompts, self.drafts]
+        parts = [CODE, code, runtime, *about]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

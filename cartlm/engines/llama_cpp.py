@@ -48,9 +48,8 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
         self.bos_id = c.llama_vocab_bos(self._vocab) if self._names("bos") else None
         self.eos_id = c.llama_vocab_eos(self._vocab)
         self.end_ids = end_ids(self.eos_id, self._find)
-        self.adds_bos = bool(
-            c.llama_vocab_get_add_bos(self._vocab)
-        )  # whether llama.cpp's tools do it by themselves
+        # whether llama.cpp's tools do it by themselves
+        self.adds_bos = bool(c.llama_vocab_get_add_bos(self._vocab))
         self._adds_space = self._join(self.tokenize("a")) == " a"
         self.stopped = False  # set from another thread: the current answer ends at its next token
         self.replicas = [self]  # and others over the same weights, which may answer at the same time

@@ -30,20 +30,9 @@ from cartlm.text import few
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 INPUTS = (
-    *(
-        "params.yaml",
-        "dvc.yaml",
-        ".dvcignore",
-        "presets",
-        "cartlm",
-        "stages",
-        "docker",
-        "base",
-        "gpu",
-        "remote",
-    ),
-    *("architecture", ":(exclude,glob)**/dvc.lock"),
-)
+    "params.yaml", "dvc.yaml", ".dvcignore", "presets", "cartlm", "stages", "docker", "base", "gpu", "remote", "architecture",
+    ":(exclude,glob)**/dvc.lock",
+)  # fmt: skip
 """What the commit must have of a study; documents and numbers may differ from it."""
 BEFORE = (("params", "check"), ("prune",), ("fetch-paid",), ("refresh-data",))
 """Commands of cartlm that `make repro` runs before DVC."""

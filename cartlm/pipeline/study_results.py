@@ -38,9 +38,8 @@ class Study:
     folder: Path
     record: dict[str, Any]  # study.json
     params: dict[str, Any]
-    base: dict[str, Any] = field(
-        default_factory=dict
-    )  # origin of its base model, as metrics/merge.json has it
+    # origin of its base model, as metrics/merge.json has it
+    base: dict[str, Any] = field(default_factory=dict)
 
     @property
     def metrics(self) -> Path:

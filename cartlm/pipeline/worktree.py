@@ -5,7 +5,6 @@ Paths in OWN are the study's; everything else that git tracks is set to the comm
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cartlm.errors import UserError
-from cartlm.files import write_text
+from cartlm.files import sha256, write_text
 from cartlm.pipeline.dvc_lock import LOCKS
 from cartlm.pipeline.repository import run_git
 from cartlm.pipeline.study_results import RECORD, RESULTS
@@ -40,9 +39,8 @@ class State:
     commit: str = ""  # of its code and params; empty while they are being changed
     params: str = ""  # SHA-256 of params.yaml with the preset
     seconds: dict[str, float] = field(default_factory=dict)  # stage -> time of its last whole run
-    cut: dict[str, float] = field(
-        default_factory=dict
-    )  # of runs that did not end; they count once the stage does
+    # of runs that did not end; they count once the stage does
+    cut: dict[str, float] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         write_text(folder / STATE, json.dumps(asdict(self), indent=2) + "\n")
@@ -151,7 +149,7 @@ def is_dirty(folder: Path) -> bool:
 
 
 def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    return sha256(path) if path.is_file() else ""
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 Row = Mapping[str, Any]
 HEADINGS = {
@@ -25,6 +25,18 @@ HEADINGS = {
     "energy_j_per_token": "J/token",
 }
 """Key of a row -> its heading, where that has other words."""
+
+
+class Interval(NamedTuple):
+    """A value with its low and its high limit."""
+
+    value: float
+    low: float
+    high: float
+
+    def over(self, other: Interval) -> Interval:
+        """The quotient of two medians, as far apart as their intervals allow."""
+        return Interval(self.value / other.value, self.low / other.high, self.high / other.low)
 
 
 def number(value: float | None) -> str:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import yaml
 
 from cartlm.evaluation.paired import F16, against_f16, read_outcomes_of, signed_points
 from cartlm.report import cells, hardware, worth
+from cartlm.report.cells import Interval
 from cartlm.report.summary import WAYS, read_optional
 
 FIGURES = Path(__file__).with_name("paper.yaml")
@@ -48,18 +49,6 @@ class Figure:
     at_least: bool = False  # more than the figure is the claim itself, not better than it
     across_machines: bool = False  # the claim itself is about two machines
     needs: str = ""
-
-
-class Interval(NamedTuple):
-    """A value with its low and its high limit."""
-
-    value: float
-    low: float
-    high: float
-
-    def over(self, other: Interval) -> Interval:
-        """The quotient of two medians, as far apart as their intervals allow."""
-        return Interval(self.value / other.value, self.low / other.high, self.high / other.low)
 
 
 Ours = tuple[Interval, str]

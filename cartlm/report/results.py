@@ -96,7 +96,7 @@ def accuracy_notes(metrics: Path, variants: Sequence[str]) -> list[str]:
     base = read_optional(metrics / "merge.json").get("base", {})
     if "dequantized_from" in base:
         made = f"The base model `{base['name']}` was dequantized from {base['dequantized_from']}"
-        notes.append(f"{made}, a rounded copy; the original weights are better.")
+        notes.append(f"{made}: a rounded copy of the original, which was not measured.")
     for name, pair in (("merge", "Adapter and merged model"), ("parity", "Merged model and GGUF F16")):
         file = read_optional(metrics / f"{name}.json")
         if "agreement" in file:

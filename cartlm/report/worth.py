@@ -10,6 +10,7 @@ from typing import Any
 from cartlm.evaluation.paired import BASELINE, F16
 from cartlm.evaluation.statistics import wilson
 from cartlm.report import cells
+from cartlm.report.cells import Interval
 from cartlm.report.summary import read_optional
 
 BEGIN, END = "<!-- worth -->", "<!-- /worth -->"
@@ -42,22 +43,13 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Share:
-    """Exact match of some rows, with Wilson's interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class Kind:
     """One kind of message, answered by both."""
 
     messages: str
     n: int
-    baseline: Share
-    f16: Share
+    baseline: Interval  # exact match, as the next
+    f16: Interval
 
     @property
     def lead(self) -> float:
@@ -94,7 +86,7 @@ def _kind(
     if not all(key in each and count in each for each in values) or values[0][count] != values[1][count]:
         return None
     n = int(values[0][count])
-    baseline, f16 = (Share(each[key], *wilson(round(each[key] * n), n)) for each in values)
+    baseline, f16 = (Interval(each[key], *wilson(round(each[key] * n), n)) for each in values)
     return Kind(messages, n, baseline, f16)
 
 
@@ -126,7 +118,7 @@ def sentences(metrics: Path) -> str:
     return " ".join(told)
 
 
-def percent(share: Share) -> str:
+def percent(share: Interval) -> str:
     return f"{100 * share.value:.0f} %"
 
 
@@ -152,5 +144,5 @@ def section(metrics: Path, level: str) -> list[str]:
     ]
 
 
-def _cells(name: str, share: Share) -> dict[str, float]:
+def _cells(name: str, share: Interval) -> dict[str, float]:
     return {name: share.value, f"{name}_low": share.low, f"{name}_high": share.high}

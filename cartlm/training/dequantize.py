@@ -20,6 +20,7 @@ from cartlm.errors import UserError
 from cartlm.quantization import gguf
 from cartlm.system import llama_cpp_build
 from cartlm.training import gguf_tokenizer
+from cartlm.training.model_config import HEAD
 
 PLAIN = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 OTHER = "set base.path to another file of the model, or take it from the hub (base.source: hub)"
@@ -152,7 +153,7 @@ def _write_model(path: Path, header: Header, folder: Path, dtype: str, name: str
                 raise  # nothing is wrong with the file
             reason = " ".join(str(error).split())[:160]
             raise UserError(f"transformers does not dequantize {name}: {reason}", OTHER) from None
-    tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+    tied = {HEAD} if model.config.tie_word_embeddings else set()
     if lacking := sorted(set(info["missing_keys"]) - tied):
         raise UserError(f"{name} lacks {len(lacking)} weights such as {lacking[0]}", OTHER)
     tensors = {key: value.to(getattr(torch, dtype)).contiguous() for key, value in model.state_dict().items()}
@@ -204,14 +205,11 @@ def _check_way_back(source: Header, folder: Path, log: Path, name: str) -> None:
         except UserError as error:
             raise UserError(f"{name}: {error.message}", OTHER) from None
         back = read_header(made, "its way back")
+        found = hyperparameters(back)
         for key, given in hyperparameters(source).items():
-            if not _equal(given, hyperparameters(back).get(key)) and not (
-                key in DERIVED and key not in hyperparameters(back)
-            ):
-                raise UserError(
-                    f"{name} has {key} {given}, and what was made of it {hyperparameters(back).get(key, 'none')}",
-                    OTHER,
-                )
+            if not _equal(given, found.get(key)) and not (key in DERIVED and key not in found):
+                what = f"{name} has {key} {given}, and what was made of it {found.get(key, 'none')}"
+                raise UserError(what, OTHER)
         for key in sorted(source.tensors.keys() | back.tensors.keys()):
             if key not in source.tensors or key not in back.tensors:
                 where = "in it alone" if key in source.tensors else "only in what was made of it"

@@ -75,11 +75,8 @@ class Summed(torch.autograd.Function):
         top = torch.full((count, 1), -torch.inf, device=states.device)
         # exp(logit - top), summed over all tokens but the label: next to 1 - p, which a good model makes small, the
         # label's own share would be lost in rounding.
-        others, own, pull = (
-            torch.zeros_like(top),
-            torch.zeros_like(top),
-            torch.zeros_like(states, dtype=torch.float32),
-        )
+        others, own = torch.zeros_like(top), torch.zeros_like(top)
+        pull = torch.zeros_like(states, dtype=torch.float32)
         # A power of two: few shapes, for each of which oneDNN keeps a program.
         width = max(64, 2 ** int(math.log2(max(1, LOGITS // max(1, count)))))
         for start in range(0, size, width):

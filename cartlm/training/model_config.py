@@ -92,9 +92,8 @@ class Llama(Decoder):
     rope_types = LLAMA_TYPES
 
     model_type: Literal["llama"] = "llama"
-    hidden_act: Literal["silu", "swish"] = (
-        "silu"  # one function; llama.cpp computes these models with no other
-    )
+    # one function by two names; llama.cpp computes these models with no other
+    hidden_act: Literal["silu", "swish"] = "silu"
     attention_bias: bool = False
     mlp_bias: bool = False
 

@@ -71,9 +71,8 @@ class Finetuned:
     micro_batch: int  # rows computed at a time
     dequantized: str | None  # NF4 matrices: "once" or "each step"
     seconds: float  # of this process alone
-    tokens_per_s: (
-        float | None
-    )  # trained on, without padding, in the steps of this process; None where it made none
+    # trained on, without padding, in the steps of this process; None where it made none
+    tokens_per_s: float | None
     memory_mib: float  # at the peak: resident, or on CUDA reserved by torch
     history: list[dict[str, float]]
 

@@ -110,9 +110,8 @@ def make_trainer(
                 return super().compute_loss(model, inputs, *args, **kwargs)
             found = label_loss(model, inputs, *args, **kwargs)
             if model.training and kwargs.get("num_items_in_batch") is not None:
-                found = (
-                    found * self.accelerator.num_processes
-                )  # which count their labels together and average gradients
+                # processes count their labels together and average gradients
+                found = found * self.accelerator.num_processes
             return found
 
         def training_step(self, model: Any, *args: Any, **kwargs: Any) -> Any:

@@ -9,7 +9,8 @@ import pytest
 
 from cartlm.metrics import Outcome, write_metrics, write_outcomes
 from cartlm.report import paper
-from cartlm.report.paper import Figure, Interval, Measured
+from cartlm.report.cells import Interval
+from cartlm.report.paper import Figure, Measured
 
 PAPERS, FIGURES = paper.figures()
 EMBEDDED = Measured("base/model", paper.GENERATED)
