@@ -17,11 +17,11 @@ from cartlm.files import MIB
 
 GIB = 2**30
 LIBRARIES = {"cpu": 0.9, "cuda": 0.6}
-"""GiB that torch, transformers and trl take before any model: measured in docs/decisions/training.md."""
+"""GiB that torch, transformers and trl take before any model. cpu: resident memory of the offline run; cuda: assumed."""
 HEAD = 200 * MIB
 """What the logits that are computed at a time take, with their gradients."""
 ROW = 1.3
-"""What a row takes at its peak, as a multiple of what autograd keeps of it."""
+"""What a row takes at its peak, as a multiple of what autograd keeps of it: an estimate, on the safe side."""
 MALLOPT = {"M_MMAP_THRESHOLD": (-3, 2**25), "M_TRIM_THRESHOLD": (-1, 2**28)}
 """glibc's numbers of these settings (malloc.h) and their values in bytes; 2**25 is the highest threshold it takes."""
 

@@ -27,7 +27,7 @@ from cartlm.files import replacing
 from cartlm.task import prompt
 from cartlm.task import rows as row_files
 from cartlm.task.config import Prompt
-from cartlm.training import checkpoints, memory
+from cartlm.training import checkpoints, memory, origin
 from cartlm.training.config import Finetune
 from cartlm.training.examples import check, check_text, examples
 from cartlm.training.trainer import TrainingCallback, make_trainer, training_curve
@@ -221,7 +221,8 @@ def run_key(job: Job, device: str) -> str:
     }  # fmt: skip
     if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         plain["processes"] = processes  # each takes a batch of its own: other steps
-    base = sorted(path for path in job.base.iterdir() if path.is_file())
+    # a licence that is filled in later is no other base model
+    base = sorted(path for path in job.base.iterdir() if path.is_file() and path.name != origin.ORIGIN)
     modules = ("qlora.py", "trainer.py", "examples.py", "frozen.py", "label_loss.py", "memory.py")
     code = [Path(__file__).with_name(name) for name in modules]
     return checkpoints.run_key(plain, [job.train, job.validation, *base, *code, Path(prompt.__file__)])
