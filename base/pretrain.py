@@ -83,7 +83,9 @@ def main(after: int) -> None:
 
     data, separator, threads = settings.data, settings.prompt.separator, cpu_limits.threads()
     torch.set_num_threads(threads)
-    text = {name: data.model_dump()[name] for name in ("languages", "catalog", "wording", "noise")}
+    text = {
+        name: data.model_dump()[name] for name in ("languages", "catalog", "wording", "everyday", "noise")
+    }
     files = [*code(), *([ACCEPTED / "model.safetensors"] if after else [])]
     # Of the files as they are now: a change during a run does not count for the phases that are left.
     key = checkpoints.run_key({"text": text, "separator": separator, "first": phases[0].model_dump()}, files)
@@ -97,12 +99,12 @@ def main(after: int) -> None:
             model_dir.copy(ACCEPTED, new, model_dir.TOKENIZER)
     loaded = make_tokenizer(phases[0], data, folder)
     command.imported()
-    rows = probe.probe_rows(data, phases[0].probe_rows, phases[0].seed)
+    rows = {kind: probe.probe_rows(data, phases[0].probe_rows, phases[0].seed, kind) for kind in probe.KINDS}
     for number, phase in list(enumerate(phases))[after:]:
         key = checkpoints.run_key({"before": key, "phase": phase.model_dump()}, [])
         work = ROOT / "work" / f"{number + 1}-{key}"
         model = trainer.train(
-            phase, data, loaded, work, lambda trained: probe.measure(trained, loaded, rows, separator),
+            phase, data, loaded, work, lambda trained: probe.measure_all(trained, loaded, rows, separator),
             command.progress, number, start, threads,
         )  # fmt: skip
         log += read_log(work)

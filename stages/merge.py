@@ -1,4 +1,4 @@
-"""merge: the adapter merged into the 16-bit base, and compared with it on validation rows.
+"""merge: the adapter merged into the base, and compared with it on validation rows, in each way of merging.
 
 python -m stages.merge
 """
@@ -6,10 +6,12 @@ python -m stages.merge
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 from cartlm import command
 from cartlm.engines.model_dir import load_tokenizer
+from cartlm.evaluation.scoring import exact_share
 from cartlm.files import MIB, write_text
 from cartlm.metrics import write_metrics
 from cartlm.system import cpu_limits, machine
@@ -18,6 +20,7 @@ from cartlm.task.prompt import from_transformers
 
 BASE, ADAPTER, MERGED = Path("models/base"), Path("models/adapter"), Path("models/merged")
 VALIDATION, METRICS, RAW = Path("data/validation.jsonl"), Path("metrics/merge.json"), Path("runs/merge.json")
+OTHER = Path("runs/merged")  # in the way that is not kept; only compared
 
 
 @command.command
@@ -36,13 +39,20 @@ def main() -> None:
     trained = json.loads((ADAPTER / RECORD).read_text(encoding="utf-8"))
     rows = row_files.read(VALIDATION)[: settings.merge.check_rows]
     builder = from_transformers(load_tokenizer(BASE), settings.prompt.separator)
-    made = merge.merge(BASE, ADAPTER, settings.merge.dtype, settings.merge.onto, MERGED)
+    chosen, *others = merge.ways(settings.merge.onto, settings.finetune.quantization)
+    made = merge.merge(BASE, ADAPTER, settings.merge.dtype, chosen, MERGED)
+    folders = {chosen: MERGED}
+    for way in others:
+        merge.merge(BASE, ADAPTER, settings.merge.dtype, way, OTHER)
+        folders[way] = OTHER
     command.progress(f"merged; comparing the answers to {len(rows)} validation rows")
-    agreement, engine = merge.compare(
-        BASE, ADAPTER, MERGED, [builder.prompt_ids(row.prompt) for row in rows],
+    compared = merge.compare(
+        BASE, ADAPTER, folders, [builder.prompt_ids(row.prompt) for row in rows],
         quantization=settings.finetune.quantization, compute_dtype=settings.finetune.compute_dtype,
         max_new_tokens=settings.eval.max_new_tokens, batch_size=settings.eval.batch_size,
     )  # fmt: skip
+    shutil.rmtree(OTHER, ignore_errors=True)
+    agreement = compared.agreement(chosen)
     size_mib = made.size_bytes / MIB
     sections = {
         "agreement": agreement.share,
@@ -52,10 +62,18 @@ def main() -> None:
         "size_mib": size_mib,
         "parameters": made.parameters,
         "bytes": made.bytes_by_group,
+        "adapter": exact_share(rows, compared.adapter),
+        **{
+            f"onto_{way.replace('-', '_')}": {
+                **exact_share(rows, answers),
+                "agreement": compared.agreement(way).share,
+            }
+            for way, answers in compared.merged.items()
+        },
         **({"base": known} if (known := origin.read(BASE)) else {}),
         "finetune": trained,
         "machine": machine.fingerprint(),
-        "engine": engine,
+        "engine": compared.engine,
     }
     write_metrics(METRICS, sections)
     differ = [

@@ -19,12 +19,12 @@ def card(
     trained = "\n".join(
         f"  {n}. {end['tokens']:,} tokens in {end['step']:,} steps, {end['minutes'] / 60:.2f} hours; learning rate "
         f"{phase['learning_rate']}, guided attention {phase['guidance'] or 'not used'}, "
-        f"passing on {phase['passing_on'] or 'not used'}."
+        f"passing on {phase['passing_on'] or 'not used'}, everyday documents {phase['everyday'] or 'none'}."
         for n, (phase, end) in enumerate(zip(phases, ends, strict=True), start=1)
     )
     probes = "\n".join(
         f"| {p['phase']} | {p['step']} | {(before[p['phase'] - 1] + p['tokens']) / 1e6:.1f} | {p['answer_loss']} "
-        f"| {p['exact']} | {p['exact_novel']} |"
+        f"| {p['exact']} | {p['exact_novel']} | {p.get('everyday_exact', '')} | {p.get('everyday_exact_novel', '')} |"
         for p in log
         if "exact" in p
     )

@@ -14,8 +14,8 @@ import yaml
 from rapidfuzz import fuzz
 
 from base.pretraining import formats
-from base.pretraining.inventions import invented_product, respelled_product
-from cartlm.data import noise, rules
+from base.pretraining.inventions import invented_product, respelled_catalog, respelled_product
+from cartlm.data import everyday, menus, noise, rules, spelling
 from cartlm.data.config import Data
 from cartlm.data.lexicon import LANGUAGES, Line
 from cartlm.data.wording import Phrase, noun_phrase
@@ -89,6 +89,27 @@ def _pick(catalog: list[Line], rng: random.Random) -> int:
     return rng.randrange(len(catalog))
 
 
+def _everyday_catalog(language: str, params: Data, lines: tuple[int, int], rng: random.Random) -> list[Line]:
+    """A catalog as everyday messages have: a menu, or names written in their own way; often with words in no lexicon."""
+    rates = params.everyday
+    if rng.random() < rates.menus:
+        sizes = params.catalog.model_copy(update={"min_lines": lines[0], "max_lines": lines[1]})
+        catalog = menus.sample(language, False, sizes, rng)[1]
+        if rng.random() < 0.6:
+            catalog = respelled_catalog(catalog, rng)
+    else:
+        catalog = _catalog(language, params, lines, rng)
+    if rng.random() < rates.spelled:
+        return spelling.respell(catalog, rng)
+    return spelling.with_signs(catalog, rng) if rng.random() < rates.signs else catalog
+
+
+def _everyday_message(
+    language: str, line: Line, catalog: list[Line], params: Data, rng: random.Random
+) -> rules.Draft:
+    return everyday.word(language, rng.choice(ACTIONS), line, catalog, False, params, rng)
+
+
 def _message(language: str, line: Line, catalog: list[Line], params: Data, rng: random.Random) -> rules.Draft:
     action = rng.choice(ACTIONS)
     frames = other_frames(language)[action] if rng.random() < 0.5 else ()
@@ -99,19 +120,23 @@ def _message(language: str, line: Line, catalog: list[Line], params: Data, rng: 
 
 
 def _questions(
-    params: Data, lines: tuple[int, int], rng: random.Random, header: bool, target: bool
+    params: Data, lines: tuple[int, int], rng: random.Random, header: bool, target: bool, daily: bool
 ) -> Document:
     """One catalog, then messages, each answered in one format and ended by EOS."""
     language = rng.choice(LANGUAGES)
-    source = rng.choice(LANGUAGES) if rng.random() < 0.1 else language
-    catalog = _catalog(source, params, lines, rng)
+    if daily:
+        catalog = _everyday_catalog(language, params, lines, rng)
+    else:
+        source = rng.choice(LANGUAGES) if rng.random() < 0.1 else language
+        catalog = _catalog(source, params, lines, rng)
+    ask = _everyday_message if daily else _message
     chosen = formats.TARGET if target else formats.sample(rng)
     texts = [line.text for line in catalog]
     spans = [Span(chosen.header(), CONTEXT)] if header else []
     spans.append(Span(CATALOG + "\n".join(texts), CONTEXT))
     for index in range(rng.randint(5, 12)):
         at = _pick(catalog, rng)
-        draft = _message(language, catalog[at], catalog, params, rng)
+        draft = ask(language, catalog[at], catalog, params, rng)
         question = f"\n\nUser:\n{draft.message}"
         if not index:
             question = prompts.render_prompt(texts, draft.message)[len(spans[-1].text) :]
@@ -123,10 +148,11 @@ def _questions(
     return spans
 
 
-def _mentions(params: Data, lines: tuple[int, int], rng: random.Random) -> Document:
+def _mentions(params: Data, lines: tuple[int, int], rng: random.Random, daily: bool) -> Document:
     """One catalog, then noisy mentions or whole messages, each answered with the exact line."""
     language = rng.choice(LANGUAGES)
-    catalog = _catalog(language, params, lines, rng)
+    catalog = (_everyday_catalog if daily else _catalog)(language, params, lines, rng)
+    ask = _everyday_message if daily else _message
     word = rng.choice(["Item", "Which", "Find", "Line"])
     messages = rng.random() < 0.5
     spans = [Span(CATALOG + "\n".join(line.text for line in catalog), CONTEXT)]
@@ -134,7 +160,7 @@ def _mentions(params: Data, lines: tuple[int, int], rng: random.Random) -> Docum
         at = _pick(catalog, rng)
         line, opening = catalog[at], f"\n\n{word}:\n"
         if messages:
-            draft = _message(language, line, catalog, params, rng)
+            draft = ask(language, line, catalog, params, rng)
             text, mention = draft.message, _mention(draft, len(opening))
         else:
             text = _noisy_name(language, line, catalog, params, rng)
@@ -186,9 +212,10 @@ def _raw(params: Data, lines: tuple[int, int], rng: random.Random) -> Document:
     return [Span("User:\n" + "\n".join(messages), WORDING, ends=True)]
 
 
-def document(params: Data, progress: float, rng: random.Random) -> Document:
+def document(params: Data, progress: float, rng: random.Random, share: float = 0.0) -> Document:
     """One document; catalogs grow and copying gives way to questions while `progress` goes from 0 to 1.
 
+    `share` of the questions are everyday messages (cartlm/data/everyday.py).
     At most 10 % of documents hold the target JSON, each with the header that asks for it.
     """
     most = 8 if progress < 0.08 else 13 if progress < 0.2 else params.catalog.max_lines
@@ -199,12 +226,18 @@ def document(params: Data, progress: float, rng: random.Random) -> Document:
     if draw < copies:
         return _copies(params, lines, rng)
     if draw < copies + mentions:
-        return _mentions(params, lines, rng)
+        return _mentions(params, lines, rng, _drawn(share, rng))
     if draw < copies + mentions + 0.03:
         return _raw(params, lines, rng)
     header = rng.random() < 0.6
     # 0.12 of 0.35 to 0.78 of the documents is below 0.1 of all
-    return _questions(params, lines, rng, header, header and rng.random() < 0.2)
+    target = header and rng.random() < 0.2
+    return _questions(params, lines, rng, header, target, _drawn(share, rng))
+
+
+def _drawn(share: float, rng: random.Random) -> bool:
+    """Whether something of this probability happens; with 0, the same random numbers as without the question."""
+    return share > 0 and rng.random() < share
 
 
 def texts(params: Data, count: int, seed: int) -> list[str]:

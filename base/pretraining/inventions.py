@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from cartlm.data import rules
-from cartlm.data.lexicon import Product
+from cartlm.data.lexicon import Line, Product
 
 _ONSETS = [
     "b", "c", "d", "f", "g", "h", "j", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "st", "pr",
@@ -62,21 +63,22 @@ def invented_product(language: str, rng: random.Random) -> Product:
 _VOWELS, _CONSONANTS = "aeiou", "bcdfghjklmnprstvz"
 
 
-def respelled_product(language: str, rng: random.Random) -> Product:
-    """A known product with letters exchanged for others in the stems of some of its words.
+def other_letters(rng: random.Random) -> dict[int, int]:
+    """A table for `str.translate` that exchanges vowels for vowels and consonants for consonants."""
+    shuffled = (rng.sample(letters, len(letters)) for letters in (_VOWELS, _CONSONANTS))
+    return str.maketrans(_VOWELS + _CONSONANTS, "".join(map("".join, shuffled)))
+
+
+def with_letters(product: Product, table: Mapping[int, int], chosen: Callable[[int, str], bool]) -> Product:
+    """A product with other letters in the stems of its words that are `chosen` (by place in the name, and stem).
 
     What changes from form to form (endings, and the letters that go with them) stays as it is in the language.
     """
-    product = rng.choice(rules.products(language, False))
-    shuffled = (rng.sample(letters, len(letters)) for letters in (_VOWELS, _CONSONANTS))
-    table = str.maketrans(_VOWELS + _CONSONANTS, "".join(map("".join, shuffled)))
     words = [form.split(" ") for form in product.forms.values() if form]
     new: dict[str, str] = {}
-    everything = rng.random() < 0.5
-    only = rng.randrange(len(words[0]))
     for index, forms in enumerate(zip(*words, strict=True)):
         stem = len(os.path.commonprefix(forms)) - (len(set(forms)) == 1)  # noqa: RUF071 - words, not paths
-        if len(forms[0]) < 4 or not (everything or index == only):
+        if len(forms[0]) < 4 or not chosen(index, forms[0][:stem]):
             continue
         for form in forms:
             new[form] = form[:stem].translate(table) + form[stem:]
@@ -86,3 +88,26 @@ def respelled_product(language: str, rng: random.Random) -> Product:
 
     forms_ = {case: spell(form) for case, form in product.forms.items()}
     return replace(product, name=spell(product.name), forms=forms_, content=spell(product.content))
+
+
+def respelled_product(language: str, rng: random.Random) -> Product:
+    """A known product with other letters in some of its words."""
+    product = rng.choice(rules.products(language, False))
+    table = other_letters(rng)
+    everything = rng.random() < 0.5
+    only = rng.randrange(product.name.count(" ") + 1)
+    return with_letters(product, table, lambda index, _: everything or index == only)
+
+
+def respelled_catalog(catalog: Sequence[Line], rng: random.Random) -> list[Line]:
+    """A catalog with other letters in some of its words, each word alike in all lines that have it."""
+    table, share = other_letters(rng), rng.choice((0.3, 0.6, 1.0))
+    stems: dict[str, bool] = {}
+
+    def chosen(_: int, stem: str) -> bool:
+        return stems.setdefault(stem.lower(), rng.random() < share)
+
+    products = {line.product.key: line.product for line in catalog}
+    new = {key: with_letters(product, table, chosen) for key, product in products.items()}
+    lines = [replace(line, product=new[line.product.key]) for line in catalog]
+    return lines if len({line.text.lower() for line in lines}) == len(lines) else list(catalog)

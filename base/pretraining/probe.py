@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from typing import Any
 
 from base.pretraining.formats import TARGET_HEADER
@@ -14,13 +15,22 @@ from cartlm.task.rows import Row
 BATCH = 16
 
 
-def probe_rows(data: Data, count: int, seed: int) -> list[Row]:
-    """`count` rows, the first half of them of held-out products and frames; drawn apart from the test rows.
+KINDS = ("classic", "everyday")
 
-    All are classic, as the pretraining text is.
-    """
-    classic = data.model_copy(update={"everyday": data.everyday.model_copy(update={"share": 0.0})})
-    return offline.rows("probe", count, count // 2, classic, random.Random(f"probe/{seed}"))
+
+def probe_rows(data: Data, count: int, seed: int, kind: str) -> list[Row]:
+    """`count` rows of a kind, the first half of them of held-out products and frames; drawn apart from the test rows."""
+    share = {"classic": 0.0, "everyday": 1.0}[kind]
+    data = data.model_copy(update={"everyday": data.everyday.model_copy(update={"share": share})})
+    return offline.rows("probe", count, count // 2, data, random.Random(f"probe/{seed}"))
+
+
+def measure_all(
+    model: Any, tokenizer: Any, rows: Mapping[str, list[Row]], separator: str
+) -> dict[str, float]:
+    """The figures of `measure` for the classic rows, and with `everyday_` in front for the others."""
+    classic, everyday = (measure(model, tokenizer, rows[kind], separator) for kind in KINDS)
+    return classic | {f"everyday_{name}": share for name, share in everyday.items()}
 
 
 def measure(

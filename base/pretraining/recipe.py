@@ -23,6 +23,7 @@ class Recipe(Section):
     """Shape of the base model, and one phase of its training. `tokens_per_step` counts padded tokens.
 
     `text_weight` scales the loss on all but answers. The rate ends at `last_rate` times `learning_rate`.
+    Of the documents, the share `everyday` has catalogs and messages of cartlm/data/everyday.py.
     `guidance` weighs the attention loss of four heads (guidance.py), each given as (layer, head), and `passing_on`
     the loss on what two of them must pass on.
     """
@@ -41,6 +42,7 @@ class Recipe(Section):
     decay_share: Share
     last_rate: Share
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    everyday: Share
     text_weight: Positive  # with 0, a part of a batch may have nothing to learn
     guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     passing_on: Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -67,7 +67,7 @@ def batches(
     rows: list[Encoded] = []
     total = 0
     while total < recipe.tokens_per_step * _GROUP:
-        document = corpus.document(data, progress, rng)
+        document = corpus.document(data, progress, rng, recipe.everyday)
         row = encode(document, tokenize, special.bos, special.eos, recipe.text_weight)
         if len(row.ids) <= LONGEST:
             rows.append(row)

@@ -59,6 +59,7 @@ class Everyday(Section):
     share: Share  # of all messages; data.wording words the rest
     menus: Share  # their catalog is a menu, whose lines share most words
     spelled: Share  # their catalog writes names in its own way: capitals inside words, one case throughout
+    signs: Share  # their catalog has names with "&" and the like, which messages leave out; none of those spelled
     bare: Share  # the product alone, which means add
     aside: Share  # a reason or a statement instead of an order
     behind: Share  # the number behind the name

@@ -233,6 +233,14 @@ def draft(language: str, action: str, novel: bool, params: Data, rng: random.Ran
         at = next(i for i, other in enumerate(catalog) if other is line)
         catalog = spelling.respell(catalog, rng)
         line = catalog[at]
+    has_signs = not is_spelled and rates.signs > 0 and rng.random() < rates.signs
+    if has_signs:
+        at = next(i for i, other in enumerate(catalog) if other is line)
+        catalog = spelling.with_signs(catalog, rng)
+        line = catalog[at]
     made = word(language, action, line, catalog, novel, params, rng)
-    made.tags.update(lines="menu" if is_menu else "shop", spelling="own" if is_spelled else "plain")
+    made.tags.update(
+        lines="menu" if is_menu else "shop",
+        spelling="own" if is_spelled else "signs" if has_signs else "plain",
+    )
     return made

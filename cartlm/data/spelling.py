@@ -1,4 +1,4 @@
-"""Catalogs that write names in their own way: capitals inside words, joined or split words, one case throughout."""
+"""Catalogs that write names in their own way: capitals inside words, joined or split words, one case throughout, signs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from itertools import pairwise
 
 from cartlm.data.lexicon import Line
 
-SHARE = 0.6  # of the names of a catalog with odd names
+SHARE = 0.6  # of the names of a catalog with odd names, or with signs where they fit
+AND = {"english": " and ", "spanish": " y ", "croatian": " i "}
 
 
 def join(name: str, rng: random.Random) -> str:
@@ -60,3 +61,23 @@ def respell(catalog: Sequence[Line], rng: random.Random) -> list[Line]:
         spelled.setdefault(line.product.key, name)
     lines = [replace(line, spelled=spelled[line.product.key]) for line in catalog]
     return lines if len({line.text.lower() for line in lines}) == len(lines) else list(catalog)
+
+
+def sign(name: str, language: str, rng: random.Random) -> str:
+    """A name with a sign for "and", or between its first two words of three or more: "Spicy & Avocado Burger", "Salt 'n Pepper"."""
+    mark = rng.choice((" & ", " & ", " & ", " + ", " 'n " if language == "english" else " & "))
+    if AND[language] in name:
+        return name.replace(AND[language], mark, 1)
+    words = name.split(" ")
+    if len(words) < 3 or not all(word.isalpha() and len(word) > 4 for word in words[:2]):
+        return name
+    return f"{words[0]}{mark}{' '.join(words[1:])}"
+
+
+def with_signs(catalog: Sequence[Line], rng: random.Random) -> list[Line]:
+    """The same lines, some names with a sign for a word that no message says; twins alike."""
+    spelled: dict[str, str] = {}
+    for line in catalog:
+        name = sign(line.name, line.product.language, rng) if rng.random() < SHARE else line.name
+        spelled.setdefault(line.product.key, name)
+    return [replace(line, spelled=spelled[line.product.key]) for line in catalog]

@@ -46,6 +46,18 @@ def score(row: Row, answer: Answer) -> Score:
     return Score("parsed_equal" if all(right.values()) else "wrong", **right)
 
 
+def exact_share(rows: Sequence[Row], answers: Sequence[Answer]) -> dict[str, int | float]:
+    """The share of answers that are their row's completion, with its Wilson 95 % interval. Raises ValueError without rows."""
+    return _exact(
+        sum(answer.exact(row.completion) for row, answer in zip(rows, answers, strict=True)), len(rows)
+    )
+
+
+def _exact(count: int, n: int) -> dict[str, int | float]:
+    low, high = wilson(count, n)
+    return {"n": n, "exact_match": count / n, "exact_match_low": low, "exact_match_high": high}
+
+
 def summarize(scores: Sequence[Score]) -> dict[str, int | float]:
     """The metrics of one decoding; all but `n` are shares of all rows.
 
@@ -56,12 +68,8 @@ def summarize(scores: Sequence[Score]) -> dict[str, int | float]:
     """
     n = len(scores)
     count = {name: sum(one.outcome == name for one in scores) for name in OUTCOMES}
-    low, high = wilson(count["exact"], n)
     return {
-        "n": n,
-        "exact_match": count["exact"] / n,
-        "exact_match_low": low,
-        "exact_match_high": high,
+        **_exact(count["exact"], n),
         "parsed_equal": (count["exact"] + count["parsed_equal"]) / n,
         **{name: count[name] / n for name in ("wrong", "unparseable", "truncated")},
         **{field: sum(getattr(one, field) for one in scores) / n for field in FIELDS},

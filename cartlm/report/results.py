@@ -55,6 +55,13 @@ def sections(metrics: Path, variants: Sequence[str], level: str = "##") -> list[
         cells.markdown(ACCURACY, accuracy),
         bullets(accuracy_notes(metrics, variants)),
     ]
+    if made := merging(metrics):
+        parts += [
+            f"{level} From the adapter to GGUF F16",
+            "Exact match, and the share of rows with the same answer, token by token. Fine-tuning learns on NF4 weights, so the adapter "
+            "fits these best; the original 16-bit weights are nearer to what was pretrained (`merge.onto`).",
+            cells.markdown(("model", "rows", "exact_match", "same answer"), made),
+        ]
     if differences := paired.against_f16(paired.read_outcomes_of(metrics, variants)):
         parts += [
             f"{level} Quantized variants against F16",
@@ -97,12 +104,28 @@ def accuracy_notes(metrics: Path, variants: Sequence[str]) -> list[str]:
     if "dequantized_from" in base:
         made = f"The base model `{base['name']}` was dequantized from {base['dequantized_from']}"
         notes.append(f"{made}: a rounded copy of the original, which was not measured.")
-    for name, pair in (("merge", "Adapter and merged model"), ("parity", "Merged model and GGUF F16")):
-        file = read_optional(metrics / f"{name}.json")
-        if "agreement" in file:
-            share = f"{100 * file['agreement']:.1f} % of {file['n']:,} rows"
-            notes.append(f"{pair} give the same answer on {share}.")
     return notes
+
+
+def merging(metrics: Path) -> list[dict[str, Any]]:
+    """Rows of the table of what happens to the adapter: each way of merging it, and GGUF F16."""
+    merge, parity = (read_optional(metrics / f"{name}.json") for name in ("merge", "parity"))
+    found: list[dict[str, Any]] = []
+    ways = [key for key in merge if key.startswith("onto_")]
+    for key in ["adapter", *ways] if ways else []:
+        way = key.removeprefix("onto_").replace("_", "-")
+        name = "adapter" if key == "adapter" else f"merged onto {'NF4' if way == 'nf4' else '16 bits'}"
+        kept = ", kept" if way == merge["onto"] and len(ways) > 1 else ""
+        same = {} if key == "adapter" else {"same answer": f"{merge[key]['agreement']:.3f} of the adapter's"}
+        found.append({"model": name + kept, "rows": f"{merge[key]['n']:,} validation", **merge[key], **same})
+    for name in ("merged", paired.F16):
+        free = read_optional(metrics / "eval" / f"{name}.json").get("free", {})
+        same = name == paired.F16 and "agreement" in parity
+        if found and free:
+            row = {"model": name, "rows": f"{free['n']:,} test", **free}
+            shown = f"{parity['agreement']:.3f} of merged's, {parity['n']:,} rows" if same else ""
+            found.append({**row, "same answer": shown})
+    return found
 
 
 def speed_notes(metrics: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:

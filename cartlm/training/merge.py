@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,16 @@ GROUPS = {
 """transformers' names of the groups in cartlm.engines.tensor_groups, as metrics/merge.json has them."""
 
 
+Onto = Literal["16-bit", "nf4"]
+
+
+def ways(onto: Onto, quantization: str) -> list[Onto]:
+    """What an adapter can be merged onto: `onto` first, then the other, where the adapter was trained on NF4."""
+    if quantization != "nf4":
+        return [onto]
+    return [onto, "nf4" if onto == "16-bit" else "16-bit"]
+
+
 @dataclass(frozen=True)
 class Merged:
     """Sizes of what was written. `bytes_by_group`: the groups that occur; lm_head is absent where it is tied."""
@@ -40,8 +50,8 @@ class Merged:
 
 
 def merge(
-    base: Path, adapter: Path, dtype: Literal["float16", "bfloat16"], onto: Literal["16-bit", "nf4"], target: Path
-) -> Merged:  # fmt: skip
+    base: Path, adapter: Path, dtype: Literal["float16", "bfloat16"], onto: Onto, target: Path
+) -> Merged:
     """`target`: base plus adapter, added in float32 and rounded once to `dtype`, with the base's tokenizer.
 
     `onto` "nf4" dequantizes the base's NF4 matrices and merges onto those. Tied embeddings stay one tensor. The weights
@@ -127,40 +137,57 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one.dtype == other.dtype and torch.equal(one, other)
 
 
-def compare(
-    base: Path, adapter: Path, merged: Path, prompts: Sequence[list[int]], *,
-    quantization: str, compute_dtype: str, max_new_tokens: int, batch_size: int,
-) -> tuple[Agreement, dict[str, str | int]]:  # fmt: skip
-    """How often the adapter (first) and the merged model (second) give the same tokens, and the latter's engine.
+@dataclass(frozen=True)
+class Compared:
+    """The answers of the adapter and of each model that it was merged into, on the same prompts; the engine of the latter."""
 
-    The adapter runs in `compute_dtype`, as in training. The merged model's answers, made in batches, are drafts that
-    the adapter verifies; where it disagrees, both count at batch 1.
+    adapter: list[Answer]
+    merged: dict[str, list[Answer]]
+    engine: dict[str, str | int]
+
+    def agreement(self, name: str) -> Agreement:
+        """How often the adapter (first) and a merged model (second) give the same tokens."""
+        pairs = enumerate(zip(self.adapter, self.merged[name], strict=True))
+        divergences = [
+            Divergence(i, one.text, other.text) for i, (one, other) in pairs if not _alike(one, other)
+        ]
+        return Agreement(len(self.adapter), divergences)
+
+
+def compare(
+    base: Path, adapter: Path, merged: Mapping[str, Path], prompts: Sequence[list[int]], *,
+    quantization: str, compute_dtype: str, max_new_tokens: int, batch_size: int,
+) -> Compared:  # fmt: skip
+    """Answers of the adapter and of the model folders in `merged`.
+
+    The adapter runs in `compute_dtype`, as in training. The first merged model's answers, made in batches, are drafts that
+    the adapter verifies; where a merged model and the adapter disagree, both count at batch 1.
     """
     device = pick_device(compute_dtype)
     compute_dtype = available_dtype(compute_dtype, device)
-    engine = load(merged)
-    description = engine.describe()
-    second = engine.answers(prompts, max_new_tokens, batch_size)
-    del engine
+    description: dict[str, str | int] = {}
+    theirs: dict[str, list[Answer]] = {}
+    for name, folder in merged.items():
+        engine = load(folder)
+        description = description or engine.describe()
+        theirs[name] = engine.answers(prompts, max_new_tokens, batch_size)
+        del engine
     model = with_adapter(load_base(base, quantization, compute_dtype, device), adapter)
     engine = Transformers(adapter, model.eval(), load_tokenizer(base))
     with torch.autocast(device, getattr(torch, compute_dtype), enabled=compute_dtype != "float32"):
-        first = [
-            engine.verify_draft(prompt, max_new_tokens, answer.token_ids)
-            for prompt, answer in zip(prompts, second, strict=True)
+        ours = [
+            engine.verify_draft(prompt, max_new_tokens, draft.token_ids)
+            for prompt, draft in zip(prompts, next(iter(theirs.values())), strict=True)
         ]
     del model, engine
-    different = [index for index, pair in enumerate(zip(first, second, strict=True)) if not _alike(*pair)]
-    if different:  # because of the batch alone? at batch 1, as the adapter was asked
-        engine = load(merged)
-        for index in different:
-            second[index] = engine.verify_draft(prompts[index], max_new_tokens, first[index].token_ids)
-    divergences = [
-        Divergence(index, first[index].text, second[index].text)
-        for index in different
-        if not _alike(first[index], second[index])
-    ]
-    return Agreement(len(prompts), divergences), description
+    for name, answers in theirs.items():
+        pairs = enumerate(zip(ours, answers, strict=True))
+        if different := [index for index, pair in pairs if not _alike(*pair)]:  # because of the batch alone?
+            engine = load(merged[name])
+            for index in different:
+                answers[index] = engine.verify_draft(prompts[index], max_new_tokens, ours[index].token_ids)
+            del engine
+    return Compared(ours, theirs, description)
 
 
 def _alike(one: Answer, other: Answer) -> bool:

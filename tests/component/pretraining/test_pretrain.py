@@ -22,7 +22,7 @@ from tests import ROOT
 SMALL = {"vocabulary": 512, "hidden": 64, "intermediate": 64, "layers": 2, "heads": 2, "tokens_per_step": 2800,
          "save_every": 2, "probe_every": 4, "probe_rows": 6,
          "anchor_head": [0, 0], "choice_head": [0, 1], "recall_head": [1, 0], "copy_head": [1, 1]}  # fmt: skip
-PHASE = {"steps": 2, "learning_rate": 0.001, "warmup_steps": 1, "decay_share": 0.5, "last_rate": 0.1, "text_weight": 0.5,
+PHASE = {"steps": 2, "learning_rate": 0.001, "warmup_steps": 1, "decay_share": 0.5, "last_rate": 0.1, "text_weight": 0.5, "everyday": 0.5,
          "guidance": 0.3, "passing_on": 0.2}  # fmt: skip
 PHASES = [PHASE | {"steps": 4, "learning_rate": 0.002, "guidance": 0.0, "passing_on": 0.0}, PHASE]
 

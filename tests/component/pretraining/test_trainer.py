@@ -18,7 +18,7 @@ from tests import ROOT
 DATA = params.load(ROOT / "params.yaml").data
 RECIPE = Recipe(
     seed=3, vocabulary=512, longest_piece=4, hidden=64, intermediate=128, layers=1, heads=2,
-    steps=6, tokens_per_step=2800, learning_rate=0.002, warmup_steps=2, decay_share=0.35, last_rate=0.0, weight_decay=0.01, text_weight=1.0,
+    steps=6, tokens_per_step=2800, learning_rate=0.002, warmup_steps=2, decay_share=0.35, last_rate=0.0, weight_decay=0.01, text_weight=1.0, everyday=0.5,
     guidance=0.3, passing_on=0.2, anchor_head=(0, 0), choice_head=(0, 0), recall_head=(0, 1), copy_head=(0, 1), save_every=2, probe_every=6,
     probe_rows=4,
 )  # fmt: skip

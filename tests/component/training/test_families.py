@@ -95,11 +95,11 @@ def test_all_linear_layers_get_an_adapter(chain: Chain) -> None:
 
 def test_merged_answers_as_the_adapter(chain: Chain) -> None:
     builder = transformers.load(chain.merged, threads=1).prompt_builder("\n")
-    found, _ = merge.compare(
-        chain.folder / "base", chain.folder / "adapter", chain.merged, prompts(builder)[:6], quantization="none",
+    found = merge.compare(
+        chain.folder / "base", chain.folder / "adapter", {"it": chain.merged}, prompts(builder)[:6], quantization="none",
         compute_dtype="float32", max_new_tokens=40, batch_size=3,
     )  # fmt: skip
-    assert found.share == 1.0
+    assert found.agreement("it").share == 1.0
 
 
 @pytest.fixture(scope="module")

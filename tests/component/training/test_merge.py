@@ -43,9 +43,16 @@ def prompts(folder: Path, count: int) -> list[list[int]]:
 def compare(trained: Trained, folder: Path, **changes: str) -> tuple[Agreement, dict[str, str | int]]:
     adapter, _, given = trained
     options: dict[str, Any] = {"quantization": "nf4", "compute_dtype": "bfloat16", **changes}
-    return merge.compare(
-        given.base, adapter, folder, prompts(given.base, 12), max_new_tokens=40, batch_size=6, **options
+    compared = merge.compare(
+        given.base,
+        adapter,
+        {"it": folder},
+        prompts(given.base, 12),
+        max_new_tokens=40,
+        batch_size=6,
+        **options,
     )
+    return compared.agreement("it"), compared.engine
 
 
 def test_the_tie_is_kept_and_bytes_add_up(merged: tuple[Path, merge.Merged]) -> None:
@@ -179,7 +186,12 @@ def test_the_stage_writes_model_and_metrics(
     assert code == 0, errors
     metrics = json.loads((folder / "metrics/merge.json").read_text())
     assert metrics["n"] == 8
-    assert metrics["agreement"] == json.loads(last)["agreement"]
+    assert metrics["agreement"] == json.loads(last)["agreement"] == metrics["onto_16_bit"]["agreement"]
+    assert metrics["adapter"]["n"] == metrics["onto_nf4"]["n"] == 8
+    for name in ("adapter", "onto_16_bit", "onto_nf4"):
+        share = metrics[name]
+        assert share["exact_match_low"] <= share["exact_match"] <= share["exact_match_high"]
+    assert not (folder / "runs/merged").exists()
     assert set(metrics["bytes"]) == {"embedding", "attention", "mlp", "norm"}
     assert metrics["machine"]["hash"]
     assert metrics["base"]["source"] == "embedded"  # of models/base/origin.json
@@ -225,6 +237,12 @@ def test_a_merge_that_lost_the_training_stops(
     monkeypatch.setattr(merge, "merge", kept)
     assert merge_with(onto="nf4")[0] == 0, "the advice works"
     assert json.loads((folder / "metrics/merge.json").read_text(encoding="utf-8"))["agreement"] >= 0.99
+
+
+def test_ways_of_merging_begin_with_the_one_that_is_kept() -> None:
+    assert merge.ways("16-bit", "nf4") == ["16-bit", "nf4"]
+    assert merge.ways("nf4", "nf4") == ["nf4", "16-bit"]
+    assert merge.ways("16-bit", "none") == ["16-bit"]
 
 
 @pytest.mark.parametrize(

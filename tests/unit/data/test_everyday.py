@@ -222,6 +222,33 @@ def test_odd_names_keep_their_letters_and_twins_are_spelled_alike() -> None:
     assert kinds == {True, False}
 
 
+def test_signs_stand_for_words_that_messages_say_or_leave_out() -> None:
+    rng, signs = random.Random(3), Counter[str]()
+    for _ in range(300):
+        language = rng.choice(lexicon.LANGUAGES)
+        _, catalog = menus.sample(language, False, DATA.catalog, rng)
+        signed = spelling.with_signs(catalog, rng)
+        names: dict[str, set[str]] = {}
+        for line, other in zip(catalog, signed, strict=True):
+            assert (other.product, other.variant) == (line.product, line.variant)
+            names.setdefault(other.product.key, set()).add(other.name)
+            if found := re.findall(r" (&|\+|'[nN]) ", other.name):
+                assert len(found) == 1
+                signs[found[0].lower()] += 1
+                said = re.sub(r" (&|\+|'[nN]) ", " ", other.name).lower()
+                assert said in (line.name.lower(), line.name.lower().replace(spelling.AND[language], " ", 1))
+        assert {len(each) for each in names.values()} == {1}
+    assert set(signs) == {"&", "+", "'n"}
+    assert signs["&"] > 100
+
+
+def test_a_message_may_leave_the_sign_out(made: list[rules.Draft]) -> None:
+    signed = [draft for draft in made if "&" in target(draft).text and draft.tags["spelling"] == "signs"]
+    without = sum("&" not in draft.clean for draft in signed)
+    assert len(signed) > 20
+    assert 0 < without < len(signed)
+
+
 def test_a_bare_name_means_add(made: list[rules.Draft]) -> None:
     styles = {
         style: {draft.intent.action for draft in made if draft.tags["style"] == style}

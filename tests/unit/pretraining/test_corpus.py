@@ -6,6 +6,7 @@ import json
 import random
 import re
 import unicodedata
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from rapidfuzz import fuzz
 from base.pretraining import corpus, formats, inventions
 from base.pretraining.encoding import encode
 from cartlm import params
-from cartlm.data import lexicon, messages, rules, wording
+from cartlm.data import lexicon, menus, messages, rules, wording
+from cartlm.data.everyday import frames
 from cartlm.task import prompt
 from cartlm.task.intent import Intent, parse_intent
 from tests import ROOT
@@ -53,6 +55,65 @@ def test_the_target_occurs_only_behind_its_header_and_in_at_most_a_tenth(
             with_target += 1
             assert spans[0].text == formats.TARGET_HEADER == prompt.FORMAT_HEADER
     assert 0.02 < with_target / len(documents) <= 0.12
+
+
+@pytest.fixture(scope="module")
+def everyday() -> list[corpus.Document]:
+    return [corpus.document(DATA, 1.0, random.Random(index), 1.0) for index in range(300)]
+
+
+def test_without_everyday_documents_the_text_is_as_before() -> None:
+    """The phases that made base/model had no such share: the same random numbers give the same text."""
+    one, other = (corpus.document(DATA, 1.0, random.Random(5), *share) for share in ((), (0.0,)))
+    assert one == other
+    assert corpus.document(DATA, 1.0, random.Random(5), 1.0) != one
+
+
+def test_everyday_questions_mean_a_line_of_their_catalog(everyday: list[corpus.Document]) -> None:
+    asked = 0
+    for spans in everyday:
+        text = "".join(span.text for span in spans)
+        if "Catalog:\n" not in text or "User:" not in text:
+            continue
+        lines = text.split("Catalog:\n")[1].split("\n\n")[0].split("\n")
+        for question, answer in pairwise(spans):
+            if answer.ends and question.mention != (0, 0):
+                asked += 1
+                start, end = question.mention
+                assert 0 < start < end <= len(question.text)
+                assert lines[answer.lines[0]] in answer.text or '"' in lines[answer.lines[0]]
+    assert asked > 500
+
+
+def test_no_held_out_menu_line_and_everyday_frame_occurs(everyday: list[corpus.Document]) -> None:
+    text = "".join(span.text for spans in everyday for span in spans).lower()
+    held = [
+        frame.split("{")[0]
+        for language in lexicon.LANGUAGES
+        for action, style in (("add", "order"), ("add", "aside"), ("remove", "order"), ("remove", "aside"))
+        for frame in frames(language, action, style, novel=True)
+    ]
+    beginnings = [frame for frame in held if len(frame) > 14 and "<" not in frame and "[" not in frame]
+    assert len(beginnings) >= 3
+    assert not [frame for frame in beginnings if f"\n{frame}" in text]
+
+
+def test_words_are_respelled_alike_in_a_whole_catalog() -> None:
+    rng = random.Random(4)
+    changed = 0
+    for _ in range(60):
+        catalog = menus.sample("english", False, DATA.catalog, rng)[1]
+        new = inventions.respelled_catalog(catalog, rng)
+        assert len({line.text.lower() for line in new}) == len(new) == len(catalog)
+        words: dict[str, set[str]] = {}
+        for line, other in zip(catalog, new, strict=True):
+            pairs = zip(line.product.name.split(), other.product.name.split(), strict=True)
+            for word, respelled in pairs:
+                words.setdefault(word, set()).add(respelled)
+            assert line.variant == other.variant
+        assert all(len(forms) == 1 for forms in words.values())
+        changed += any(word not in forms for word, forms in words.items())
+    assert changed > 40
 
 
 def test_about_half_of_the_documents_with_answers_have_a_header(documents: list[corpus.Document]) -> None:
