@@ -21,6 +21,7 @@ def hashes(lock: str) -> dict[str, str]:
     return {path: digest for path, digest in outs.items() if path.startswith(("models/", "data/"))}
 
 
+@pytest.mark.nightly  # without DVC: tests/component/training/test_qlora.py
 def test_killed_finetuning_resumes_and_makes_the_same_adapter(first: Run, tmp_path: Path) -> None:
     """It resumes at a checkpoint, with the same order of rows and the same optimizer state."""
     repo = toy_repo.copy(first.repo, tmp_path / "killed", "runs", ".dvc/cache", "models/adapter")

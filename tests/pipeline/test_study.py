@@ -17,7 +17,7 @@ from tests.pipeline import toy_repo
 from tests.pipeline.conftest import Run
 from tests.pipeline.toy_repo import Repo
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(1800)]
 NAME = "tiny-0.1"
 PRESET = """
 finetune: {max_steps: 3}

@@ -99,6 +99,14 @@ def test_numbers_are_in_git_and_survive_a_failing_stage(name: str) -> None:
             assert (kind, options.get("persist")) == ("outs", True)
 
 
+@pytest.mark.parametrize(("pipeline", "name"), [(file, name) for file in PIPELINES for name in stages(file)])
+def test_dvc_removes_nothing_that_a_killed_stage_goes_on_from(pipeline: str, name: str) -> None:
+    """It removes outputs before a stage runs: what lies in runs/ is none, and paid answers persist."""
+    for path, options, _ in outs(stages(pipeline)[name]):
+        assert not path.startswith("runs")
+        assert options.get("persist") or not path.startswith(("data/answers", "data/responses"))
+
+
 @pytest.mark.parametrize("folder", ["metrics/gptq", "metrics/quantize"])
 def test_a_folder_that_stages_read_is_there_without_a_variant(folder: str) -> None:
     """git keeps no empty one, so a clone of `gptq: {}` would lack what summarize depends on."""

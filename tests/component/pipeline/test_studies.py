@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
-from cartlm import command
+from cartlm import cli, command
 from cartlm.errors import UserError
 from cartlm.pipeline import presets, stale, studies, study_results, worktree
 from cartlm.pipeline.studies import Order
@@ -154,6 +155,11 @@ def test_a_study_leaves_its_numbers_in_results_and_the_default_as_it_was(
         "params.yaml", "dvc.lock", "study.json", "docs/data.md", "docs/results.md", "metrics/eval/f16.json",
         "metrics/bench/cpu/f16.json", "metrics/bench/cpu/rounds.csv",
     }  # fmt: skip
+    for words in commands:  # here they are called by name alone
+        found: click.Command = cli.main
+        for word in words.split():
+            found = found.commands[word] if isinstance(found, click.Group) else found
+        assert not isinstance(found, click.Group)
     assert (measured(repo), measured(repo, ".")) == (0.5, 0.3)
     assert "rows: 5" in (repo.path / "results" / NAME / "params.yaml").read_text("utf-8")
     about = record(repo)
