@@ -59,7 +59,7 @@ test: setup ## all tests but the nightly ones
 	@docker/llama_cpp.sh --quiet --portable --libraries
 	@$(PYTEST) $(ARGS)
 
-test-nightly: setup # tests that take minutes each: kills, two machines, other graphs
+test-nightly: setup # tests that take long: kills, two machines, other graphs, all model families
 	@docker/llama_cpp.sh --quiet --portable --libraries
 	@$(PYTEST) -m nightly $(ARGS)
 

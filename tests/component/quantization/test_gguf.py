@@ -108,6 +108,7 @@ def test_cut_files_are_refused(toy256: Path, tmp_path: Path) -> None:
             gguf.inspect_gguf(path)
 
 
+@pytest.mark.usefixtures("cold_converter")
 def test_converted_file_is_the_model(repo: Path, toy256: Path) -> None:
     before = (repo / "models/f16/model.gguf").read_bytes()
     (repo / "models/f16/model.gguf").unlink()

@@ -39,7 +39,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "eval": {"max_new_tokens": 6, "batch_size": 4, "flip_rows": 4, "natural_rows": 0},
 }
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(1800)]
 
 
 def stage(name: str, *words: str) -> None:

@@ -198,3 +198,15 @@ def test_llama_3_is_taken(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
         source, capfd, prompt={"pad_token": llama3.PAD}, gguf={"q4": {"type": "Q4_K_M", "imatrix": True}}
     )
     assert code == 0, line
+    made, generation = (
+        json.loads((tmp_path / f"models/base/{name}.json").read_text(encoding="utf-8"))
+        for name in ("config", "generation_config")
+    )
+    assert (made["bos_token_id"], made["eos_token_id"], made["pad_token_id"]) == (
+        128000,
+        128001,
+        llama3.PAD_ID,
+    )
+    assert generation["eos_token_id"] == [128001, 128009]  # <|eot_id|> too
+    assert generation["do_sample"] is False
+    assert "temperature" not in generation

@@ -73,6 +73,24 @@ def test_rows_read_as_before(toy_model: Path, quantized: Path, tmp_path: Path) -
     assert (other.bos_token_id, other.eos_token_id, other.pad_token_id) == (1, 2, 3)
 
 
+ROTARY = {
+    "rope_type": "llama3", "rope_theta": 10000.0, "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}  # fmt: skip
+
+
+def test_llama_3_keeps_its_rotary_factors(toy_model: Path, tmp_path: Path) -> None:
+    """transformers' own reader drops them."""
+    model = Path(shutil.copytree(toy_model, tmp_path / "model"))
+    config = json.loads((model / "config.json").read_text())
+    config |= {"rope_parameters": ROTARY, "max_position_embeddings": 131072}
+    (model / "config.json").write_text(json.dumps(config))
+    assert in_hub_layout(convert_toy(model, tmp_path / "llama3.gguf"), tmp_path / "hub") is None
+    found = json.loads((tmp_path / "hub/config.json").read_text())["rope_parameters"]
+    assert {key: found[key] for key in ROTARY} == ROTARY
+
+
+@pytest.mark.nightly  # 128,256 tokens; the pre-tokenizer and the rotary factors alone are tested above and below
 def test_llama_3_keeps_its_rotary_factors_and_its_tokenizer(tmp_path: Path) -> None:
     """transformers' own reader drops both."""
     source = convert_toy(llama3.make_toy_llama3(tmp_path / "model"), tmp_path / "llama3.gguf")

@@ -1,4 +1,7 @@
-"""Every supported family through the stages: base, a few steps of QLoRA, merge, GGUF, quantization, both engines."""
+"""Every supported family through the stages: base, a few steps of QLoRA, merge, GGUF, quantization, both engines.
+
+Of these Gemma 3 differs most from the Llama that all other tests have; the others run every night, after the base stage.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,11 @@ class Chain:
         return self.folder / "f16.gguf"
 
 
-@pytest.fixture(scope="module", params=[name for name in TOYS if name != "qwen2"])
+FAMILIES = [name for name in TOYS if name != "qwen2"]
+NIGHTLY = [pytest.param(name, marks=() if name == "gemma3" else pytest.mark.nightly) for name in FAMILIES]
+
+
+@pytest.fixture(scope="module", params=NIGHTLY)
 def chain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Chain:
     folder = tmp_path_factory.mktemp(request.param)
     source = make_toy(folder / "source", request.param)
@@ -67,24 +74,38 @@ def prompts(builder: PromptBuilder) -> list[list[int]]:
     return [builder.prompt_ids(row.prompt) for row in KNOWN]
 
 
-def test_base_writes_one_bos_eos_and_pad(chain: Chain) -> None:
-    toy, numbers = TOYS[chain.name], dict(TOYS[chain.name].tokens.values())
-    wanted = (numbers.get(toy.bos or ""), numbers[toy.eos], numbers[PADS.get(chain.name) or toy.pad or ""])
-    assert (chain.base.bos_id, chain.base.eos_id, chain.base.pad_id) == wanted
-    assert chain.base.llama_cpp_checked
-    for folder in (chain.folder / "base", chain.merged):
-        config, generation = (read_json(folder / f"{name}.json") for name in ("config", "generation_config"))
+def check_tokens(name: str, made: base.BaseModel, *folders: Path) -> None:
+    """bos, eos and pad of the family are what the base stage says, and what each folder's configs say."""
+    toy, numbers = TOYS[name], dict(TOYS[name].tokens.values())
+    wanted = (numbers.get(toy.bos or ""), numbers[toy.eos], numbers[PADS.get(name) or toy.pad or ""])
+    assert (made.bos_id, made.eos_id, made.pad_id) == wanted
+    assert made.llama_cpp_checked
+    for folder in folders:
+        config, generation = (read_json(folder / f"{file}.json") for file in ("config", "generation_config"))
         kinds = ("bos_token_id", "eos_token_id", "pad_token_id")
         assert tuple(config[kind] for kind in kinds) == wanted
         ends = generation["eos_token_id"]
-        if chain.name in ENDS:
+        if name in ENDS:
             assert ends[0] == wanted[1]
             assert len(ends) == 2
         else:
             assert ends == wanted[1]
         assert generation["do_sample"] is False
-    if chain.name == "mistral":
-        assert config["sliding_window"] is None
+        if name == "mistral":
+            assert config["sliding_window"] is None
+
+
+@pytest.mark.usefixtures("llama_cpp")
+@pytest.mark.parametrize("name", FAMILIES)
+def test_base_takes_each_family(name: str, tmp_path: Path) -> None:
+    """Its tokens, its config, and its tokenizer as llama.cpp reads it."""
+    source = make_toy(tmp_path / "source", name, steps=0)
+    made = make_base("hub", str(source), None, PADS.get(name), tmp_path / "base")
+    check_tokens(name, made, tmp_path / "base")
+
+
+def test_merged_has_the_tokens_of_the_base(chain: Chain) -> None:
+    check_tokens(chain.name, chain.base, chain.folder / "base", chain.merged)
 
 
 def test_all_linear_layers_get_an_adapter(chain: Chain) -> None:
@@ -197,6 +218,7 @@ def qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.nightly
 def test_qwen2_with_its_own_vocabulary(qwen2: Path) -> None:
     ours = transformers.load(qwen2 / "merged", threads=1)
     assert logit_distance(qwen2 / "merged", qwen2 / "f16.gguf") < 0.05
