@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from cartlm.quantization.gguf_types import BLOCKS, NEED_IMATRIX
 from cartlm.quantization.imatrix import build_imatrix
 from cartlm.system import llama_cpp_build
 from tests.component.quantization.in_process import stage
+from tests.fixtures.shared import full_disk
 from tests.fixtures.toy import toy_rows
 from tests.fixtures.toy256 import ROOT, one_line, set_params
 
@@ -222,20 +222,13 @@ def test_full_disk(repo: Path) -> None:
     target = repo / "models/q4_k_m/model.gguf"
     target.parent.mkdir()
     target.write_bytes(b"previous")
-    size = 300_000
-    done = subprocess.run(
-        [sys.executable, "-m", "stages.quantize_gguf", "q4_k_m"], cwd=repo, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
-    )  # fmt: skip
+    with full_disk(300_000):
+        done = stage(repo, "quantize_gguf", "q4_k_m")
     assert "no space left writing models/q4_k_m/model.gguf; free some space, then dvc repro" in one_line(done)
     assert target.read_bytes() == b"previous"
     assert os.listdir(target.parent) == ["model.gguf"]
-    done = subprocess.run(
-        [sys.executable, "-m", "stages.convert_gguf"], cwd=repo, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
-    )  # fmt: skip
+    with full_disk(300_000):
+        done = stage(repo, "convert_gguf")
     assert "no space left writing models/f16/model.gguf" in one_line(done)
     assert gguf.inspect_gguf(repo / "models/f16/model.gguf").parameters > 1e6
 

@@ -28,6 +28,7 @@ from cartlm.training.label_loss import label_loss
 from cartlm.training.trainer import lora_targets, make_trainer
 from stages import finetune as stage
 from tests.component.training.conftest import ROOT, job, run_stage, stage_folder, start
+from tests.fixtures.shared import full_disk
 from tests.fixtures.toy import toy_rows
 
 TARGETS = {"down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"}
@@ -203,14 +204,13 @@ def test_float16_needs_a_card(tmp_path: Path, toy_base: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_one_line(tmp_path: Path, toy_base: Path) -> None:
+def test_a_full_disk_is_one_line(tmp_path: Path, toy_base: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """120 KiB a file hold the adapter's weights, not the optimizer's: torch.save has an error of its own."""
     folder = stage_folder(tmp_path, toy_base, max_steps=4, save_steps=1)
-    command = ["bash", "-c", f"ulimit -f 120; exec {sys.executable} -m stages.finetune"]
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive"}
-    done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines()[-1].startswith("cartlm: error: no space left writing runs/finetune")
+    with full_disk(120 * 1024):
+        code, _, errors = run_stage(stage.main, folder, capfd)
+    assert code == 2, errors
+    assert errors[-1].startswith("cartlm: error: no space left writing runs/finetune")
     assert not (folder / "models/adapter").exists()
 
 
