@@ -18,6 +18,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from cartlm.engines import gptq, stepping
 from cartlm.engines.answer import Answer, Stopped, describe_threads, join_pieces, length_sorted_batches
+from cartlm.engines.model_dir import AGAIN
 from cartlm.errors import UserError
 from cartlm.task.prompt import PromptBuilder, end_ids, from_transformers
 
@@ -45,6 +46,11 @@ class Transformers(AbstractContextManager["Transformers"]):
         self._piece = _pieces(tokenizer)
         ids = tokenizer("a", add_special_tokens=False)["input_ids"]
         self._adds_space = join_pieces([self._piece(token) for token in ids]) == " a"
+
+    @property
+    def max_positions(self) -> int:
+        """How many tokens, prompt and answer together, the model was made to read."""
+        return int(self.model.config.max_position_embeddings)
 
     @property
     def replicas(self) -> list[Transformers]:
@@ -142,10 +148,18 @@ class Transformers(AbstractContextManager["Transformers"]):
         """The likeliest token of each row, on the host. Raises UserError for NaN and infinity."""
         best, tokens = likeliest.tolist()
         if not all(map(math.isfinite, best)):
-            hint = "delete it, then dvc repro"
-            if self.model.dtype == torch.float16:
-                hint = "set gpu.dtype: bfloat16 in params.yaml: what it computes may exceed float16"
-            raise UserError(f"{self.folder} computes NaN or infinity", hint)
+            kind = self.model.device.type
+            trained = torch.is_autocast_enabled(kind)  # as in fine-tuning
+            dtype = torch.get_autocast_dtype(kind) if trained else self.model.dtype
+            hint = AGAIN
+            if dtype == torch.float16:
+                hint = "its activations may exceed float16, which bfloat16 holds"
+                if trained:
+                    hint += ": set finetune.compute_dtype: bfloat16 in params.yaml"
+                elif (self.folder / "quantize_config.json").exists():
+                    hint += ": set gpu.dtype: bfloat16 in params.yaml"
+            what = f"{self.folder} computes NaN or infinity in {str(dtype).removeprefix('torch.')}"
+            raise UserError(what, hint)
         return list(map(int, tokens))
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -231,7 +245,7 @@ def load(
     except ModuleNotFoundError as error:
         raise UserError(f"the package {error.name} is not installed", f"pip install {error.name}") from None
     except Exception as error:  # each file of the folder fails in its own library's way
-        raise UserError(f"{folder} does not load: {error!s:.200}", "delete it, then dvc repro") from None
+        raise UserError(f"{folder} does not load: {error!s:.200}", AGAIN) from None
     return Transformers(folder, model, tokenizer, replicas if device == "cpu" else 1, weights, fixed)
 
 
@@ -248,7 +262,5 @@ def _load_plain(folder: Path, dtype: Any, device: str, nf4: bool) -> Any:
         output_loading_info=True, **options,
     )  # fmt: skip
     if missing := sorted(report["missing_keys"]):
-        raise UserError(
-            f"{folder} lacks {len(missing)} weights such as {missing[0]}", "delete it, then dvc repro"
-        )
+        raise UserError(f"{folder} lacks {len(missing)} weights such as {missing[0]}", AGAIN)
     return (model if nf4 else model.to(device)).eval()

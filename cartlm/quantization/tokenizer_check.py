@@ -40,7 +40,7 @@ def check(
 
     `imatrix`: rows are also read as llama-imatrix will. `log` gets the converter's output; errors name the model by `path`.
     """
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder, HINT)
     builder = from_transformers(tokenizer, separator)
     if found := special_tokens(tokenizer, separator):
         raise UserError(

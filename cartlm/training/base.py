@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cartlm.engines import model_dir
-from cartlm.engines.model_dir import HINT
+from cartlm.engines.model_dir import HINT, IN_COPY
 from cartlm.errors import UserError
 from cartlm.files import replacing
 from cartlm.quantization import tokenizer_check
@@ -22,7 +22,7 @@ from cartlm.training.origin import write as write_origin
 
 @dataclass(frozen=True)
 class BaseModel:
-    """The base model as written: origin (`revision`: the hub's commit), sizes, special tokens' ids.
+    """The base model as written: origin (`revision` as in Origin), sizes, special tokens' ids.
 
     `files` are its weights, `left_out` other weights in its folder; `llama_cpp_checked`: llama.cpp read the tokenizer too.
     """
@@ -62,7 +62,7 @@ def _make(
     languages: Sequence[str], target: Path, log: Path,
 ) -> BaseModel:  # fmt: skip
     folder = source.folder
-    weights = model_dir.weights(folder)
+    weights = model_dir.weights(folder, given=True)
     config = model_config.check_config(folder)
     model_config.check_weights(folder, config, weights.tensors)
     _check_params(config, prompt, gptq, path)
@@ -82,7 +82,7 @@ def _make(
         check_values(temporary, weights, config, merge.dtype, path)
         write_origin(temporary, source.origin)
     return BaseModel(
-        path, source.commit, source.origin.dequantized_from,
+        path, source.origin.revision, source.origin.dequantized_from,
         sum(tensor.parameters for tensor in weights.tensors.values()), sum(sizes), config["vocab_size"],
         model_config.tied(config), bos, eos, pad, weights.files, weights.left_out, checked,
     )  # fmt: skip
@@ -90,7 +90,7 @@ def _make(
 
 def _complete_index(path: Path, total_size: int) -> None:
     """transformers needs `metadata` in an index, which not every tool writes."""
-    index = model_dir.read_json(path)
+    index = model_dir.read_json(path, HINT)
     if not isinstance(index.get("metadata"), dict):
         model_dir.write_json(path, index | {"metadata": {"total_size": total_size}}, sort_keys=True)
 
@@ -158,5 +158,5 @@ def check_values(
     if repeats and not torch.equal(load(head), load(model_config.EMBEDDING)):
         raise UserError(
             f"{path}: tie_word_embeddings is true, but {head} is not the embedding",
-            "set tie_word_embeddings to false in its config.json (of a hub model, in a local copy that base.path names)",
+            f"set tie_word_embeddings to false in its config.json (of a hub model, {IN_COPY})",
         )

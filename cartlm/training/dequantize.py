@@ -24,6 +24,7 @@ from cartlm.training.model_config import HEAD
 
 PLAIN = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 OTHER = "set base.path to another file of the model, or take it from the hub (base.source: hub)"
+JOIN = "join them with llama-gguf-split --merge, which comes with llama.cpp's releases (not with make setup)"
 ALIASES = {"rope.global.freq_base": "rope.freq_base", "rope.local.freq_base": "rope.freq_base_swa"}
 """Ollama's own names."""
 DERIVED = {
@@ -84,12 +85,12 @@ def read_header(path: Path, name: str) -> Header:
         end = max((int(each.data_offset + each.n_bytes) for each in file.tensors), default=0)
     except UserError as error:
         raise UserError(error.message.replace(str(path), name), OTHER) from None
-    if end > size or "general.architecture" not in header.values:
+    if (parts := header.values.get("split.count", 1)) > 1:  # only the first part says what model it is
+        raise UserError(f"{name} is one of {parts} parts", JOIN)
+    if "general.architecture" not in header.values:
+        raise UserError(f"{name} is a GGUF file without a model (no general.architecture)", OTHER)
+    if end > size:
         raise UserError(f"{name} is cut: its tensors end at byte {end:,}, the file at {size:,}", OTHER)
-    if "split.count" in header.values and header.values["split.count"] > 1:
-        raise UserError(
-            f"{name} is one of {header.values['split.count']} parts", "join them: llama-gguf-split --merge"
-        )
     return header
 
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cartlm.config import Positive, first_wrong
-from cartlm.engines.model_dir import HINT, Tensor, read_json
+from cartlm.engines.model_dir import HINT, IN_COPY, Tensor, read_json
 from cartlm.errors import UserError
 from cartlm.training.rope import LLAMA_TYPES, PLAIN_TYPES, GemmaRopes, Rope, parse_rope
 
@@ -31,7 +31,7 @@ IGNORED_KEYS = frozenset({
 """Keys of config.json that change no answer, or that are checked elsewhere."""
 UNUSED = "rotary_emb.inv_freq"  # in checkpoints of 2023; transformers computes it anew
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-MEND = f"mend it in a local copy that base.path names, or {HINT}"
+MEND = f"mend it {IN_COPY}, or {HINT}"
 
 Size = Annotated[int, Field(ge=1, le=2**31 - 1)]  # GGUF stores sizes in 32 bits
 Dtype = Literal["float16", "bfloat16", "float32"] | None
@@ -221,7 +221,7 @@ def tied(config: Mapping[str, Any]) -> bool:
 
 def check_config(folder: Path) -> dict[str, Any]:
     """config.json of an unquantized model that every stage computes alike. Raises UserError naming key and value."""
-    config, file = read_json(folder / "config.json"), f"{folder}/config.json"
+    config, file = read_json(folder / "config.json", HINT), f"{folder}/config.json"
     kind = family(config)
     if kind is None:
         supported = f"one of {', '.join(FAMILIES)}"

@@ -52,7 +52,7 @@ def find(path: str) -> OllamaModel:
             full = "/".join((places[0].parents[2].name, *parts[1:]))
             raise UserError(f"Ollama has {name} of {hosts}", f"set base.path to {PREFIX}{full}:{tag}")
         if places:
-            return _read(store, read_json(places[0]), name)
+            return _read(store, read_json(places[0], f"ollama pull {name}"), name)
     where = " or ".join(map(str, stores()))
     raise UserError(
         f"Ollama has no model {name} in {where}",

@@ -12,14 +12,16 @@ ORIGIN = "origin.json"
 
 @dataclass(frozen=True)
 class Origin:
-    """What models/base/origin.json says: the model's name, the kind of source, the licence, and the GGUF type that it
-    was dequantized from, such as Q4_K_M; None where it was not, or where nobody knows.
+    """What models/base/origin.json says: the model's name, the kind of source, the licence, the GGUF type that it was
+    dequantized from, such as Q4_K_M, and `revision`: the hub's commit, or sha256:... of the GGUF file. None where there
+    is none, or where nobody knows.
     """
 
     name: str
     source: str
     license: str | None
     dequantized_from: str | None
+    revision: str | None = None
 
 
 def read(folder: Path) -> dict[str, str]:

