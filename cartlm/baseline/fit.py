@@ -18,7 +18,7 @@ from cartlm.baseline import actions
 from cartlm.baseline.matching import Candidate, Features, Matcher, best_of, mean, score
 from cartlm.baseline.quantities import LONGEST, Number, Numbers, best_number, numbers, phrases
 from cartlm.baseline.reader import Weights, read
-from cartlm.baseline.text import ALIKE, plain, similarity, split_words
+from cartlm.baseline.text import ALIKE, fold, similarity, split_words
 from cartlm.task.intent import Intent
 from cartlm.task.rows import Row
 
@@ -131,7 +131,7 @@ def frame_words(rows: Sequence[Row]) -> frozenset[str]:
 
 def common_words(rows: Sequence[Row]) -> frozenset[str]:
     """Words that many messages have, sizes and units among them."""
-    seen = Counter(word for row in rows for word in {each.text for each in split_words(plain(row.message))})
+    seen = Counter(word for row in rows for word in {each.text for each in split_words(fold(row.message))})
     return frozenset(word for word, n in seen.items() if n >= COMMON_ROWS and not word[0].isdigit())
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from rapidfuzz import fuzz
 
-from cartlm.baseline.text import ALIKE, Line, Word, plain, rescaled, similarity, split_line, split_words
+from cartlm.baseline.text import ALIKE, Line, Word, fold, rescaled, similarity, split_line, split_words
 
 Features = dict[str, float]
 START, END = "^", "$"
@@ -48,10 +48,10 @@ class Matcher:
     """
 
     def __init__(self, catalog: Sequence[str], message: str, frame: Collection[str]) -> None:
-        self.text = plain(message)
+        self.text = fold(message)
         self.words: list[Word] = split_words(self.text)
         self.lines = [split_line(line) for line in catalog]
-        self.texts = [plain(line) for line in catalog]
+        self.texts = [fold(line) for line in catalog]
         self.frame = frame
         holding = Counter(word for line in self.lines for word in set(line.words))
         self._rarity = {word: math.log((len(catalog) + 1) / count) for word, count in holding.items()}

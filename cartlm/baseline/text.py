@@ -36,14 +36,14 @@ class Line:
         return (*self.name, *self.size)
 
 
-def plain(text: str) -> str:
+def fold(text: str) -> str:
     """Lower case, without diacritics and apostrophes; compatibility letters (`½`, `ﬁ`) in their plain form."""
     decomposed = unicodedata.normalize("NFKD", text.casefold().translate(_LETTERS))
     return "".join(letter for letter in decomposed if not unicodedata.combining(letter))
 
 
 def split_words(text: str) -> list[Word]:
-    """The words of a text that is `plain` already; decimal commas become points."""
+    """The words of a text that is folded already; decimal commas become points."""
     words, end = [], -1
     for match in _WORD.finditer(text):
         words.append(Word(match[0].replace(",", "."), match.start() == end))
@@ -53,7 +53,7 @@ def split_words(text: str) -> list[Word]:
 
 def split_line(text: str) -> Line:
     """A catalog line in its words: `Hand Soap (500ml)` is named hand soap, and its size is 500 ml."""
-    line = plain(text)
+    line = fold(text)
     bracketed = _SIZE.search(line)
     name: list[str] = []
     size: list[str] = []

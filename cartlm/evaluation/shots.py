@@ -1,7 +1,8 @@
 """The base model before fine-tuning, asked as one asks a base model: with an instruction, or with examples in front.
 
 Such a model goes on writing after its answer, so an answer is what stands in the first line. A few-shot prompt is `count`
-training rows, prompt and completion each, then the row's own prompt; every row gets the same examples.
+training rows, prompt and completion each, then the row's own prompt; every row gets the same examples, fewer where the
+model could not read them all.
 """
 
 from __future__ import annotations
@@ -28,10 +29,14 @@ SPARE = 8
 """Tokens that an answer may be longer than the longest completion: one that is cut there could not be exact."""
 
 
-def examples(train: Sequence[Row], shots: Shots, separator: str) -> tuple[str, list[Row]]:
-    """The text in front of a few-shot prompt, and its rows: drawn from `train` with the seed."""
-    drawn = random.Random(shots.seed).sample(list(train), min(shots.count, len(train)))
-    return "".join(f"{row.prompt}{separator}{row.completion}\n\n" for row in drawn), drawn
+def examples(train: Sequence[Row], shots: Shots) -> list[Row]:
+    """The rows in front of a few-shot prompt: drawn from `train` with the seed."""
+    return random.Random(shots.seed).sample(list(train), min(shots.count, len(train)))
+
+
+def text_of(drawn: Sequence[Row], separator: str) -> str:
+    """Their text, which the row's own prompt follows."""
+    return "".join(f"{row.prompt}{separator}{row.completion}\n\n" for row in drawn)
 
 
 def first_line(answer: Answer) -> Answer:
@@ -51,16 +56,27 @@ def sections(
 ) -> dict[str, dict[str, Any]]:
     """The sections `zero_shot` and `few_shot` of a base model's metrics, of `shots.rows` evenly spaced rows.
 
-    As `cartlm.evaluation.scoring.summarize`, with `shots` and the `rows` by which two runs compare. `raw`: answers so far
-    are kept in its .zero_shot.part.jsonl and .few_shot.part.jsonl.
+    As `cartlm.evaluation.scoring.summarize`, with `shots` and the `rows` by which two runs compare. A section is
+    absent where its prompts are longer than the model reads: it computes on beyond its last position, and nothing would
+    say so. `raw`: answers so far are kept in its .zero_shot.part.jsonl and .few_shot.part.jsonl.
     """
     asked = [rows[index] for index in evenly_spaced(len(rows), settings.shots.rows)]
-    text, drawn = examples(train, settings.shots, builder.separator)
     longest = max(len(builder.completion_ids(row.completion)) for row in asked)
     limit = min(settings.max_new_tokens, longest + SPARE)
+
+    def prompts_after(head: str) -> list[list[int]] | None:
+        made = [builder.prompt_ids(head + row.prompt) for row in asked]
+        return made if max(map(len, made)) + limit <= engine.max_positions else None
+
+    drawn = examples(train, settings.shots)
+    while drawn and not prompts_after(text_of(drawn, builder.separator)):
+        drawn.pop()
+    ways = {"zero_shot": (INSTRUCTION, []), "few_shot": (text_of(drawn, builder.separator), drawn)}
     found: dict[str, dict[str, Any]] = {}
-    for name, head, shown in (("zero_shot", INSTRUCTION, []), ("few_shot", text, drawn)):
-        prompts = [builder.prompt_ids(head + row.prompt) for row in asked]
+    for name, (head, shown) in ways.items():
+        prompts = prompts_after(head) if head else None
+        if prompts is None:
+            continue
         job = Job(model, prompts, limit, settings.batch_size)
         answers = collect_answers(engine, job, raw.with_name(f"{raw.name}.{name}.part.jsonl"), name)
         scores = [score(row, first_line(answer)) for row, answer in zip(asked, answers, strict=True)]

@@ -110,9 +110,9 @@ def sentences(metrics: Path) -> str:
     if natural:
         these = f"the {natural.n:,} {NATURAL}"
         says = {
-            F16: f"It is worth it for {these}, too",
+            F16: f"It is worth it for {these}{', too' if gains else ''}",
             BASELINE: f"It is not worth it for {these}",
-            "": f"It makes no measurable difference for {these}",
+            "": f"The intervals overlap for {these}",
         }
         told.append(f"{says[natural.better]}: {natural.against}.")
     return " ".join(told)

@@ -6,11 +6,11 @@ import unicodedata
 
 import pytest
 
-from cartlm.baseline.text import ALIKE, Line, plain, similarity, split_line, split_words
+from cartlm.baseline.text import ALIKE, Line, fold, similarity, split_line, split_words
 
 
 def texts(message: str) -> list[str]:
-    return [word.text for word in split_words(plain(message))]
+    return [word.text for word in split_words(fold(message))]
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def texts(message: str) -> list[str]:
     ],
 )
 def test_plain_text_has_no_diacritics_in_either_form(text: str, wanted: str) -> None:
-    assert plain(text) == plain(unicodedata.normalize("NFD", text)) == wanted
+    assert fold(text) == fold(unicodedata.normalize("NFD", text)) == wanted
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,8 @@ class Parrot:
 
     stopped = False
 
-    def __init__(self, rows: Sequence[Row], only: str = "") -> None:
-        self.rows, self.only = rows, only
+    def __init__(self, rows: Sequence[Row], only: str = "", max_positions: int = 4096) -> None:
+        self.rows, self.only, self.max_positions = rows, only, max_positions
         self.asked: list[str] = []
         self.limits: set[int] = set()
 
@@ -66,7 +66,8 @@ def test_both_ways_are_asked_of_the_same_rows(tmp_path: Path) -> None:
     }
     zero, few = engine.asked[:6], engine.asked[6:]
     assert all(text.startswith(shots.INSTRUCTION) for text in zero)
-    text, drawn = shots.examples(TRAIN, EVAL.shots, "\n")
+    drawn = shots.examples(TRAIN, EVAL.shots)
+    text = shots.text_of(drawn, "\n")
     assert all(each.startswith(text) for each in few)
     assert {each.removeprefix(text) for each in few} == {
         each.removeprefix(shots.INSTRUCTION) for each in zero
@@ -97,16 +98,32 @@ def test_no_more_is_decoded_than_an_exact_answer_needs(tmp_path: Path) -> None:
 
 
 def test_examples_are_training_rows_by_the_seed() -> None:
-    drawn = [row.id for row in shots.examples(TRAIN, EVAL.shots, "\n")[1]]
+    drawn = [row.id for row in shots.examples(TRAIN, EVAL.shots)]
     assert len(drawn) == len(set(drawn)) == 2
     assert set(drawn) <= {row.id for row in TRAIN}
-    assert drawn == [row.id for row in shots.examples(TRAIN, EVAL.shots, "\n")[1]]
+    assert drawn == [row.id for row in shots.examples(TRAIN, EVAL.shots)]
     others = [
-        [row.id for row in shots.examples(TRAIN, Shots(count=2, seed=seed, rows=1), "\n")[1]]
-        for seed in range(9)
+        [row.id for row in shots.examples(TRAIN, Shots(count=2, seed=seed, rows=1))] for seed in range(9)
     ]
     assert len({tuple(each) for each in others}) > 3
-    assert len(shots.examples(TRAIN[:1], EVAL.shots, "\n")[1]) == 1
+    assert len(shots.examples(TRAIN[:1], EVAL.shots)) == 1
+
+
+def test_no_prompt_is_longer_than_the_model_reads(tmp_path: Path) -> None:
+    """transformers computes on beyond the last position, without an error."""
+    engine = Parrot(TEST)
+    whole = ask(tmp_path / "whole", engine)
+    (limit,) = engine.limits
+    zero, two = (max(map(len, each)) + 1 + limit for each in (engine.asked[:6], engine.asked[6:]))
+    shown = {}
+    for most in (two, two - 1, zero, zero - 1):
+        found = ask(tmp_path / str(most), Parrot(TEST, max_positions=most))
+        shown[most] = {name: section["shots"] for name, section in found.items()}
+    assert whole["few_shot"]["shots"] == 2
+    assert shown[two] == {"zero_shot": 0, "few_shot": 2}
+    assert shown[two - 1] == {"zero_shot": 0, "few_shot": 1}
+    assert shown[zero] == {"zero_shot": 0}
+    assert shown[zero - 1] == {}
 
 
 @pytest.mark.parametrize("rows", [1, 6, 500])

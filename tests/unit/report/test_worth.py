@@ -66,7 +66,7 @@ def test_the_largest_leads_come_first_and_what_is_no_lead_is_not_named(metrics: 
     [
         (0.63, 0.9, "It is not worth it"),
         (0.9, 0.63, "It is worth it"),
-        (0.9, 0.89, "It makes no measurable difference"),
+        (0.9, 0.89, "The intervals overlap"),
     ],
 )
 def test_what_is_said_of_natural_messages_follows_the_intervals(
@@ -90,6 +90,13 @@ def test_without_one_of_both_nothing_is_said(metrics: Path) -> None:
 def test_other_rows_are_not_compared(metrics: Path) -> None:
     write_metrics(metrics / "eval/baseline.json", {"free": {"n": 24, "exact_match": 0.5}})
     assert worth.sentences(metrics) == ""
+
+
+@pytest.mark.parametrize("gains", [True, False])
+def test_too_is_said_after_another_gain_alone(metrics: Path, gains: bool) -> None:
+    write(metrics, "f16", 0.92, 0.9, novel=0.9)
+    write(metrics, "baseline", 0.8, 0.6, novel=0.6 if gains else 0.9)
+    assert (", too:" in worth.sentences(metrics)) == gains
 
 
 def test_no_natural_messages_is_no_sentence_on_them(metrics: Path) -> None:
