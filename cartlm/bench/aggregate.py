@@ -108,14 +108,18 @@ def spread_of(records: Sequence[Record]) -> tuple[str, list[float], list[float]]
     return f"{phase} speeds", speeds, [float(np.percentile(of_round, 95)) for of_round in seconds]
 
 
-def spreads(records: Sequence[Record]) -> dict[str, float]:
-    """Interquartile range over median of the rounds: `spread` of their value, `spread_p95` of their slow queries."""
+def spread(rounds: Sequence[float]) -> float:
+    """How far apart rounds are: their interquartile range over their median."""
     import numpy as np
     from scipy.stats import iqr
 
+    return float(iqr(rounds) / (np.median(rounds) or math.inf))
+
+
+def spreads(records: Sequence[Record]) -> dict[str, float]:
+    """`spread` of the rounds' values and `spread_p95` of their slow queries, of what `spread_of` says."""
     _, values, slow = spread_of(records)
-    rounds = {"spread": values, "spread_p95": slow}
-    return {name: float(iqr(each) / (np.median(each) or math.inf)) for name, each in rounds.items()}
+    return {"spread": spread(values), "spread_p95": spread(slow)}
 
 
 def unsteady(records: Mapping[str, Sequence[Record]], max_spread: float) -> dict[str, str]:
@@ -123,14 +127,14 @@ def unsteady(records: Mapping[str, Sequence[Record]], max_spread: float) -> dict
     found = {}
     for variant, of_variant in records.items():
         measured = of("queries", of_variant)
-        spread, tail = spreads(measured).values()
-        for worst, limit, what in (
-            (spread, max_spread, spread_of(measured)[0]), (tail, TAILS * max_spread, "95th percentiles"),
+        what, values, slow = spread_of(measured)
+        for name, by_round, limit in (
+            (what, values, max_spread), ("95th percentiles", slow, TAILS * max_spread),
         ):  # fmt: skip
-            if worst > limit:
+            if (worst := spread(by_round)) > limit:
                 found[variant] = (
-                    f"the rounds' {what} spread by {worst:.0%} of their median, more than {limit:.0%} "
-                    f"(max_spread = {max_spread:g}), so nothing is published; {reason(measured)}"
+                    f"the rounds' {name} spread by {worst:.0%} of their median, more than {limit:.0%} "
+                    f"(max_spread = {max_spread:g}); {reason(measured)}"
                 )
     return found
 

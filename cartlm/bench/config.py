@@ -20,7 +20,8 @@ class Schedule(Section):
     warmups: Annotated[int, Field(ge=4)]  # queries before the measured ones, in each process
     queries: Count  # test prompts per round and variant, one at a time
     # Interquartile range over median of the rounds' decode speeds, and half of that of the 95th percentiles of their
-    # seconds per token (of the baseline, which has no tokens: latencies per character): above it, nothing is published
+    # seconds per token (of the baseline, which has no tokens: latencies per character): above it, nothing is
+    # published (of the baseline: it is left out)
     max_spread: Positive
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ from cartlm.errors import UserError
 from cartlm.evaluation import paired
 from cartlm.evaluation.statistics import ALPHA, holm
 from cartlm.report import cells, worth
-from cartlm.report.summary import SHOWN, SPEEDS, collect, otherwise_asked, read_optional
+from cartlm.report.summary import SHOWN, SPEEDS, collect, otherwise_asked, read_base, read_optional
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 SHORT = ("baseline", "base", "f16", "q8_0", "q4_k_m", "q2_k")
@@ -100,7 +100,7 @@ def accuracy_notes(metrics: Path, variants: Sequence[str]) -> list[str]:
     for section, text in ABOUT.items():
         if counts := sorted({file[section]["n"] for file in evaluations if section in file}):
             notes.append(text.format(" or ".join(f"{n:,}" for n in counts)))
-    base = read_optional(metrics / "merge.json").get("base", {})
+    base = read_base(metrics)
     if "dequantized_from" in base:
         made = f"The base model `{base['name']}` was dequantized from {base['dequantized_from']}"
         notes.append(f"{made}: a rounded copy of the original, which was not measured.")
@@ -137,9 +137,13 @@ def speed_notes(metrics: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if any(row["variant"] == paired.BASELINE and is_timed(row) for row in rows):
         notes.append(f"`{paired.BASELINE}` has no tokens, so no speed in tokens.")
     notes += decode_notes(metrics, [row["variant"] for row in rows])
-    if wide := read_optional(metrics / "bench/cpu/machine.json").get("details", {}).get("left_out"):
+    details = read_optional(metrics / "bench/cpu/machine.json").get("details", {})
+    if wide := details.get("left_out"):
         notes.append(f"Left empty, as the interval is wider than the value: {wide}.")
-    if slow := ", ".join(f"`{row['variant']}`" for row in rows if not is_timed(row)):
+    if unsteady := details.get("unsteady"):
+        notes.append(f"Left out as unsteady: {unsteady}.")
+    missing = [row["variant"] for row in rows if not is_timed(row) and row["variant"] != paired.BASELINE]
+    if slow := ", ".join(f"`{name}`" for name in missing):
         notes.append(
             f"Not measured here: {slow}. This benchmark runs llama.cpp; transformers and GPTQ are measured with an "
             "architecture's random weights and on CUDA cards ([the paper's figures](paper.md))."

@@ -49,6 +49,11 @@ def read_optional(path: Path) -> Mapping[str, Any]:
     return values
 
 
+def read_base(metrics: Path) -> dict[str, Any]:
+    """What metrics/merge.json says of the base model (cartlm.training.origin); empty for a file that says nothing."""
+    return dict(read_optional(metrics / "merge.json").get("base", {}))
+
+
 def collect(metrics: Path, variants: Iterable[str]) -> list[dict[str, Any]]:
     """One row a variant, in the order given: the columns, None for what was not measured, and the limits of each.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 
 from cartlm.bench import aggregate, publish
 from cartlm.bench.energy import Watts
+from cartlm.bench.plan import Model, Plan, Target
 from cartlm.errors import UserError
+from cartlm.metrics import read_metrics
 
 
 def record(round: int, latencies: list[float], **more: Any) -> dict[str, Any]:
@@ -264,6 +267,42 @@ def test_rounds_without_tokens_are_refused_for_their_latencies() -> None:
     tails = without_tokens([[0.001] * 15 + [0.001 * factor] for factor in (1, 30, 1, 30, 30)])
     assert aggregate.spreads(tails)["spread"] == 0
     assert "95th percentiles spread by" in aggregate.unsteady({"baseline": tails}, 0.3)["baseline"]
+
+
+def publish_rounds(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, made: dict[str, Any]
+) -> tuple[int, list[str]]:
+    """The number of measurements that was published, and what was said."""
+    (folder / "model").write_bytes(b"x")
+    monkeypatch.setattr(publish.runner, "measure", lambda *_: dict(made))
+    monkeypatch.setattr(publish, "idle_watts", lambda target: Watts())
+    monkeypatch.setattr(publish, "committed", lambda path: {})
+    lines: list[str] = []
+    models = {name: Model(folder / "model") for name in made}
+    target = Target("cpu", {"name": "Toy", "hash": "aa"}, None, {})
+    plan = Plan(7, 5, 4, 4, 1, 8, 64, "\n")
+    count = publish.run(
+        folder / "metrics", folder / "raw", models, [], plan, target, max_spread=0.3, strict=False, progress=lines.append,
+    )  # fmt: skip
+    return count, lines
+
+
+def test_an_unsteady_baseline_is_left_out_and_an_unsteady_model_stops_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It answers in a millisecond, of which one tick of the scheduler is much."""
+    apart = without_tokens([[0.001 * factor] * 16 for factor in (0.6, 0.8, 1, 1.2, 1.4)])
+    f16 = rounds([100] * 5, engine={"name": "llama.cpp"}, queries_per_s=10.0)
+    count, lines = publish_rounds(monkeypatch, tmp_path, {"baseline": apart, "f16": f16})
+    assert count == 10
+    assert any("baseline" in line and "spread by 40%" in line for line in lines)
+    assert {path.stem for path in (tmp_path / "metrics").glob("*.json")} == {"f16", "machine"}
+    assert "spread by 40%" in read_metrics(tmp_path / "metrics/machine.json")["details"]["unsteady"]
+    assert "baseline" not in (tmp_path / "metrics/rounds.csv").read_text()
+    unsteady = rounds([60, 80, 100, 120, 140], engine={"name": "llama.cpp"}, queries_per_s=10.0)
+    for wrong in ({"baseline": apart, "f16": unsteady}, {"baseline": apart}):
+        with pytest.raises(UserError, match="nothing is published"):
+            publish_rounds(monkeypatch, tmp_path, wrong)
 
 
 def test_energy_without_tokens_is_of_queries_and_correct_answers() -> None:

@@ -133,6 +133,15 @@ def test_limits_are_not_rounded_twice(tmp_path: Path) -> None:
     assert "0.917 [0.898, 0.933]" in results.document(tmp_path, ["f16"])
 
 
+def test_an_unsteady_baseline_is_told_with_its_reason(tmp_path: Path) -> None:
+    write_metrics(tmp_path / "bench/cpu/machine.json", {"details": {"unsteady": "baseline: 50 % apart"}})
+    notes = results.speed_notes(tmp_path, results.collect(tmp_path, ["baseline", "merged"]))
+    assert any("unsteady: baseline: 50 % apart" in note for note in notes)
+    (elsewhere,) = [note for note in notes if note.startswith("Not measured here")]
+    assert "`merged`" in elsewhere
+    assert "`baseline`" not in elsewhere
+
+
 def test_only_the_block_changes(metrics: Path) -> None:
     text = f"# Title\n\nbefore\n\n{results.BEGIN}\nold\n{results.END}\n\nafter: 0.5\n"
     new = results.with_block(text, "| a |")
