@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from cartlm import command, yaml_files
+from cartlm import command
 from cartlm import params as params_file
 from cartlm.compare import judge
 from cartlm.compare.comparison import as_json as comparison_json
@@ -94,10 +94,10 @@ def preset(name: str, yes: bool) -> None:
         known = ", ".join(sorted(each.stem for each in PRESETS.glob("*.yaml"))) or "none"
         back = "git checkout params.yaml for the default"
         raise UserError(f"there is no preset {name}; there are: {known}", back)
-    text = params_file.preset_text(command.PARAMS, path)
-    if "base" in (yaml_files.parse(path.read_bytes()) or {}):
-        _agree(params_file.parse(yaml_files.parse(text), path.name).base, yes)
-    write_text(command.PARAMS, text)
+    laid = params_file.lay_preset(command.PARAMS, path)
+    if "base" in laid.sections:
+        _agree(laid.params.base, yes)
+    write_text(command.PARAMS, laid.text)
     print(f"params.yaml has what {path} sets: make repro runs it, git checkout params.yaml undoes it")
 
 
@@ -115,7 +115,7 @@ def _agree(origin: Base, yes: bool) -> None:
             "nobody agreed to that licence and download", "the same with YES=1 (make) or --yes (cartlm)"
         )
     if not click.confirm("Go on?"):
-        raise UserError("nothing was changed", "make preset NAME=... for another one")
+        raise UserError(f"{origin.path} is not downloaded, and nothing was changed")
 
 
 @main.command(hidden=True)
@@ -168,9 +168,7 @@ def table() -> None:
     """Print the results table, and those of the studies."""
     settings = command.params()
     print(summary.table(METRICS, settings.variants.names))
-    if texts := study_tables.terminal(
-        models.every(ROOT, settings.variants.names, settings.base.path, settings.base.source)
-    ):
+    if texts := study_tables.terminal(models.studies(ROOT)):
         print(f"\n{texts}")
 
 
@@ -180,7 +178,8 @@ def readme_table(check: bool) -> int:
     """Write the tables in README.md, docs/paper.md and docs/studies.md, from metrics/ and results/."""
     settings, readme = command.params(), Path("README.md")
     measured = paper.measured_model(METRICS, settings.base.path, settings.data.path or paper.GENERATED)
-    every = models.every(ROOT, settings.variants.names, settings.base.path, settings.base.source)
+    ours = models.default(METRICS, settings.variants.names, settings.base.path, settings.base.source)
+    every = [ours, *models.studies(ROOT, dated=True)]
     parts = [results.readme_block(METRICS, settings.variants.names), study_tables.readme_part(every)]
     text = results.with_block(readme.read_text("utf-8"), "\n\n".join(filter(None, parts)))
     texts = {readme: results.with_block(text, worth.sentences(METRICS), (worth.BEGIN, worth.END))}
@@ -251,7 +250,7 @@ def stale_stages(as_json: bool) -> int:
     Needs only what git has: missing data and models are ignored.
     """
     repository.check_repository(ROOT)
-    report, late = stale.find_stale(ROOT), study_results.find_stale(ROOT)
+    report, late = stale.find_stale(ROOT), study_results.find_stale(ROOT, study_results.read_all(ROOT))
     if as_json:
         print(json.dumps({**asdict(report), "studies": late}, indent=2))
     else:

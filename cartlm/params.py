@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +78,19 @@ def load(path: Path) -> Params:
     return parse(yaml_files.parse(path.read_bytes(), str(path)), path.name)
 
 
-def preset_text(path: Path, preset: Path) -> str:
-    """A params file with a preset laid over it; named entries (gguf, gptq, remote) are replaced as a whole.
+@dataclass(frozen=True)
+class Laid:
+    """A params file with a preset laid over it: its text, what that says, and the sections that the preset has."""
+
+    text: str
+    params: Params
+    sections: frozenset[str]
+
+
+def lay_preset(path: Path, preset: Path) -> Laid:
+    """Lay a preset over a params file; named entries (gguf, gptq, remote) are replaced as a whole.
 
     Comments and order stay. Raises UserError for a wrong preset.
     """
-    text = presets.lay_over(path, preset)
-    parse(yaml_files.parse(text), preset.name)
-    return text
+    text, sections = presets.lay_over(path, preset)
+    return Laid(text, parse(yaml_files.parse(text), preset.name), sections)

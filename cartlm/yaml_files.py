@@ -78,16 +78,11 @@ def _load(yaml: YAML, given: bytes | str, name: str, hint: str) -> Any:
         return yaml.load(given.decode("utf-8") if isinstance(given, bytes) else given)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        problem = str(error.problem or "").partition(" with value")[
-            0
-        ]  # of a key that is there twice: a secret?
+        # ruamel shows the value of a key that is there twice, which may be a secret
+        problem = str(error.problem or "").partition(" with value")[0]
         parts = (error.context, problem, f"line {mark.line + 1}" if mark else "")
         what = ", ".join(str(part) for part in parts if part)
-    except (
-        YAMLError,
-        ValueError,
-        LookupError,
-        RecursionError,
-    ) as error:  # not UTF-8; 2026-13-01; `!!bool maybe`
+    # not UTF-8; 2026-13-01; `!!bool maybe`; a document in itself
+    except (YAMLError, ValueError, LookupError, RecursionError) as error:
         what = f"it does not read: {str(error)[:200]}"
     raise UserError(f"{name} is not YAML: {what}", hint or f"git diff {name}")

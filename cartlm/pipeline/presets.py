@@ -10,11 +10,11 @@ REPLACED = ("gguf", "gptq", "remote")
 """Sections of named entries: a preset's takes the place of the whole section."""
 
 
-def lay_over(params: Path, preset: Path) -> str:
-    """The text of a params file with a preset laid over it; comments and order stay. Raises UserError for no YAML.
+def lay_over(params: Path, preset: Path) -> tuple[str, frozenset[str]]:
+    """The text of a params file with a preset laid over it, and the preset's sections; comments and order stay.
 
-    Whether the result is sound, `cartlm.params.preset_text` says.
+    Whether the result is sound, `cartlm.params.lay_preset` says. Raises UserError for what is no YAML.
     """
     document, changes = (yaml_files.parse_editable(each.read_bytes(), str(each)) for each in (params, preset))
     yaml_files.overlay(document, changes, REPLACED)
-    return yaml_files.dump(document)
+    return yaml_files.dump(document), frozenset(changes)

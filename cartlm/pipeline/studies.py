@@ -17,23 +17,20 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from cartlm import yaml_files
 from cartlm.errors import UserError
 from cartlm.files import replacing
 from cartlm.pipeline import dvc_lock, stale, worktree
 from cartlm.pipeline.repository import Tree, resolve_commit
-from cartlm.pipeline.study_results import LEFT_OUT, RECORD, RESULTS
+from cartlm.pipeline.study_results import INPUTS, LEFT_OUT, RECORD, RESULTS
 from cartlm.system import machine
 from cartlm.text import few
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
-INPUTS = (
-    "params.yaml", "dvc.yaml", ".dvcignore", "presets", "cartlm", "stages", "docker", "base", "gpu", "remote", "architecture",
-    ":(exclude,glob)**/dvc.lock",
-)  # fmt: skip
-"""What the commit must have of a study; documents and numbers may differ from it."""
 BEFORE = (("params", "check"), ("prune",), ("fetch-paid",), ("refresh-data",))
 """Commands of cartlm that `make repro` runs before DVC."""
 RUNNING = re.compile(r"Running stage '(.+)':")
@@ -89,7 +86,7 @@ def run(root: Path, order: Order, lock: IO[str], say: Callable[[str], object]) -
     Raises UserError where a command failed, which has said why.
     """
     commit = check(root, order)
-    folder, state = worktree.prepare(root, order.name, commit, lambda folder: lay_preset(folder, order))
+    folder, state = worktree.prepare(root, order.name, commit, partial(lay_preset, order))
     say(f"study {order.name}: commit {commit[:8]} in {worktree.WORKTREES / order.name}")
     for words in BEFORE:
         cartlm(folder, *words, name=order.name)
@@ -100,9 +97,14 @@ def run(root: Path, order: Order, lock: IO[str], say: Callable[[str], object]) -
         say(line)
 
 
-def lay_preset(folder: Path, order: Order) -> None:
-    """Overlay params.yaml in a worktree, by that commit's own code; licence and download are asked for there."""
-    cartlm(folder, "preset", order.name, *(["--yes"] if order.yes else []), name=order.name)
+def lay_preset(order: Order, folder: Path, state: worktree.State) -> None:
+    """Overlay params.yaml in a worktree, by that commit's own code; licence and download are asked for there, once."""
+    path = f"presets/{order.name}.yaml"
+    preset = yaml_files.parse((folder / path).read_bytes(), path) or {}
+    wanted = hashlib.sha256(json.dumps(preset.get("base"), default=str).encode()).hexdigest()
+    yes = order.yes or state.agreed == wanted
+    cartlm(folder, "preset", order.name, *(["--yes"] if yes else []), name=order.name)
+    state.agreed = wanted
 
 
 def cartlm(folder: Path, *words: str, name: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,11 @@ RESULTS = "results"
 RECORD = "study.json"
 LEFT_OUT = ("bench-cpu", "summarize")
 """Stages without which a study is whole: it then has accuracies and no speed."""
+INPUTS = (
+    "params.yaml", "dvc.yaml", ".dvcignore", "presets", "cartlm", "stages", "docker", "base", "gpu", "remote", "architecture",
+    ":(exclude,glob)**/dvc.lock",
+)  # fmt: skip
+"""Pathspecs of git: what the commit must have of a study; documents and numbers may differ from it."""
 NOT_READ = ("metrics/", "results/", "docs/", "tests/", "README.md")
 """What no stage of the main graph reads of a checkout, or only as another stage has made it."""
 DVC_CONFIG = "[core]\n    no_scm = true\n    analytics = false\n    site_cache_dir = {0}/.dvc/site\n"
@@ -78,12 +83,16 @@ def read(root: Path, name: str) -> Study:
     return Study(name, root / RESULTS / name, record, tree.yaml("params.yaml"), origin)
 
 
-def find_stale(root: Path) -> dict[str, dict[str, list[str]]]:
-    """Study -> stage -> what changed since it was run; a study of which nothing changed has no stage."""
+def find_stale(root: Path, studies: Sequence[Study]) -> dict[str, dict[str, list[str]]]:
+    """Study -> stage -> what changed since it was run; a study of which nothing changed has no stage.
+
+    Raises UserError where git does not list the checkout's files.
+    """
     found: dict[str, dict[str, list[str]]] = {}
-    for study in read_all(root):
+    code = code_files(root) if studies else []
+    for study in studies:
         try:
-            with shadow(root, study) as folder:
+            with shadow(root, code, study) as folder:
                 late = stale.find_stale(folder).stale
         except UserError as error:  # a preset or a lock that DVC cannot read
             late = {"all stages": [error.message]}
@@ -92,23 +101,39 @@ def find_stale(root: Path) -> dict[str, dict[str, list[str]]]:
     return found
 
 
+def code_files(root: Path) -> list[str]:
+    """The paths of a checkout that a study's stages may read: tracked ones, and untracked ones of INPUTS.
+
+    Any other untracked file may be a model of gigabytes. Raises UserError where git does not work.
+    """
+    paths: list[str] = []
+    for which in (["--cached"], ["--others", "--exclude-standard", "--", *INPUTS]):
+        done = run_git(root, "ls-files", "-z", *which)
+        if done.returncode:
+            said = (done.stderr.strip() or "it failed").splitlines()[-1]
+            what = (
+                f"git lists no files here, so nobody knows whether the studies are of today's code ({said})"
+            )
+            raise UserError(what, "git status")
+        paths += done.stdout.split("\0")
+    kept = [path for path in paths if path.endswith(".gitkeep") or not path.startswith(NOT_READ)]
+    # Other pipeline files have their own hardware and their own numbers.
+    return [
+        path for path in kept if not path.endswith(("dvc.lock", "/dvc.yaml")) and not path.startswith(".dvc/")
+    ]
+
+
 @contextmanager
-def shadow(root: Path, study: Study) -> Iterator[Path]:
+def shadow(root: Path, code: Iterable[str], study: Study) -> Iterator[Path]:
     """A temporary DVC repository: today's code, the preset over today's params, the study's dvc.lock and outputs.
 
-    DVC itself compares them there as it does for the main graph; nothing needs to be run, fetched or here. Raises UserError
-    where the preset is gone or is no YAML.
+    `code` are the paths to copy. DVC itself compares them there as it does for the main graph; nothing needs to be run,
+    fetched or here. Raises UserError where the preset is gone or is no YAML.
     """
     preset = root / "presets" / f"{study.name}.yaml"
     if not preset.is_file():
         raise UserError(f"presets/{study.name}.yaml is gone")
-    params = presets.lay_over(root / "params.yaml", preset)
-    listed = run_git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard").stdout.split("\0")
-    kept = [path for path in listed if path.endswith(".gitkeep") or not path.startswith(NOT_READ)]
-    # Other pipeline files have their own hardware and their own numbers.
-    code = [
-        path for path in kept if not path.endswith(("dvc.lock", "/dvc.yaml")) and not path.startswith(".dvc/")
-    ]
+    params, _ = presets.lay_over(root / "params.yaml", preset)
     with tempfile.TemporaryDirectory(prefix="cartlm-study-") as name:
         folder = Path(name)
         for path in code:

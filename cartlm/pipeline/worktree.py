@@ -38,6 +38,8 @@ class State:
     seeded: bool = False  # it has no numbers of the main graph any more
     commit: str = ""  # of its code and params; empty while they are being changed
     params: str = ""  # SHA-256 of params.yaml with the preset
+    # SHA-256 of the preset's section base, to whose licence and download somebody agreed
+    agreed: str = ""
     seconds: dict[str, float] = field(default_factory=dict)  # stage -> time of its last whole run
     # of runs that did not end; they count once the stage does
     cut: dict[str, float] = field(default_factory=dict)
@@ -54,11 +56,13 @@ def read_state(folder: Path) -> State:
         return State()
 
 
-def prepare(root: Path, name: str, commit: str, lay_preset: Callable[[Path], object]) -> tuple[Path, State]:
+def prepare(
+    root: Path, name: str, commit: str, lay_preset: Callable[[Path, State], object]
+) -> tuple[Path, State]:
     """The worktree of a study at a commit, with the preset's params; made where it is missing.
 
-    `lay_preset(folder)` lays the preset over the commit's params.yaml there. A run killed in here is made good by the
-    next. Raises UserError where git or the disk refuses.
+    `lay_preset(folder, state)` lays the preset over the commit's params.yaml there. A run killed in here is made good
+    by the next. Raises UserError where git or the disk refuses.
     """
     folder = (root / WORKTREES / name).resolve()
     if not is_worktree(root, folder):
@@ -80,7 +84,7 @@ def prepare(root: Path, name: str, commit: str, lay_preset: Callable[[Path], obj
     share_cache(root, folder)
     if not ready:
         git(folder, "restore", "-q", "--worktree", "--", PARAMS)
-        lay_preset(folder)
+        lay_preset(folder, state)
         state.commit, state.params = commit, digest(folder / PARAMS)
     state.write(folder)
     return folder, state

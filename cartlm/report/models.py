@@ -10,7 +10,7 @@ from typing import Any
 from cartlm.pipeline import study_results
 from cartlm.pipeline.study_results import Study
 from cartlm.report.paper import GENERATED
-from cartlm.report.summary import read_optional
+from cartlm.report.summary import read_base, read_optional
 
 OFFLINE = "offline"
 """The default of params.yaml in tables beside studies."""
@@ -24,7 +24,7 @@ class Model:
     name: str
     metrics: Path
     variants: list[str]
-    base: Mapping[str, Any]  # name, source, license and dequantized_from, as far as they are known
+    base: Mapping[str, Any]  # what origin.json says (cartlm.training.origin), as far as it is known
     record: Mapping[str, Any] = field(default_factory=dict)  # study.json
     late: Mapping[str, list[str]] = field(default_factory=dict)  # stage -> what changed since it was run
     dataset: str = GENERATED  # or the path of the published rows or of a user's
@@ -72,17 +72,16 @@ class Model:
         return {variant: float(made[key]) for variant, made in self.quantized.items() if key in made}
 
 
-def every(root: Path, variants: Sequence[str], path: str | None, source: str) -> list[Model]:
-    """The default model, with `path` and `source` of its base, then the studies, each with what changed since."""
-    late = study_results.find_stale(root)
-    ours = default(root / "metrics", variants, {"name": path, "source": source})
-    return [ours, *(of_study(study, late[study.name]) for study in study_results.read_all(root))]
+def studies(root: Path, dated: bool = False) -> list[Model]:
+    """All studies; `dated`: with what changed since each was run, for which DVC takes seconds a study."""
+    found = study_results.read_all(root)
+    late = study_results.find_stale(root, found) if dated else {}
+    return [of_study(study, late.get(study.name, {})) for study in found]
 
 
-def default(metrics: Path, variants: Sequence[str], base: Mapping[str, Any]) -> Model:
-    """The model of params.yaml. `base` (name, source) where metrics/merge.json has nothing of its origin."""
-    recorded = read_optional(metrics / "merge.json").get("base", {})
-    return Model(OFFLINE, metrics, list(variants), {**base, **recorded})
+def default(metrics: Path, variants: Sequence[str], path: str, source: str) -> Model:
+    """The model of params.yaml; `path` and `source` of its base, where metrics/merge.json has nothing of its origin."""
+    return Model(OFFLINE, metrics, list(variants), {"name": path, "source": source, **read_base(metrics)})
 
 
 def of_study(study: Study, late: Mapping[str, list[str]]) -> Model:

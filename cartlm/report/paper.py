@@ -16,7 +16,7 @@ import yaml
 from cartlm.evaluation.paired import F16, against_f16, read_outcomes_of, signed_points
 from cartlm.report import cells, hardware, worth
 from cartlm.report.cells import Interval
-from cartlm.report.summary import WAYS, read_optional
+from cartlm.report.summary import WAYS, read_base, read_optional
 
 FIGURES = Path(__file__).with_name("paper.yaml")
 GENERATED = "generated rows"
@@ -73,7 +73,7 @@ class Measured:
 
 def measured_model(metrics: Path, model: str, dataset: str) -> Measured:
     """What metrics/merge.json says was measured; `model` for a file from before it did."""
-    base = read_optional(metrics / "merge.json").get("base", {})
+    base = read_base(metrics)
     return Measured(base.get("name", model), dataset, base.get("dequantized_from"))
 
 

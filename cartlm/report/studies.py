@@ -28,6 +28,8 @@ SOURCES = {
 }
 """Column -> variant and its column in the summary."""
 OLDER = "†"
+ORIGIN = {"license": "licence", "revision": "revision"}
+"""Keys of origin.json that a study shows beside the model's name."""
 TENSORS = ("variant", "MiB", "bits a weight", "of another type", "by group")
 FALLEN = "fallback_"
 """Begins the keys of metrics/quantize with shares of a group's matrices that got another type."""
@@ -91,8 +93,9 @@ def section(model: Model) -> list[str]:
 
 def about(model: Model) -> list[str]:
     """What was measured, when, where, with which code, and how long it took."""
-    record, known = model.record, model.base.get("license")
-    notes = [f"Base model: {model.origin}{f'; licence: {known}' if known else ''}."]
+    record, base = model.record, model.base
+    origin = [model.origin, *(f"{words}: {base[key]}" for key, words in ORIGIN.items() if base.get(key))]
+    notes = [f"Base model: {'; '.join(origin)}."]
     dirty = ", with changes that are not in it" if record.get("dirty") else ""
     where = record.get("machine", {}).get("name", "an unknown machine")
     commit = str(record.get("commit", "unknown"))[:8]
@@ -140,11 +143,9 @@ def tensors(model: Model) -> list[dict[str, Any]]:
 
 
 def terminal(models: Sequence[Model]) -> str:
-    """The tables of the studies for a terminal."""
-    texts = []
-    for model in models[1:]:
-        older = " (measured with other code or params: cartlm stale)" if model.late else ""
-        texts.append(
-            f"{model.name}: {model.origin.replace('`', '')}{older}\n{table(model.metrics, model.variants)}"
-        )
-    return "\n\n".join(texts)
+    """The tables of the studies for a terminal; empty without one."""
+    texts = [
+        f"{model.name}: {model.origin.replace('`', '')}\n{table(model.metrics, model.variants)}"
+        for model in models
+    ]
+    return "\n\n".join([*texts, "cartlm stale says whether code or params changed since."] if texts else [])

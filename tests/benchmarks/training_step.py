@@ -21,7 +21,7 @@ from typing import Any
 
 import click
 
-from cartlm import command, params, yaml_files
+from cartlm import command, params
 from tests import ROOT
 
 WAYS = ("libraries", "ours")
@@ -78,7 +78,7 @@ def measure(
     path = ROOT / "params.yaml"
     found = params.load(path)
     if preset:
-        found = params.parse(yaml_files.parse(params.preset_text(path, preset)), preset.name)
+        found = params.lay_preset(path, preset).params
     dtype = qlora.available_dtype(found.finetune.compute_dtype, "cpu")
     settings = found.finetune.model_copy(
         update={"device_memory_gib": bound, "max_steps": -1, "compute_dtype": dtype}

@@ -125,7 +125,7 @@ def pipelines(tmp_path: Path) -> Path:
     for name in [*names, "base/params.yaml"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    text = params.preset_text(ROOT / "params.yaml", ROOT / "presets/paper.yaml")
+    text = params.lay_preset(ROOT / "params.yaml", ROOT / "presets/paper.yaml").text
     (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     Repo.init(str(tmp_path)).close()

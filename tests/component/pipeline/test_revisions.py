@@ -59,7 +59,7 @@ def hub(shas: dict[str, str]) -> Iterator[str]:
 
 @pytest.fixture
 def pin(tmp_path: Path, hub: str, monkeypatch: pytest.MonkeyPatch) -> Run:
-    text = params.preset_text(ROOT / "params.yaml", ROOT / "presets/paper.yaml")
+    text = params.lay_preset(ROOT / "params.yaml", ROOT / "presets/paper.yaml").text
     (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
 
     monkeypatch.chdir(tmp_path)

@@ -97,7 +97,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def cartlm(folder: Path, *words: str, name: str) -> None:
         called.append(" ".join(words))
         if words[0] == "preset":
-            text = presets.lay_over(folder / "params.yaml", folder / f"presets/{words[1]}.yaml")
+            text, _ = presets.lay_over(folder / "params.yaml", folder / f"presets/{words[1]}.yaml")
             (folder / "params.yaml").write_text(text, "utf-8")
 
     monkeypatch.setattr(studies, "cartlm", cartlm)
@@ -131,7 +131,7 @@ def measured(repo: Repo, folder: str = f"results/{NAME}") -> float:
 
 
 def late(repo: Repo) -> dict[str, list[str]]:
-    return study_results.find_stale(repo.path)[NAME]
+    return study_results.find_stale(repo.path, study_results.read_all(repo.path))[NAME]
 
 
 def test_a_study_leaves_its_numbers_in_results_and_the_default_as_it_was(
@@ -420,9 +420,8 @@ def finished(first: Repo, tmp_path_factory: pytest.TempPathFactory) -> Repo:
 
 
 def lay(folder: Path) -> None:
-    (folder / "params.yaml").write_text(
-        presets.lay_over(folder / "params.yaml", folder / f"presets/{NAME}.yaml"), "utf-8"
-    )
+    text, _ = presets.lay_over(folder / "params.yaml", folder / f"presets/{NAME}.yaml")
+    (folder / "params.yaml").write_text(text, "utf-8")
 
 
 @pytest.mark.parametrize("what", CHANGES)
@@ -473,3 +472,44 @@ def test_compare_judges_a_study_of_two_commits(finished: Repo, tmp_path: Path) -
     assert values["worse"] == 0
     (change,) = [each for each in values["studies"][NAME]["changes"] if each["target"] == "accuracy"]
     assert (change["old"], change["new"], change["verdict"]) == (0.5, 0.15, "worse")
+
+
+def test_a_study_asks_for_a_licence_once_and_again_for_another_model(repo: Repo, commands: list[str]) -> None:
+    """A commit in between asks for nothing that somebody agreed to."""
+    asked = []
+    for change in ("", "", "base: {path: some/other}\n", ""):
+        (repo.path / "new.txt").write_text(str(len(asked)), "utf-8")
+        with (repo.path / f"presets/{NAME}.yaml").open("a", encoding="utf-8") as file:
+            file.write(change)
+        repo.commit("another commit")
+        commands.clear()
+        study(repo)
+        asked.append(commands[0] == f"preset {NAME}")
+        assert commands[0] in (f"preset {NAME}", f"preset {NAME} --yes")
+    assert asked == [True, False, True, False]
+
+
+def test_only_what_a_stage_reads_is_compared(finished: Repo, tmp_path: Path) -> None:
+    """A model that lies in the checkout, untracked, is not copied for each study."""
+    finished.git("clone", "-q", f"file://{finished.path}", str(tmp_path / "clone"))
+    clone = Repo(tmp_path / "clone")
+    for name in ("model.gguf", "stages/new.py"):
+        (clone.path / name).parent.mkdir(exist_ok=True)
+        (clone.path / name).write_text("untracked", "utf-8")
+    paths = study_results.code_files(clone.path)
+    assert "model.gguf" not in paths
+    assert {"dvc.yaml", "params.yaml", ".dvcignore", "train.sh", "stages/new.py"} <= {*paths}
+    assert not [
+        path for path in paths if path.startswith(("metrics/", "results/")) and path.endswith(".json")
+    ]
+
+
+def test_without_git_no_study_is_called_as_today(finished: Repo, tmp_path: Path) -> None:
+    """As in a git worktree that is mounted in an image: its .git names a folder outside."""
+    shutil.copytree(finished.path, tmp_path / "copy", symlinks=True, ignore=shutil.ignore_patterns(".git"))
+    (tmp_path / "copy/.git").write_text("gitdir: /nowhere\n", "utf-8")
+    found = study_results.read_all(tmp_path / "copy")
+    with pytest.raises(UserError, match="git lists no files here") as error:
+        study_results.find_stale(tmp_path / "copy", found)
+    assert error.value.hint == "git status"
+    assert study_results.find_stale(tmp_path / "copy", []) == {}

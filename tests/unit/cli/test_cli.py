@@ -123,6 +123,7 @@ def test_a_preset_that_downloads_asks_first(cartlm: Run, repo: Path, monkeypatch
     monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True)
     done = CliRunner().invoke(cli.main, ["preset", "mine"], input="n\n", prog_name="cartlm")
     assert (done.exit_code, (repo / "params.yaml").read_bytes()) == (2, before)
+    assert "make preset" not in done.output, "it may have been a study"
     done = CliRunner().invoke(cli.main, ["preset", "mine"], input="y\n", prog_name="cartlm")
     assert done.exit_code == 0, done.output
     assert "path: some/model" in (repo / "params.yaml").read_text(encoding="utf-8")

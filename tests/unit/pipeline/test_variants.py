@@ -25,7 +25,7 @@ def values() -> dict[str, Any]:
 
 
 def block(section: str) -> dict[str, Any]:
-    paper = yaml.safe_load(params.preset_text(ROOT / "params.yaml", ROOT / "presets/paper.yaml"))
+    paper = yaml.safe_load(params.lay_preset(ROOT / "params.yaml", ROOT / "presets/paper.yaml").text)
     return next(iter(paper[section].values()))
 
 
