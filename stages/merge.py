@@ -41,7 +41,7 @@ def main() -> None:
     builder = from_transformers(load_tokenizer(BASE), settings.prompt.separator)
     chosen, *others = merge.ways(settings.merge.onto, settings.finetune.quantization)
     made = merge.merge(BASE, ADAPTER, settings.merge.dtype, chosen, MERGED)
-    folders = {chosen: MERGED}
+    folders: dict[str, Path] = {chosen: MERGED}
     for way in others:
         merge.merge(BASE, ADAPTER, settings.merge.dtype, way, OTHER)
         folders[way] = OTHER

@@ -120,11 +120,10 @@ def merging(metrics: Path) -> list[dict[str, Any]]:
         found.append({"model": name + kept, "rows": f"{merge[key]['n']:,} validation", **merge[key], **same})
     for name in ("merged", paired.F16):
         free = read_optional(metrics / "eval" / f"{name}.json").get("free", {})
-        same = name == paired.F16 and "agreement" in parity
         if found and free:
-            row = {"model": name, "rows": f"{free['n']:,} test", **free}
-            shown = f"{parity['agreement']:.3f} of merged's, {parity['n']:,} rows" if same else ""
-            found.append({**row, "same answer": shown})
+            compared = name == paired.F16 and "agreement" in parity
+            shown = f"{parity['agreement']:.3f} of merged's, {parity['n']:,} rows" if compared else ""
+            found.append({"model": name, "rows": f"{free['n']:,} test", **free, "same answer": shown})
     return found
 
 
