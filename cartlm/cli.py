@@ -115,7 +115,9 @@ def _agree(origin: Base, yes: bool) -> None:
             "nobody agreed to that licence and download", "the same with YES=1 (make) or --yes (cartlm)"
         )
     if not click.confirm("Go on?"):
-        raise UserError(f"{origin.path} is not downloaded, and nothing was changed")
+        raise UserError(
+            f"{origin.path} is not downloaded, and nothing was changed", "ls presets names the others"
+        )
 
 
 @main.command(hidden=True)

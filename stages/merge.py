@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 from cartlm import command
 from cartlm.engines.model_dir import load_tokenizer
+from cartlm.errors import UserError
 from cartlm.evaluation.scoring import exact_share
 from cartlm.files import MIB, write_text
 from cartlm.metrics import write_metrics
@@ -41,18 +43,22 @@ def main() -> None:
     builder = from_transformers(load_tokenizer(BASE), settings.prompt.separator)
     chosen, *others = merge.ways(settings.merge.onto, settings.finetune.quantization)
     made = merge.merge(BASE, ADAPTER, settings.merge.dtype, chosen, MERGED)
-    folders: dict[str, Path] = {chosen: MERGED}
-    for way in others:
-        merge.merge(BASE, ADAPTER, settings.merge.dtype, way, OTHER)
-        folders[way] = OTHER
     command.progress(f"merged; comparing the answers to {len(rows)} validation rows")
-    compared = merge.compare(
-        BASE, ADAPTER, folders, [builder.prompt_ids(row.prompt) for row in rows],
+    compare = partial(
+        merge.compare, BASE, ADAPTER, prompts=[builder.prompt_ids(row.prompt) for row in rows],
         quantization=settings.finetune.quantization, compute_dtype=settings.finetune.compute_dtype,
         max_new_tokens=settings.eval.max_new_tokens, batch_size=settings.eval.batch_size,
     )  # fmt: skip
-    shutil.rmtree(OTHER, ignore_errors=True)
+    compared = compare({chosen: MERGED})
     agreement = compared.agreement(chosen)
+    for way in others:  # only for the table: what is wrong with it stops nothing
+        try:
+            merge.merge(BASE, ADAPTER, settings.merge.dtype, way, OTHER)
+            compared.merged.update(compare({way: OTHER}, ours=compared.adapter).merged)
+        except (UserError, OSError) as error:
+            command.progress(f"left out: merged onto {way}: {error}")
+        finally:
+            shutil.rmtree(OTHER, ignore_errors=True)
     size_mib = made.size_bytes / MIB
     sections = {
         "agreement": agreement.share,

@@ -46,11 +46,15 @@ def target_and_variant(file: str) -> tuple[str, str]:
     return "", ""
 
 
+NOT_JUDGED = ("remote", "adapter", "onto_16_bit", "onto_nf4")
+"""Sections of what is not shipped: a server's, the adapter's, and of either way of merging, one of which is kept."""
+
+
 def judged_metrics(*sides: Mapping[str, Any]) -> Iterator[tuple[str, str, Better]]:
     """The keys of a file that RULES names, in any of the sides, with kind and better direction."""
     for key in sorted(set().union(*sides)):
         section, _, name = key.rpartition(".")
-        if name.endswith(("_low", "_high")) or section.endswith("slices") or section == "remote":
+        if name.endswith(("_low", "_high")) or section.endswith("slices") or section in NOT_JUDGED:
             continue
         for pattern, kind, better in RULES:
             if re.fullmatch(pattern, name):

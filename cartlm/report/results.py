@@ -28,6 +28,10 @@ SPEED = (
 README = [key for key in SHOWN if key != "natural"]
 PLACES = {"novel": 2, "croatian": 2, "english": 2, "spanish": 2, "unparseable": 3, "truncated": 3}
 """Digits that so many rows support of the shares without an interval."""
+BOTH = (
+    " Fine-tuning learns on NF4 weights, so the adapter fits these best; the original 16-bit weights are nearer to what was "
+    "pretrained (`merge.onto`)."
+)
 ABOUT = {
     "free": "Exact match: {} test rows, greedy decoding, Wilson's interval. The shares beside it are of parts of these rows.",
     "natural": "Natural: {} messages that people typed to order fast food (MultiDoGO), in English and almost all of them "
@@ -56,10 +60,10 @@ def sections(metrics: Path, variants: Sequence[str], level: str = "##") -> list[
         bullets(accuracy_notes(metrics, variants)),
     ]
     if made := merging(metrics):
+        both = sum(row["model"].startswith("merged onto") for row in made) == 2
         parts += [
             f"{level} From the adapter to GGUF F16",
-            "Exact match, and the share of rows with the same answer, token by token. Fine-tuning learns on NF4 weights, so the adapter "
-            "fits these best; the original 16-bit weights are nearer to what was pretrained (`merge.onto`).",
+            f"Exact match, and the share of rows with the same answer, token by token.{BOTH if both else ''}",
             cells.markdown(("model", "rows", "exact_match", "same answer"), made),
         ]
     if differences := paired.against_f16(paired.read_outcomes_of(metrics, variants)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,18 +25,32 @@ KINDS = {
     "language_spanish": "in Spanish",
     "noise_clean": "without typing errors or slang",
     "noise_noisy": "with typing errors or slang",
+    "phrasing_classic": "in classic wording",
+    "phrasing_everyday": "typed like orders",
     "not_novel": "about products and in phrases seen in training",
     "novel": "about products and in phrases never seen in training",
     "correction_none": "without a correction",
     "correction_product": "that correct the product",
     "correction_quantity": "that correct the quantity",
+    "style_polite": "that ask politely",
+    "style_terse": "in a few words",
+    "style_rambling": "that ramble",
+    "style_bare": "that are a bare name",
+    "style_order": "that order in everyday words",
+    "style_aside": "that only give a reason",
+    "lines_menu": "about a menu",
+    "spelling_own": "about names spelled in their own way",
     "name_form_full": "that copy the catalog line",
     "name_form_inflected": "that inflect the product's name",
     "name_form_short": "that give one word of the product's name",
     "name_form_part": "that give only the product's size",
+    "name_form_some_words": "that give some words of the product's name",
+    "name_form_property": "that name a property of the product",
+    "name_form_synonym": "that use another word for the product",
     "quantity_form_digit": "with the quantity in digits",
     "quantity_form_word": "with the quantity in words",
     "quantity_form_pack": "with a pack as the quantity",
+    "quantity_form_behind": "with the quantity behind the name",
     "quantity_form_none": "without a quantity",
 }
 """Slice of the test rows -> the messages in it, as a sentence goes on after "messages"."""
@@ -100,13 +114,11 @@ def sentences(metrics: Path) -> str:
         f"Of {test.n:,} {TEST}, the fine-tuned model (`{F16}`) answers {percent(test.f16)} exactly, and a reader without a "
         f"language model (`{BASELINE}`) {percent(test.baseline)}."
     ]
-    gains = [each for each in found.values() if each.n >= FEWEST and each.better == F16]
-    gains = sorted(gains, key=lambda each: -each.lead)[:NAMED]
+    gains, losses = (largest(found.values(), variant) for variant in (F16, BASELINE))
     if gains:
-        named = [f"{each.messages.removeprefix('messages ')} ({each.against})" for each in gains]
-        told.append(
-            f"The model is worth it most for messages {' and '.join(filter(None, [', '.join(named[:-1]), named[-1]]))}."
-        )
+        told.append(f"The model is worth it most for messages {listed(gains)}.")
+    if losses:
+        told.append(f"The reader is better for messages {listed(losses)}.")
     if natural:
         these = f"the {natural.n:,} {NATURAL}"
         says = {
@@ -116,6 +128,17 @@ def sentences(metrics: Path) -> str:
         }
         told.append(f"{says[natural.better]}: {natural.against}.")
     return " ".join(told)
+
+
+def largest(found: Iterable[Kind], better: str) -> list[Kind]:
+    """The kinds of at least FEWEST rows that one variant answers better, by its lead; NAMED at most."""
+    kept = [each for each in found if each.n >= FEWEST and each.better == better]
+    return sorted(kept, key=lambda each: -abs(each.lead))[:NAMED]
+
+
+def listed(kinds: Sequence[Kind]) -> str:
+    named = [f"{each.messages.removeprefix('messages ')} ({each.against})" for each in kinds]
+    return " and ".join(filter(None, [", ".join(named[:-1]), named[-1]]))
 
 
 def percent(share: Interval) -> str:

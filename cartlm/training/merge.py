@@ -156,9 +156,9 @@ class Compared:
 
 def compare(
     base: Path, adapter: Path, merged: Mapping[str, Path], prompts: Sequence[list[int]], *,
-    quantization: str, compute_dtype: str, max_new_tokens: int, batch_size: int,
+    quantization: str, compute_dtype: str, max_new_tokens: int, batch_size: int, ours: list[Answer] | None = None,
 ) -> Compared:  # fmt: skip
-    """Answers of the adapter and of the model folders in `merged`.
+    """Answers of the adapter (`ours`, where they are known) and of the model folders in `merged`.
 
     The adapter runs in `compute_dtype`, as in training. The first merged model's answers, made in batches, are drafts that
     the adapter verifies; where a merged model and the adapter disagree, both count at batch 1.
@@ -172,14 +172,15 @@ def compare(
         description = description or engine.describe()
         theirs[name] = engine.answers(prompts, max_new_tokens, batch_size)
         del engine
-    model = with_adapter(load_base(base, quantization, compute_dtype, device), adapter)
-    engine = Transformers(adapter, model.eval(), load_tokenizer(base))
-    with torch.autocast(device, getattr(torch, compute_dtype), enabled=compute_dtype != "float32"):
-        ours = [
-            engine.verify_draft(prompt, max_new_tokens, draft.token_ids)
-            for prompt, draft in zip(prompts, next(iter(theirs.values())), strict=True)
-        ]
-    del model, engine
+    if ours is None:
+        model = with_adapter(load_base(base, quantization, compute_dtype, device), adapter)
+        engine = Transformers(adapter, model.eval(), load_tokenizer(base))
+        with torch.autocast(device, getattr(torch, compute_dtype), enabled=compute_dtype != "float32"):
+            ours = [
+                engine.verify_draft(prompt, max_new_tokens, draft.token_ids)
+                for prompt, draft in zip(prompts, next(iter(theirs.values())), strict=True)
+            ]
+        del model, engine
     for name, answers in theirs.items():
         pairs = enumerate(zip(ours, answers, strict=True))
         if different := [index for index, pair in pairs if not _alike(*pair)]:  # because of the batch alone?

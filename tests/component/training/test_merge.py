@@ -200,6 +200,31 @@ def test_the_stage_writes_model_and_metrics(
 
 
 @pytest.mark.slow
+def test_a_merge_that_is_only_compared_stops_nothing(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    adapter, _, given = trained
+    folder = stage_folder(tmp_path / "run", given.base)
+    shutil.copytree(adapter, folder / "models/adapter")
+    kept = merge.merge
+
+    def fail(*arguments: Any) -> merge.Merged:
+        made = kept(*arguments)
+        if arguments[-1] == stage.OTHER:
+            raise OSError(28, "No space left on device", str(stage.OTHER))
+        return made
+
+    monkeypatch.setattr(merge, "merge", fail)
+    code, _, errors = run_stage(stage.main, folder, capfd)
+    assert code == 0, errors
+    assert "No space left" in "".join(errors)
+    metrics = json.loads((folder / "metrics/merge.json").read_text())
+    assert "onto_16_bit" in metrics
+    assert "onto_nf4" not in metrics
+    assert not (folder / stage.OTHER).exists()
+
+
+@pytest.mark.slow
 def test_a_merge_that_lost_the_training_stops(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -478,3 +478,13 @@ def test_a_loss_on_other_rows_does_not_compare() -> None:
     for md5, verdict in (("a", "worse"), ("b", "not comparable")):
         (change,) = judge.compare_sides(side(1e-7, "a"), side(9e-7, md5), TOLERANCES).changes
         assert change.verdict == verdict
+
+
+def test_the_merge_that_is_not_kept_and_the_adapter_are_not_judged() -> None:
+    values = {
+        "agreement": 0.9,
+        "onto_nf4.agreement": 0.9,
+        "onto_16_bit.exact_match": 0.9,
+        "adapter.exact_match": 0.9,
+    }
+    assert [key for key, _, _ in rules.judged_metrics(values)] == ["agreement"]

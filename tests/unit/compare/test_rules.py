@@ -14,6 +14,7 @@ from tests import ROOT
 from tests.unit.compare.planted import measured
 
 INFORMATIONAL: tuple[tuple[str, str], ...] = (
+    (r"(adapter|onto_16_bit|onto_nf4)\..*", "nobody ships the adapter, nor the merge that is not kept"),
     (r".*_(low|high)", "limits of an interval"),
     (
         r"(.*\.)?(n|rows|n_accuracy|queries|requests|flip_rows|batch_size|shots|\w+_slices\.\w+_n)",

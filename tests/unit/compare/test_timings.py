@@ -171,6 +171,19 @@ def test_figures_left_out_as_too_noisy_are_not_lost() -> None:
     assert (comparison.having("removed")[0].variant, comparison.lost) == ("f16", [])
 
 
+def test_a_variant_left_out_as_unsteady_is_not_lost() -> None:
+    new = side()
+    del new.metrics[f"{FOLDER}/f16.json"]
+    new.metrics[f"{FOLDER}/machine.json"] = {
+        "details.unsteady": "f16: the rounds' latencies spread by 50 %; idle?"
+    }
+    comparison = judge.compare_sides(side(), new, TOLERANCES)
+    assert {change.variant for change in comparison.having("removed")} == {"f16"}
+    assert comparison.lost == []
+    new.metrics[f"{FOLDER}/machine.json"] = {"details.unsteady": "q8_0: the rounds' latencies spread by 50 %"}
+    assert judge.compare_sides(side(), new, TOLERANCES).lost
+
+
 def test_kernels_and_batches_are_divided_by_the_reference_s_single_queries() -> None:
     def card(kernel: float) -> Side:
         speeds = {"kernel_marlin.decode_tokens_per_s": 90 * kernel, "batch_8.decode_tokens_per_s": 300.0}

@@ -62,13 +62,6 @@ def everyday() -> list[corpus.Document]:
     return [corpus.document(DATA, 1.0, random.Random(index), 1.0) for index in range(300)]
 
 
-def test_without_everyday_documents_the_text_is_as_before() -> None:
-    """The phases that made base/model had no such share: the same random numbers give the same text."""
-    one, other = (corpus.document(DATA, 1.0, random.Random(5), *share) for share in ((), (0.0,)))
-    assert one == other
-    assert corpus.document(DATA, 1.0, random.Random(5), 1.0) != one
-
-
 def test_everyday_questions_mean_a_line_of_their_catalog(everyday: list[corpus.Document]) -> None:
     asked = 0
     for spans in everyday:
@@ -85,7 +78,7 @@ def test_everyday_questions_mean_a_line_of_their_catalog(everyday: list[corpus.D
     assert asked > 500
 
 
-def test_no_held_out_menu_line_and_everyday_frame_occurs(everyday: list[corpus.Document]) -> None:
+def test_no_held_out_everyday_frame_occurs(everyday: list[corpus.Document]) -> None:
     text = "".join(span.text for spans in everyday for span in spans).lower()
     held = [
         frame.split("{")[0]
@@ -96,6 +89,17 @@ def test_no_held_out_menu_line_and_everyday_frame_occurs(everyday: list[corpus.D
     beginnings = [frame for frame in held if len(frame) > 14 and "<" not in frame and "[" not in frame]
     assert len(beginnings) >= 3
     assert not [frame for frame in beginnings if f"\n{frame}" in text]
+
+
+def test_no_everyday_catalog_has_a_held_out_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "respelled_catalog", lambda catalog, rng: catalog)
+    rng, menu_lines = random.Random(2), 0
+    for _ in range(200):
+        catalog = corpus._everyday_catalog("english", DATA, (5, 20), rng)
+        of_menus = [line for line in catalog if line.product.domain in menus.menus("english")]
+        assert not [line.text for line in of_menus if menus.held_out(line.product)]
+        menu_lines += len(of_menus)
+    assert menu_lines > 500
 
 
 def test_words_are_respelled_alike_in_a_whole_catalog() -> None:

@@ -87,11 +87,20 @@ def test_a_dequantized_base_model_is_told(metrics: Path) -> None:
 
 def test_the_way_from_the_adapter_to_f16_is_one_table(metrics: Path) -> None:
     assert "From the adapter" not in results.document(metrics, NAMES), "no file of the merge"
-    ways = {"adapter": FREE, "onto_16_bit": {**FREE, "agreement": 0.5}, "onto_nf4": {**FREE, "agreement": 0.875}}
+    ways = {
+        "adapter": FREE,
+        "onto_16_bit": {**FREE, "agreement": 0.5},
+        "onto_nf4": {**FREE, "agreement": 0.875},
+    }
     write_metrics(metrics / "merge.json", {"agreement": 0.875, "n": 1000, "onto": "nf4", **ways})
     write_metrics(metrics / "eval/f16.json", {"free": {**FREE, "exact_match": 0.19}})
     found = results.merging(metrics)
-    assert [row["model"] for row in found] == ["adapter", "merged onto 16 bits", "merged onto NF4, kept", "f16"]
+    assert [row["model"] for row in found] == [
+        "adapter",
+        "merged onto 16 bits",
+        "merged onto NF4, kept",
+        "f16",
+    ]
     assert [row.get("same answer", "")[:5] for row in found] == ["", "0.500", "0.875", "0.998"]
     assert found[-1]["exact_match"] == 0.19
     assert "| merged onto NF4, kept | 1,000 validation | 0.200 [0.176, 0.226] | 0.875 of the adapter's |" in (

@@ -51,6 +51,15 @@ def metrics(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_the_kinds_where_the_reader_leads_are_named_too(tmp_path: Path) -> None:
+    write(tmp_path, "f16", 0.81, 0.83, phrasing_classic=0.92, style_bare=0.6, lines_menu=0.66)
+    write(tmp_path, "baseline", 0.81, 0.95, phrasing_classic=0.7, style_bare=0.9, lines_menu=0.7)
+    text = worth.sentences(tmp_path)
+    assert "worth it most for messages in classic wording (92 % against 70 %)." in text
+    assert "better for messages that are a bare name (60 % against 90 %)." in text
+    assert "menu" not in text, "their intervals overlap"
+
+
 def test_the_largest_leads_come_first_and_what_is_no_lead_is_not_named(metrics: Path) -> None:
     text = worth.sentences(metrics)
     assert "1,000 generated test messages" in text
