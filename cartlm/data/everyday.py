@@ -236,8 +236,9 @@ def draft(language: str, action: str, novel: bool, params: Data, rng: random.Ran
     has_signs = not is_spelled and rates.signs > 0 and rng.random() < rates.signs
     if has_signs:
         at = next(i for i, other in enumerate(catalog) if other is line)
-        catalog = spelling.with_signs(catalog, rng)
+        plain, catalog = line.text, spelling.with_signs(catalog, rng)
         line = catalog[at]
+        has_signs = line.text != plain  # other lines' signs are nothing that the row asks for
     made = word(language, action, line, catalog, novel, params, rng)
     made.tags.update(
         lines="menu" if is_menu else "shop",

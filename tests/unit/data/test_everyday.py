@@ -242,6 +242,12 @@ def test_signs_stand_for_words_that_messages_say_or_leave_out() -> None:
     assert signs["&"] > 100
 
 
+def test_a_row_tagged_signs_has_one_in_its_line(made: list[rules.Draft]) -> None:
+    signed = [target(draft).name for draft in made if draft.tags["spelling"] == "signs"]
+    assert signed
+    assert all(re.search(r" (&|\+|'[nN]) ", name) for name in signed)
+
+
 def test_a_message_may_leave_the_sign_out(made: list[rules.Draft]) -> None:
     signed = [draft for draft in made if "&" in target(draft).text and draft.tags["spelling"] == "signs"]
     without = sum("&" not in draft.clean for draft in signed)
