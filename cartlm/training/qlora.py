@@ -7,8 +7,10 @@ import logging
 import os
 import sys
 import time
+import timeit
 import warnings
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,7 @@ warnings.filterwarnings(  # peft's old name
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes")
 ATTENTION = "float32_attention"
+SLOWER = 1.2  # times a float32 product: 1.9 on an Intel Xeon without AMX, 90 with AVX2 alone
 RECORD = "training.json"
 """In the adapter's folder: where and with what it was trained."""
 
@@ -94,15 +97,27 @@ def pick_device(compute_dtype: str) -> str:
 
 
 def available_dtype(compute_dtype: str, device: str) -> str:
-    """`compute_dtype`, or float32 in place of bfloat16 on a CPU without fast bfloat16 products.
+    """`compute_dtype`, or float32 in place of bfloat16 on a CPU that multiplies float32 matrices faster.
 
-    There (AVX2 alone) torch multiplies bfloat16 matrices one number at a time, some ninety times slower than
-    float32, which is also more precise. RECORD has the one that was used.
+    With AVX2 alone torch multiplies bfloat16 one number at a time, some ninety times slower; some CPUs have instructions
+    for bfloat16 that do half of what their float32 ones do (docs/decisions/training.md). RECORD has the one that was used.
     """
     if compute_dtype != "bfloat16" or device != "cpu":
         return compute_dtype
-    fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return "bfloat16" if fast else "float32"
+    has_instructions = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bfloat16" if has_instructions and bfloat16_time() < SLOWER else "float32"
+
+
+@cache
+def bfloat16_time() -> float:
+    """Time of a product of bfloat16 matrices over that of float32 ones on this CPU: the shortest of 30 each."""
+    shortest = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        rows, weights = torch.ones(256, 640, dtype=dtype), torch.ones(640, 640, dtype=dtype)
+        once = partial(torch.nn.functional.linear, rows, weights)
+        once()  # oneDNN makes its program
+        shortest[dtype] = min(timeit.repeat(once, number=1, repeat=30))
+    return shortest[torch.bfloat16] / shortest[torch.float32]
 
 
 def load_base(folder: Path, quantization: str, compute_dtype: str, device: str) -> Any:
@@ -154,7 +169,11 @@ def finetune(job: Job, runs: Path, adapter: Path) -> Finetuned | None:
     device = pick_device(job.settings.compute_dtype)
     dtype = available_dtype(job.settings.compute_dtype, device)
     if dtype != job.settings.compute_dtype:
-        print("finetune: in float32, this CPU has no fast bfloat16 (no AVX-512)", file=sys.stderr, flush=True)
+        print(
+            "finetune: in float32, which this CPU multiplies faster than bfloat16",
+            file=sys.stderr,
+            flush=True,
+        )
     settings = job.settings.model_copy(update={"compute_dtype": dtype})
     job = replace(job, settings=settings)
     train, validation = row_files.read(job.train), row_files.read(job.validation)

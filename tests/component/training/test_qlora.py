@@ -182,16 +182,25 @@ def test_the_base_computes_what_transformers_computes(toy_base: Path) -> None:
         assert 0 < (near - wanted).abs().mean() < 0.3 * wanted.abs().mean()
 
 
-@pytest.mark.parametrize(("fast", "found"), [(True, "bfloat16"), (False, "float32")])
+@pytest.mark.parametrize(
+    ("instructions", "ratio", "found"),
+    [(True, 0.5, "bfloat16"), (True, 1.9, "float32"), (False, 0.5, "float32")],
+)
 def test_a_cpu_without_fast_bfloat16_computes_in_float32(
-    monkeypatch: pytest.MonkeyPatch, fast: bool, found: str
+    monkeypatch: pytest.MonkeyPatch, instructions: bool, ratio: float, found: str
 ) -> None:
     """The CPU's answer is a mock: one machine has one kind of CPU."""
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: instructions)
+    monkeypatch.setattr(qlora, "bfloat16_time", lambda: ratio)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     assert qlora.available_dtype("bfloat16", "cpu") == found
     assert qlora.available_dtype("bfloat16", "cuda") == "bfloat16"
     assert qlora.available_dtype("float32", "cpu") == "float32"
+
+
+def test_products_are_timed_once_in_both_types() -> None:
+    assert 0 < qlora.bfloat16_time() < 1000
+    assert qlora.bfloat16_time() is qlora.bfloat16_time()
 
 
 def test_float16_needs_a_card(tmp_path: Path, toy_base: Path) -> None:
