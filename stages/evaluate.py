@@ -36,7 +36,7 @@ def main(variant: str) -> None:
     model, limit = file_digest(path), settings.eval.max_new_tokens
 
     def make_job(asked: list[Row], header: str = "") -> Job:
-        if kind == "transformers" and variant != "base":
+        if variant != "base" and hasattr(engine, "verify_draft"):
             return answers.draft_and_verify_job(model, asked, builder, limit)
         return Job(model, [builder.prompt_ids(header + row.prompt) for row in asked], limit, batch_size)
 

@@ -51,11 +51,11 @@ def main() -> None:
     ):
         separator = settings.prompt.separator
         builder = merged.prompt_builder(separator)
-        ids = prompt.shared_ids(rows, builder, f16.prompt_builder(separator))
-        drafts = draft_and_verify_job(file_digest(merged_path), rows, builder, limit)
-        result = agreement(
-            answer("merged", merged, drafts), answer("f16", f16, Job(file_digest(f16_path), ids, limit))
-        )
+        prompt.shared_ids(rows, builder, f16.prompt_builder(separator))
+        jobs = [
+            draft_and_verify_job(file_digest(path), rows, builder, limit) for path in (merged_path, f16_path)
+        ]
+        result = agreement(answer("merged", merged, jobs[0]), answer("f16", f16, jobs[1]))
         engines = {"engine": f16.describe(), "engine_merged": merged.describe()}
 
     divergences = [

@@ -69,7 +69,7 @@ def open_engine(engine: str, path: Path, threads: int, replicas: int | None = No
 def draft_and_verify_job(model: str, rows: Sequence[Row], builder: PromptBuilder, max_new_tokens: int) -> Job:
     """`rows` one at a time, each label as the draft of its answer: one forward pass verifies a right answer.
 
-    From the first token that the model would not choose, the draft is dropped (Transformers.verify_draft): a label
+    From the first token that the model would not choose, the draft is dropped (`verify_draft` of the engines): a label
     cannot make an answer right.
     """
     prompts = [builder.prompt_ids(row.prompt) for row in rows]

@@ -47,6 +47,38 @@ def test_the_cap_holds_and_is_told_from_stopping(engine: LlamaCpp) -> None:
     assert engine.answer(ids, len(whole.token_ids) + 1).finish_reason == "stop"
 
 
+@pytest.mark.parametrize("close", [0.0, llama_cpp.CLOSE, 1000.0])
+@pytest.mark.parametrize("cap", [64, 5])
+def test_a_draft_changes_nothing_but_the_number_of_passes(
+    engine: LlamaCpp, cap: int, close: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    forward = engine._forward
+
+    def counted(ids: list[int], *rest: int) -> object:
+        made.append(len(ids))
+        return forward(ids, *rest)
+
+    monkeypatch.setattr(engine, "_forward", counted)
+    monkeypatch.setattr(llama_cpp, "CLOSE", close)
+    builder = engine.prompt_builder("\n")
+    for row in toy_rows()[:: len(toy_rows()) // 8]:
+        ids = builder.prompt_ids(row.prompt)
+        wanted = engine.answer(ids, cap)
+        right, end = list(wanted.token_ids), [engine.eos_id]
+        drafts = [[], right[:2], right + right, right + end, right[:1] + end, [*right[:3], 9, 9, 9], [9], end]
+        for draft in drafts:
+            found = engine.verify_draft(ids, cap, draft)
+            assert (found.token_ids, found.text, found.finish_reason) == (
+                wanted.token_ids, wanted.text, wanted.finish_reason,
+            )  # fmt: skip
+            assert (found.prompt_tokens, found.decoded_tokens) == (len(ids), len(right))
+        made.clear()
+        engine.verify_draft(ids, cap, right)
+        if close == 0.0:
+            assert made == [len(ids) + len(right)], "a right draft needs one pass"
+
+
 def test_queries_do_not_touch_each_other(engine: LlamaCpp, toy_gguf: Path) -> None:
     builder = engine.prompt_builder("\n")
     first, second = (builder.prompt_ids(row.prompt) for row in toy_rows()[20:22])

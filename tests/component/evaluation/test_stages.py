@@ -168,13 +168,13 @@ import os, signal, sys
 from cartlm.engines import llama_cpp
 from cartlm.system import cpu_limits as cpus
 cpus.threads = lambda: 1
-answer, calls = llama_cpp.LlamaCpp.answer, []
+verify, calls = llama_cpp.LlamaCpp.verify_draft, []
 def dying(*given):
     calls.append(1)
     if len(calls) == 10:
         os.kill(os.getpid(), signal.SIGKILL)
-    return answer(*given)
-llama_cpp.LlamaCpp.answer = dying
+    return verify(*given)
+llama_cpp.LlamaCpp.verify_draft = dying
 from stages.evaluate import main
 main(["f16"])
 """
