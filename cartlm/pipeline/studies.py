@@ -24,7 +24,7 @@ from typing import IO, Any
 from cartlm import yaml_files
 from cartlm.errors import UserError
 from cartlm.files import replacing
-from cartlm.pipeline import dvc_lock, stale, worktree
+from cartlm.pipeline import dvc_lock, presets, stale, worktree
 from cartlm.pipeline.repository import Tree, resolve_commit
 from cartlm.pipeline.study_results import INPUTS, LEFT_OUT, RECORD, RESULTS
 from cartlm.system import machine
@@ -54,15 +54,13 @@ def check(root: Path, order: Order) -> str:
     if order.commit is None:
         refuse_changes(root, order.name)
     commit = resolve_commit(root, order.commit or "HEAD")
-    known = worktree.git(root, "ls-tree", "--name-only", commit, "--", "presets/").splitlines()
-    presets = [
-        Path(path).stem for path in known if path.endswith(".yaml") and NAME.fullmatch(Path(path).stem)
-    ]
-    if order.name not in presets:
+    listed = worktree.git(root, "ls-tree", "--name-only", commit, "--", "presets/").splitlines()
+    known = [Path(path).stem for path in listed if path.endswith(".yaml") and NAME.fullmatch(Path(path).stem)]
+    if order.name not in known:
         where = f"in {commit[:8]}" if order.commit else "here"
-        what = f"there is no preset {order.name} {where}; there are: {', '.join(presets) or 'none'}"
+        what = f"there is no preset {order.name} {where}; there are: {', '.join(known) or 'none'}"
         raise UserError(
-            what, f"make study NAME={presets[0]}" if presets else "write presets/NAME.yaml and commit it"
+            what, f"make study NAME={known[0]}" if known else "write presets/NAME.yaml and commit it"
         )
     return commit
 
@@ -99,9 +97,9 @@ def run(root: Path, order: Order, lock: IO[str], say: Callable[[str], object]) -
 
 def lay_preset(order: Order, folder: Path, state: worktree.State) -> None:
     """Overlay params.yaml in a worktree, by that commit's own code; licence and download are asked for there, once."""
-    path = f"presets/{order.name}.yaml"
-    preset = yaml_files.parse((folder / path).read_bytes(), path) or {}
-    wanted = hashlib.sha256(json.dumps(preset.get("base"), default=str).encode()).hexdigest()
+    text, _ = presets.lay_over(folder / worktree.PARAMS, folder / f"presets/{order.name}.yaml")
+    base = yaml_files.parse(text).get("base")
+    wanted = hashlib.sha256(json.dumps(base, default=str).encode()).hexdigest()
     yes = order.yes or state.agreed == wanted
     cartlm(folder, "preset", order.name, *(["--yes"] if yes else []), name=order.name)
     state.agreed = wanted

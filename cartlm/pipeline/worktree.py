@@ -38,7 +38,7 @@ class State:
     seeded: bool = False  # it has no numbers of the main graph any more
     commit: str = ""  # of its code and params; empty while they are being changed
     params: str = ""  # SHA-256 of params.yaml with the preset
-    # SHA-256 of the preset's section base, to whose licence and download somebody agreed
+    # SHA-256 of the section base, to whose licence and download somebody agreed
     agreed: str = ""
     seconds: dict[str, float] = field(default_factory=dict)  # stage -> time of its last whole run
     # of runs that did not end; they count once the stage does

@@ -212,7 +212,8 @@ def test_the_paper_preset_sets_the_paper_s_model_data_and_variants() -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("base: {}\nfinetunes: 1\n", "finetunes = 1: unknown key"), ("base: [", "is not YAML"), ("base:\n  source: mine\n", "base.source")],
+    [("base: {}\nfinetunes: 1\n", "finetunes = 1: unknown key"), ("base: [", "is not YAML"), ("base:\n  source: mine\n", "base.source"),
+     ("", "has no sections"), ("- base\n", "has no sections"), ("base\n", "has no sections")],
 )  # fmt: skip
 def test_a_wrong_preset_is_one_line(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")

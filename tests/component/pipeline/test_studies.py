@@ -479,17 +479,21 @@ def test_compare_judges_a_study_of_two_commits(finished: Repo, tmp_path: Path) -
 
 def test_a_study_asks_for_a_licence_once_and_again_for_another_model(repo: Repo, commands: list[str]) -> None:
     """A commit in between asks for nothing that somebody agreed to."""
-    asked = []
-    for change in ("", "", "base: {path: some/other}\n", ""):
+    asked, preset = [], f"presets/{NAME}.yaml"
+    changes = (
+        (preset, ""), (preset, ""), (preset, "base: {path: some/other}\n"), (preset, ""),
+        ("params.yaml", "base: {path: mine, license: another}\n"), (preset, ""),
+    )  # fmt: skip
+    for path, change in changes:
         (repo.path / "new.txt").write_text(str(len(asked)), "utf-8")
-        with (repo.path / f"presets/{NAME}.yaml").open("a", encoding="utf-8") as file:
+        with (repo.path / path).open("a", encoding="utf-8") as file:
             file.write(change)
         repo.commit("another commit")
         commands.clear()
         study(repo)
         asked.append(commands[0] == f"preset {NAME}")
         assert commands[0] in (f"preset {NAME}", f"preset {NAME} --yes")
-    assert asked == [True, False, True, False]
+    assert asked == [True, False, True, False, True, False]
 
 
 def test_only_what_a_stage_reads_is_compared(finished: Repo, tmp_path: Path) -> None:
