@@ -13,6 +13,7 @@ from cartlm.bench.config import Architecture, BenchCpu, Gpu
 from cartlm.compare.config import Compare
 from cartlm.config import Name, Section, first_wrong
 from cartlm.data.config import Data
+from cartlm.decoding.config import Decoding
 from cartlm.engines.config import Remote
 from cartlm.errors import UserError
 from cartlm.evaluation.config import Eval, Parity, References
@@ -41,6 +42,7 @@ class Params(Section):
     parity: Parity
     gguf: dict[Name, Gguf]
     gptq: dict[Name, Gptq]
+    decoding: Decoding
     eval: Eval
     bench_cpu: BenchCpu
     architecture: Architecture

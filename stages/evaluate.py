@@ -12,7 +12,7 @@ import click
 
 from cartlm import command
 from cartlm.engines.collect import Job, file_digest
-from cartlm.evaluation import answers, scoring, shots
+from cartlm.evaluation import answers, constrained, scoring, shots
 from cartlm.system import cpu_limits, machine
 from cartlm.task import rows as row_files
 from cartlm.task.prompt import FORMAT_HEADER
@@ -51,14 +51,17 @@ def main(variant: str) -> None:
         if variant == "base" and settings.eval.shots.rows:
             train = row_files.read(TRAIN)
             sections |= shots.sections(engine, builder, rows, train, settings.eval, model, RUNS / "base")
-        for name, path, most in (
-            ("natural", NATURAL, settings.eval.natural_rows),
-            ("published", PUBLISHED, None),
-        ):
+        answered = {"free": (rows, free)}
+        others = {"natural": (NATURAL, settings.eval.natural_rows), "published": (PUBLISHED, None)}
+        for name, (path, most) in others.items():
             if extra := answers.read_extra_rows(path, most):
                 raw = RUNS / f"{variant}.{name}.jsonl"
-                _, scored = answers.answer_rows(engine, extra, make_job(extra), raw)
+                found, scored = answers.answer_rows(engine, extra, make_job(extra), raw)
                 sections[name] = {**scoring.summarize(scored), "rows": answers.rows_hash(extra)}
+                answered[name] = extra, found
+        if kind in constrained.ENGINES and variant != "base":
+            with constrained.open_constrainer(kind, engine, builder, settings.decoding) as constrainer:
+                sections |= constrainer.sections(answered)
         if batch_size > 1 and settings.eval.flip_rows > 0:
             part = RUNS / f"{variant}.flips.part.jsonl"
             sections["batching"] = answers.batch_disagreement(

@@ -12,6 +12,7 @@ HEADINGS = {
     "croatian": "Croatian",
     "english": "English",
     "spanish": "Spanish",
+    "natural_constrained": "natural, constrained",
     "truncated": "never ended",
     "over": "decode over FP16",
     "batch_decode_tokens_per_s": "decode tokens/s, largest batch",

@@ -19,7 +19,8 @@ BEGIN, END = "<!-- results -->", "<!-- /results -->"
 SHORT = ("baseline", "base", "f16", "q8_0", "q4_k_m", "q2_k")
 """The variants of the README's table, where params.yaml lists them."""
 ACCURACY = (
-    "variant", "exact_match", "novel", "croatian", "english", "spanish", "natural", "unparseable", "truncated",
+    "variant", "exact_match", "constrained", "novel", "croatian", "english", "spanish", "natural", "natural_constrained",
+    "unparseable", "truncated",
 )  # fmt: skip
 SPEED = (
     "variant", "size_mib", "prefill_tokens_per_s", "decode_tokens_per_s", "latency_ms_p50", "latency_ms_p95",
@@ -34,6 +35,8 @@ BOTH = (
 )
 ABOUT = {
     "free": "Exact match: {} test rows, greedy decoding, Wilson's interval. The shares beside it are of parts of these rows.",
+    "constrained": "Constrained: {} rows decoded within the legal answers, each of which names a line of the catalog "
+    "([how](guide/decoding.md)). All other columns are of free decoding.",
     "natural": "Natural: {} messages that people typed to order fast food (MultiDoGO), in English and almost all of them "
     "`add`; they are in no other figure.",
     "header": "`base` has not seen our JSON: without a header that names the format it answers in one of its own, and no "
@@ -56,7 +59,7 @@ def sections(metrics: Path, variants: Sequence[str], level: str = "##") -> list[
     accuracy = [rounded(each) for row in rows for each in (row, *otherwise_asked(row))]
     parts = [
         f"{level} Accuracy",
-        cells.markdown(ACCURACY, accuracy),
+        cells.markdown([key for key in ACCURACY if is_known(key, accuracy)], accuracy),
         bullets(accuracy_notes(metrics, variants)),
     ]
     if made := merging(metrics):
@@ -81,6 +84,11 @@ def sections(metrics: Path, variants: Sequence[str], level: str = "##") -> list[
         bullets(speed_notes(metrics, rows)),
     ]
     return [*filter(None, parts)]
+
+
+def is_known(key: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a column has values; numbers of before constrained decoding lack its columns."""
+    return "constrained" not in key or any(row.get(key) is not None for row in rows)
 
 
 def is_timed(row: Mapping[str, Any]) -> bool:

@@ -79,7 +79,7 @@ def test_eval_of_a_gguf_variant(shop: Path) -> None:
         "exact_match": round(share, 4),
     }
     found = read_metrics(shop / "metrics/eval/q8_0.json")
-    assert set(found) == {"free", "free_slices", "machine", "engine"}
+    assert set(found) == SECTIONS
     assert found["free"]["n"] == 24
     assert found["free"]["exact_match"] == round(share, 4)
     assert found["free_slices"]["language_croatian_n"] == 8
@@ -102,12 +102,15 @@ def test_eval_of_the_base_reports_how_batches_disagree(shop: Path) -> None:
     assert sorted(path.name for path in (shop / "runs/eval").iterdir()) == ["base.jsonl"]
 
 
+SECTIONS = {"free", "free_slices", "constrained", "constrained_slices", "machine", "engine"}
+
+
 def test_labels_as_drafts_make_no_answer_right(shop: Path) -> None:
     """merged is asked with the labels as drafts, at batch 1: the answers are those that it gives without them."""
     done = run(evaluate.main, "merged")
     assert done.exit_code == 0, done.output
     found = read_metrics(shop / "metrics/eval/merged.json")
-    assert set(found) == {"free", "free_slices", "machine", "engine"}
+    assert set(found) == SECTIONS
     with open_engine("transformers", shop / "models/merged", 1) as engine:
         builder = engine.prompt_builder("\n")
         wanted = [engine.answer(builder.prompt_ids(row.prompt), 40) for row in toy_rows()]
@@ -161,6 +164,19 @@ def test_the_base_is_also_asked_with_its_header(shop: Path, monkeypatch: pytest.
         for name in ("base.jsonl", "base.header.jsonl")
     )
     assert all(b > a for a, b in zip(plain, headed, strict=True))
+
+
+@pytest.mark.parametrize("variant", ["f16", "merged"])
+def test_constrained_answers_are_legal_and_lose_nothing(shop: Path, variant: str) -> None:
+    row_files.write(shop / "data/published.jsonl", toy_rows()[TRAINED - 2 : TRAINED + 2])
+    assert run(evaluate.main, variant).exit_code == 0
+    found = read_metrics(shop / f"metrics/eval/{variant}.json")
+    for free, constrained in (("free", "constrained"), ("published", "published_constrained")):
+        assert found[constrained]["n"] == found[free]["n"]
+        assert found[constrained]["unparseable"] == found[constrained]["truncated"] == 0
+        assert found[constrained]["exact_match"] >= found[free]["exact_match"]
+    assert found["constrained"]["decoded_again"] > 0, "nothing was tested"
+    assert found["constrained_slices"].keys() == found["free_slices"].keys()
 
 
 KILLED = """

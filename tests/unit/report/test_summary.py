@@ -44,6 +44,7 @@ def test_one_row_a_variant_in_order(metrics: Path) -> None:
         "variant": "q8_0", "size_mib": 12.34, "exact_match": 0.9312, "exact_match_low": 0.913585,
         "exact_match_high": 0.945116, "novel": 0.91, "croatian": 0.9, "english": 0.95, "spanish": 0.94,
         "natural": 0.61, "natural_low": 0.558883, "natural_high": 0.658602, "unparseable": 0.001,
+        **dict.fromkeys(summary.CONSTRAINED),
         "truncated": None, "prefill_tokens_per_s": 1234.0, "decode_tokens_per_s": 210.5,
         "latency_ms_p50": 140.2, "latency_ms_p95": 201.0, "queries_per_s": 6.98, "peak_rss_mib": 55.5, "machine": "",
         "asked": {},

@@ -1,0 +1,9 @@
+"""Params of constrained decoding."""
+
+from __future__ import annotations
+
+from cartlm.config import Count, Section
+
+
+class Decoding(Section):
+    max_quantity: Count  # legal quantities are 1 to this
