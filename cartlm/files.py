@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -51,6 +52,13 @@ def scratch(beside: Path) -> Iterator[Path]:
         yield temporary
     finally:
         _remove(temporary)
+
+
+def require_folders(*folders: Path) -> None:
+    """Raises FileNotFoundError naming the first that is missing."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
 
 
 def _remove(path: Path) -> None:

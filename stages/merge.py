@@ -6,15 +6,14 @@ python -m stages.merge
 from __future__ import annotations
 
 import json
-import shutil
 from functools import partial
 from pathlib import Path
 
 from cartlm import command
 from cartlm.engines.model_dir import load_tokenizer
 from cartlm.errors import UserError
-from cartlm.evaluation.scoring import exact_share
-from cartlm.files import MIB, write_text
+from cartlm.evaluation.scoring import merge_sections
+from cartlm.files import require_folders, scratch, write_text
 from cartlm.metrics import write_metrics
 from cartlm.system import cpu_limits, machine
 from cartlm.task import rows as row_files
@@ -22,16 +21,13 @@ from cartlm.task.prompt import from_transformers
 
 BASE, ADAPTER, MERGED = Path("models/base"), Path("models/adapter"), Path("models/merged")
 VALIDATION, METRICS, RAW = Path("data/validation.jsonl"), Path("metrics/merge.json"), Path("runs/merge.json")
-OTHER = Path("runs/merged")  # in the way that is not kept; only compared
 
 
 @command.command
 def main() -> None:
     """Write models/merged and metrics/merge.json; stop where the merged model is another one."""
     settings = command.params()
-    for folder in (BASE, ADAPTER):
-        if not folder.is_dir():
-            raise FileNotFoundError(2, "No such file or directory", str(folder))
+    require_folders(BASE, ADAPTER)
     import torch
 
     from cartlm.training import merge, origin
@@ -49,48 +45,35 @@ def main() -> None:
         quantization=settings.finetune.quantization, compute_dtype=settings.finetune.compute_dtype,
         max_new_tokens=settings.eval.max_new_tokens, batch_size=settings.eval.batch_size,
     )  # fmt: skip
-    compared = compare({chosen: MERGED})
-    agreement = compared.agreement(chosen)
+    compared = {chosen: compare(MERGED)}
+    kept, agreement = compared[chosen], compared[chosen].agreement
     for way in others:  # only for the table: what is wrong with it stops nothing
         try:
-            merge.merge(BASE, ADAPTER, settings.merge.dtype, way, OTHER)
-            compared.merged.update(compare({way: OTHER}, ours=compared.adapter).merged)
+            with scratch(RAW) as folder:
+                merge.merge(BASE, ADAPTER, settings.merge.dtype, way, folder / "merged")
+                compared[way] = compare(folder / "merged", ours=kept.adapter)
         except (UserError, OSError) as error:
             command.progress(f"left out: merged onto {way}: {error}")
-        finally:
-            shutil.rmtree(OTHER, ignore_errors=True)
-    size_mib = made.size_bytes / MIB
     sections = {
         "agreement": agreement.share,
         "n": agreement.n,
         "onto": settings.merge.onto,
         "dtype": settings.merge.dtype,
-        "size_mib": size_mib,
+        "size_mib": made.size_mib,
         "parameters": made.parameters,
         "bytes": made.bytes_by_group,
-        "adapter": exact_share(rows, compared.adapter),
-        **{
-            f"onto_{way.replace('-', '_')}": {
-                **exact_share(rows, answers),
-                "agreement": compared.agreement(way).share,
-            }
-            for way, answers in compared.merged.items()
-        },
+        **merge_sections(rows, compared),
         **({"base": known} if (known := origin.read(BASE)) else {}),
         "finetune": trained,
         "machine": machine.fingerprint(),
-        "engine": compared.engine,
+        "engine": kept.engine,
     }
     write_metrics(METRICS, sections)
-    differ = [
-        {"id": rows[one.index].id, "adapter": one.first, "merged": one.second}
-        for one in agreement.divergences
-    ]
+    differ = agreement.listed([row.id for row in rows], "adapter", "merged")
     write_text(RAW, json.dumps(differ, indent=2, ensure_ascii=False) + "\n")
-    merge.require_agreement(
-        agreement, settings.merge.min_agreement, settings.merge.onto, settings.finetune.quantization
-    )
-    command.done({"agreement": round(agreement.share, 4), "n": agreement.n, "size_mib": round(size_mib, 2)})
+    merge.require_agreement(agreement, settings.merge, settings.finetune.quantization)
+    share = round(agreement.share, 4)
+    command.done({"agreement": share, "n": agreement.n, "size_mib": round(made.size_mib, 2)})
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -104,15 +104,43 @@ class Agreement:
         """Share of the prompts that are answered alike."""
         return 1 - len(self.divergences) / self.n
 
+    def listed(self, ids: Sequence[str], first: str, second: str) -> list[dict[str, str]]:
+        """The answers that differ, under the names `first` and `second`, each with the id of its row; `ids` are of all rows."""
+        return [{"id": ids[one.index], first: one.first, second: one.second} for one in self.divergences]
+
 
 def agreement(first: Sequence[Answer], second: Sequence[Answer]) -> Agreement:
     """Compare the answers to the same prompts, in the same order: to a user, text and ending make an answer."""
-    different = [
-        Divergence(at, one.text, two.text)
-        for at, (one, two) in enumerate(zip(first, second, strict=True))
-        if (one.text, one.finish_reason) != (two.text, two.finish_reason)
-    ]
+    return _agreement(
+        first, second, lambda one, two: (one.text, one.finish_reason) == (two.text, two.finish_reason)
+    )
+
+
+def _agreement(
+    first: Sequence[Answer], second: Sequence[Answer], alike: Callable[[Answer, Answer], bool]
+) -> Agreement:
+    pairs = enumerate(zip(first, second, strict=True))
+    different = [Divergence(at, one.text, two.text) for at, (one, two) in pairs if not alike(one, two)]
     return Agreement(len(first), different)
+
+
+def same_tokens(one: Answer, other: Answer) -> bool:
+    """Whether two answers are the same to a model: token for token, and in their ending."""
+    return (one.token_ids, one.finish_reason) == (other.token_ids, other.finish_reason)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The answers of the adapter and of a model that it was merged into, to the same prompts; the engine of the latter."""
+
+    adapter: list[Answer]
+    merged: list[Answer]
+    engine: dict[str, str | int]
+
+    @property
+    def agreement(self) -> Agreement:
+        """How often the adapter (first) and the merged model (second) give the same tokens."""
+        return _agreement(self.adapter, self.merged, same_tokens)
 
 
 def check_parity(parity: Mapping[str, Any], least: float) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from cartlm.engines.answer import Agreement, Answer
+from cartlm.engines.answer import Agreement, Answer, Compared
 from cartlm.evaluation.statistics import wilson
 from cartlm.task.intent import parse_intent
 from cartlm.task.rows import Row
@@ -115,3 +115,17 @@ def parity_section(agreement: Agreement) -> dict[str, int | float]:
     """The values of metrics/parity.json: the share of rows answered alike, with its Wilson 95 % interval."""
     low, high = wilson(agreement.n - len(agreement.divergences), agreement.n)
     return {"agreement": agreement.share, "agreement_low": low, "agreement_high": high, "n": agreement.n}
+
+
+def merge_sections(
+    rows: Sequence[Row], compared: Mapping[Any, Compared]
+) -> dict[str, dict[str, int | float]]:
+    """The sections of metrics/merge.json by way of merging: exact match, and the share of rows answered as the adapter did.
+
+    The section `adapter` has the exact match of the adapter itself.
+    """
+    sections = {"adapter": exact_share(rows, next(iter(compared.values())).adapter)}
+    for way, one in compared.items():
+        agreement = {"agreement": one.agreement.share}
+        sections[f"onto_{way.replace('-', '_')}"] = exact_share(rows, one.merged) | agreement
+    return sections

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,12 +11,13 @@ import torch
 import transformers as hf
 
 from cartlm.engines import model_dir
-from cartlm.engines.answer import Agreement, Answer, Divergence
+from cartlm.engines.answer import Agreement, Answer, Compared, same_tokens
 from cartlm.engines.model_dir import Tensor, load_tokenizer
 from cartlm.engines.tensor_groups import bytes_by_group
 from cartlm.engines.transformers import Transformers, load
 from cartlm.errors import UserError
-from cartlm.files import replacing
+from cartlm.files import MIB, replacing
+from cartlm.training.config import Merge
 from cartlm.training.model_config import HEAD, check_config
 from cartlm.training.qlora import available_dtype, load_base, pick_device
 
@@ -47,6 +48,10 @@ class Merged:
     size_bytes: int  # of all files in the folder
     parameters: int
     bytes_by_group: dict[str, int]
+
+    @property
+    def size_mib(self) -> float:
+        return self.size_bytes / MIB
 
 
 def merge(
@@ -137,77 +142,58 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one.dtype == other.dtype and torch.equal(one, other)
 
 
-@dataclass(frozen=True)
-class Compared:
-    """The answers of the adapter and of each model that it was merged into, on the same prompts; the engine of the latter."""
-
-    adapter: list[Answer]
-    merged: dict[str, list[Answer]]
-    engine: dict[str, str | int]
-
-    def agreement(self, name: str) -> Agreement:
-        """How often the adapter (first) and a merged model (second) give the same tokens."""
-        pairs = enumerate(zip(self.adapter, self.merged[name], strict=True))
-        divergences = [
-            Divergence(i, one.text, other.text) for i, (one, other) in pairs if not _alike(one, other)
-        ]
-        return Agreement(len(self.adapter), divergences)
-
-
 def compare(
-    base: Path, adapter: Path, merged: Mapping[str, Path], prompts: Sequence[list[int]], *,
-    quantization: str, compute_dtype: str, max_new_tokens: int, batch_size: int, ours: list[Answer] | None = None,
+    base: Path, adapter: Path, merged: Path, prompts: Sequence[list[int]], *, quantization: str, compute_dtype: str,
+    max_new_tokens: int, batch_size: int, ours: list[Answer] | None = None,
 ) -> Compared:  # fmt: skip
-    """Answers of the adapter (`ours`, where they are known) and of the model folders in `merged`.
+    """Answers of the adapter (`ours`, where they are known) and of the model folder `merged`.
 
-    The adapter runs in `compute_dtype`, as in training. The first merged model's answers, made in batches, are drafts that
-    the adapter verifies; where a merged model and the adapter disagree, both count at batch 1.
+    The adapter runs in `compute_dtype`, as in training. The merged model's answers, made in batches, are drafts that the
+    adapter verifies; where the two disagree, both count at batch 1.
     """
-    device = pick_device(compute_dtype)
-    compute_dtype = available_dtype(compute_dtype, device)
-    description: dict[str, str | int] = {}
-    theirs: dict[str, list[Answer]] = {}
-    for name, folder in merged.items():
-        engine = load(folder)
-        description = description or engine.describe()
-        theirs[name] = engine.answers(prompts, max_new_tokens, batch_size)
-        del engine
+    engine = load(merged)
+    theirs, description = engine.answers(prompts, max_new_tokens, batch_size), engine.describe()
+    del engine
     if ours is None:
-        model = with_adapter(load_base(base, quantization, compute_dtype, device), adapter)
-        engine = Transformers(adapter, model.eval(), load_tokenizer(base))
-        with torch.autocast(device, getattr(torch, compute_dtype), enabled=compute_dtype != "float32"):
-            ours = [
-                engine.verify_draft(prompt, max_new_tokens, draft.token_ids)
-                for prompt, draft in zip(prompts, next(iter(theirs.values())), strict=True)
-            ]
-        del model, engine
-    for name, answers in theirs.items():
-        pairs = enumerate(zip(ours, answers, strict=True))
-        if different := [index for index, pair in pairs if not _alike(*pair)]:  # because of the batch alone?
-            engine = load(merged[name])
-            for index in different:
-                answers[index] = engine.verify_draft(prompts[index], max_new_tokens, ours[index].token_ids)
-            del engine
+        drafts = [answer.token_ids for answer in theirs]
+        ours = _verified(base, adapter, prompts, drafts, quantization, compute_dtype, max_new_tokens)
+    pairs = enumerate(zip(ours, theirs, strict=True))
+    if different := [index for index, pair in pairs if not same_tokens(*pair)]:  # because of the batch alone?
+        engine = load(merged)
+        for index in different:
+            theirs[index] = engine.verify_draft(prompts[index], max_new_tokens, ours[index].token_ids)
     return Compared(ours, theirs, description)
 
 
-def _alike(one: Answer, other: Answer) -> bool:
-    return (one.token_ids, one.finish_reason) == (other.token_ids, other.finish_reason)
+def _verified(
+    base: Path, adapter: Path, prompts: Sequence[list[int]], drafts: Sequence[Sequence[int]],
+    quantization: str, compute_dtype: str, max_new_tokens: int,
+) -> list[Answer]:  # fmt: skip
+    """The adapter's answers at batch 1, quicker where they begin as the drafts."""
+    device = pick_device(compute_dtype)
+    compute_dtype = available_dtype(compute_dtype, device)
+    model = with_adapter(load_base(base, quantization, compute_dtype, device), adapter)
+    engine = Transformers(adapter, model.eval(), load_tokenizer(base))
+    with torch.autocast(device, getattr(torch, compute_dtype), enabled=compute_dtype != "float32"):
+        return [
+            engine.verify_draft(prompt, max_new_tokens, draft)
+            for prompt, draft in zip(prompts, drafts, strict=True)
+        ]
 
 
-def require_agreement(agreement: Agreement, minimum: float, onto: str, quantization: str) -> None:
-    """Raises UserError where adapter and merged model agree on less than the share `minimum` of the rows.
+def require_agreement(agreement: Agreement, settings: Merge, quantization: str) -> None:
+    """Raises UserError where adapter and merged model agree on less than the share `merge.min_agreement` of the rows.
 
-    `onto` and `quantization` are what was merged onto and trained on: the hint depends on whether they differ.
+    `quantization` is what was trained on: the hint depends on whether `merge.onto` is the same.
     """
-    if agreement.share >= minimum:
+    if agreement.share >= settings.min_agreement:
         return
-    if quantization == "nf4" and onto == "16-bit":
+    if quantization == "nf4" and settings.onto == "16-bit":
         hint = "set merge.onto: nf4 (the weights it was trained on), or finetune.quantization: none"
     else:
         hint = "set a lower finetune.learning_rate, or merge.dtype: bfloat16"
     raise UserError(
         f"adapter and merged model answer {agreement.share:.4g} of {agreement.n} rows alike, less than "
-        f"merge.min_agreement={minimum:g}; see runs/merge.json",
+        f"merge.min_agreement={settings.min_agreement:g}; see runs/merge.json",
         f"{hint} in params.yaml, then dvc repro; or lower merge.min_agreement",
     )

@@ -117,10 +117,10 @@ def test_all_linear_layers_get_an_adapter(chain: Chain) -> None:
 def test_merged_answers_as_the_adapter(chain: Chain) -> None:
     builder = transformers.load(chain.merged, threads=1).prompt_builder("\n")
     found = merge.compare(
-        chain.folder / "base", chain.folder / "adapter", {"it": chain.merged}, prompts(builder)[:6], quantization="none",
+        chain.folder / "base", chain.folder / "adapter", chain.merged, prompts(builder)[:6], quantization="none",
         compute_dtype="float32", max_new_tokens=40, batch_size=3,
     )  # fmt: skip
-    assert found.agreement("it").share == 1.0
+    assert found.agreement.share == 1.0
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from cartlm.engines.transformers import load
 from cartlm.errors import UserError
 from cartlm.task.prompt import from_transformers
 from cartlm.training import merge, qlora
+from cartlm.training.config import Merge
 from stages import merge as stage
 from tests.component.training.conftest import job, make_base, run_stage, stage_folder
 from tests.fixtures.toy import toy_rows
@@ -43,16 +44,9 @@ def prompts(folder: Path, count: int) -> list[list[int]]:
 def compare(trained: Trained, folder: Path, **changes: str) -> tuple[Agreement, dict[str, str | int]]:
     adapter, _, given = trained
     options: dict[str, Any] = {"quantization": "nf4", "compute_dtype": "bfloat16", **changes}
-    compared = merge.compare(
-        given.base,
-        adapter,
-        {"it": folder},
-        prompts(given.base, 12),
-        max_new_tokens=40,
-        batch_size=6,
-        **options,
-    )
-    return compared.agreement("it"), compared.engine
+    asked = prompts(given.base, 12)
+    compared = merge.compare(given.base, adapter, folder, asked, max_new_tokens=40, batch_size=6, **options)
+    return compared.agreement, compared.engine
 
 
 def test_the_tie_is_kept_and_bytes_add_up(merged: tuple[Path, merge.Merged]) -> None:
@@ -191,7 +185,7 @@ def test_the_stage_writes_model_and_metrics(
     for name in ("adapter", "onto_16_bit", "onto_nf4"):
         share = metrics[name]
         assert share["exact_match_low"] <= share["exact_match"] <= share["exact_match_high"]
-    assert not (folder / "runs/merged").exists()
+    assert [path.name for path in folder.glob("runs/*merge*")] == ["merge.json"]
     assert set(metrics["bytes"]) == {"embedding", "attention", "mlp", "norm"}
     assert metrics["machine"]["hash"]
     assert metrics["base"]["source"] == "embedded"  # of models/base/origin.json
@@ -210,8 +204,8 @@ def test_a_merge_that_is_only_compared_stops_nothing(
 
     def fail(*arguments: Any) -> merge.Merged:
         made = kept(*arguments)
-        if arguments[-1] == stage.OTHER:
-            raise OSError(28, "No space left on device", str(stage.OTHER))
+        if arguments[-1] != stage.MERGED:
+            raise OSError(28, "No space left on device", str(arguments[-1]))
         return made
 
     monkeypatch.setattr(merge, "merge", fail)
@@ -221,7 +215,7 @@ def test_a_merge_that_is_only_compared_stops_nothing(
     metrics = json.loads((folder / "metrics/merge.json").read_text())
     assert "onto_16_bit" in metrics
     assert "onto_nf4" not in metrics
-    assert not (folder / stage.OTHER).exists()
+    assert [path.name for path in folder.glob("runs/*merge*")] == ["merge.json"]
 
 
 @pytest.mark.slow
@@ -281,13 +275,14 @@ def test_ways_of_merging_begin_with_the_one_that_is_kept() -> None:
     ],
 )
 def test_the_least_agreement(
-    share: float, least: float, onto: str, quantization: str, said: str | None
+    share: float, least: float, onto: Literal["16-bit", "nf4"], quantization: str, said: str | None
 ) -> None:
     alike = Agreement(10, [Divergence(at, "a", "b") for at in range(round(10 * (1 - share)))])
     assert alike.share == pytest.approx(share)
+    settings = Merge(dtype="float16", onto=onto, check_rows=10, min_agreement=least)
     if said is None:
-        merge.require_agreement(alike, least, onto, quantization)
+        merge.require_agreement(alike, settings, quantization)
         return
     with pytest.raises(UserError, match=said) as error:
-        merge.require_agreement(alike, least, onto, quantization)
+        merge.require_agreement(alike, settings, quantization)
     assert f"{share:g} of 10" in error.value.message
