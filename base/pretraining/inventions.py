@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from cartlm.data import rules
-from cartlm.data.lexicon import Line, Product
+from cartlm.data.lexicon import Line, Product, all_distinct
 
 _ONSETS = [
     "b", "c", "d", "f", "g", "h", "j", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "st", "pr",
@@ -110,4 +110,4 @@ def respelled_catalog(catalog: Sequence[Line], rng: random.Random) -> list[Line]
     products = {line.product.key: line.product for line in catalog}
     new = {key: with_letters(product, table, chosen) for key, product in products.items()}
     lines = [replace(line, product=new[line.product.key]) for line in catalog]
-    return lines if len({line.text.lower() for line in lines}) == len(lines) else list(catalog)
+    return lines if all_distinct(lines) else list(catalog)

@@ -21,7 +21,7 @@ KINDS = ("classic", "everyday")
 def probe_rows(data: Data, count: int, seed: int, kind: str) -> list[Row]:
     """`count` rows of a kind, the first half of them of held-out products and frames; drawn apart from the test rows."""
     share = {"classic": 0.0, "everyday": 1.0}[kind]
-    data = data.model_copy(update={"everyday": data.everyday.model_copy(update={"share": share})})
+    data = data.with_everyday(share=share)
     return offline.rows("probe", count, count // 2, data, random.Random(f"probe/{seed}"))
 
 

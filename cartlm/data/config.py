@@ -143,3 +143,7 @@ class Data(Section):
         if len(set(self.languages)) < len(self.languages):
             raise ValueError(f"languages {self.languages} names one twice")
         return self
+
+    def with_everyday(self, **rates: float) -> Data:
+        """These params with other rates of everyday messages, such as `share`."""
+        return self.model_copy(update={"everyday": self.everyday.model_copy(update=rates)})

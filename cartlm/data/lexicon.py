@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -83,6 +84,11 @@ class Line:
         parts = (self.unit, self.variant)
         size = " ".join(parts[::-1] if self.product.language == "english" else parts).strip()
         return f"{self.name} ({size})" if self.variant else self.name
+
+
+def all_distinct(lines: Sequence[Line]) -> bool:
+    """Whether no two lines read the same but for case."""
+    return len({line.text.lower() for line in lines}) == len(lines)
 
 
 @cache

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from cartlm.data.lexicon import Line
+from cartlm.data.lexicon import Line, all_distinct
 
 SHARE = 0.6  # of the names of a catalog with odd names, or with signs where they fit
 AND = {"english": " and ", "spanish": " y ", "croatian": " i "}
@@ -47,6 +47,11 @@ def split(name: str, rng: random.Random) -> str:
     return " ".join(words)
 
 
+def as_written(catalog: Sequence[Line], names: Mapping[str, str]) -> list[Line]:
+    """The same lines with other names, given by the keys of their products."""
+    return [replace(line, spelled=names[line.product.key]) for line in catalog]
+
+
 def respell(catalog: Sequence[Line], rng: random.Random) -> list[Line]:
     """The same lines, their names written in one odd way or another; twins alike. No two lines become the same."""
     kind = rng.choices(("upper", "lower", "odd"), (0.15, 0.25, 0.6))[0]
@@ -59,8 +64,8 @@ def respell(catalog: Sequence[Line], rng: random.Random) -> list[Line]:
         else:
             name = name.upper() if kind == "upper" else name.lower()
         spelled.setdefault(line.product.key, name)
-    lines = [replace(line, spelled=spelled[line.product.key]) for line in catalog]
-    return lines if len({line.text.lower() for line in lines}) == len(lines) else list(catalog)
+    lines = as_written(catalog, spelled)
+    return lines if all_distinct(lines) else list(catalog)
 
 
 def sign(name: str, language: str, rng: random.Random) -> str:
@@ -80,4 +85,4 @@ def with_signs(catalog: Sequence[Line], rng: random.Random) -> list[Line]:
     for line in catalog:
         name = sign(line.name, line.product.language, rng) if rng.random() < SHARE else line.name
         spelled.setdefault(line.product.key, name)
-    return [replace(line, spelled=spelled[line.product.key]) for line in catalog]
+    return as_written(catalog, spelled)

@@ -301,7 +301,7 @@ APPLIES = {
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("key", APPLIES)
 def test_rates_hold(key: str, rate: float) -> None:
-    data = DATA.model_copy(update={"everyday": DATA.everyday.model_copy(update={key: rate})})
+    data = DATA.with_everyday(**{key: rate})
     tag, value, applies = APPLIES[key]
     hits = [draft.tags[tag] == value for draft in drafts(600, 4, data=data) if applies(draft)]
     tolerance = 4 * (0.25 / max(1, len(hits))) ** 0.5 if 0 < rate < 1 else 0
@@ -314,7 +314,7 @@ def test_share_mixes_both_kinds_and_zero_leaves_the_classic_rows() -> None:
     share = sum(row.tags["phrasing"] == "everyday" for row in made["train"]) / 300
     assert abs(share - DATA.everyday.share) < 0.12
     gates.check(made, DATA)
-    none = DATA.model_copy(update={"everyday": DATA.everyday.model_copy(update={"share": 0.0})})
+    none = DATA.with_everyday(share=0.0)
     rng, other = random.Random(5), random.Random(5)
     classic = [rules.draft(*turn, False, none, rng).row("x") for turn in offline.in_turn(none.languages, 40)]
     assert [row.message for row in offline.rows("x", 40, 0, none, other)] == [row.message for row in classic]

@@ -23,8 +23,7 @@ from tests import ROOT
 def data() -> Data:
     loaded = params.load(ROOT / "params.yaml").data
     sizes = {"train": 450, "validation": 60, "test": 150, "calibration": 90}
-    none = {"everyday": loaded.everyday.model_copy(update={"share": 0.0})}
-    return loaded.model_copy(update=sizes | none)
+    return loaded.with_everyday(share=0.0).model_copy(update=sizes)
 
 
 @pytest.fixture(scope="module")
