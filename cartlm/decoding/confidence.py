@@ -19,7 +19,7 @@ BINS = 15  # as in Guo et al. 2017 (arXiv 1706.04599)
 SMALLEST = 1e-12  # keeps the log odds of 0 and 1 finite
 
 
-class _LogOdds(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class _LogOdds(ClassifierMixin, BaseEstimator):
     """The classifier whose decision function is its only feature: what scikit-learn's calibration starts from."""
 
     def __init__(self) -> None:

@@ -48,7 +48,8 @@ class Constrained:
     """Answers one message at a time, greedily among the legal answers of its catalog.
 
     `cache` is of the model (`LlamaCppCache`, `TransformersCache`), `builder` of its tokenizer. With `prefixes` catalogs
-    are kept between messages; `draft` proposes intents (cartlm.decoding.drafts). `max_tokens` bounds prompt and answer;
+    are kept between messages; `draft` proposes the intent of a catalog and a message, such as
+    `partial(reader.read, weights)` of cartlm.baseline. `max_tokens` bounds prompt and answer;
     by default it is what the model was made to read.
     """
 

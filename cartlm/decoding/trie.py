@@ -130,7 +130,9 @@ class LegalAnswers:
         at = min(common_prefix(by_quantity), min(map(len, by_quantity)) - 1)
         by_action = [self.ids(action, REFERENCE, 1) for action in ACTIONS]
         behind = common_prefix([ids[::-1] for ids in by_action])
-        fronts = {action: ids[: len(ids) - behind] for action, ids in zip(ACTIONS, by_action, strict=True)}
+        fronts: dict[str, Ids] = {
+            action: ids[: len(ids) - behind] for action, ids in zip(ACTIONS, by_action, strict=True)
+        }
         begin = len(fronts[ACTIONS[0]])
         if not all(fronts.values()) or begin + 2 > at:
             return None
