@@ -61,7 +61,7 @@ def main(variant: str) -> None:
                 answered[name] = extra, found
         if kind in constrained.ENGINES and variant != "base":
             with constrained.open_constrainer(kind, engine, builder, settings.decoding) as constrainer:
-                sections |= constrainer.sections(answered)
+                sections |= constrainer.sections(answered, RUNS / f"{variant}.constrained.jsonl")
         if batch_size > 1 and settings.eval.flip_rows > 0:
             part = RUNS / f"{variant}.flips.part.jsonl"
             sections["batching"] = answers.batch_disagreement(

@@ -44,6 +44,10 @@ class Reply:
         )  # fmt: skip
 
 
+class TooLong(UserError):
+    """A prompt that does not fit with its answer."""
+
+
 class Constrained:
     """Answers one message at a time, greedily among the legal answers of its catalog.
 
@@ -59,7 +63,7 @@ class Constrained:
     ) -> None:  # fmt: skip
         self._cache, self._builder, self.prefixes, self._draft = cache, builder, prefixes, draft
         self.max_tokens = max_tokens or cache.max_tokens
-        self._legal = LegalAnswers(builder, max_quantity)
+        self.legal = LegalAnswers(builder, max_quantity)
         self._prepared = lru_cache(CATALOGS)(self._prepare)
         self._busy = Lock()
 
@@ -67,7 +71,7 @@ class Constrained:
         """The intent of `message`, whatever the message says.
 
         Raises UserError for a catalog that has no or an empty line, for text that is not Unicode or contains a special
-        token, and for a prompt that is too long.
+        token; TooLong for a prompt that leaves no room for an answer.
         """
         check_unicode([*catalog, message])
         ids = self._builder.prompt_ids(render_prompt(catalog, message))
@@ -78,7 +82,7 @@ class Constrained:
             raise self._too_long(len(ids) + trie.longest)
         proposed = self._draft(catalog, message) if self._draft else None
         draft = (
-            () if proposed is None else self._legal.ids(proposed.action, proposed.product, proposed.quantity)
+            () if proposed is None else self.legal.ids(proposed.action, proposed.product, proposed.quantity)
         )
         with self._busy:
             self._cache.reserve(len(ids) + trie.longest)
@@ -93,7 +97,7 @@ class Constrained:
 
     def _prepare(self, catalog: tuple[str, ...]) -> tuple[Trie, tuple[int, ...]]:
         shared = prefix_cache.catalog_ids(self._builder, catalog) if self.prefixes is not None else ()
-        return self._legal.trie(catalog), shared
+        return self.legal.trie(catalog), shared
 
     def _begin(self, ids: list[int], shared: tuple[int, ...]) -> tuple[int, int]:
         """Let the cache hold the catalog or nothing; how many tokens of it were cached, and how many passes it took."""
@@ -108,9 +112,9 @@ class Constrained:
         self.prefixes.put(self._cache.save())
         return 0, 1
 
-    def _too_long(self, tokens: int) -> UserError:
-        what = f"prompt and answer take {tokens} tokens, more than the {self.max_tokens} of max_tokens"
-        return UserError(what, "send a shorter catalog or message")
+    def _too_long(self, tokens: int) -> TooLong:
+        what = f"prompt and answer take {tokens} tokens, and {self.max_tokens} are allowed"
+        return TooLong(what, "send a shorter catalog or message")
 
 
 def check_unicode(texts: Sequence[str]) -> None:

@@ -70,8 +70,9 @@ class _Walk:
         values = np.asarray(logits[tokens], dtype=np.float64)
         best = int(values.argmax())
         if not math.isfinite(values[best]):
-            hint = "its activations may exceed float16, which F16 weights need"
-            raise UserError(f"the model computes {values[best]}", hint)
+            raise UserError(
+                f"the model computes {values[best]}", "take a variant of more bits, or bfloat16 for float16"
+            )
         self.log_probability -= float(np.log(np.exp(values - values[best]).sum()))
         self.decided += 1
         self.step(tokens[best])

@@ -43,7 +43,8 @@ class LlamaCppCache(AbstractContextManager["LlamaCppCache"]):
         self._context = c.llama_init_from_model(self._engine._model, settings)
         if not self._context:
             raise UserError(
-                f"{self._engine.path} does not run with {tokens} tokens", "send a shorter catalog or message"
+                f"{self._engine.path} does not run with {tokens} tokens, for lack of memory",
+                "send a shorter catalog or message",
             )
         self._room = int(c.llama_n_ctx(self._context))
         self._batch = c.llama_batch_init(self._room, 0, 1)
@@ -65,11 +66,11 @@ class LlamaCppCache(AbstractContextManager["LlamaCppCache"]):
         flags = np.ctypeslib.as_array(batch.logits, (count,))
         flags[:] = 0
         flags[list(wanted)] = 1
-        status = c.llama_decode(self._context, batch)
-        if status != 0:
-            self.keep(start)
+        self.ids += (
+            ids  # before it is true: after an interruption too, `keep` forgets what the model has read
+        )
+        if (status := c.llama_decode(self._context, batch)) != 0:
             raise RuntimeError(f"llama_decode of {count} tokens returned {status}")
-        self.ids += ids
         shape = (self._engine.vocabulary,)
         return [
             np.ctypeslib.as_array(c.llama_get_logits_ith(self._context, place), shape) for place in wanted
@@ -94,6 +95,7 @@ class LlamaCppCache(AbstractContextManager["LlamaCppCache"]):
     def restore(self, state: State) -> None:
         """Hold exactly what `state` does, at the same places."""
         c.llama_memory_clear(c.llama_get_memory(self._context), False)
+        self.ids = []
         if not c.llama_state_seq_set_data(self._context, state.data, state.size, SEQUENCE):
             raise RuntimeError(f"{self._engine.path}: a saved cache cannot be restored")
         self.ids = list(state.ids)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from threading import Lock
 
 from cartlm.decoding.cache import State
 from cartlm.decoding.trie import common_prefix
@@ -25,35 +26,38 @@ def catalog_ids(builder: PromptBuilder, catalog: Sequence[str]) -> tuple[int, ..
 
 
 class PrefixCache:
-    """Saved states by their token ids, at most `mib` MiB of them; the least recently used ones go first.
+    """Saved states of one model by their token ids, at most `mib` MiB of them; the least recently used ones go first.
 
-    `hits` and `misses` count the calls of `get`, `size` is in bytes.
+    Several threads may share it. `hits` and `misses` count the calls of `get`, `size` is in bytes.
     """
 
     def __init__(self, mib: float) -> None:
         self.bound, self.size, self.hits, self.misses = int(mib * MIB), 0, 0, 0
         self._states: OrderedDict[tuple[int, ...], State] = OrderedDict()
+        self._busy = Lock()
 
     def get(self, ids: tuple[int, ...]) -> State | None:
         """The state that holds exactly `ids`, None where there is none."""
-        state = self._states.get(ids)
-        if state is None:
-            self.misses += 1
-            return None
-        self.hits += 1
-        self._states.move_to_end(ids)
-        return state
+        with self._busy:
+            state = self._states.get(ids)
+            if state is None:
+                self.misses += 1
+                return None
+            self.hits += 1
+            self._states.move_to_end(ids)
+            return state
 
     def put(self, state: State) -> None:
         """Keep a state, unless it alone exceeds the bound."""
-        old = self._states.pop(state.ids, None)
-        self.size -= old.size if old else 0
-        if state.size > self.bound:
-            return
-        self._states[state.ids] = state
-        self.size += state.size
-        while self.size > self.bound:
-            self.size -= self._states.popitem(last=False)[1].size
+        with self._busy:
+            old = self._states.pop(state.ids, None)
+            self.size -= old.size if old else 0
+            if state.size > self.bound:
+                return
+            self._states[state.ids] = state
+            self.size += state.size
+            while self.size > self.bound:
+                self.size -= self._states.popitem(last=False)[1].size
 
     def __len__(self) -> int:
         return len(self._states)

@@ -38,9 +38,14 @@ class TransformersCache(AbstractContextManager["TransformersCache"]):
         inputs = torch.tensor([list(ids)], device=model.device)
         positions = torch.arange(start, start + len(ids), device=model.device)[None]
         places = torch.tensor(list(wanted) or [len(ids) - 1], device=model.device)
-        logits = model(
-            input_ids=inputs, position_ids=positions, past_key_values=self._cache, use_cache=True, logits_to_keep=places
-        ).logits[0]  # fmt: skip
+        try:
+            logits = model(
+                input_ids=inputs, position_ids=positions, past_key_values=self._cache, use_cache=True,
+                logits_to_keep=places,
+            ).logits[0]  # fmt: skip
+        except BaseException:  # some layers may have read them
+            self._cache, self.ids = hf.DynamicCache(), []
+            raise
         self.ids += ids
         return list(logits.float().cpu().numpy())[: len(wanted)]
 

@@ -16,7 +16,7 @@ class Answer:
     """One completion.
 
     `token_ids` and `text` exclude EOS; `finish_reason` is "stop" after EOS, "length" at the cap. `decoded_tokens` +
-    `forced_tokens` = len(token_ids): chosen by the model, and put there by constrained decoding (later).
+    `forced_tokens` = len(token_ids): chosen by the model, and put there by constrained decoding.
     `prefill_s`: seconds from the prompt's ids to the logits of the first new token; `decode_s`: all seconds after that,
     EOS included. `decode_s` has one forward pass a decoded token (one less at the cap), so `decoded_tokens / decode_s`
     is the decode speed. The answers of a batch share its seconds evenly. After `verify_draft` the draft's check is in

@@ -20,6 +20,6 @@ def lay_over(params: Path, preset: Path) -> tuple[str, frozenset[str]]:
     """
     document, changes = (yaml_files.parse_editable(each.read_bytes(), str(each)) for each in (params, preset))
     if not isinstance(changes, CommentedMap):
-        raise UserError(f"{preset} has no sections as params.yaml has", f"write such as base: into {preset}")
+        raise UserError(f"{preset} has no sections", "give it one of params.yaml, such as base:")
     yaml_files.overlay(document, changes, REPLACED)
     return yaml_files.dump(document), frozenset(changes)

@@ -35,8 +35,9 @@ BOTH = (
 )
 ABOUT = {
     "free": "Exact match: {} test rows, greedy decoding, Wilson's interval. The shares beside it are of parts of these rows.",
-    "constrained": "Constrained: {} rows decoded within the legal answers, each of which names a line of the catalog "
-    "([how](guide/decoding.md)). All other columns are of free decoding.",
+    "constrained": "Constrained: the likeliest legal answer to each of {} rows, which names a line of the catalog "
+    "([how](guide/decoding.md)). Columns without that word are of free decoding; `base` is asked freely alone, and all answers "
+    "of `baseline` are legal.",
     "natural": "Natural: {} messages that people typed to order fast food (MultiDoGO), in English and almost all of them "
     "`add`; they are in no other figure.",
     "header": "`base` has not seen our JSON: without a header that names the format it answers in one of its own, and no "

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import llama_cpp as bindings
 import numpy as np
 import pytest
 
@@ -200,3 +201,30 @@ def test_a_context_that_does_not_fit_is_refused(toy_gguf: Path, monkeypatch: pyt
         monkeypatch.setattr(llama_cpp.c, "llama_init_from_model", lambda *_: None)
         with pytest.raises(UserError, match="does not run with 512 tokens"):
             LlamaCppCache(engine, 512)
+
+
+@pytest.mark.parametrize("read", [True, False])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_after_an_interrupted_pass_answers_are_those_of_an_empty_cache(
+    toy_gguf: Path, monkeypatch: pytest.MonkeyPatch, read: bool, error: type[BaseException]
+) -> None:
+    row, decode = toy_rows()[0], bindings.llama_decode
+
+    def broken(*given: Any) -> int:
+        if read:
+            decode(*given)
+        if error is RuntimeError:
+            return 1
+        raise error
+
+    with llama_cpp.load(toy_gguf, threads=1) as engine, LlamaCppCache(engine) as cache:
+        reader = Constrained(cache, engine.prompt_builder("\n"), prefixes=PrefixCache(8))
+        wanted = outcome(reader.answer(row.catalog, row.message))
+        for message in ("another", row.message):
+            with monkeypatch.context() as context:
+                context.setattr(bindings, "llama_decode", broken)
+                with pytest.raises(error):
+                    reader.answer(row.catalog, message)
+            assert outcome(reader.answer(row.catalog, row.message)) == wanted
+        fresh = Constrained(cache, engine.prompt_builder("\n"))
+        assert outcome(fresh.answer(row.catalog, row.message)) == wanted

@@ -143,3 +143,21 @@ def test_a_stopped_engine_answers_no_more(engine: Transformers) -> None:
         reader.answer(ROWS[0].catalog, "two")
     engine.stopped = False
     assert reader.answer(ROWS[0].catalog, "two").intent.product in ROWS[0].catalog
+
+
+def test_after_an_interrupted_pass_answers_are_those_of_an_empty_cache(engine: Transformers) -> None:
+    """The last layer fails when the others have read the tokens."""
+    row, builder = toy_rows()[0], engine.prompt_builder("\n")
+    with TransformersCache(engine) as cache:
+        wanted = outcome(Constrained(cache, builder).answer(row.catalog, row.message))
+        reader = Constrained(cache, builder, prefixes=PrefixCache(8))
+
+        def fail(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        hook = engine.model.model.layers[-1].register_forward_pre_hook(fail)
+        with pytest.raises(KeyboardInterrupt):
+            reader.answer(row.catalog, row.message)
+        hook.remove()
+        assert outcome(reader.answer(row.catalog, row.message)) == wanted
+        assert outcome(reader.answer(row.catalog, row.message)) == wanted, "of a hit"

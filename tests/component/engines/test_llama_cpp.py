@@ -79,6 +79,25 @@ def test_a_draft_changes_nothing_but_the_number_of_passes(
             assert made == [len(ids) + len(right)], "a right draft needs one pass"
 
 
+def test_a_close_token_behind_accepted_ones_is_decoded_in_a_pass_of_its_own(
+    engine: LlamaCpp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder, made = engine.prompt_builder("\n"), list[int]()
+    ids = builder.prompt_ids(toy_rows()[0].prompt)
+    wanted = engine.answer(ids, 64)
+    right, forward, clearly = list(wanted.token_ids), engine._forward, engine._clearly
+    seen: list[int] = []
+
+    def unclear_at_third(logits: object) -> int | None:
+        seen.append(1)
+        return None if len(seen) >= 4 else clearly(logits)
+
+    monkeypatch.setattr(engine, "_clearly", unclear_at_third)
+    monkeypatch.setattr(engine, "_forward", lambda ids, *rest: made.append(len(ids)) or forward(ids, *rest))
+    assert engine.verify_draft(ids, 64, right).token_ids == wanted.token_ids
+    assert made == [len(ids) + len(right), *[1] * (len(right) - 2)]
+
+
 def test_queries_do_not_touch_each_other(engine: LlamaCpp, toy_gguf: Path) -> None:
     builder = engine.prompt_builder("\n")
     first, second = (builder.prompt_ids(row.prompt) for row in toy_rows()[20:22])
