@@ -42,7 +42,7 @@ def main() -> None:
     command.progress(f"merged; comparing the answers to {len(rows)} validation rows")
     compare = partial(
         merge.compare, BASE, ADAPTER, prompts=[builder.prompt_ids(row.prompt) for row in rows],
-        quantization=settings.finetune.quantization, compute_dtype=settings.finetune.compute_dtype,
+        quantization=settings.finetune.quantization, compute_dtype=trained["compute_dtype"],
         max_new_tokens=settings.eval.max_new_tokens, batch_size=settings.eval.batch_size,
     )  # fmt: skip
     compared = {chosen: compare(MERGED)}

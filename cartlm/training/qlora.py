@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import sys
 import time
-import timeit
 import warnings
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -110,14 +110,47 @@ def available_dtype(compute_dtype: str, device: str) -> str:
 
 @cache
 def bfloat16_time() -> float:
-    """Time of a product of bfloat16 matrices over that of float32 ones on this CPU: the shortest of 30 each."""
-    shortest = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        rows, weights = torch.ones(256, 640, dtype=dtype), torch.ones(640, 640, dtype=dtype)
-        once = partial(torch.nn.functional.linear, rows, weights)
-        once()  # oneDNN makes its program
-        shortest[dtype] = min(timeit.repeat(once, number=1, repeat=30))
+    """Time of a product of bfloat16 matrices over that of float32 ones on this CPU, by turns: the shortest of 50 each.
+
+    On one thread, so that at least some products are not interrupted by another program.
+    """
+    threads, shortest = torch.get_num_threads(), {torch.float32: math.inf, torch.bfloat16: math.inf}
+    torch.set_num_threads(1)
+    given = {
+        dtype: (torch.ones(128, 640, dtype=dtype), torch.ones(640, 640, dtype=dtype)) for dtype in shortest
+    }
+    for _ in range(50):  # at the first, oneDNN makes its program
+        for dtype, (rows, weights) in given.items():
+            started = time.perf_counter()
+            torch.nn.functional.linear(rows, weights)
+            shortest[dtype] = min(shortest[dtype], time.perf_counter() - started)
+    torch.set_num_threads(threads)
     return shortest[torch.bfloat16] / shortest[torch.float32]
+
+
+def in_available_dtype(job: Job, device: str, runs: Path) -> Job:
+    """The job in the type that this machine has (`available_dtype`), or in the other one if only that was begun in `runs`.
+
+    So a time taken on a busy machine restarts nothing.
+    """
+    wanted = job.settings.compute_dtype
+    first = available_dtype(wanted, device)
+    types = [first, "bfloat16", "float32"] if (wanted, device) == ("bfloat16", "cpu") else [first]
+    jobs = [
+        replace(job, settings=job.settings.model_copy(update={"compute_dtype": dtype}))
+        for dtype in dict.fromkeys(types)
+    ]
+    begun = (
+        each for each in jobs if len(jobs) > 1 and checkpoints.last_complete(runs / run_key(each, device))
+    )
+    chosen = next(begun, jobs[0])
+    if chosen.settings.compute_dtype != wanted:
+        print(
+            "finetune: in float32, which this CPU multiplies faster than bfloat16",
+            file=sys.stderr,
+            flush=True,
+        )
+    return chosen
 
 
 def load_base(folder: Path, quantization: str, compute_dtype: str, device: str) -> Any:
@@ -167,15 +200,8 @@ def finetune(job: Job, runs: Path, adapter: Path) -> Finetuned | None:
     end. Raises UserError for rows that are too long, a base that cannot be trained, a device that is missing.
     """
     device = pick_device(job.settings.compute_dtype)
-    dtype = available_dtype(job.settings.compute_dtype, device)
-    if dtype != job.settings.compute_dtype:
-        print(
-            "finetune: in float32, which this CPU multiplies faster than bfloat16",
-            file=sys.stderr,
-            flush=True,
-        )
-    settings = job.settings.model_copy(update={"compute_dtype": dtype})
-    job = replace(job, settings=settings)
+    job = in_available_dtype(job, device, runs)
+    settings = job.settings
     train, validation = row_files.read(job.train), row_files.read(job.validation)
     tokenizer = model_dir.load_tokenizer(job.base)
     builder = prompt.from_transformers(tokenizer, job.prompt.separator)
@@ -187,7 +213,7 @@ def finetune(job: Job, runs: Path, adapter: Path) -> Finetuned | None:
 
     run = runs / run_key(job, device)
     last = checkpoints.last_complete(run)
-    model = load_base(job.base, settings.quantization, dtype, device)
+    model = load_base(job.base, settings.quantization, settings.compute_dtype, device)
     trainer = make_trainer(settings, model, tokenizer, learned, held_out, run, device)
     check(train, list(trainer.train_dataset), builder, tokenizer)
     check(validation, list(trainer.eval_dataset), builder, tokenizer)

@@ -198,9 +198,42 @@ def test_a_cpu_without_fast_bfloat16_computes_in_float32(
     assert qlora.available_dtype("float32", "cpu") == "float32"
 
 
-def test_products_are_timed_once_in_both_types() -> None:
-    assert 0 < qlora.bfloat16_time() < 1000
-    assert qlora.bfloat16_time() is qlora.bfloat16_time()
+def test_products_are_timed_once_in_both_types(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bfloat16 products are made to take longer, whatever this CPU is."""
+    linear, threads = torch.nn.functional.linear, torch.get_num_threads()
+
+    def slow(rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        if rows.dtype == torch.bfloat16:
+            time.sleep(0.02)
+        return linear(rows, weights)
+
+    qlora.bfloat16_time.cache_clear()
+    monkeypatch.setattr(torch.nn.functional, "linear", slow)
+    assert qlora.bfloat16_time() > 2
+    monkeypatch.undo()
+    assert qlora.bfloat16_time() > 2, "timed again"
+    assert torch.get_num_threads() == threads
+    qlora.bfloat16_time.cache_clear()
+
+
+def test_a_run_goes_on_in_the_type_that_it_began_in(
+    tmp_path: Path, toy_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy machine may time otherwise when the killed run is started again."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    given = job(tmp_path, toy_base, compute_dtype="bfloat16")
+    for began, later in ((1.9, 0.5), (0.5, 1.9)):
+        runs = tmp_path / f"runs{began}"
+        monkeypatch.setattr(qlora, "bfloat16_time", lambda ratio=began: ratio)
+        begun = qlora.in_available_dtype(given, "cpu", runs)
+        checkpoint = runs / qlora.run_key(begun, "cpu") / "checkpoint-2"
+        checkpoint.mkdir(parents=True)
+        checkpoints.mark_complete(checkpoint)
+        monkeypatch.setattr(qlora, "bfloat16_time", lambda ratio=later: ratio)
+        assert qlora.in_available_dtype(given, "cpu", runs) == begun
+        other = qlora.in_available_dtype(given, "cpu", tmp_path / "none")
+        assert other.settings.compute_dtype != begun.settings.compute_dtype
 
 
 def test_float16_needs_a_card(tmp_path: Path, toy_base: Path) -> None:
