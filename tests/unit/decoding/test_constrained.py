@@ -38,7 +38,7 @@ def test_no_answer_is_outside_of_the_catalog() -> None:
     random_ = random.Random(1)
     rows = generated("decoding", 60)
     reader = Constrained(FakeCache(), base_builder(), prefixes=PrefixCache(1))
-    for turn in range(600):
+    for turn in range(200):
         catalog = random_.choice(
             [random_.choice(rows).catalog, random_.sample(HARD, random_.randint(1, len(HARD)))]
         )
