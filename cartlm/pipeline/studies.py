@@ -1,7 +1,7 @@
 """Studies: a preset run in a git worktree of its own, while params.yaml and metrics/ stay those of the default model.
 
 `make study NAME=smollm2` checks out a commit under runs/studies/smollm2, lays the preset over its params.yaml, runs what
-`make repro` runs, and copies the numbers to results/smollm2 once they are whole. Models, data and progress stay in the
+`make repro` runs, and copies the numbers to results/smollm2. Models, data and progress stay in the
 worktree; DVC's cache and the virtual environment are the checkout's. A second call goes on where the first one ended.
 """
 
@@ -78,7 +78,7 @@ def refuse_changes(root: Path, name: str) -> None:
 
 
 def run(root: Path, order: Order, lock: IO[str], say: Callable[[str], object]) -> None:
-    """Run a study, or what is left of it, and publish it under results/ when it is whole.
+    """Run a study, or what is left of it, and publish under results/ what is measured of it.
 
     `lock` is an open file that stays locked as long as DVC runs; it gets DVC's process number. `say` prints a line.
     Raises UserError where a command failed, which has said why.
@@ -174,9 +174,10 @@ class Stopwatch:
 
 
 def publish(root: Path, folder: Path, name: str, state: worktree.State) -> list[str]:
-    """Copy a whole study to results/NAME, at once or not at all; lines on what was done.
+    """Copy a study to results/NAME, at once or not at all; lines on what was done.
 
-    Stages of LEFT_OUT may be stale, and are left out with their files: a study may have no speeds, but none of other models.
+    Stages of LEFT_OUT may be stale, and are left out with their files: a study may lack variants and speeds, but has none
+    of other models.
     """
     report = stale.find_stale(folder)
     if {stage.partition("@")[0] for stage in report.stale} - {*LEFT_OUT}:
@@ -195,7 +196,8 @@ def publish(root: Path, folder: Path, name: str, state: worktree.State) -> list[
         for path, data in files.items():
             (new / path).parent.mkdir(parents=True, exist_ok=True)
             (new / path).write_bytes(data)
-    return [f"results/{name} is new: cartlm readme-table puts it into the tables; commit both"]
+    left = [f"left to run: {few([*report.stale], 6)}: make study NAME={name}"] if report.stale else []
+    return [*left, f"results/{name} is new: cartlm readme-table puts it into the tables; commit both"]
 
 
 def is_ready(stage: str, report: stale.Report) -> bool:

@@ -23,8 +23,8 @@ from cartlm.text import few
 
 RESULTS = "results"
 RECORD = "study.json"
-LEFT_OUT = ("bench-cpu", "summarize")
-"""Stages without which a study is whole: it then has accuracies and no speed."""
+LEFT_OUT = ("quantize-gguf", "quantize-gptq", "eval", "eval-gptq", "bench-cpu", "summarize")
+"""Stages without which a study is published: quantized variants and speeds may follow, each when it is measured."""
 INPUTS = (
     "params.yaml", "dvc.yaml", ".dvcignore", "presets", "cartlm", "stages", "docker", "base", "gpu", "remote", "architecture",
     ":(exclude,glob)**/dvc.lock",
@@ -52,10 +52,11 @@ class Study:
 
     @property
     def variants(self) -> list[str]:
-        """All variants that its params list: first the unquantized ones."""
-        return [
+        """The variants of its params that were evaluated: first the unquantized ones."""
+        listed = (
             str(name) for section in ("reference", "gguf", "gptq") for name in self.params.get(section) or ()
-        ]
+        )
+        return [name for name in listed if (self.metrics / f"eval/{name}.json").exists()]
 
     @property
     def left_out(self) -> list[str]:

@@ -34,7 +34,7 @@ stages:
     cmd: sh train.sh
     deps: [train.sh, data/test.jsonl]
     outs: [models/m]
-  eval:
+  eval-reference:
     cmd: mkdir -p metrics/eval && cp models/m metrics/eval/f16.json
     deps: [models/m]
     params: [eval.rows]
@@ -138,7 +138,7 @@ def test_a_study_leaves_its_numbers_in_results_and_the_default_as_it_was(
     repo: Repo, commands: list[str]
 ) -> None:
     output = study(repo)
-    assert ran(output) == ["data", "finetune", "eval", "bench-cpu", "summarize"]
+    assert ran(output) == ["data", "finetune", "eval-reference", "bench-cpu", "summarize"]
     assert commands == [
         f"preset {NAME}",
         "params check",
@@ -166,7 +166,7 @@ def test_a_study_leaves_its_numbers_in_results_and_the_default_as_it_was(
     assert about["commit"] == repo.git("rev-parse", "HEAD")
     assert (about["preset"], about["dirty"], about["left_out"]) == (f"presets/{NAME}.yaml", False, "")
     assert about["machine"] == {"name": "a toy", "hash": "abc"}
-    assert about["seconds"].keys() == {"data", "finetune", "eval", "bench-cpu", "summarize"}
+    assert about["seconds"].keys() == {"data", "finetune", "eval-reference", "bench-cpu", "summarize"}
     assert repo.git("status", "--porcelain") == f"?? results/{NAME}/"
     assert not (tree(repo) / ".dvc/cache").exists(), "the cache is the checkout's"
     assert late(repo) == {}
@@ -184,7 +184,7 @@ def test_a_second_call_runs_nothing(repo: Repo) -> None:
         '{"free": {"exact_match": 0.9}}', "utf-8"
     )
     assert late(repo) == {
-        "eval": ["metrics/eval/f16.json (not as in dvc.lock)"],
+        "eval-reference": ["metrics/eval/f16.json (not as in dvc.lock)"],
         "summarize": ["metrics/eval/f16.json"],
     }
     assert "is new" in study(repo)
@@ -324,9 +324,9 @@ def test_a_stage_that_fails_publishes_nothing_and_its_time_counts(repo: Repo) ->
 def test_a_part_is_published_once_only_the_benchmark_is_missing(repo: Repo) -> None:
     output = study(repo, stages=("finetune",))
     assert ran(output) == ["data", "finetune"]
-    assert "left to run: eval, bench-cpu, summarize" in output
+    assert "left to run: eval-reference, bench-cpu, summarize" in output
     assert not (repo.path / "results" / NAME).exists()
-    study(repo, stages=("eval",))
+    study(repo, stages=("eval-reference",))
     assert measured(repo) == 0.5
     assert record(repo)["left_out"].split() == ["bench-cpu", "summarize"]
     assert not (repo.path / "results" / NAME / "metrics/bench").exists()
@@ -336,10 +336,33 @@ def test_a_part_is_published_once_only_the_benchmark_is_missing(repo: Repo) -> N
     # speeds of a model that is gone are not published beside the accuracy of the new one
     repo.edit("train.sh", "0.%s", "0.1%s")
     repo.commit("another model")
-    study(repo, stages=("eval",))
+    study(repo, stages=("eval-reference",))
     assert measured(repo) == 0.15
     assert not (repo.path / "results" / NAME / "metrics/bench").exists()
     assert "bench-cpu" not in (repo.path / "results" / NAME / "dvc.lock").read_text("utf-8")
+
+
+def test_quantized_variants_follow_when_they_are_measured(repo: Repo) -> None:
+    variant = """  eval:
+    cmd: cp models/m metrics/eval/q8_0.json
+    deps: [models/m]
+    outs:
+      - metrics/eval/q8_0.json: {cache: false, persist: true}
+metrics:
+"""
+    repo.edit("dvc.yaml", "metrics:\n", variant)
+    repo.edit("params.yaml", "other: 1", "reference: {f16: 1}\ngguf: {q8_0: 1}\nother: 1")
+    repo.commit("a variant")
+    output = study(repo, stages=("eval-reference",))
+    assert "left to run: " in output
+    assert "eval" in record(repo)["left_out"].split()
+    (found,) = study_results.read_all(repo.path)
+    assert found.variants == ["f16"]
+    assert late(repo) == {}
+    study(repo)
+    (found,) = study_results.read_all(repo.path)
+    assert found.variants == ["f16", "q8_0"]
+    assert record(repo)["left_out"] == ""
 
 
 def test_two_at_once_are_refused_while_dvc_runs(repo: Repo) -> None:
@@ -394,7 +417,7 @@ def test_a_remote_beside_the_checkout_serves_the_worktree_and_another_clone(
 CHANGES: dict[str, tuple[Callable[[Repo], object], dict[str, list[str]]]] = {
     "nothing": (lambda it: None, {}),
     "a param of its own": (lambda it: it.edit(f"presets/{NAME}.yaml", "5", "6"), {"data": ["param data.rows"]}),
-    "a param of both": (lambda it: it.edit("params.yaml", "rows: 2", "rows: 1"), {"eval": ["param eval.rows"]}),
+    "a param of both": (lambda it: it.edit("params.yaml", "rows: 2", "rows: 1"), {"eval-reference": ["param eval.rows"]}),
     "a param that the preset sets": (lambda it: it.edit("params.yaml", "rows: 3", "rows: 1"), {}),
     "a param of no stage": (lambda it: it.edit("params.yaml", "other: 1", "other: 2"), {}),
     "code": (lambda it: it.edit("train.sh", "started", "begun"), {"finetune": ["train.sh"]}),
