@@ -101,9 +101,11 @@ def about(model: Model) -> list[str]:
     commit = str(record.get("commit", "unknown"))[:8]
     notes.append(f"`{record.get('preset')}` at commit {commit}{dirty}, {record.get('date')}, on {where}.")
     if times := spent(record.get("seconds", {})):
-        notes.append(f"Time: {times}.")
+        notes.append(f"Time of each stage's last run (training that was resumed has more): {times}.")
     if left := record.get("left_out"):
-        notes.append(f"Not run: {left}.")
+        # quantize-gguf@q6_k and eval@q6_k are one variant
+        names = dict.fromkeys(stage.partition("@")[2] or stage for stage in left.split())
+        notes.append(f"Not run yet: {', '.join(names)}.")
     if model.late:
         notes.append("Measured with other code or params than today's: `cartlm stale` says which.")
     return notes
