@@ -12,6 +12,7 @@ from cartlm.engines import llama_cpp
 from cartlm.engines.llama_cpp import LlamaCpp
 from cartlm.errors import UserError
 from cartlm.system import llama_cpp_build, llama_cpp_probe
+from tests.fixtures.drafts import check_drafts
 from tests.fixtures.toy import TRAINED, toy_rows
 
 
@@ -64,15 +65,7 @@ def test_a_draft_changes_nothing_but_the_number_of_passes(
     builder = engine.prompt_builder("\n")
     for row in toy_rows()[:: len(toy_rows()) // 8]:
         ids = builder.prompt_ids(row.prompt)
-        wanted = engine.answer(ids, cap)
-        right, end = list(wanted.token_ids), [engine.eos_id]
-        drafts = [[], right[:2], right + right, right + end, right[:1] + end, [*right[:3], 9, 9, 9], [9], end]
-        for draft in drafts:
-            found = engine.verify_draft(ids, cap, draft)
-            assert (found.token_ids, found.text, found.finish_reason) == (
-                wanted.token_ids, wanted.text, wanted.finish_reason,
-            )  # fmt: skip
-            assert (found.prompt_tokens, found.decoded_tokens) == (len(ids), len(right))
+        right = check_drafts(engine, ids, cap).token_ids
         made.clear()
         engine.verify_draft(ids, cap, right)
         if close == 0.0:

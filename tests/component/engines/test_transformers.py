@@ -16,6 +16,7 @@ from cartlm.engines import llama_cpp, model_dir, transformers
 from cartlm.engines.llama_cpp import LlamaCpp
 from cartlm.engines.transformers import Transformers
 from cartlm.errors import UserError
+from tests.fixtures.drafts import check_drafts
 from tests.fixtures.toy import TRAINED, toy_rows
 
 
@@ -62,23 +63,7 @@ def test_a_draft_changes_nothing_but_the_number_of_passes(
         engine, "_batch", lambda *given: made.append(1) or Transformers._batch(engine, *given)
     )
     for ids in prompts:
-        wanted = engine.answer(ids, cap)
-        right, end = list(wanted.token_ids), [engine.eos_id]
-        for draft in (
-            [],
-            right[:2],
-            right + right,
-            right + end,
-            right[:1] + end,
-            [*right[:3], 9, 9, 9],
-            [9],
-            end,
-        ):
-            found = engine.verify_draft(ids, cap, draft)
-            assert (found.token_ids, found.text, found.finish_reason) == (
-                wanted.token_ids, wanted.text, wanted.finish_reason,
-            )  # fmt: skip
-            assert (found.prompt_tokens, found.decoded_tokens) == (len(ids), len(right))
+        right = check_drafts(engine, ids, cap).token_ids
         made.clear()
         engine.verify_draft(ids, cap, right)
         assert not made, "a right draft needs one pass"
