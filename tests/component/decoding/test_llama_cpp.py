@@ -131,7 +131,7 @@ def test_hostile_messages_and_catalogs_get_legal_answers(engine: LlamaCpp, cache
 def test_long_messages_are_answered_or_refused(engine: LlamaCpp, cache: LlamaCppCache) -> None:
     catalog, message = ROWS[0].catalog, "add two of it, please! " * 435
     assert len(message) > 10_000
-    with pytest.raises(UserError, match="more than the"):
+    with pytest.raises(UserError, match="are allowed"):
         Constrained(cache, engine.prompt_builder("\n")).answer(catalog, message)
     reply = Constrained(cache, engine.prompt_builder("\n"), max_tokens=20_000).answer(catalog, message)
     assert reply.prompt_tokens > 1024

@@ -88,7 +88,10 @@ def test_eval_of_a_gguf_variant(shop: Path) -> None:
     outcomes = read_outcomes(shop / "metrics/outcomes/q8_0.csv")
     assert [one.id for one in outcomes] == [row.id for row in toy_rows()]
     assert [one.outcome for one in outcomes[:TRAINED]] == ["exact"] * TRAINED
-    assert sorted(path.name for path in (shop / "runs/eval").iterdir()) == ["q8_0.jsonl"]
+    assert sorted(path.name for path in (shop / "runs/eval").iterdir()) == [
+        "q8_0.constrained.jsonl",
+        "q8_0.jsonl",
+    ]
 
 
 def test_eval_of_the_base_reports_how_batches_disagree(shop: Path) -> None:

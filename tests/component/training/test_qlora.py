@@ -292,8 +292,10 @@ def test_a_killed_run_resumes_and_ends_as_an_undisturbed_one(
     ours = load_file(folder / "models/adapter/adapter_model.safetensors")
     theirs = load_file(tmp_path / "whole/adapter/adapter_model.safetensors")
     assert ours.keys() == theirs.keys()
+    # a CPU that computes in float32 instead does not round alike in two processes
+    exact = qlora.available_dtype("bfloat16", "cpu") == "bfloat16"
     for name, tensor in theirs.items():
-        assert torch.equal(ours[name], tensor), f"{name}: {(ours[name] - tensor).abs().max()}"
+        torch.testing.assert_close(ours[name], tensor, rtol=0, atol=0.0 if exact else 1e-5)
     with (folder / "metrics/finetune.csv").open(encoding="utf-8") as file:
         curve = list(csv.DictReader(file))
     assert [int(line["step"]) for line in curve] == [int(entry["step"]) for entry in whole.history]
