@@ -15,16 +15,17 @@ from cartlm.report import cells
 
 EXACT = ("exact_match", "exact_match_low", "exact_match_high")
 LIMITS = ("_low", "_high")
-CONSTRAINED = [f"{kind}{end}" for kind in ("constrained", "natural_constrained") for end in ("", *LIMITS)]
 SPEEDS = ("prefill_tokens_per_s", "decode_tokens_per_s", "latency_ms_p50", "latency_ms_p95", "queries_per_s")
 COLUMNS: dict[str, tuple[str, str]] = {
     "size_mib": ("cpu", "size_mib"),  # of a GPTQ variant, which no CPU benchmark measures: gptq
     **{key: ("free", key) for key in EXACT},
     "novel": ("free_slices", "novel"),
     **{name: ("free_slices", f"language_{name}") for name in ("croatian", "english", "spanish")},
-    **{key.replace("exact_match", "constrained"): ("constrained", key) for key in EXACT},
-    **{key.replace("exact_match", "natural"): ("natural", key) for key in EXACT},
-    **{key.replace("exact_match", "natural_constrained"): ("natural_constrained", key) for key in EXACT},
+    **{
+        key.replace("exact_match", section): (section, key)
+        for section in ("constrained", "natural", "natural_constrained")
+        for key in EXACT
+    },
     **{key: ("free", key) for key in ("unparseable", "truncated")},
     **{key: ("cpu", key) for key in (*SPEEDS, "peak_rss_mib")},
 }

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cartlm.baseline.reader import read
-from cartlm.decoding.constrained import Constrained, Reply
+from cartlm.decoding.constrained import Constrained
 from cartlm.decoding.llama_cpp_cache import LlamaCppCache
 from cartlm.decoding.prefix_cache import PrefixCache
 from cartlm.decoding.trie import LegalAnswers
@@ -23,7 +23,7 @@ from cartlm.errors import UserError
 from cartlm.task.intent import Intent, parse_intent
 from tests.fixtures.base_gguf import base_gguf
 from tests.fixtures.baseline import WEIGHTS, generated
-from tests.fixtures.decoding import HARD, HOSTILE, check_trie, every_answer, greedy
+from tests.fixtures.decoding import HARD, HOSTILE, check_greedy, check_trie, outcome
 from tests.fixtures.toy import TRAINED, toy_rows
 
 __all__ = ["base_gguf"]
@@ -41,10 +41,6 @@ def engine(request: pytest.FixtureRequest, toy_gguf: Path, base_gguf: Path) -> I
 def cache(engine: LlamaCpp) -> Iterator[LlamaCppCache]:
     with LlamaCppCache(engine, 64) as made:
         yield made
-
-
-def outcome(reply: Reply) -> tuple[object, ...]:
-    return (reply.intent, reply.decoded.token_ids)
 
 
 def token_by_token(engine: LlamaCpp) -> Any:
@@ -72,14 +68,7 @@ def test_right_free_answers_stay_and_take_few_passes(toy_gguf: Path) -> None:
 
 
 def test_it_is_greedy_among_the_legal_answers(engine: LlamaCpp, cache: LlamaCppCache) -> None:
-    builder = engine.prompt_builder("\n")
-    reader = Constrained(cache, builder, max_quantity=12)
-    for row in ROWS[::9]:
-        catalog = row.catalog[:4]
-        answers = every_answer(LegalAnswers(builder, 12), catalog)
-        reply = reader.answer(catalog, row.message)
-        prompt = builder.prompt_ids(f"Catalog:\n{chr(10).join(catalog)}\n\nUser:\n{row.message}")
-        assert (*reply.decoded.token_ids, builder.eos_id) == greedy(answers, prompt, token_by_token(engine))
+    check_greedy(cache, engine.prompt_builder("\n"), ROWS[::9], token_by_token(engine))
 
 
 def test_a_draft_changes_no_answer(engine: LlamaCpp, cache: LlamaCppCache) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cartlm.decoding.constrained import Constrained, Reply
+from cartlm.decoding.constrained import Constrained
 from cartlm.decoding.prefix_cache import PrefixCache
 from cartlm.decoding.transformers_cache import TransformersCache
 from cartlm.decoding.trie import LegalAnswers
@@ -17,7 +17,7 @@ from cartlm.engines import transformers
 from cartlm.engines.answer import Stopped
 from cartlm.engines.transformers import Transformers
 from tests.fixtures.baseline import generated
-from tests.fixtures.decoding import HARD, HOSTILE, check_trie, every_answer, greedy
+from tests.fixtures.decoding import HARD, HOSTILE, check_greedy, check_trie, outcome
 from tests.fixtures.families import make_toy
 from tests.fixtures.shared import made_once
 from tests.fixtures.toy import TRAINED, toy_rows
@@ -38,10 +38,6 @@ def engine(
     return transformers.load(folder, device="cpu", threads=1)
 
 
-def outcome(reply: Reply) -> tuple[object, ...]:
-    return (reply.intent, reply.decoded.token_ids)
-
-
 def whole(engine: Transformers) -> Any:
     """Logits after ids by a forward pass without any cache."""
 
@@ -54,14 +50,7 @@ def whole(engine: Transformers) -> Any:
 
 
 def test_it_is_greedy_among_the_legal_answers(engine: Transformers) -> None:
-    builder = engine.prompt_builder("\n")
-    reader = Constrained(TransformersCache(engine), builder, max_quantity=12)
-    for row in ROWS[::4]:
-        catalog = row.catalog[:4]
-        answers = every_answer(LegalAnswers(builder, 12), catalog)
-        reply = reader.answer(catalog, row.message)
-        prompt = builder.prompt_ids(f"Catalog:\n{chr(10).join(catalog)}\n\nUser:\n{row.message}")
-        assert (*reply.decoded.token_ids, builder.eos_id) == greedy(answers, prompt, whole(engine))
+    check_greedy(TransformersCache(engine), engine.prompt_builder("\n"), ROWS[::4], whole(engine))
 
 
 def test_right_free_answers_stay(engine: Transformers) -> None:

@@ -37,7 +37,8 @@ def test_the_reply_is_an_engines_answer() -> None:
 def test_no_answer_is_outside_of_the_catalog() -> None:
     random_ = random.Random(1)
     rows = generated("decoding", 60)
-    reader = Constrained(FakeCache(), base_builder(), prefixes=PrefixCache(1))
+    cache = FakeCache()
+    reader = Constrained(cache, base_builder())
     for turn in range(200):
         catalog = random_.choice(
             [random_.choice(rows).catalog, random_.sample(HARD, random_.randint(1, len(HARD)))]
@@ -45,7 +46,7 @@ def test_no_answer_is_outside_of_the_catalog() -> None:
         message = random_.choice(
             [*HOSTILE, random_.choice(rows).message, "".join(random_.choices('añ€🧨"\\{}\n 0', k=30))]
         )
-        reader._cache.seed = turn  # type: ignore[attr-defined]
+        cache.seed = turn
         reader.prefixes = PrefixCache(1)
         found = parse_intent(reader.answer(catalog, message).answer().text)
         assert found.product in catalog
