@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from cartlm.config import Count, Section, Seed, Share, Tokens
+from cartlm.data.roles import TEST
 from cartlm.engines.config import Server
 from cartlm.task.config import Language
 
@@ -127,6 +128,8 @@ class Data(Section):
     test: Count
     novel: Share  # share of test rows whose product and template never occur in training
     languages: Annotated[list[Language], Field(min_length=1)]
+    # those of train, validation and calibration, for sources rules and openai; null: `languages`
+    train_languages: Annotated[list[Language], Field(min_length=1)] | None
     catalog: Catalog
     wording: Wording
     everyday: Everyday
@@ -140,9 +143,25 @@ class Data(Section):
             raise ValueError(
                 f"calibration {self.calibration}, a part of train, is more than train {self.train}"
             )
-        if len(set(self.languages)) < len(self.languages):
-            raise ValueError(f"languages {self.languages} names one twice")
+        for name, languages in (
+            ("languages", self.languages),
+            ("train_languages", self.train_languages or []),
+        ):
+            if len(set(languages)) < len(languages):
+                raise ValueError(f"{name} {languages} names one twice")
+        if self.train_languages is None:
+            return self
+        if self.source in ("hub", "file"):
+            raise ValueError(
+                f"train_languages {self.train_languages} is for sources rules and openai; {self.source} has its own rows"
+            )
+        if unknown := [name for name in self.train_languages if name not in self.languages]:
+            raise ValueError(f"train_languages has {unknown[0]}, which languages {self.languages} lacks")
         return self
+
+    def languages_of(self, split: str) -> list[Language]:
+        """The languages of a generated split: all of them in test, `train_languages` in those that a model is fitted on."""
+        return self.languages if split == TEST else self.train_languages or self.languages
 
     def with_everyday(self, **rates: float) -> Data:
         """These params with other rates of everyday messages, such as `share`."""

@@ -70,7 +70,7 @@ def _stop(what: str) -> UserError:
 def _check_balance(name: str, rows: Sequence[Row], data: Data) -> None:
     """Raise UserError naming the action or language whose share is too far from equal (relatively)."""
     actions, languages = [row.intent.action for row in rows], [row.language for row in rows]
-    for values, kinds in ((actions, ACTIONS), (languages, data.languages)):
+    for values, kinds in ((actions, ACTIONS), (languages, data.languages_of(name))):
         equal = len(rows) / len(kinds)
         distance, kind = max((abs(values.count(kind) - equal) / equal, kind) for kind in kinds)
         if distance > data.gates.balance:

@@ -101,7 +101,7 @@ class Generator:
         self, prompts: Sequence[GenerationPrompt], name: str, count: int, novel: int, others: Sequence[Row]
     ) -> list[Row]:
         """`count` rows, none a near-duplicate of one of `others` or worded twice; the first `novel` slots are novel."""
-        slots = self.slots(count, novel)
+        slots = self.slots(name, count, novel)
         rows: dict[int, Row] = {}
         attempt = in_vain = 0
         while len(rows) < count and in_vain < ATTEMPTS:
@@ -122,9 +122,9 @@ class Generator:
             raise UserError(f"{name}: {what}: {self.model.reasons()}", self.model.hint())
         return shuffled([rows[index] for index in range(count)], name, self._rng(f"{name}/order"))
 
-    def slots(self, count: int, novel: int) -> list[Slot]:
+    def slots(self, name: str, count: int, novel: int) -> list[Slot]:
         """Languages and actions in turn; the first `novel` ones are novel."""
-        turns = offline.in_turn(self.params.languages, count)
+        turns = offline.in_turn(self.params.languages_of(name), count)
         return [Slot(index, *turn, index < novel) for index, turn in enumerate(turns)]
 
     def batches(
@@ -224,7 +224,7 @@ def estimate(params: Data, stored: Mapping[str, Reply]) -> str:
     batches = [
         batch
         for name, (count, novel) in sizes.items()
-        for batch in generator.batches(name, 0, generator.slots(count, novel), prompts)
+        for batch in generator.batches(name, 0, generator.slots(name, count, novel), prompts)
         if batch.request.key not in stored
     ]
     requests = [*first, *(batch.request for batch in batches)]

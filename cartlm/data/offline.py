@@ -32,7 +32,7 @@ def rows(name: str, count: int, novel_count: int, params: Data, rng: random.Rand
     """`count` rows, languages and actions in turn; the first ones are novel."""
     return [
         draft(language, action, index < novel_count, params, rng).row(f"{name}-{index:05d}")
-        for index, (language, action) in enumerate(in_turn(params.languages, count))
+        for index, (language, action) in enumerate(in_turn(params.languages_of(name), count))
     ]
 
 
