@@ -16,7 +16,7 @@ export CARTLM_BENCH_CHECK ?= $(CHECK)
 # Named after what asked for it: another lock, or the checkout moved, is another stamp.
 STAMP := .venv/setup-$(shell (pwd; cat docker/dev.txt pyproject.toml) | cksum | tr ' ' -)
 
-.PHONY: help setup repro check test test-nightly lint docs bench bench-gpu doctor stale pull push architecture base remote preset study pin image compare check-compare check-requests clean
+.PHONY: help setup repro check test test-nightly lint docs bench bench-gpu doctor stale pull push bench-decoding architecture base remote preset study pin image compare check-compare check-requests clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -34,12 +34,12 @@ repro bench: ; @$(IN) $@-$(TARGET)
 doctor pull push remote stale: ; @$(IN) repro-$(TARGET) make $@ $(WORDS)
 architecture: ; @$(IN) repro-$(TARGET) $(if $(filter gpu,$(TARGET)),python -m gpu.architecture,make $@)
 test: ; @$(if $(filter gpu,$(TARGET)),$(error tests run in the image for cpu: make test TARGET=cpu),$(IN) test make test $(WORDS))
-setup check lint docs test-nightly bench-gpu base preset study pin compare check-compare check-requests: ; $(error make $@ runs outside of images: leave TARGET out)
+setup check lint docs test-nightly bench-decoding bench-gpu base preset study pin compare check-compare check-requests: ; $(error make $@ runs outside of images: leave TARGET out)
 else
 setup: $(if $(CARTLM_IMAGE),,$(STAMP)) # the virtual environment and llama.cpp; the other targets call it
 	@$(if $(CARTLM_IMAGE),$(PY) -I cartlm/system/llama_cpp_check.py,docker/llama_cpp.sh --quiet --venv .venv)
 
-# In the image for cards all but bench-cpu, which belongs to the other target; empty: the whole graph.
+# In the image for cards all but bench-cpu and bench-decoding, which belong to the other target; empty: the whole graph.
 STAGES := $(if $(filter gpu,$(CARTLM_IMAGE)),eval-reference eval eval-gptq)
 repro: setup ## the whole chain from data to speed; prints the results
 	@$(CARTLM) params check
@@ -69,6 +69,10 @@ bench: setup ## speed, memory and energy again (CHECK=1: only on the committed m
 	@$(DVC) repro -s summarize
 	@$(CARTLM) readme-table
 	@$(PY) -m pytest -q tests/benchmarks --benchmark-enable --benchmark-autosave --benchmark-compare
+
+bench-decoding: setup ## latency of each way of decoding again (or of another file: NAME=, MODEL=)
+	@$(if $(NAME)$(MODEL),$(PY) -m stages.bench_decoding --name "$(NAME)" --model "$(MODEL)",$(DVC) repro -f -s bench-decoding)
+	@$(CARTLM) readme-table
 
 doctor: setup ## what this machine can do, and what each missing thing costs
 	@$(CARTLM) doctor

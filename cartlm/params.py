@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError, model_validator
 
 from cartlm import yaml_files
-from cartlm.bench.config import Architecture, BenchCpu, Gpu
+from cartlm.bench.config import Architecture, BenchCpu, BenchDecoding, Gpu
 from cartlm.compare.config import Compare
 from cartlm.config import Name, Section, first_wrong
 from cartlm.data.config import Data
@@ -45,6 +45,7 @@ class Params(Section):
     decoding: Decoding
     eval: Eval
     bench_cpu: BenchCpu
+    bench_decoding: BenchDecoding
     architecture: Architecture
     gpu: Gpu
     compare: Compare
@@ -58,6 +59,8 @@ class Params(Section):
                 if name in taken:
                     raise ValueError(f"{section}.{name}: that name is taken; choose another")
             taken |= {*names}
+        if (variant := self.bench_decoding.variant) not in ("f16", *self.gguf):
+            raise ValueError(f"bench_decoding.variant {variant} is not in section gguf, and not f16")
         return self
 
     @property

@@ -53,6 +53,17 @@ class BenchCpu(Schedule):
         return self
 
 
+class BenchDecoding(Section):
+    """One model file through every way of decoding."""
+
+    variant: Name  # of section gguf, or f16
+    seed: Seed
+    sessions: Annotated[int, Field(ge=2)]  # catalogs, one after the other
+    messages: Annotated[
+        int, Field(ge=2)
+    ]  # about each catalog, which has as many lines; the first one is cold
+
+
 class Architecture(Schedule):
     """`make architecture`: a known architecture with random weights, measured on this machine."""
 

@@ -12,10 +12,11 @@ import json
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 from typing import Any
 
 from cartlm.errors import UserError
@@ -26,17 +27,20 @@ REPEATS = 3  # of llama-bench, in one process after a warm-up; the median counts
 
 
 @contextlib.contextmanager
-def server(model: Path, slots: int, context_tokens: int, threads: int) -> Iterator[int]:
+def server(
+    model: Path, slots: int, context_tokens: int, threads: int, keep_prompts: bool = False
+) -> Iterator[int]:
     """llama-server with `model`, `slots` requests of `context_tokens` each at a time; yields its port.
 
-    No prompt is cached: each query is prefilled as a new shopper's would be. Raises UserError if it does not start.
+    By default no prompt is cached: each query is prefilled as a new shopper's would be. With `keep_prompts` it keeps them
+    as it does by its own defaults. Raises UserError if it does not start.
     """
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port: int = unused.getsockname()[1]
     command = [
         llama_cpp_build.tool("llama-server"), "-m", model, "--host", "127.0.0.1", "--port", port, "-t", threads,
-        "-c", slots * context_tokens, "-np", slots, "-ngl", 0, "--no-kv-unified", "--no-cache-prompt",
-        "--cache-ram", 0, "--no-ui", "--log-disable", "--offline",
+        "-c", slots * context_tokens, "-np", slots, "-ngl", 0, "--no-kv-unified", "--no-ui", "--log-disable",
+        "--offline", *(() if keep_prompts else ("--no-cache-prompt", "--cache-ram", 0)),
     ]  # fmt: skip
     running = subprocess.Popen(
         [str(part) for part in command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
@@ -78,13 +82,17 @@ def _ask(port: int, method: str, path: str, body: str = "", timeout_s: float = 6
         return response.status, json.loads(response.read() or "null")
 
 
-def complete(port: int, ids: list[int], max_new_tokens: int) -> tuple[float, str]:
-    """(seconds, text) of one greedy completion of `ids`. Raises UserError for another status than 200.
+def complete(
+    port: int, ids: list[int], max_new_tokens: int, more: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[float, str]:
+    """(seconds, text) of one greedy completion of `ids`; `more` goes into the request.
+
+    Raises UserError for another status than 200.
 
     Greedy by top_k 1: without samplers the server draws at random, whatever the temperature.
     """
     body = {
-        "prompt": ids, "n_predict": max_new_tokens, "samplers": ["top_k"], "top_k": 1, "cache_prompt": False,
+        "prompt": ids, "n_predict": max_new_tokens, "samplers": ["top_k"], "top_k": 1, "cache_prompt": False, **more,
     }  # fmt: skip
     started = time.perf_counter()
     status, reply = _ask(port, "POST", "/completion", json.dumps(body))

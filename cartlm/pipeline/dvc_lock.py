@@ -17,7 +17,7 @@ from cartlm.pipeline.repository import Tree
 # Paths in all are from the root.
 LOCKS = ("dvc.lock", "remote/dvc.lock", "architecture/dvc.lock", "gpu/dvc.lock", "base/dvc.lock")
 MADE = ("data/", "models/", "metrics/")  # dependencies that stages make; all others are code and packages
-MEASURED = ("metrics/bench/", "metrics/eval/", "metrics/remote")
+MEASURED = ("metrics/bench/", "metrics/decoding", "metrics/eval/", "metrics/remote")
 OUTCOMES = "metrics/outcomes"
 REMOTE_OUTCOMES = "metrics/remote_outcomes"  # of servers: another pipeline file makes them
 TEST_ROWS = "data/test.jsonl"

@@ -23,7 +23,7 @@ from cartlm.text import few
 
 RESULTS = "results"
 RECORD = "study.json"
-LEFT_OUT = ("quantize-gguf", "quantize-gptq", "eval", "eval-gptq", "bench-cpu", "summarize")
+LEFT_OUT = ("quantize-gguf", "quantize-gptq", "eval", "eval-gptq", "bench-cpu", "bench-decoding", "summarize")
 """Stages without which a study is published: quantized variants and speeds may follow, each when it is measured."""
 INPUTS = (
     "params.yaml", "dvc.yaml", ".dvcignore", "presets", "cartlm", "stages", "docker", "base", "gpu", "remote", "architecture",

@@ -45,6 +45,7 @@ TOY: dict[str, dict[str, Any]] = {
         "served_queries": 2,
         "harness_rounds": 1,
     },
+    "bench_decoding": {"variant": "f16", "sessions": 2, "messages": 2},
     "gguf": {"q8_0": {"type": "Q8_0", "imatrix": False}, "q4_k_m": {"type": "Q4_K_M", "imatrix": True}},
     "gptq": {"int4-g32": {"bits": 4, "group_size": 32, "symmetric": True, "act_order": False, "damp": 0.05}},
 }

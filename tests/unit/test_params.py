@@ -316,6 +316,12 @@ BROKEN = [
     ("gptq.int8.sym", True, "gptq.int8.sym = True: unknown key"),
     ("data.languages", [], "data.languages = []"),
     ("data.languages", ["english", "english"], "names one twice"),
+    (
+        "data.train_languages",
+        ["english", "english"],
+        "train_languages ['english', 'english'] names one twice",
+    ),
+    ("data.train_languages", [], "data.train_languages = []"),
     ("data.wording.polite", 1.0, "data.wording: polite + rambling + correcting = 1.27 is more than 1"),
     ("data.seed", -1, "data.seed = -1"),
     ("finetune.max_steps", 0, "finetune.max_steps"),
@@ -326,6 +332,8 @@ BROKEN = [
     ("bench_cpu.max_spread", float("nan"), "bench_cpu.max_spread = nan"),
     ("eval.flip_rows", -3, "eval.flip_rows = -3"),
     ("bench_cpu.threads", -1, "bench_cpu.threads"),
+    ("bench_decoding.variant", "q9", "bench_decoding.variant q9 is not in section gguf"),
+    ("bench_decoding.messages", 1, "bench_decoding.messages = 1"),
     ("gguf", None, "gguf = None"),
     ("bench_cpu.warmups", 3, "bench_cpu.warmups = 3"),
     ("bench_cpu.idle_w", 20.0, "bench_cpu: idle_w and load_w are given together, or both null"),
@@ -355,6 +363,24 @@ def test_a_wrong_value_is_named(key: str, value: Any, said: str) -> None:
     assert said in str(error.value)
     assert "\n" not in str(error.value)
     assert "cartlm params check" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (
+            {"languages": ["english"], "train_languages": ["english", "spanish"]},
+            "train_languages has spanish, which languages ['english'] lacks",
+        ),
+        ({"source": "file", "path": "rows", "train_languages": ["english"]}, "file has its own rows"),
+    ],
+)
+def test_languages_that_cannot_be_trained_on_are_named(data: dict[str, Any], said: str) -> None:
+    broken = values()
+    broken["data"] |= data
+    with pytest.raises(UserError) as error:
+        params.parse(broken, "params.yaml")
+    assert said in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,13 @@ def test_splits_are_balanced_apart_and_the_same_again() -> None:
     assert 0.3 < noisy < 0.7
 
 
+def test_a_model_words_training_rows_of_some_languages_and_a_test_of_all() -> None:
+    made = generated.Generator(settings(train_languages=["spanish"]), Model()).splits()
+    fitted = [row for name in ("train", "validation", "calibration") for row in made[name]]
+    assert {row.language for row in fitted} == {"spanish"}
+    assert {row.language for row in made["test"]} == {*settings().languages}
+
+
 def test_refused_messages_are_sampled_and_asked_for_anew() -> None:
     """Spoilt answers of all four kinds: counted by reason, and no row is missing or bad."""
     faults = dict(zip(range(8, 24), ("no json", "other language", "left out", "leak") * 4, strict=True))

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 
 from tests import ROOT
 
-GENERATED = {"docs/data.md", "docs/paper.md", "docs/results.md", "docs/studies.md", "docs/pull-request.md"}
+GENERATED = {
+    "docs/data.md",
+    "docs/paper.md",
+    "docs/results.md",
+    "docs/studies.md",
+    "docs/decoding.md",
+    "docs/pull-request.md",
+}
 _FENCE = re.compile(r"^( *)``` *([^\n]*)\n(.*?)^\1```", flags=re.DOTALL | re.MULTILINE)
 
 

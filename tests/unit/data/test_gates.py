@@ -35,6 +35,17 @@ def test_good_rows_pass_and_are_measured(good: Splits, data: Data) -> None:
     assert abs(metrics["test_shares"]["novel"] - 1 / 3) < 0.02
 
 
+def test_rows_of_some_languages_train_and_all_are_tested(good: Splits, data: Data) -> None:
+    english = data.model_copy(update={"train_languages": ["english"]})
+    made = offline.splits(english).splits
+    assert made["test"] == good["test"]
+    fitted = [row for name in ("train", "validation", "calibration") for row in made[name]]
+    assert {row.language for row in fitted} == {"english"}
+    assert gates.check(made, english)["train_shares"]["language_english"] == 1
+    with pytest.raises(UserError, match="from an equal share"):
+        gates.check(made, data)
+
+
 def _leak(made: Splits) -> Splits:
     return made | {"test": [replace(made["train"][0], id="test-x"), *made["test"][1:]]}
 
