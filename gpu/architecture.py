@@ -35,7 +35,7 @@ GPTQ = f"int{BITS}-g{GROUP_SIZE}"
 def options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--name", default="llama-3.2-1b", choices=sorted(random_weights.SHAPES))
+    parser.add_argument("--name", default="llama-3.2-1b", choices=sorted(random_weights.NAMES))
     parser.add_argument("--out", type=Path, default=Path("metrics/bench"))
     parser.add_argument("--raw", type=Path, default=Path("runs/bench"), help="every repetition")
     parser.add_argument(
@@ -57,7 +57,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     machine.require_target("gpu", "make architecture TARGET=gpu")
     card = None if args.device == "cpu" else gpu.require_cuda()
     target = f"{gpu.short_name(card['gpu']) if card else 'try'}-{args.name}"
-    shape = random_weights.SHAPES[args.name]
+    shape = random_weights.config_of(args.name)
     draw = random.Random(args.seed)
     plan = Plan(
         seed=args.seed, rounds=args.rounds, warmups=4, queries=args.queries, threads=cpu_limits.threads(),

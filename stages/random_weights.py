@@ -19,8 +19,9 @@ def main() -> None:
     wanted = settings.architecture
     target = Path("models/architecture") / wanted.name / "weights"
     with replacing(target, folder=True) as new:
-        count = random_weights.write(new, random_weights.SHAPES[wanted.name], wanted.seed)
-        random_weights.write_tokenizer(new)
+        model = random_weights.config_of(wanted.name)
+        count = random_weights.write(new, model, wanted.seed)
+        random_weights.write_tokenizer(new, model.vocab_size)
     command.done({"architecture": wanted.name, "parameters": count})
 
 

@@ -67,7 +67,7 @@ class BenchDecoding(Section):
 class Architecture(Schedule):
     """`make architecture`: a known architecture with random weights, measured on this machine."""
 
-    name: Literal["llama-3.2-1b", "llama-3.2-3b", "toy"]
+    name: Literal["llama-3.2-1b", "llama-3.2-3b", "qwen3-0.6b", "gemma-3-270m", "gemma-3-1b", "toy"]
     types: list[PlainTypeName]  # GGUF, beside f16
     dtypes: list[Literal["float16", "bfloat16", "float32"]]  # of transformers on the CPU
     warmup_tokens: Count  # new tokens of a warm-up query

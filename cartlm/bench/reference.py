@@ -42,7 +42,7 @@ def transformers_model(device: str, folder: Path = FOLDER) -> Model:
     path = folder / "float16"
     if not path.exists():
         with replacing(path, folder=True) as new:
-            random_weights.write(new, SHAPE, SEED, never=random_weights.BYTES_EOS_ID)
+            random_weights.write(new, random_weights.config(SHAPE), SEED, never=random_weights.BYTES_EOS_ID)
             random_weights.write_bytes_tokenizer(new)
     return _model(path, engine="transformers", dtype="float16", device=device, fixed=True)
 
