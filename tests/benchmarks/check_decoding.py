@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import click
 import numpy as np
@@ -106,11 +107,8 @@ def decisions() -> Iterator[list[tuple[int, float]]]:
         made.append((decide(walk, logits), float(best - second)))
         return made[-1][0]
 
-    jump_forward._Walk.decide = record  # type: ignore[method-assign]
-    try:
+    with patch.object(jump_forward._Walk, "decide", record):
         yield made
-    finally:
-        jump_forward._Walk.decide = decide  # type: ignore[method-assign]
 
 
 def compare_drafts(
