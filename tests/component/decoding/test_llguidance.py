@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import llguidance
 import numpy as np
 import pytest
 
@@ -18,7 +19,6 @@ from tests.fixtures.base_gguf import base_gguf
 from tests.fixtures.decoding import HARD, every_answer
 from tests.fixtures.toy import LINES
 
-llguidance = pytest.importorskip("llguidance", reason="llguidance is not installed: make setup")
 __all__ = ["base_gguf"]
 SPELLING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 MOST = 12
