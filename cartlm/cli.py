@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import io
 import json
 import os
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from cartlm import command
+from cartlm import cli_serving, command
 from cartlm import params as params_file
 from cartlm.compare import judge
 from cartlm.compare.comparison import as_json as comparison_json
@@ -199,27 +198,7 @@ def readme_table(check: bool) -> int:
     return 0
 
 
-@main.command()
-@click.argument("message")
-@click.option("--catalog", type=FILE, required=True, help="Text file, one product a line.")
-@click.option("--variant", help="One of params.yaml.  [default: q4_k_m, or f16 where that is not listed]")
-def predict(message: str, catalog: Path, variant: str | None) -> int:
-    """What MESSAGE asks for, as JSON; `-` reads messages from standard input, one a line.
-
-    Exit code 1 if any answer is not valid JSON or names no product of the catalog.
-    """
-    from cartlm.serving import predict as predicting
-
-    settings = command.params()
-    products = predicting.read_catalog(catalog)
-    stdin = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace", newline="\n")
-    with predicting.load(settings, variant) as reader:
-        messages = (line.rstrip("\r\n") for line in stdin) if message == "-" else [message]
-        code = 0
-        for line, is_intent in predicting.predict_lines(reader, products, messages):
-            print(line, flush=True)
-            code = code if is_intent else 1
-    return code
+main.add_command(cli_serving.predict)
 
 
 @main.command()

@@ -1,48 +1,14 @@
-"""Catalogs of a user's own, and an intent with the catalog's own bytes."""
+"""Catalogs as people write them, in files and in cells."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cartlm.engines.answer import Answer, FinishReason
 from cartlm.errors import UserError
-from cartlm.serving.predict import Reader, Unreadable, read_catalog
-from cartlm.task.prompt import PromptBuilder
-
-
-class Engine:
-    """Answers everything with one text."""
-
-    def __init__(self, text: str, reason: FinishReason = "stop") -> None:
-        self.text, self.reason = text, reason
-
-    def prompt_builder(self, separator: str) -> PromptBuilder:
-        return PromptBuilder(lambda text: [ord(char) + 3 for char in text], 1, 2, separator)
-
-    def answer(self, ids: list[int], most: int) -> Answer:
-        return Answer(self.text, (), self.reason, len(ids), 9, 0, 0.0, 0.0)
-
-
-def test_the_intent_has_the_catalogs_own_bytes() -> None:
-    """The catalog is in NFD, the model's answer in NFC."""
-    engine = Engine('{"action": "add", "product": "Café", "quantity": 2}')
-    assert Reader(engine, "\n", 96).predict(["Cafe\u0301", "Tea"], "two").product == "Cafe\u0301"
-
-
-@pytest.mark.parametrize(
-    ("engine", "word"),
-    [
-        (Engine("{", "length"), "96 tokens"),
-        (Engine("Sure!"), "no intent"),
-        (Engine('{"action": "add", "product": "Beer", "quantity": 2}'), "Beer"),
-    ],
-)
-def test_an_unusable_answer_is_shown(engine: Engine, word: str) -> None:
-    with pytest.raises(Unreadable, match=word) as caught:
-        Reader(engine, "\n", 96).predict(["Tea"], "two teas")
-    assert caught.value.answer == engine.text
+from cartlm.serving.catalogs import cell_lines, read_catalog
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029"])
@@ -80,3 +46,31 @@ def test_an_unusable_catalog_is_one_line(tmp_path: Path, data: bytes | None, wor
         read_catalog(path)
     assert "catalog.txt" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        ["Tea", " Milk 1 l "],
+        ("Tea", "Milk 1 l"),
+        '["Tea", "Milk 1 l"]',
+        "['Tea', 'Milk 1 l']",
+        "Tea\nMilk 1 l",
+        "Tea\r\n\r\nMilk 1 l\r\n",
+        "Tea | Milk 1 l",
+    ],
+)
+def test_a_cell_holds_a_catalog_in_any_form(cell: Any) -> None:
+    assert cell_lines(cell) == ["Tea", "Milk 1 l"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "word"), [([], "empty"), ("[]", "empty"), (" \n", "empty"), ([1], "list"), (7, "list")]
+)
+def test_a_cell_without_a_catalog_says_so(cell: Any, word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        cell_lines(cell)
+
+
+def test_a_bar_within_one_of_several_lines_stays() -> None:
+    assert cell_lines("Tea | green\nMilk") == ["Tea | green", "Milk"]

@@ -1,0 +1,44 @@
+"""Catalogs as people write them: a file with one product a line, or a cell of a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cartlm.data import charset, records
+from cartlm.errors import UserError
+
+
+def read_catalog(path: Path) -> list[str]:
+    """The products of a text file, one a line, stripped; blank lines are dropped.
+
+    Raises UserError for an unreadable file, an unclear encoding, no product, a product twice, or a character that no
+    product has.
+    """
+    try:
+        data = path.read_bytes()
+        with charset.detect(data, path).open(data) as file:
+            lines = [line.strip() for line in file if line.strip()]
+        if not lines:
+            raise ValueError("no product")
+        records.check_texts(lines)
+    except (OSError, ValueError) as error:
+        what = getattr(error, "strerror", None) or error
+        raise UserError(f"the catalog {path}: {what}", "name a UTF-8 file with one product a line") from None
+    return lines
+
+
+def cell_lines(value: Any) -> list[str]:
+    """The products of a cell, stripped: a list, a list written as text, a product a line, or separated by " | ".
+
+    Raises ValueError for anything else, and for a catalog without products.
+    """
+    lines = records._lines(value)
+    if not all(isinstance(line, str) for line in lines):
+        raise ValueError(f"the catalog is {value!r:.60}, not a list of lines")
+    if isinstance(value, str) and len(lines) == 1:
+        lines = lines[0].split(records.BAR)
+    lines = [line.strip() for line in lines if line.strip()]
+    if not lines:
+        raise ValueError("the catalog is empty")
+    return lines

@@ -1,0 +1,150 @@
+"""One message at a time from catalog and message to an intent: within the catalog's legal answers, or freely."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+from cartlm.baseline import reader as baseline
+from cartlm.data import records
+from cartlm.decoding.cache import Cache
+from cartlm.decoding.constrained import Constrained, Reply, TooLong
+from cartlm.decoding.prefix_cache import PrefixCache
+from cartlm.errors import UserError
+from cartlm.serving.models import Settings
+from cartlm.task.intent import Intent, parse_intent
+from cartlm.task.prompt import PromptBuilder, render_prompt
+
+CLOSE = (
+    0.5  # logits, as in cartlm.engines.llama_cpp: the rounding of a wider pass moves them by a few hundredths
+)
+CLEAR = 1 / (1 + math.exp(-CLOSE))
+"""An answer with this probability has no decision within CLOSE: each is at least as probable as the whole answer."""
+
+
+class Unreadable(ValueError):
+    """A message, catalog or answer without an intent; `answer` is the model's text, empty before it was asked."""
+
+    def __init__(self, message: str, answer: str = "") -> None:
+        super().__init__(message)
+        self.answer = answer
+
+
+@dataclass(frozen=True)
+class Work:
+    """What decoding did.
+
+    Of the prompt's tokens `cached_tokens` came out of the prefix cache. The model chose `decided_tokens` of the answer,
+    `forced_tokens` were the only legal ones. The baseline's draft proposed `drafted` decisions, of which the model made
+    the first `accepted` alike. `checked`: a decision was so close that the answer was decoded again without the draft,
+    which is counted in. The baseline itself ("rules") has no tokens.
+    """
+
+    decoding: Literal["constrained", "free", "rules"]
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    decided_tokens: int = 0
+    forced_tokens: int = 0
+    forward_passes: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    checked: bool = False
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """`confidence` is the probability among the legal answers, None where these were not compared."""
+
+    intent: Intent
+    confidence: float | None
+    work: Work
+
+
+class FreeDecoder:
+    """An engine that says what it likes, greedily; its text is read as an intent of the catalog.
+
+    `rules`: it is the baseline, whose ids are characters, as many as there are.
+    """
+
+    def __init__(self, engine: Any, builder: PromptBuilder, settings: Settings, rules: bool = False) -> None:
+        self._engine, self._builder, self._settings, self._rules = engine, builder, settings, rules
+
+    def decode(self, catalog: Sequence[str], message: str) -> Decoded:
+        """Raises Unreadable for a prompt that is too long or has a special token, and for an answer that is cut, no
+        intent, or names no catalog line."""
+        ids, most = _prompt_ids(self._builder, catalog, message), self._settings.max_new_tokens
+        bound = self._settings.max_tokens
+        if len(ids) > bound and not self._rules:
+            raise Unreadable(f"the prompt takes {len(ids)} tokens, and {bound} are allowed")
+        answer = self._engine.answer(ids, most)
+        if answer.finish_reason != "stop":
+            raise Unreadable(f"the answer did not end within {most} tokens", answer.text)
+        try:
+            intent = parse_intent(answer.text)
+            intent = replace(intent, product=records.catalog_line(intent.product, catalog))
+        except ValueError as error:
+            raise Unreadable(f"the answer is no intent of this catalog: {error}", answer.text) from None
+        if self._rules:
+            return Decoded(intent, None, Work("rules"))
+        tokens = answer.decoded_tokens
+        return Decoded(intent, None, Work("free", len(ids), decided_tokens=tokens, forward_passes=tokens + 1))
+
+    def close(self) -> None:
+        """Nothing to free: the engine is the reader's."""
+
+
+class LegalDecoder:
+    """A KV cache over an engine's weights, within the catalog's legal answers, with drafts of the baseline if there is one.
+
+    A draft makes a pass wider, which rounds differently. So an answer that is not CLEAR is decoded again without it: the
+    answers are those without a draft. `prefixes` reads each catalog in a pass of its own, cached or not.
+    """
+
+    def __init__(
+        self, cache: Cache, builder: PromptBuilder, settings: Settings, prefixes: PrefixCache,
+        rules: baseline.Weights | None,
+    ) -> None:  # fmt: skip
+        bound = min(settings.max_tokens, cache.max_tokens)
+        make = partial(Constrained, cache, builder, settings.max_quantity, prefixes, max_tokens=bound)
+        self._cache, self._builder = cache, builder
+        self._alone = make()
+        self._drafted = make(draft=partial(baseline.read, rules)) if rules is not None else None
+
+    def decode(self, catalog: Sequence[str], message: str) -> Decoded:
+        """Raises Unreadable for a prompt that is too long or has a special token, UserError where the model fails."""
+        _prompt_ids(self._builder, catalog, message)
+        try:
+            first = (self._drafted or self._alone).answer(catalog, message)
+            if first.decoded.drafted and first.decoded.probability < CLEAR:
+                return _decoded(self._alone.answer(catalog, message), first)
+        except TooLong as error:
+            raise Unreadable(error.message) from None
+        return _decoded(first)
+
+    def close(self) -> None:
+        """Free the KV cache, where Python does not."""
+        if close := getattr(self._cache, "close", None):
+            close()
+
+
+def _decoded(reply: Reply, drafted: Reply | None = None) -> Decoded:
+    """The intent of a reply, which took the work of `drafted` too if that was the first try."""
+    first, found = drafted or reply, reply.decoded
+    work = Work(
+        "constrained", reply.prompt_tokens, first.cached_tokens, found.decided, found.forced, found.forward_passes,
+        first.decoded.drafted, first.decoded.accepted, drafted is not None,
+    )  # fmt: skip
+    if drafted is not None:
+        work = replace(work, forward_passes=work.forward_passes + drafted.decoded.forward_passes)
+    return Decoded(reply.intent, found.probability, work)
+
+
+def _prompt_ids(builder: PromptBuilder, catalog: Sequence[str], message: str) -> list[int]:
+    """The prompt's ids. Raises Unreadable where the text has a special token."""
+    try:
+        return builder.prompt_ids(render_prompt(catalog, message))
+    except UserError as error:
+        raise Unreadable(error.message) from None

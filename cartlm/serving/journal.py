@@ -1,0 +1,100 @@
+"""The answers of a run as they come, a line a row in the order of the rows: a killed run goes on where it stopped.
+
+The file stands beside the output and begins with what the answers depend on. A line that a kill cut is cut off.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from cartlm.errors import UserError
+
+Line = dict[str, Any]
+
+
+class Journal:
+    """An open journal of `done` rows; `open_journal` makes it."""
+
+    def __init__(self, path: Path, file: IO[bytes], done: int) -> None:
+        self.path, self._file, self.done = path, file, done
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Append the next row's line; it survives the death of this process, not of the machine."""
+        self._file.write(_encoded({"row": self.done + 1, **line}))
+        self._file.flush()
+        self.done += 1
+
+    def lines(self) -> Iterator[Line]:
+        """All rows' lines."""
+        with self.path.open("rb") as file:
+            file.readline()
+            yield from map(json.loads, file)
+
+
+def journal_path(output: Path) -> Path:
+    return output.with_name(f"{output.name}.part.jsonl")
+
+
+@contextmanager
+def open_journal(output: Path, key: Mapping[str, Any], anew: bool) -> Iterator[Journal]:
+    """The journal of `output`, which no other process has open meanwhile; with `anew` an empty one.
+
+    Raises UserError where another process has it, and for one whose key differs, naming what does.
+    """
+    path = journal_path(output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is writing {output}", "wait for it, or end it") from None
+        file.seek(0)
+        begun, end = _header(file.readline())
+        if begun is not None and not anew:
+            check_key(output, begun, key)
+            done, end = _sound_rows(file, end)
+            os.ftruncate(file.fileno(), end)
+        else:
+            os.ftruncate(file.fileno(), 0)
+            file.write(_encoded({"key": key}))
+            file.flush()
+            done = 0
+        yield Journal(path, file, done)
+
+
+def check_key(output: Path, begun: Mapping[str, Any], key: Mapping[str, Any]) -> None:
+    """Raise UserError where the answers in `output` depend on something else, naming what."""
+    if changed := [name for name in key if begun.get(name) != key[name]]:
+        what = f"{output} was made with another {', '.join(changed)}"
+        raise UserError(what, "name another output, or add --anew to replace it")
+
+
+def _header(line: bytes) -> tuple[Line | None, int]:
+    """The key of a journal and where its rows begin; None without a whole first line."""
+    try:
+        return dict(json.loads(line)["key"]), len(line)
+    except (ValueError, TypeError, KeyError):
+        return None, 0
+
+
+def _sound_rows(file: IO[bytes], end: int) -> tuple[int, int]:
+    """How many whole lines in the order of rows follow the header, and where the last one ends."""
+    done = 0
+    for line in file:
+        try:
+            if not line.endswith(b"\n") or json.loads(line)["row"] != done + 1:
+                break
+        except (ValueError, TypeError, KeyError):
+            break
+        done, end = done + 1, end + len(line)
+    return done, end
+
+
+def _encoded(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode() + b"\n"

@@ -1,0 +1,194 @@
+"""A loaded model that reads messages: what `cartlm.load` returns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock
+from typing import Any, Literal
+
+from cartlm.baseline import reader as baseline
+from cartlm.data import records
+from cartlm.data.filters import bad_sign
+from cartlm.decoding.prefix_cache import PrefixCache
+from cartlm.errors import UserError
+from cartlm.evaluation.answers import open_engine
+from cartlm.serving.decoders import FreeDecoder, LegalDecoder, Unreadable, Work
+from cartlm.serving.models import Model, find_model
+from cartlm.system import cpu_limits
+from cartlm.task.intent import Intent
+
+__all__ = ["Mode", "Prediction", "Reader", "Unreadable", "Work", "load"]
+
+Mode = Literal["constrained", "free"]
+CATALOGS = 256  # recent ones, which are not checked again
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The intent of a message.
+
+    `confidence` is the model's probability of this answer among all legal ones of the catalog, not calibrated
+    (cartlm.decoding.confidence); None with free decoding and for the baseline. `latency_ms` is the time from message to
+    intent, without the wait while other threads' messages were read.
+    """
+
+    intent: Intent
+    confidence: float | None
+    latency_ms: float
+    work: Work
+
+
+class Reader(AbstractContextManager["Reader"]):
+    """A loaded model; `load` makes it, `close` or a `with` block frees it.
+
+    Any number of threads may call `predict`: as many messages are read at the same time as there are `workers`, the
+    others wait. `prefixes` counts hits and misses of the catalogs (None with free decoding and for the baseline).
+    """
+
+    def __init__(
+        self, model: Model, decoders: Sequence[FreeDecoder | LegalDecoder], prefixes: PrefixCache | None = None,
+        engine: Any = None,
+    ) -> None:  # fmt: skip
+        self.model, self.prefixes, self.workers = model, prefixes, len(decoders)
+        self._engine, self._decoders, self._closing = engine, decoders, Lock()
+        self._closed = False
+        self._idle: SimpleQueue[FreeDecoder | LegalDecoder | None] = SimpleQueue()
+        for decoder in decoders:
+            self._idle.put(decoder)
+
+    def predict(self, catalog: Sequence[str], message: str) -> Prediction:
+        """The intent of `message` over the lines of `catalog`, decoded greedily.
+
+        Raises Unreadable (a ValueError) for a message that is blank, wrongly decoded, too long or contains a special
+        token, and for a catalog without lines, with a line twice, or with blanks around one; with free decoding also for
+        an answer that is cut, no intent, or names no line of the catalog. Raises UserError where the model fails.
+        """
+        if isinstance(catalog, str):
+            raise TypeError("catalog is one str, not lines: pass catalog.splitlines()")
+        lines, text = _checked_catalog(tuple(catalog)), _checked_message(message)
+        decoder = self._idle.get()
+        if decoder is None:
+            self._idle.put(None)  # for the next thread that waits
+            raise ValueError("the reader is closed")
+        try:
+            started = time.perf_counter()
+            found = decoder.decode(lines, text)
+            latency = 1000 * (time.perf_counter() - started)
+        finally:
+            self._idle.put(decoder)
+        return Prediction(found.intent, found.confidence, latency, found.work)
+
+    def close(self) -> None:
+        """Free the model once no message is being read; threads that wait get a ValueError. A second call does nothing."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            for _ in self._decoders:
+                if (decoder := self._idle.get()) is not None:
+                    decoder.close()
+            self._idle.put(None)
+            if self._engine is not None:
+                self._engine.__exit__(None, None, None)
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def load(
+    model: str | Path, *, decoding: Mode = "constrained", drafts: bool | str | Path = True, cache_mib: float = 64,
+    workers: int | None = 1, threads: int | None = None, separator: str | None = None, max_tokens: int | None = None,
+    max_new_tokens: int | None = None, max_quantity: int | None = None,
+) -> Reader:  # fmt: skip
+    """The reader of a variant's folder or name, a GGUF file, a model folder of transformers, or `baseline`.
+
+    `decoding`: "constrained" can only answer with an intent of the catalog, "free" says whatever the model likes.
+    `drafts` speed constrained decoding up and change no answer: True takes models/baseline where the model has one
+    beside it, a path another fitted baseline. The keys and values of recent catalogs are kept, up to `cache_mib` MiB.
+    `workers` messages are read at the same time, which share `threads` (by default all that quota and affinity allow);
+    None is the number that evaluations use.
+
+    How the model was trained to be asked stands in no GGUF file and no model folder. A model inside of the repository
+    is asked as its params.yaml says; for any other give what differs from the defaults: `separator` "\\n" behind the
+    prompt (`prompt.separator`), `max_tokens` 640 of prompt and answer (`prompt.max_tokens`; longer prompts are refused, and
+    never more are read than the model was made for), `max_new_tokens` 96 of a free answer (`eval.max_new_tokens`),
+    `max_quantity` 1000 (`decoding.max_quantity`).
+
+    Raises UserError for what names no model and for a broken one, FileNotFoundError for one that does not exist.
+    """
+    if decoding not in ("constrained", "free"):
+        raise ValueError(f"decoding is {decoding!r}, not 'constrained' or 'free'")
+    found = find_model(model)
+    settings = found.settings.given(
+        separator=separator, max_tokens=max_tokens, max_new_tokens=max_new_tokens, max_quantity=max_quantity
+    )
+    rules = baseline.load(path) if decoding == "constrained" and (path := _drafts(found, drafts)) else None
+    with ExitStack() as undo:
+        engine = undo.enter_context(
+            open_engine(found.engine, found.path, threads or cpu_limits.threads(), workers)
+        )
+        builder = engine.prompt_builder(settings.separator)
+        is_rules = found.engine == "rules"
+        if decoding == "free" or is_rules:
+            free = [FreeDecoder(each, builder, settings, is_rules) for each in engine.replicas]
+            reader = Reader(found, free, None, engine)
+        else:
+            prefixes, legal = PrefixCache(cache_mib), list[LegalDecoder]()
+            for replica in engine.replicas:
+                cache = undo.enter_context(_open_cache(found.engine, replica))
+                legal.append(LegalDecoder(cache, builder, settings, prefixes, rules))
+            reader = Reader(found, legal, prefixes, engine)
+        undo.pop_all()  # the reader frees them
+    return reader
+
+
+def _drafts(model: Model, drafts: bool | str | Path) -> Path | None:
+    if isinstance(drafts, bool):
+        return model.baseline if drafts and model.engine != "rules" else None
+    found = find_model(drafts)
+    if found.engine != "rules":
+        raise UserError(f"{drafts} is no baseline, so it proposes no drafts", "name models/baseline")
+    return found.path
+
+
+def _open_cache(engine: str, replica: Any) -> Any:
+    """A KV cache of its own over the weights of a replica."""
+    if engine == "transformers":
+        from cartlm.decoding.transformers_cache import TransformersCache
+
+        return TransformersCache(replica)
+    from cartlm.decoding.llama_cpp_cache import LlamaCppCache
+
+    return LlamaCppCache(replica)
+
+
+@lru_cache(CATALOGS)
+def _checked_catalog(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """The same lines. Raises Unreadable."""
+    if not lines:
+        raise Unreadable("the catalog has no lines")
+    for line in lines:
+        if not isinstance(line, str) or not line or line != line.strip() or "\n" in line or "\r" in line:
+            what = "is no text, is empty, or has blanks around it or a line break within"
+            raise Unreadable(f"catalog line {line!r:.60} {what}")
+    try:
+        records.check_texts(lines)
+    except ValueError as error:
+        raise Unreadable(str(error)) from None
+    return lines
+
+
+def _checked_message(message: str) -> str:
+    """The message, its line ends as \\n. Raises Unreadable."""
+    text = message.replace("\r\n", "\n").replace("\r", "\n")
+    if not text.strip():
+        raise Unreadable("the message is blank")
+    if sign := bad_sign(text):
+        raise Unreadable(f"the message contains U+{ord(sign):04X}, as text that is not UTF-8 does")
+    return text

@@ -1,0 +1,73 @@
+"""What a killed run leaves, and what the next one does with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cartlm.errors import UserError
+from cartlm.serving.journal import journal_path, open_journal
+
+KEY = {"input": "a", "model": "b"}
+
+
+def run(
+    output: Path, texts: list[str], key: dict[str, Any] = KEY, anew: bool = False
+) -> tuple[int, list[Any]]:
+    """How many rows were there, and all after adding these."""
+    with open_journal(output, key, anew) as journal:
+        done = journal.done
+        for text in texts:
+            journal.add({"id": text})
+        return done, [line["id"] for line in journal.lines()]
+
+
+def test_lines_stay_between_runs_in_their_order(tmp_path: Path) -> None:
+    output = tmp_path / "new folder/answers.csv"
+    assert run(output, ["a", "č"]) == (0, ["a", "č"])
+    assert run(output, ["c"]) == (2, ["a", "č", "c"])
+    assert run(output, ["d"], anew=True) == (0, ["d"])
+
+
+@pytest.mark.parametrize(
+    ("tail", "kept"),
+    [
+        (b'{"row": 3, "id": "c"', 2),
+        (b'{"row": 3, "id": "c"}', 2),
+        (b"\x00\x00\x00\n", 2),
+        (b'{"row": 5, "id": "e"}\n', 2),
+        (b'"text"\n{"row": 3}\n', 2),
+        (b'{"row": 3, "id": "c"}\n{"ro', 3),
+    ],
+)
+def test_what_a_kill_cut_is_cut_off_and_asked_again(tmp_path: Path, tail: bytes, kept: int) -> None:
+    output = tmp_path / "answers.csv"
+    run(output, ["a", "b"])
+    with journal_path(output).open("ab") as file:
+        file.write(tail)
+    assert run(output, ["new"]) == (kept, [*["a", "b", "c"][:kept], "new"])
+
+
+@pytest.mark.parametrize("data", [b"", b'{"key": {"inp', b"1\n", b'{"key": 1}\n'])
+def test_a_journal_without_a_whole_header_begins_again(tmp_path: Path, data: bytes) -> None:
+    output = tmp_path / "answers.csv"
+    journal_path(output).write_bytes(data)
+    assert run(output, ["a"]) == (0, ["a"])
+    assert run(output, []) == (1, ["a"])
+
+
+def test_another_input_or_model_is_noticed_and_nothing_is_lost(tmp_path: Path) -> None:
+    output = tmp_path / "answers.csv"
+    run(output, ["a"])
+    with pytest.raises(UserError, match="another model; .*--anew"):
+        run(output, ["b"], {"input": "a", "model": "c"})
+    assert run(output, []) == (1, ["a"])
+
+
+def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
+    output = tmp_path / "answers.csv"
+    with open_journal(output, KEY, False), pytest.raises(UserError, match="another process"):
+        run(output, ["a"])
+    assert run(output, ["a"]) == (0, ["a"])
