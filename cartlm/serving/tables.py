@@ -100,12 +100,22 @@ def open_source(path: Path, wanted: Sequence[str]) -> Source:
             data = file.read()
         if kind := next((kind for magic, kind in tables.BINARY.items() if data.startswith(magic)), ""):
             raise ValueError(f"not text but {kind}")
-        encoding = charset.detect(data, path)
+        encoding = _encoding(data, path)
     except (OSError, ValueError) as error:
         what = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: {what}", f"name a file to read: {', '.join(SUFFIXES)}") from None
     notes = [f"{path}: read as {encoding.name}"] if encoding.name else []
     return Source(path, wanted, encoding, data, notes)
+
+
+def _encoding(data: bytes, path: Path) -> charset.Charset:
+    """Raises ValueError for CSV of unclear encoding. JSON is UTF-8, so other bytes are only their row's fault."""
+    try:
+        return charset.detect(data, path)
+    except ValueError:
+        if path.suffix.lower() in (".csv", ".tsv"):
+            raise
+        return charset.Charset("utf-8", "surrogateescape")
 
 
 def _csv(path: Path, encoding: charset.Charset, data: bytes, wanted: Sequence[str]) -> tables.Records:

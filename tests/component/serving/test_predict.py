@@ -2,40 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from cartlm import cli
-from tests import ROOT
+from tests.component.serving.conftest import Predict, failed
 from tests.fixtures.toy import LINES, toy_rows
-
-Predict = Callable[..., Result]
-
-
-@pytest.fixture
-def repo(tmp_path: Path, toy_gguf: Path, toy_model: Path) -> Path:
-    shutil.copy(ROOT / "params.yaml", tmp_path)
-    for variant in ("f16", "q4_k_m"):  # the toy is too narrow for a K-quant: the name alone counts here
-        (tmp_path / "models" / variant).mkdir(parents=True)
-        (tmp_path / "models" / variant / "model.gguf").symlink_to(toy_gguf)
-    (tmp_path / "models/merged").symlink_to(toy_model)
-    return tmp_path
-
-
-@pytest.fixture
-def predict(repo: Path, monkeypatch: pytest.MonkeyPatch) -> Predict:
-    monkeypatch.chdir(repo)
-
-    def run(*arguments: str, stdin: bytes = b"") -> Result:
-        return CliRunner().invoke(cli.main, ["predict", *arguments], input=io.BytesIO(stdin))
-
-    return run
 
 
 def catalog(repo: Path, lines: list[str], end: str = "\n") -> str:
@@ -74,13 +47,46 @@ def test_each_line_gets_a_line_and_what_was_not_read_says_why(predict: Predict, 
     assert done.exit_code == 1
 
 
-def test_a_product_that_the_catalog_lacks_is_an_error_with_the_answer(predict: Predict, repo: Path) -> None:
+def test_only_free_decoding_names_what_the_catalog_lacks(predict: Predict, repo: Path) -> None:
+    rows, outside = toy_rows()[:6], 0
+    for row in rows:
+        others = [line for line in row.catalog if line != row.intent.product]
+        free = predict("--catalog", catalog(repo, others), row.message, "--decoding", "free")
+        answer = json.loads(free.stdout)
+        assert set(answer) == {"error", "answer"} or answer["product"] in others
+        assert free.exit_code == (1 if "error" in answer else 0)
+        outside += "error" in answer
+        done = predict("--catalog", catalog(repo, others), row.message)
+        assert (done.exit_code, json.loads(done.stdout)["product"] in others) == (0, True), done.output
+    assert outside > 0
+
+
+def test_details_are_confidence_latency_and_work(predict: Predict, repo: Path) -> None:
     row = toy_rows()[0]
-    others = [line for line in row.catalog if line != row.intent.product]
-    done = predict("--catalog", catalog(repo, others), row.message)
-    answer = json.loads(done.stdout)
-    assert set(answer) == {"error", "answer"} or answer["product"] in others
-    assert done.exit_code == (1 if "error" in answer else 0)
+    done = predict("--catalog", catalog(repo, row.catalog), row.message, "--details")
+    found = json.loads(done.stdout)
+    assert found["confidence"] > 0.5
+    assert found["latency_ms"] > 0
+    assert found["work"]["decoding"] == "constrained"
+    assert {name: found[name] for name in ("action", "product", "quantity")} == json.loads(row.completion)
+
+
+def test_a_path_needs_no_repository(predict: Predict, repo: Path, toy_gguf: Path) -> None:
+    row = toy_rows()[0]
+    path = catalog(repo, row.catalog)
+    (repo / "params.yaml").unlink()
+    done = predict("--catalog", path, row.message, "--variant", toy_gguf)
+    assert (done.exit_code, done.stdout) == (0, row.completion + "\n"), done.output
+    failed(predict("--catalog", path, row.message), "no params.yaml", "--variant")
+
+
+def test_options_that_do_not_go_together_are_one_line(predict: Predict, repo: Path) -> None:
+    path = catalog(repo, list(LINES))
+    failed(predict("--catalog", path), "a message, or both --input and --output")
+    failed(predict("tea"), "no catalog")
+    failed(predict("tea", "--catalog", path, "--input", "rows.csv", "--output", "out.csv"), "either")
+    failed(predict("--input", "rows.csv", "--catalog", path), "--output")
+    failed(predict("tea", "--catalog", path, "--columns", "message=text"), "--columns")
 
 
 def test_a_model_that_is_not_made_yet_names_the_command_that_makes_it(predict: Predict, repo: Path) -> None:
@@ -91,10 +97,3 @@ def test_a_model_that_is_not_made_yet_names_the_command_that_makes_it(predict: P
     failed(predict("--catalog", path, "tea", "--variant", "q9"), "'q9'", "q8_0")
     (repo / "models/q4_k_m/model.gguf").unlink()
     failed(predict("--catalog", path, "tea"), "models/q4_k_m/model.gguf is missing; dvc repro")
-
-
-def failed(done: Result, *words: str) -> None:
-    assert done.exit_code == 2, done.output
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    for word in words:
-        assert word in done.stderr

@@ -61,7 +61,7 @@ def test_a_journal_without_a_whole_header_begins_again(tmp_path: Path, data: byt
 def test_another_input_or_model_is_noticed_and_nothing_is_lost(tmp_path: Path) -> None:
     output = tmp_path / "answers.csv"
     run(output, ["a"])
-    with pytest.raises(UserError, match="another model; .*--anew"):
+    with pytest.raises(UserError, match=r"another model; .*--anew"):
         run(output, ["b"], {"input": "a", "model": "c"})
     assert run(output, []) == (1, ["a"])
 

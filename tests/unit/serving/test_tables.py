@@ -133,7 +133,7 @@ def test_a_wrong_column_names_those_there_are(tmp_path: Path, name: str) -> None
         UserError, match=r"no column 'message'; it has: Text, menu; add --columns message=NAME"
     ):
         asked(path, {})
-    with pytest.raises(UserError, match="no column 'catalog'; .* or --catalog FILE"):
+    with pytest.raises(UserError, match=r"no column 'catalog'; .* or --catalog FILE"):
         asked(path, {"message": "text"})
     with pytest.raises(UserError, match="no column 'ticket'"):
         asked(path, {"message": "text", "id": "ticket"}, ["Tea"])

@@ -1,0 +1,162 @@
+"""cartlm.load on real models: the same answers with drafts, caches and threads, and never outside the catalog."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cartlm
+from cartlm.engines import llama_cpp, transformers
+from cartlm.errors import UserError
+from cartlm.task.intent import Intent
+from cartlm.task.rows import Row, make
+from tests import ROOT
+from tests.fixtures.base_gguf import base_gguf
+from tests.fixtures.baseline import generated, write_baseline
+from tests.fixtures.decoding import HARD, HOSTILE
+from tests.fixtures.toy import TRAINED, toy_rows
+
+__all__ = ["base_gguf"]
+Load = Callable[..., cartlm.Reader]
+ASKED = [*toy_rows()[:20:2], *generated("serving", 12)]
+
+
+@pytest.fixture
+def load() -> Iterator[Load]:
+    """`cartlm.load` with one thread a worker; the readers are closed."""
+    opened: list[cartlm.Reader] = []
+
+    def run(model: Path, **options: Any) -> cartlm.Reader:
+        opened.append(cartlm.load(model, threads=options.get("workers", 1), **options))
+        return opened[-1]
+
+    yield run
+    for reader in opened:
+        reader.close()
+
+
+def outcome(reader: cartlm.Reader, row: Row) -> cartlm.Prediction | cartlm.Unreadable:
+    try:
+        return reader.predict(row.catalog, row.message)
+    except cartlm.Unreadable as error:
+        return error
+
+
+def intents(reader: cartlm.Reader) -> list[Intent]:
+    return [reader.predict(row.catalog, row.message).intent for row in ASKED]
+
+
+def test_three_lines_answer_the_rows_that_the_toy_learned(
+    load: Load, toy_gguf: Path, toy_model: Path
+) -> None:
+    for model in (toy_gguf, toy_gguf.parent, toy_model):
+        reader = load(model)
+        for row in toy_rows()[:TRAINED]:
+            found = reader.predict(row.catalog, row.message)
+            assert found.intent == row.intent
+            assert 0.5 < (found.confidence or 0) <= 1
+            assert found.latency_ms > 0
+            assert found.work.decided_tokens + found.work.forced_tokens > 20
+
+
+def test_free_decoding_says_what_the_engine_says(load: Load, toy_gguf: Path, toy_model: Path) -> None:
+    """As before constrained decoding: the engine's text, or an error that shows it."""
+    for module, model in ((llama_cpp, toy_gguf), (transformers, toy_model)):
+        with module.load(model, threads=1) as engine:
+            builder, reader = engine.prompt_builder("\n"), load(model, decoding="free")
+            for row in ASKED[::2]:
+                said = engine.answer(builder.prompt_ids(row.prompt), 96).text
+                found = outcome(reader, row)
+                assert said == (
+                    found.intent.canonical() if isinstance(found, cartlm.Prediction) else found.answer
+                )
+
+
+@pytest.mark.parametrize("which", ["toy", "base"])
+def test_drafts_and_caches_change_no_answer(
+    load: Load, toy_gguf: Path, base_gguf: Path, tmp_path: Path, which: str
+) -> None:
+    """The base model is unsure of nearly all of them."""
+    model = toy_gguf if which == "toy" else base_gguf
+    write_baseline(tmp_path / "baseline.json")
+    alone = load(model, drafts=False, cache_mib=0)
+    wanted = intents(alone)
+    drafted = load(model, drafts=tmp_path / "baseline.json")
+    assert intents(drafted) == wanted
+    assert intents(drafted) == wanted  # all catalogs are cached now
+    assert (alone.prefixes.hits, drafted.prefixes.hits > 20) == (0, True)  # type: ignore[union-attr]
+    works = [drafted.predict(row.catalog, row.message).work for row in ASKED]
+    assert any(work.drafted for work in works)
+    assert any(work.checked for work in works) or which == "toy"
+    assert all(work.cached_tokens > 0 for work in works)
+
+
+def test_a_baseline_beside_the_model_drafts_by_itself(load: Load, toy_gguf: Path, tmp_path: Path) -> None:
+    (tmp_path / "models/toy").mkdir(parents=True)
+    (tmp_path / "models/toy/model.gguf").symlink_to(toy_gguf)
+    write_baseline(tmp_path / "models/baseline/model.json")
+    row = toy_rows()[0]
+    for drafts, proposes in ((True, True), (False, False)):
+        reader = load(tmp_path / "models/toy", drafts=drafts)
+        assert (reader.predict(row.catalog, row.message).work.drafted > 0) == proposes
+    found = load(tmp_path / "models/baseline").predict(row.catalog, "add two flash drive")
+    assert (found.work.decoding, found.confidence) == ("rules", None)
+    with pytest.raises(UserError, match="no baseline"):
+        load(toy_gguf, drafts=toy_gguf)
+
+
+@pytest.mark.parametrize("decoding", ["constrained", "free"])
+def test_eight_threads_get_the_answers_of_one(
+    load: Load, base_gguf: Path, tmp_path: Path, decoding: str
+) -> None:
+    """Over twenty catalogs, whose caches two workers share."""
+    write_baseline(tmp_path / "baseline.json")
+    rows = [*ASKED, *ASKED]
+
+    def ask(reader: cartlm.Reader, row: Row) -> tuple[Any, ...]:
+        found = outcome(reader, row)
+        if isinstance(found, cartlm.Prediction):
+            return (found.intent, found.confidence)
+        return (str(found), found.answer)
+
+    one = load(base_gguf, decoding=decoding, drafts=tmp_path / "baseline.json")
+    wanted = [ask(one, row) for row in rows]
+    many = load(base_gguf, decoding=decoding, drafts=tmp_path / "baseline.json", workers=2)
+    assert many.workers == 2
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda row: ask(many, row), rows)) == wanted
+
+
+def test_hostile_messages_get_an_answer_of_the_catalog_or_one_refusal(load: Load, toy_gguf: Path) -> None:
+    reader, answered = load(toy_gguf, max_tokens=1024), 0
+    catalog = [line for line in HARD if line.strip() == line and not line.startswith(("</s>", "<|", "cafe"))]
+    catalog = [line for line in catalog if "\t" not in line]
+    for message in (*HOSTILE, "two teas " * 1200):
+        for lines in (catalog, ASKED[0].catalog):
+            found = outcome(
+                reader, make("hostile", "english", lines, message, Intent("add", lines[0], 1), {})
+            )
+            if isinstance(found, cartlm.Prediction):
+                assert found.intent.product in lines
+                answered += 1
+            else:
+                assert "\n" not in str(found)
+    assert answered >= 2 * (len(HOSTILE) - 3)
+
+
+def test_using_the_package_imports_nothing_heavy_until_it_loads() -> None:
+    code = """
+        import sys, cartlm
+        assert not {m.split(".")[0] for m in sys.modules} & {"torch", "transformers", "llama_cpp", "pydantic", "numpy"}
+        cartlm.load
+        assert not {m.split(".")[0] for m in sys.modules} & {"torch", "transformers", "llama_cpp"}
+    """
+    lines = "\n".join(line.strip() for line in code.splitlines())
+    done = subprocess.run([sys.executable, "-c", lines], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
