@@ -82,7 +82,6 @@ def test_free_decoding_says_what_the_engine_says(load: Load, toy_gguf: Path, toy
 def test_drafts_and_caches_change_no_answer(
     load: Load, toy_gguf: Path, base_gguf: Path, tmp_path: Path, which: str
 ) -> None:
-    """The base model is unsure of nearly all of them."""
     model = toy_gguf if which == "toy" else base_gguf
     write_baseline(tmp_path / "baseline.json")
     alone = load(model, drafts=False, cache_mib=0)
@@ -93,7 +92,6 @@ def test_drafts_and_caches_change_no_answer(
     assert (alone.prefixes.hits, drafted.prefixes.hits > 20) == (0, True)  # type: ignore[union-attr]
     works = [drafted.predict(row.catalog, row.message).work for row in ASKED]
     assert any(work.drafted for work in works)
-    assert any(work.checked for work in works) or which == "toy"
     assert all(work.cached_tokens > 0 for work in works)
 
 
@@ -115,9 +113,9 @@ def test_a_baseline_beside_the_model_drafts_by_itself(load: Load, toy_gguf: Path
 def test_eight_threads_get_the_answers_of_one(
     load: Load, base_gguf: Path, tmp_path: Path, decoding: str
 ) -> None:
-    """Over twenty catalogs, whose caches two workers share."""
+    """Two workers share the caches of the catalogs, each of which comes twice."""
     write_baseline(tmp_path / "baseline.json")
-    rows = [*ASKED, *ASKED]
+    rows = 2 * ASKED[:: 2 if decoding == "constrained" else 4]
 
     def ask(reader: cartlm.Reader, row: Row) -> tuple[Any, ...]:
         found = outcome(reader, row)
