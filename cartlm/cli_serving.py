@@ -34,7 +34,7 @@ FILE = click.Path(path_type=Path)
     "--max-tokens", type=click.IntRange(1), help="Of prompt and answer.  [default: prompt.max_tokens]"
 )
 @click.option("--details", is_flag=True, help="Print confidence, latency and what decoding did, too.")
-@click.option("--anew", is_flag=True, help="Replace an output, also one that another input or model made.")
+@click.option("--anew", is_flag=True, help="Replace an output that another input, model or option made.")
 def predict(message: str | None, source: Path | None, output: Path | None, **options: Any) -> int:
     """What MESSAGE asks for, as JSON; `-` reads messages from standard input, one a line.
 

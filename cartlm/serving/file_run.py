@@ -37,7 +37,8 @@ AHEAD = 4  # rows a worker may be ahead of the oldest unfinished one, so that no
 class Job:
     """Which file is read into which, and by what; `columns` maps message, catalog and id to the input's names.
 
-    `catalog` are the products for all rows, None where each row has its own. `anew` drops what an earlier run left.
+    `catalog` are the products for all rows, None where each row has its own. `anew` replaces what is there, but an
+    unfinished run of the same job goes on.
     """
 
     input: Path

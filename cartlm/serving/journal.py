@@ -43,9 +43,10 @@ def journal_path(output: Path) -> Path:
 
 @contextmanager
 def open_journal(output: Path, key: Mapping[str, Any], anew: bool) -> Iterator[Journal]:
-    """The journal of `output`, which no other process has open meanwhile; with `anew` an empty one.
+    """The journal of `output`, which no other process has open meanwhile.
 
-    Raises UserError where another process has it, and for one whose key differs, naming what does.
+    One of the same key goes on. One whose key differs is emptied with `anew`; else it raises UserError, naming what
+    differs, as where another process has it open.
     """
     path = journal_path(output)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +57,7 @@ def open_journal(output: Path, key: Mapping[str, Any], anew: bool) -> Iterator[J
             raise UserError(f"another process is writing {output}", "wait for it, or end it") from None
         file.seek(0)
         begun, end = _header(file.readline())
-        if begun is not None and not anew:
+        if begun is not None and not (anew and _changed(begun, key)):
             check_key(output, begun, key)
             done, end = _sound_rows(file, end)
             os.ftruncate(file.fileno(), end)
@@ -70,9 +71,13 @@ def open_journal(output: Path, key: Mapping[str, Any], anew: bool) -> Iterator[J
 
 def check_key(output: Path, begun: Mapping[str, Any], key: Mapping[str, Any]) -> None:
     """Raise UserError where the answers in `output` depend on something else, naming what."""
-    if changed := [name for name in key if begun.get(name) != key[name]]:
+    if changed := _changed(begun, key):
         what = f"{output} was made with another {', '.join(changed)}"
         raise UserError(what, "name another output, or add --anew to replace it")
+
+
+def _changed(begun: Mapping[str, Any], key: Mapping[str, Any]) -> list[str]:
+    return [name for name in key if begun.get(name) != key[name]]
 
 
 def _header(line: bytes) -> tuple[Line | None, int]:

@@ -28,7 +28,8 @@ def test_lines_stay_between_runs_in_their_order(tmp_path: Path) -> None:
     output = tmp_path / "new folder/answers.csv"
     assert run(output, ["a", "č"]) == (0, ["a", "č"])
     assert run(output, ["c"]) == (2, ["a", "č", "c"])
-    assert run(output, ["d"], anew=True) == (0, ["d"])
+    assert run(output, ["d"], anew=True) == (3, ["a", "č", "c", "d"])
+    assert run(output, ["e"], KEY | {"model": "c"}, anew=True) == (0, ["e"])
 
 
 @pytest.mark.parametrize(
