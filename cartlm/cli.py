@@ -20,6 +20,7 @@ from cartlm.compare.report import format_comment, format_report
 from cartlm.errors import UserError
 from cartlm.files import write_text
 from cartlm.metrics import read_metrics, write_metrics
+from cartlm.own_rows.command import evaluate
 from cartlm.pipeline import dvc_remote, repository, stale, studies, study_results, variants
 from cartlm.report import decoding as decoding_table
 from cartlm.report import models, paper, pretrained, results, summary, worth
@@ -32,7 +33,7 @@ PRESETS, METRICS, ROOT = Path("presets"), Path("metrics"), Path(".")
 FILE = click.Path(path_type=Path)
 
 
-@click.group(cls=command.Group, no_args_is_help=False)
+@click.group(cls=command.Group, no_args_is_help=False, commands=[evaluate])
 def main() -> None:
     """A shop's intent reader from a small language model. Run these in the root of the repository.
 

@@ -1,0 +1,1 @@
+"""A user's own labelled rows, under their own column names, answered by any model and scored: `cartlm evaluate`."""

@@ -1,0 +1,93 @@
+"""Whom to ask: a variant of params.yaml, a model at a path, or a server with the OpenAI API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from cartlm.config import first_wrong
+from cartlm.engines.config import Remote
+from cartlm.errors import UserError
+from cartlm.evaluation.answers import MODEL_FILES, engine_name, model_path
+from cartlm.evaluation.shots import INSTRUCTION
+from cartlm.params import Params
+
+MODELS = Path("models")
+
+
+@dataclass(frozen=True)
+class Local:
+    """A model on this machine, and the engine that loads it (a key of MODEL_FILES)."""
+
+    name: str
+    kind: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server, and its key; `name` is what tables call it."""
+
+    name: str
+    server: Remote
+    key: str | None = field(repr=False)
+
+
+Variant = Local | Served
+
+
+def find(name: str, params: Params, environ: Mapping[str, str]) -> Variant:
+    """A variant or server of params.yaml; else a GGUF file, a folder of transformers, or a variant's folder.
+
+    A server's key is in `environ`.
+    Raises UserError for what is none of these, FileNotFoundError where a variant's model is not made yet.
+    """
+    if name in params.remote:
+        return _served(name, params.remote[name], environ)
+    path = Path(name)
+    if path.exists() and name not in params.variants.names:
+        return Local(name, *_at(path))
+    kind = engine_name(name, params.reference, params.gguf, params.gptq)
+    return Local(name, kind, model_path(MODELS, name, kind))
+
+
+def _served(name: str, server: Remote, environ: Mapping[str, str]) -> Served:
+    return Served(name, server, environ.get(server.api_key_env) if server.api_key_env else None)
+
+
+def _at(path: Path) -> tuple[str, Path]:
+    """Engine and model of a path."""
+    if path.is_file():
+        kinds = {".gguf": "llama.cpp", ".json": "rules"}
+        if path.suffix.lower() in kinds:
+            return kinds[path.suffix.lower()], path
+    for kind, file in MODEL_FILES.items():
+        if (path / (file or "config.json")).is_file():
+            return kind, path / file
+    raise UserError(
+        f"{path} is no model: neither a .gguf file nor a folder with config.json, or a variant's",
+        "cartlm table lists the variants",
+    )
+
+
+def served(
+    url: str, model: str, api: str, key_variable: str | None, max_new_tokens: int, environ: Mapping[str, str]
+) -> Served:
+    """The server at `url`, asked for one `model`.
+
+    `api`: `completions` for a model fine-tuned here, which gets the bare prompt; `chat` for an instructed one, which gets an
+    instruction. `key_variable` names the variable of `environ` that holds the key. Raises UserError.
+    """
+    values = {
+        "engine": "openai", "base_url": url, "model": model, "api": api, "api_key_env": key_variable,
+        "instruction": INSTRUCTION.strip() if api == "chat" else None, "max_new_tokens": max_new_tokens,
+        "token_limit": "max_tokens", "temperature": 0.0, "concurrency": 4, "max_retries": 5, "timeout_s": 60.0,
+        "input_price": None, "output_price": None, "price_source": None,
+    }  # fmt: skip
+    try:
+        return _served(model, Remote.model_validate(values), environ)
+    except ValidationError as error:
+        raise UserError(f"--server: {first_wrong(error)}", "cartlm evaluate --help") from None
