@@ -141,7 +141,8 @@ def _latency_ms(variant: Local, rows: Sequence[Row], order: Order, constrained: 
 
     Apart from the answers that are scored, because those ride on drafts. Rows that cannot be asked are left out.
     """
-    chosen = [rows[at] for at in evenly_spaced(len(rows), order.timed)]
+    if not (chosen := [rows[at] for at in evenly_spaced(len(rows), order.timed)]):
+        return []
     limit, seconds = order.params.eval.max_new_tokens, []
     with ExitStack() as stack:
         loaded = open_engine(variant.kind, variant.path, cpu_limits.threads(), replicas=1)

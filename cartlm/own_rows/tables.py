@@ -79,7 +79,7 @@ def read(path: Path, wanted: Iterable[str]) -> Found:
         )
     if not any(isinstance(record, dict) for _, record in records):
         line, problem = records[0] if records else (1, "the file holds no rows")
-        raise UserError(f"{path}:{line}: {problem}", HINT)
+        raise UserError(f"{path}:{line}: {problem}", "" if records else HINT)
     return Found(columns, records, notes)
 
 
@@ -98,24 +98,24 @@ def _csv(data: bytes, path: Path, wanted: set[str]) -> tuple[list[str], list[tup
     if before < len(lines) and (match := _SEP.match(lines[before])):
         given, before = "\t" if match[1] == "\\t" else match[1], before + 1
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
-    delimiter, columns = _header(lines[before:], list(filter(None, (given, usual, *DELIMITERS))), wanted)
+    delimiter, columns = _header(lines[before:], given, usual, wanted)
     if delimiter != usual:
         notes.append(f"cells separated by {delimiter!r}")
     return columns, list(_csv_rows(lines[before:], before, delimiter)), notes
 
 
-def _header(lines: Sequence[str], delimiters: Sequence[str], wanted: set[str]) -> tuple[str, list[str]]:
+def _header(lines: Sequence[str], given: str, usual: str, wanted: set[str]) -> tuple[str, list[str]]:
     """The delimiter that gives the first record most of the wanted columns, else most cells; and its columns."""
     found: dict[str, list[str]] = {}
-    for delimiter in delimiters:
+    for delimiter in filter(None, (given, usual, *DELIMITERS)):
         with suppress(csv.Error, StopIteration):
             found.setdefault(delimiter, next(csv.reader(lines, delimiter=delimiter, skipinitialspace=True)))
 
     def rank(delimiter: str) -> tuple[int, bool, int]:
         cells = found[delimiter]
-        return len(wanted & {same(cell) for cell in cells}), delimiter == delimiters[0], len(cells)
+        return len(wanted & {same(cell) for cell in cells}), delimiter == given, len(cells)
 
-    best = max(found, key=rank, default=delimiters[0])
+    best = max(found, key=rank, default=usual)
     return best, [name.strip() for name in found.get(best, ()) if name.strip()]
 
 

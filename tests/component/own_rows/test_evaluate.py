@@ -1,0 +1,185 @@
+"""cartlm evaluate on a real model, a toy that answers its training rows: the figures of the stage, pairs, kill and resume."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from cartlm import cli
+from cartlm.metrics import read_metrics
+from cartlm.task import rows as row_files
+from stages import evaluate as stage
+from tests import ROOT
+from tests.fixtures.baseline import write_baseline
+from tests.fixtures.servers import Naughty, no_surroundings
+from tests.fixtures.toy import TRAINED, toy_rows
+from tests.unit.own_rows.test_command import FOREIGN
+from tests.unit.own_rows.test_labelled import write_foreign
+
+__all__ = ["no_surroundings"]
+Evaluate = Callable[..., Result]
+
+
+@pytest.fixture
+def shop(tmp_path: Path, toy_gguf: Path, toy_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory: models, the toy rows as the test split and as another shop's CSV."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    (tmp_path / "models/f16").mkdir(parents=True)
+    (tmp_path / "models/f16/model.gguf").symlink_to(toy_gguf)
+    (tmp_path / "models/merged").symlink_to(toy_model)
+    write_baseline(tmp_path / "models/baseline/model.json")
+    row_files.write(tmp_path / "data/test.jsonl", toy_rows())
+    (tmp_path / "data/published.jsonl").touch()
+    natural = tmp_path / stage.NATURAL
+    row_files.write(natural, toy_rows()[TRAINED - 4 : TRAINED + 4])
+    write_foreign(tmp_path / "logs.csv")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def evaluate(shop: Path) -> Evaluate:
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(cli.main, ["evaluate", "logs.csv", *FOREIGN, *arguments])
+
+    return run
+
+
+def values(done: Result) -> dict[str, Any]:
+    assert done.exit_code == 0, done.output
+    return dict(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("variant", ["f16", "merged", "baseline"])
+def test_the_figures_are_those_of_the_stage_to_the_row(evaluate: Evaluate, shop: Path, variant: str) -> None:
+    assert CliRunner().invoke(stage.main, [variant]).exit_code == 0
+    metrics = read_metrics(shop / f"metrics/eval/{variant}.json")
+    raw = (shop / f"runs/eval/{variant}.jsonl").read_text("utf-8").splitlines()
+    texts = [json.loads(line)["answer"]["text"] for line in raw]
+    for way in ("free",) if variant == "baseline" else ("free", "constrained"):
+        options = (
+            "--variant",
+            variant,
+            "--decoding",
+            way,
+            "--timed",
+            "3",
+            "--output",
+            "wrong.jsonl",
+            "--json",
+        )
+        found = values(evaluate(*options))["variants"][variant]
+        shared = metrics[way].keys() & found.keys()
+        assert len(shared) == 11
+        assert {key: found[key] for key in shared} == {key: metrics[way][key] for key in shared}
+        assert found["latency_n"] == 3
+        wrong = [json.loads(line) for line in (shop / "wrong.jsonl").read_text("utf-8").splitlines()]
+        if way == "free":
+            lines = [1 + sum(len(row.catalog) for row in toy_rows()[:at]) + 1 for at in range(24)]
+            answers = dict(zip(lines, texts, strict=True))
+            assert 0 < len(wrong) < 24
+            assert all(row["answers"][variant]["answer"] == answers[row["line"]] for row in wrong)
+
+
+def test_two_variants_are_paired_and_told_side_by_side(evaluate: Evaluate, toy_gguf: Path) -> None:
+    done = evaluate("--variant", "f16", "--variant", "baseline", "--show", "99", "--timed", "0")
+    assert done.exit_code == 0, done.output
+    assert "baseline against f16: −" in done.stdout
+    head = next(line for line in done.stdout.splitlines() if line.startswith("line "))
+    assert head.split() == ["line", "message", "label", "f16", "baseline"]
+    again = values(evaluate("--variant", "f16", "--variant", str(toy_gguf), "--json", "--timed", "0"))
+    (pair,) = again["paired"]
+    assert (pair["lost"], pair["won"], pair["p"]) == (0, 0, 1.0)
+
+
+def test_constrained_answers_are_of_the_catalog(evaluate: Evaluate, shop: Path) -> None:
+    """Also a folder of transformers: the rows that the toy was not trained on are answered within their catalogs."""
+    found = {}
+    for way in ("free", "constrained"):
+        done = values(
+            evaluate("--variant", str(shop / "models/merged"), "--decoding", way, "--json", "--timed", "0")
+        )
+        (found[way],) = done["variants"].values()
+        assert found[way]["engine"]["decoding"] == way
+    assert found["free"]["outside_catalog"] + found["free"]["unparseable"] > 0, "nothing was tested"
+    assert found["constrained"]["outside_catalog"] == found["constrained"]["unparseable"] == 0
+
+
+def test_what_cannot_be_asked_counts_as_unparseable(evaluate: Evaluate, shop: Path) -> None:
+    row = toy_rows()[0]
+    with (shop / "logs.csv").open("a", encoding="utf-8", newline="") as file:
+        label, catalog = row.intent, "\n".join([*row.catalog, "a very long name " * 400])
+        cells = [row.message, label.product, "kaufen", label.quantity, catalog, "A"]
+        csv.writer(file, delimiter=";").writerow([99, *cells])
+    done = evaluate("--variant", "f16", "--json", "--timed", "2")
+    found = values(done)["variants"]["f16"]
+    assert found["n"] == 25
+    assert any("keep their free ones: logs.csv:" in note for note in found["notes"])
+    assert any("longer than those of training" in note for note in found["notes"])
+    assert found["notes"][0] in done.stderr
+
+
+KILLED = """
+import os, signal, sys
+from cartlm.engines import llama_cpp
+from cartlm.system import cpu_limits as cpus
+cpus.threads = lambda: 1
+verify, calls = llama_cpp.LlamaCpp.verify_draft, []
+def dying(*given):
+    calls.append(1)
+    if len(calls) == 10:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return verify(*given)
+llama_cpp.LlamaCpp.verify_draft = dying
+from cartlm.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_kill_9_then_again_goes_on_and_gives_the_same(
+    evaluate: Evaluate, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--variant", "f16", "--json", "--timed", "0")
+    wanted = values(evaluate(*options))
+    shutil.rmtree(shop / "runs/evaluate")
+    command = [sys.executable, "-c", KILLED, "evaluate", "logs.csv", *FOREIGN, *options]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    died = subprocess.run(command, cwd=shop, env=environ, capture_output=True, text=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    assert died.stdout == ""
+    (part,) = (shop / "runs/evaluate").glob("*.jsonl")
+    kept = len(part.read_text().splitlines())
+    assert 1 <= kept <= 9
+    done = evaluate(*options)
+    assert f"{kept}/24" in done.stderr
+    assert values(done) == wanted
+    complete = evaluate(*options, "--slice", "Haus")
+    assert "0/24" not in complete.stderr
+    assert values(complete)["variants"]["f16"]["exact_match"] == wanted["variants"]["f16"]["exact_match"]
+
+
+def test_a_server_is_asked_once(evaluate: Evaluate, shop: Path) -> None:
+    """Beside a variant, with the bare prompt; a second run asks nothing and sends no key anywhere."""
+    rows = toy_rows()
+    with Naughty(
+        {row.prompt + "\n": row.completion for row in rows[1:]} | {rows[0].prompt + "\n": "no"}
+    ) as server:
+        options = ("--variant", "baseline", "--server", server.url, "--model", "m", "--json", "--timed", "0")
+        found = values(evaluate(*options))
+        assert found["variants"]["m"]["exact_match"] == round(23 / 24, 4)
+        assert found["variants"]["m"]["latency_n"] == 24
+        assert found["paired"][0]["second"] == "m"
+        assert len(server.seen) == 24
+        assert values(evaluate(*options)) == found
+        assert len(server.seen) == 24
