@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -15,8 +16,9 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
-from cartlm import params
+from cartlm import cli, params
 from cartlm.data import files, hub, offline
 from cartlm.errors import UserError
 from cartlm.metrics import read_metrics
@@ -24,6 +26,7 @@ from cartlm.task import rows as row_files
 from tests import ROOT
 from tests.component.docs.examples import first_line_engine, sqlite_source
 from tests.component.docs.pages import Page
+from tests.fixtures.baseline import write_baseline
 
 EXAMPLES = ROOT / "tests/component/docs/examples"
 DATA = params.load(ROOT / "params.yaml").data
@@ -160,6 +163,23 @@ def test_the_logs_to_test_on_are_read_as_they_are_checked(tmp_path: Path) -> Non
     assert files.gather(tmp_path, DATA.languages).problems == []
     (row,) = hub.held_out(DATA.model_copy(update={"held_out": str(tmp_path)}))
     assert row.completion == row.intent.canonical()
+
+
+def test_the_logs_under_other_names_are_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    write_baseline(tmp_path / "models/baseline/model.json")
+    (tmp_path / "my-logs").mkdir()
+    (tmp_path / "my-logs/june.csv").write_text(
+        only_block("docs/howto/test-my-logs.md", "csv"), encoding="utf-8"
+    )
+    (tmp_path / "catalog.txt").write_text("Milk 1L\nMilk 2L\nBread\n")
+    monkeypatch.chdir(tmp_path)
+    page = Page("", (ROOT / "docs/howto/test-my-logs.md").read_text(encoding="utf-8"))
+    command = next(line for line in page.commands() if line.startswith("cartlm evaluate my-logs/june.csv"))
+    done = CliRunner().invoke(cli.main, [*shlex.split(command)[1:], "--variant", "baseline", "--strict"])
+    assert done.exit_code == 0, done.output
+    assert "my-logs/june.csv: 2 rows\n" in done.stdout
+    assert "Filiale Süd" in done.stdout
 
 
 def test_git_ignores_the_readers_own_rows() -> None:

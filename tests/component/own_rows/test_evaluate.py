@@ -116,10 +116,10 @@ def test_constrained_answers_are_of_the_catalog(evaluate: Evaluate, shop: Path) 
     assert found["constrained"]["outside_catalog"] == found["constrained"]["unparseable"] == 0
 
 
-def test_what_cannot_be_asked_counts_as_unparseable(evaluate: Evaluate, shop: Path) -> None:
+def test_rows_that_do_not_fit_into_the_model_are_told(evaluate: Evaluate, shop: Path) -> None:
     row = toy_rows()[0]
     with (shop / "logs.csv").open("a", encoding="utf-8", newline="") as file:
-        label, catalog = row.intent, "\n".join([*row.catalog, "a very long name " * 400])
+        label, catalog = row.intent, "\n".join([*row.catalog, "a very " + "long " * 400 + "name"])
         cells = [row.message, label.product, "kaufen", label.quantity, catalog, "A"]
         csv.writer(file, delimiter=";").writerow([99, *cells])
     done = evaluate("--variant", "f16", "--json", "--timed", "2")

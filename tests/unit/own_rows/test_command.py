@@ -11,8 +11,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cartlm import cli, params
+from cartlm.baseline.engine import Baseline
+from cartlm.engines.answer import Answer
 from cartlm.errors import UserError
 from cartlm.own_rows import variants
+from cartlm.task.prompt import PromptBuilder
 from tests import ROOT
 from tests.fixtures.baseline import write_baseline
 from tests.fixtures.toy import toy_rows
@@ -82,6 +85,23 @@ def test_broken_rows_are_named_and_not_scored(run: Run, shop: Path) -> None:
     assert done.stderr.count("product 'Unicorn' is not a catalog line") == 20
     assert "5 more broken rows" in done.stderr
     failed(run(*FOREIGN, "--strict"), "25 of 49 rows in logs.csv are broken", "without --strict")
+
+
+def test_a_row_with_a_special_token_counts_as_unparseable(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = toy_rows()[3].prompt
+
+    def builder(_: Baseline, separator: str) -> PromptBuilder:
+        return PromptBuilder(lambda given: [1] if given == text + separator else [2], 0, 1, separator)
+
+    monkeypatch.setattr(Baseline, "prompt_builder", builder)
+    monkeypatch.setattr(
+        Baseline, "answer", lambda *_: Answer(toy_rows()[0].completion, (), "stop", 0, 0, 0, 0.0, 0.0)
+    )
+    done = run(*FOREIGN, "--json")
+    assert "1 rows hold a special token of the model and count as unparseable: logs.csv:" in done.stderr
+    baseline = json.loads(done.stdout)["variants"]["baseline"]
+    assert (baseline["n"], baseline["latency_n"]) == (24, 23)
+    assert baseline["unparseable"] == round(1 / 24, 5)
 
 
 def test_mistakes_are_one_line(run: Run, shop: Path) -> None:
