@@ -46,9 +46,7 @@ def _variants(evaluation: Evaluation) -> str:
     keys = [*ALWAYS, *(key for key in SOMETIMES if any(row.get(key) for row in rows))]
     if any(row["parsed_equal"] != row["exact_match"] for row in rows):
         keys.insert(1, "parsed_equal")
-    # a name with a space is a heading of its own
-    named = [{**row, "variant": str(row["variant"])} for row in rows]
-    return cells.aligned(["variant", *keys], named)
+    return cells.aligned(["variant", *keys], rows)
 
 
 def _slices(evaluation: Evaluation) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
@@ -88,6 +89,6 @@ def served(
         "input_price": None, "output_price": None, "price_source": None,
     }  # fmt: skip
     try:
-        return _served(model, Remote.model_validate(values), environ)
+        return _served(f"{model}@{urlsplit(url).netloc}", Remote.model_validate(values), environ)
     except ValidationError as error:
         raise UserError(f"--server: {first_wrong(error)}", "cartlm evaluate --help") from None

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from cartlm.system import machine
 from cartlm.task import rows as row_files
 from stages import evaluate, parity
 from tests import ROOT
+from tests.fixtures.killed import killed_at_the_tenth
 from tests.fixtures.toy import TRAINED, toy_rows
 
 REFERENCE = {"baseline": "rules", "base": "transformers", "merged": "transformers", "f16": "llama.cpp"}
@@ -182,23 +182,6 @@ def test_constrained_answers_are_legal_and_lose_nothing(shop: Path, variant: str
     assert found["constrained_slices"].keys() == found["free_slices"].keys()
 
 
-KILLED = """
-import os, signal, sys
-from cartlm.engines import llama_cpp
-from cartlm.system import cpu_limits as cpus
-cpus.threads = lambda: 1
-verify, calls = llama_cpp.LlamaCpp.verify_draft, []
-def dying(*given):
-    calls.append(1)
-    if len(calls) == 10:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return verify(*given)
-llama_cpp.LlamaCpp.verify_draft = dying
-from stages.evaluate import main
-main(["f16"])
-"""
-
-
 def test_kill_9_then_again_gives_the_metrics_of_an_undisturbed_run(shop: Path) -> None:
     assert run(evaluate.main, "f16").exit_code == 0
     files = [shop / name for name in ("metrics/eval/f16.json", "metrics/outcomes/f16.csv")]
@@ -207,9 +190,8 @@ def test_kill_9_then_again_gives_the_metrics_of_an_undisturbed_run(shop: Path) -
         path.unlink()
 
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    died = subprocess.run(
-        [sys.executable, "-c", KILLED], cwd=shop, env=environ, capture_output=True, text=True
-    )
+    command = killed_at_the_tenth('from stages.evaluate import main; main(["f16"])')
+    died = subprocess.run(command, cwd=shop, env=environ, capture_output=True, text=True)
     assert died.returncode == -signal.SIGKILL, died.stderr
     part = shop / "runs/eval/f16.part.jsonl"
     kept = part.read_text().splitlines()

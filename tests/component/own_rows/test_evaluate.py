@@ -8,10 +8,10 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from click.testing import CliRunner, Result
@@ -22,6 +22,7 @@ from cartlm.task import rows as row_files
 from stages import evaluate as stage
 from tests import ROOT
 from tests.fixtures.baseline import write_baseline
+from tests.fixtures.killed import killed_at_the_tenth
 from tests.fixtures.servers import Naughty, no_surroundings
 from tests.fixtures.toy import TRAINED, toy_rows
 from tests.unit.own_rows.test_command import FOREIGN
@@ -130,30 +131,14 @@ def test_rows_that_do_not_fit_into_the_model_are_told(evaluate: Evaluate, shop: 
     assert found["notes"][0] in done.stderr
 
 
-KILLED = """
-import os, signal, sys
-from cartlm.engines import llama_cpp
-from cartlm.system import cpu_limits as cpus
-cpus.threads = lambda: 1
-verify, calls = llama_cpp.LlamaCpp.verify_draft, []
-def dying(*given):
-    calls.append(1)
-    if len(calls) == 10:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return verify(*given)
-llama_cpp.LlamaCpp.verify_draft = dying
-from cartlm.cli import main
-main(sys.argv[1:])
-"""
-
-
 def test_kill_9_then_again_goes_on_and_gives_the_same(
     evaluate: Evaluate, shop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ("--variant", "f16", "--json", "--timed", "0")
     wanted = values(evaluate(*options))
     shutil.rmtree(shop / "runs/evaluate")
-    command = [sys.executable, "-c", KILLED, "evaluate", "logs.csv", *FOREIGN, *options]
+    command = killed_at_the_tenth("from cartlm.cli import main; main(sys.argv[1:])")
+    command += ["evaluate", "logs.csv", *FOREIGN, *options]
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     died = subprocess.run(command, cwd=shop, env=environ, capture_output=True, text=True)
     assert died.returncode == -signal.SIGKILL, died.stderr
@@ -177,9 +162,10 @@ def test_a_server_is_asked_once(evaluate: Evaluate, shop: Path) -> None:
     ) as server:
         options = ("--variant", "baseline", "--server", server.url, "--model", "m", "--json", "--timed", "0")
         found = values(evaluate(*options))
-        assert found["variants"]["m"]["exact_match"] == round(23 / 24, 4)
-        assert found["variants"]["m"]["latency_n"] == 24
-        assert found["paired"][0]["second"] == "m"
+        name = f"m@{urlsplit(server.url).netloc}"
+        assert found["variants"][name]["exact_match"] == round(23 / 24, 4)
+        assert found["variants"][name]["latency_n"] == 24
+        assert found["paired"][0]["second"] == name
         assert len(server.seen) == 24
         assert values(evaluate(*options)) == found
         assert len(server.seen) == 24
