@@ -28,6 +28,12 @@ def test_a_csv_is_split_where_its_header_has_the_wanted_columns(tmp_path: Path, 
     assert found.records == [(2, dict(zip(*lines, strict=True)))]
 
 
+def test_wanted_columns_weigh_more_than_many_cells(tmp_path: Path) -> None:
+    text = "Text;Artikel;a,b,c,d\nmilk;Milk;1\n"
+    found = tables.read(write(tmp_path, "logs.csv", text), WANTED)
+    assert found.records == [(2, {"Text": "milk", "Artikel": "Milk", "a,b,c,d": "1"})]
+
+
 def test_lines_are_those_of_an_editor(tmp_path: Path) -> None:
     text = '\nText,Artikel\r\n"two\r\nlines",Tea\r\n,\r\nmilk\u2028,Milk\r\n'
     found = tables.read(write(tmp_path, "logs.csv", text), WANTED)
