@@ -82,7 +82,7 @@ def evaluate(
     """
     from cartlm.own_rows import answering, labelled, report, results, variants
     from cartlm.own_rows.columns import parse
-    from cartlm.serving.predict import read_catalog
+    from cartlm.serving.catalogs import read_catalog
     from cartlm.system import machine
 
     settings = command.params()
