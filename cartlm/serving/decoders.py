@@ -21,6 +21,7 @@ from cartlm.task.prompt import PromptBuilder, render_prompt
 CLOSE = (
     0.5  # logits, as in cartlm.engines.llama_cpp: the rounding of a wider pass moves them by a few hundredths
 )
+LONGEST = 128  # characters of a token: Llama 3 has one of 128 spaces, others have shorter ones
 CLEAR = 1 / (1 + math.exp(-CLOSE))
 """An answer with this probability has no decision within CLOSE: each is at least as probable as the whole answer."""
 
@@ -75,9 +76,9 @@ class FreeDecoder:
     def decode(self, catalog: Sequence[str], message: str) -> Decoded:
         """Raises Unreadable for a prompt that is too long or has a special token, and for an answer that is cut, no
         intent, or names no catalog line."""
-        ids, most = _prompt_ids(self._builder, catalog, message), self._settings.max_new_tokens
-        bound = self._settings.max_tokens
-        if len(ids) > bound and not self._rules:
+        most, bound = self._settings.max_new_tokens, None if self._rules else self._settings.max_tokens
+        ids = _prompt_ids(self._builder, catalog, message, bound)
+        if bound is not None and len(ids) > bound:
             raise Unreadable(f"the prompt takes {len(ids)} tokens, and {bound} are allowed")
         answer = self._engine.answer(ids, most)
         if answer.finish_reason != "stop":
@@ -109,13 +110,13 @@ class LegalDecoder:
     ) -> None:  # fmt: skip
         bound = min(settings.max_tokens, cache.max_tokens)
         make = partial(Constrained, cache, builder, settings.max_quantity, prefixes, max_tokens=bound)
-        self._cache, self._builder = cache, builder
+        self._cache, self._builder, self._bound = cache, builder, bound
         self._alone = make()
         self._drafted = make(draft=partial(baseline.read, rules)) if rules is not None else None
 
     def decode(self, catalog: Sequence[str], message: str) -> Decoded:
         """Raises Unreadable for a prompt that is too long or has a special token, UserError where the model fails."""
-        _prompt_ids(self._builder, catalog, message)
+        _prompt_ids(self._builder, catalog, message, self._bound)
         try:
             first = (self._drafted or self._alone).answer(catalog, message)
             if first.decoded.drafted and first.decoded.probability < CLEAR:
@@ -142,9 +143,15 @@ def _decoded(reply: Reply, drafted: Reply | None = None) -> Decoded:
     return Decoded(reply.intent, found.probability, work)
 
 
-def _prompt_ids(builder: PromptBuilder, catalog: Sequence[str], message: str) -> list[int]:
-    """The prompt's ids. Raises Unreadable where the text has a special token."""
+def _prompt_ids(builder: PromptBuilder, catalog: Sequence[str], message: str, bound: int | None) -> list[int]:
+    """The prompt's ids. Raises Unreadable where the text has a special token, or is too long for `bound` tokens whatever
+    they are: some texts take a tokenizer time that grows with the square of their length.
+    """
+    prompt = render_prompt(catalog, message)
+    if bound is not None and len(prompt) > bound * LONGEST:
+        what = f"the prompt has {len(prompt):,} characters, more than {bound} tokens have"
+        raise Unreadable(what)
     try:
-        return builder.prompt_ids(render_prompt(catalog, message))
+        return builder.prompt_ids(prompt)
     except UserError as error:
         raise Unreadable(error.message) from None

@@ -1,6 +1,6 @@
 """All messages of a file: `cartlm predict --input FILE --output FILE`, which goes on after a kill.
 
-Beside OUTPUT stand OUTPUT.part.jsonl until all rows are done, OUTPUT.rejected.jsonl with the rows that got no answer, and
+OUTPUT.part.jsonl holds the answers until all rows are done, OUTPUT.rejected.jsonl the rows that got none, and
 OUTPUT.run.json, which names what the answers depend on.
 """
 
@@ -161,7 +161,7 @@ def _line(reader: Reader, question: Question) -> dict[str, Any]:
 
 
 def _publish(job: Job, journal: Journal, key: Mapping[str, Any]) -> tuple[Count, float | None]:
-    """Write the output and what stands beside it from the journal, and remove that; the counts and the median latency.
+    """Write the output and the files beside it from the journal, and remove that; the counts and the median latency.
 
     After a kill in between the journal is still there, and the same is written again.
     """

@@ -1,6 +1,6 @@
 """The answers of a run as they come, a line a row in the order of the rows: a killed run goes on where it stopped.
 
-The file stands beside the output and begins with what the answers depend on. A line that a kill cut is cut off.
+The file is beside the output and begins with what the answers depend on. A line that a kill cut is cut off.
 """
 
 from __future__ import annotations

@@ -114,8 +114,8 @@ def load(
     `workers` messages are read at the same time, which share `threads` (by default all that quota and affinity allow);
     None is the number that evaluations use.
 
-    How the model was trained to be asked stands in no GGUF file and no model folder. A model inside of the repository
-    is asked as its params.yaml says; for any other give what differs from the defaults: `separator` "\\n" behind the
+    No GGUF file or model folder records how the model was trained to be asked. A model inside of the repository is
+    asked as its params.yaml says; for any other give what differs from the defaults: `separator` "\\n" behind the
     prompt (`prompt.separator`), `max_tokens` 640 of prompt and answer (`prompt.max_tokens`; longer prompts are refused, and
     never more are read than the model was made for), `max_new_tokens` 96 of a free answer (`eval.max_new_tokens`),
     `max_quantity` 1000 (`decoding.max_quantity`).

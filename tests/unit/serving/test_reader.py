@@ -84,6 +84,7 @@ def test_an_unusable_answer_is_shown(engine: Engine, word: str) -> None:
         (["Tea"], "a\x00b", "U\\+0000"),
         (["Tea"], "half \ud83d", "U\\+D83D"),
         (["Tea"], "tea " * 3000, "640 are allowed"),
+        (["Tea"], "e" * 1_000_000, "more than 640 tokens have"),
         ([], "tea", "no lines"),
         (["Tea", ""], "tea", "is empty"),
         (["Tea "], "tea", "blanks"),
