@@ -53,6 +53,7 @@ def test_a_bare_repro_removes_its_metrics_and_prune_the_rest(
 
     def repro(*names: str) -> list[str]:
         values["gguf"] = dict.fromkeys(names, block)
+        values["bench_decoding"]["variant"] = "f16"
         Path("params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
         with Repo() as repo:
             return [stage.addressing for stage in repo.reproduce()]

@@ -82,7 +82,9 @@ def repo(tmp_path: Path) -> Path:
 
 
 def prune(root: Path, **sections: dict[str, Any]) -> tuple[list[str], list[str]]:
-    given = {**values(), "gguf": {"kept": block("gguf")}, **sections}
+    given = values()
+    given["bench_decoding"]["variant"] = "f16"
+    given |= {"gguf": {"kept": block("gguf")}, **sections}
     return variants.prune(root, params.parse(given, "params.yaml").variants)
 
 
