@@ -20,7 +20,6 @@ from cartlm.compare.report import format_comment, format_report
 from cartlm.errors import UserError
 from cartlm.files import write_text
 from cartlm.metrics import read_metrics, write_metrics
-from cartlm.own_rows.command import evaluate
 from cartlm.pipeline import dvc_remote, repository, stale, studies, study_results, variants
 from cartlm.report import decoding as decoding_table
 from cartlm.report import models, paper, pretrained, results, summary, worth
@@ -33,7 +32,7 @@ PRESETS, METRICS, ROOT = Path("presets"), Path("metrics"), Path(".")
 FILE = click.Path(path_type=Path)
 
 
-@click.group(cls=command.Group, no_args_is_help=False, commands=[evaluate])
+@click.group(cls=command.Group, no_args_is_help=False, commands=[cli_serving.predict, cli_serving.evaluate])
 def main() -> None:
     """A shop's intent reader from a small language model. Run these in the root of the repository.
 
@@ -197,9 +196,6 @@ def readme_table(check: bool) -> int:
         write_text(path, texts[path])
         print(f"{path} is new: commit it")
     return 0
-
-
-main.add_command(cli_serving.predict)
 
 
 @main.command()

@@ -10,7 +10,7 @@ from typing import Any
 from cartlm.data import records
 from cartlm.data.near_duplicates import key, repeats
 from cartlm.data.roles import TEST
-from cartlm.own_rows import tables
+from cartlm.data.tables import Source, folded
 from cartlm.own_rows.columns import LABEL, Mapped, resolve
 from cartlm.task import rows as row_files
 from cartlm.task.intent import parse_intent
@@ -48,11 +48,12 @@ def read(path: Path, mapped: Mapped, catalog: Sequence[str] | None = None) -> Ow
 
     Raises UserError for a file that cannot be read, or without a column that is named or necessary.
     """
-    found = tables.read(path, mapped.wanted)
-    fields = resolve(found, mapped, path, catalog is not None)
-    read = OwnRows(path, notes=found.notes)
+    source = Source(path, mapped.wanted)
+    source.survey()
+    fields = resolve(source, mapped, catalog is not None)
+    read = OwnRows(path, notes=source.notes)
     every: list[tuple[int, dict[str, Any]]] = []
-    for line, record in found.records:
+    for line, record in source.records():
         try:
             if isinstance(record, str):
                 raise ValueError(record)
@@ -73,7 +74,8 @@ def _ours(
     record: Mapping[str, Any], fields: Mapping[str, str], mapped: Mapped, catalog: Sequence[str] | None
 ) -> dict[str, Any]:
     """A record under our names, with its slices. Raises ValueError for what is missing, or is no action or prompt."""
-    cells = {ours: record[column] for ours, column in fields.items() if record.get(column) not in (None, "")}
+    given = {ours: record.get(folded(column)) for ours, column in fields.items()}
+    cells = {ours: value for ours, value in given.items() if value not in (None, "")}
     values: dict[str, Any] = {"language": LANGUAGE}
     if "message" in fields:
         values |= {name: cells[name] for name in ("message", "catalog") if name in cells}

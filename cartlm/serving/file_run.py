@@ -22,13 +22,12 @@ from typing import Any
 
 import cartlm
 from cartlm.errors import UserError
-from cartlm.files import replacing, write_text
+from cartlm.files import replacing, sha256, write_text
 from cartlm.serving.journal import Journal, check_key, journal_path, open_journal
 from cartlm.serving.models import find_model
 from cartlm.serving.outputs import check_output, write_answers, write_jsonl
-from cartlm.serving.questions import Question, choose_columns, questions
+from cartlm.serving.questions import Question, open_input, questions
 from cartlm.serving.reader import Mode, Reader, Unreadable, load
-from cartlm.serving.tables import Source, open_source
 
 AHEAD = 4  # rows a worker may be ahead of the oldest unfinished one, so that none of them waits
 
@@ -66,12 +65,10 @@ def predict_file(job: Job, say: Callable[[str], None]) -> str:
     check_output(job.output)
     if job.output.absolute() == job.input.absolute():
         raise UserError(f"{job.output} is both --input and --output", "name another output")
-    source = open_source(job.input, [job.columns.get("message", "message")])
-    columns, rows = choose_columns(source, job.columns, job.catalog is not None)
-    source.wanted = [*columns.values()]
+    source, columns, rows = open_input(job.input, job.columns, job.catalog is not None)
     for note in source.notes:
-        say(note)
-    key = _key(job, source, columns)
+        say(f"{job.input}: {note}")
+    key = _key(job, columns)
     if (count := _finished(job, key)) is not None:
         return f"{job.output} has all {_counted(count)} already"
     with open_journal(job.output, key, job.anew) as journal:
@@ -91,12 +88,12 @@ def predict_file(job: Job, say: Callable[[str], None]) -> str:
     return f"{_counted(count)} in {job.output}{_rejected_in(job, count)}{speed}{middle}"
 
 
-def _key(job: Job, source: Source, columns: Mapping[str, str]) -> dict[str, Any]:
+def _key(job: Job, columns: Mapping[str, str]) -> dict[str, Any]:
     """What the answers depend on. Drafts, workers and threads change none."""
     model = find_model(job.model)
     shared = None if job.catalog is None else hashlib.sha256("\n".join(job.catalog).encode()).hexdigest()
     return {
-        "input": source.sha256(),
+        "input": sha256(job.input),
         "columns": dict(sorted(columns.items())),
         "catalog": shared,
         **model.identity(),

@@ -9,9 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from cartlm.data.tables import pyarrow_parquet
 from cartlm.errors import UserError
 from cartlm.files import replacing
-from cartlm.serving.tables import pyarrow_parquet
 
 SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 COLUMNS = ("id", "action", "product", "quantity", "confidence", "latency_ms")

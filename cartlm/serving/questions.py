@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from cartlm.data.tables import Source, folded
 from cartlm.errors import UserError
 from cartlm.serving.catalogs import cell_lines
-from cartlm.serving.tables import Source, folded
-from cartlm.text import few
+from cartlm.serving.columns import lacks, match_columns
 
 COLUMNS = ("message", "catalog", "id")
 
@@ -25,46 +26,29 @@ class Question:
     problem: str = ""
 
 
-def parse_columns(text: str, known: Sequence[str] = COLUMNS) -> dict[str, str]:
-    """`message=text,catalog=menu` as a mapping from our names, the `known` ones, to the file's. Raises UserError."""
-    found: dict[str, str] = {}
-    for part in filter(None, text.split(",")):
-        ours, equals, theirs = (each.strip() for each in part.partition("="))
-        if ours in found:
-            raise UserError(f"--columns names {ours} twice", "leave one out")
-        if ours not in known or not equals or not theirs:
-            ways = ", ".join(f"{name}=NAME" for name in known)
-            raise UserError(f"--columns {part.strip()!r} is not one of {ways}", f"--columns {known[0]}=NAME")
-        found[ours] = theirs
-    return found
+def open_input(path: Path, given: Mapping[str, str], shared: bool) -> tuple[Source, dict[str, str], int]:
+    """A file, the columns of it that are asked (ours -> the file's), and how many rows it has; reads it once.
 
-
-def choose_columns(source: Source, given: Mapping[str, str], shared: bool) -> tuple[dict[str, str], int]:
-    """Our names to the file's, by default the same ones, and how many rows there are; reads the file once.
-
-    `shared`: one catalog for all rows, so none is read from the file. Raises UserError naming a column that is missing
-    and those that are there, and for a file that cannot be read.
+    By default columns have our names. `shared`: one catalog for all rows, so none is read from the file. Raises UserError
+    naming a column that is missing and those that are there, and for a file that cannot be read to its end.
     """
     if shared and "catalog" in given:
         raise UserError("the catalog is given twice, as --catalog and as a column", "leave one out")
-    columns = {"message": "message", **({} if shared else {"catalog": "catalog"}), **given}
-    rows, names = source.survey()
-    have = {folded(name) for name in names}
-    for ours, theirs in columns.items():
-        if folded(theirs) not in have:
-            ways = f"--columns {ours}=NAME{' or --catalog FILE' if ours == 'catalog' else ''}"
-            raise UserError(
-                f"{source.path} has no column {theirs!r}; it has: {few(names, 20)}", f"add {ways}"
-            )
-    if "id" in have:
-        columns.setdefault("id", "id")
-    return columns, rows
+    asked = [name for name in COLUMNS if name != "catalog" or not shared]
+    source = Source(path, [given.get(name, name) for name in asked])
+    rows, cut = source.survey()
+    if cut:
+        raise UserError(cut, "mend the file")
+    columns = match_columns(source, given, asked)
+    if missing := [name for name in asked if name not in columns and name != "id"]:
+        raise lacks(source, missing[:1])
+    return source, columns, rows
 
 
 def questions(
     source: Source, columns: Mapping[str, str], catalog: Sequence[str] | None
 ) -> Iterator[Question]:
-    """The rows of `source` by `choose_columns`; without a column for it all have `catalog`, and their number from 1 as id."""
+    """The rows of an input by its `columns`; without one for it all have `catalog`, and their number from 1 as id."""
     message = folded(columns["message"])
     menu, name = (folded(columns[ours]) if ours in columns else None for ours in ("catalog", "id"))
     for number, (line, record) in enumerate(source.records(), 1):

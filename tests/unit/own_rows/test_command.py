@@ -106,8 +106,8 @@ def test_a_row_with_a_special_token_counts_as_unparseable(run: Run, monkeypatch:
 
 def test_mistakes_are_one_line(run: Run, shop: Path) -> None:
     (shop / "notes").mkdir()
-    columns = "its columns: Nr, Text, Artikel, Aktion, Menge, Karte, Haus"
-    failed(run(), "no column for message", columns, "--columns message=...")
+    columns = "it has: Nr, Text, Artikel, Aktion, Menge, Karte, Haus"
+    failed(run(), "no column 'message', ", columns, "--columns message=NAME")
     failed(run("--columns", "message=Txt"), "'Txt'", columns)
     failed(run(*FOREIGN, "--slice", "Ort"), "'Ort'", columns)
     failed(run(*COLUMNS), "24 of 24 rows in logs.csv are broken")

@@ -1,4 +1,4 @@
-"""Files of messages in every format, with columns of any name, and rows with something wrong."""
+"""What is asked in files of every format, with columns of any name, and rows with something wrong."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from cartlm.errors import UserError
-from cartlm.serving.questions import Question, choose_columns, parse_columns, questions
-from cartlm.serving.tables import open_source
+from cartlm.serving.questions import Question, open_input, questions
 
 ROWS: list[dict[str, Any]] = [
     {"Ticket": 7, "Poruka": 'dva čaja, "molim"\nhvala', "Jelovnik": ["Čaj", "Kava; crna"]},
@@ -38,9 +37,7 @@ def write(path: Path, text: str | bytes) -> Path:
 
 
 def asked(path: Path, columns: dict[str, str] = COLUMNS, catalog: list[str] | None = None) -> list[Question]:
-    source = open_source(path, [columns.get("message", "message")])
-    chosen, rows = choose_columns(source, columns, catalog is not None)
-    source.wanted = [*chosen.values()]
+    source, chosen, rows = open_input(path, columns, catalog is not None)
     found = list(questions(source, chosen, catalog))
     assert len(found) == rows
     return found
@@ -174,17 +171,3 @@ def test_parquet_without_pyarrow_names_the_package(tmp_path: Path, monkeypatch: 
     with pytest.raises(UserError, match="pyarrow") as caught:
         asked(tmp_path / "rows.parquet", {}, ["Tea"])
     assert caught.value.hint == "pip install pyarrow"
-
-
-def test_a_mapping_of_columns_is_parsed() -> None:
-    assert parse_columns("message=text, catalog=the menu,") == {"message": "text", "catalog": "the menu"}
-    assert parse_columns("") == {}
-    for text, word in (
-        ("text", "is not one of message=NAME"),
-        ("product=x", "'product=x'"),
-        ("message=", "not one of"),
-    ):
-        with pytest.raises(UserError, match=word):
-            parse_columns(text)
-    with pytest.raises(UserError, match="twice"):
-        parse_columns("message=a,message=b")
