@@ -12,16 +12,14 @@ from pydantic import ValidationError
 from cartlm.config import first_wrong
 from cartlm.engines.config import Remote
 from cartlm.errors import UserError
-from cartlm.evaluation.answers import MODEL_FILES, engine_name, model_path
 from cartlm.evaluation.shots import INSTRUCTION
 from cartlm.params import Params
-
-MODELS = Path("models")
+from cartlm.serving.models import find_model
 
 
 @dataclass(frozen=True)
 class Local:
-    """A model on this machine, and the engine that loads it (a key of MODEL_FILES)."""
+    """A model on this machine, and the engine that loads it (as in `cartlm.serving.models.Model`)."""
 
     name: str
     kind: str
@@ -41,37 +39,18 @@ Variant = Local | Served
 
 
 def find(name: str, params: Params, environ: Mapping[str, str]) -> Variant:
-    """A variant or server of params.yaml; else a GGUF file, a folder of transformers, or a variant's folder.
+    """A server of params.yaml, whose key is in `environ`, or a model as `cartlm.serving.models.find_model` finds it.
 
-    A server's key is in `environ`.
-    Raises UserError for what is none of these, FileNotFoundError where a variant's model is not made yet.
+    Raises UserError for what is neither, FileNotFoundError for a model that does not exist yet.
     """
     if name in params.remote:
         return _served(name, params.remote[name], environ)
-    path = Path(name)
-    if path.exists() and name not in params.variants.names:
-        return Local(name, *_at(path))
-    kind = engine_name(name, params.reference, params.gguf, params.gptq)
-    return Local(name, kind, model_path(MODELS, name, kind))
+    model = find_model(name)
+    return Local(name, model.engine, model.path)
 
 
 def _served(name: str, server: Remote, environ: Mapping[str, str]) -> Served:
     return Served(name, server, environ.get(server.api_key_env) if server.api_key_env else None)
-
-
-def _at(path: Path) -> tuple[str, Path]:
-    """Engine and model of a path."""
-    if path.is_file():
-        kinds = {".gguf": "llama.cpp", ".json": "rules"}
-        if path.suffix.lower() in kinds:
-            return kinds[path.suffix.lower()], path
-    for kind, file in MODEL_FILES.items():
-        if (path / (file or "config.json")).is_file():
-            return kind, path / file
-    raise UserError(
-        f"{path} is no model: neither a .gguf file nor a folder with config.json, or a variant's",
-        "cartlm table lists the variants",
-    )
 
 
 def served(

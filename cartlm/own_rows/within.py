@@ -12,6 +12,7 @@ from cartlm.decoding.constrained import Constrained, TooLong
 from cartlm.decoding.trie import LegalAnswers
 from cartlm.engines.answer import Answer
 from cartlm.engines.collect import file_digest
+from cartlm.serving.reader import open_cache
 from cartlm.task.prompt import PromptBuilder
 from cartlm.task.rows import Row
 
@@ -61,13 +62,8 @@ def open_within(
 
     `rows`: by the ids of their prompts.
     """
-    cache: Any
-    if kind == "transformers":
-        from cartlm.decoding.transformers_cache import TransformersCache as cache
-    else:
-        from cartlm.decoding.llama_cpp_cache import LlamaCppCache as cache
     with ExitStack() as stack:
-        caches = [stack.enter_context(cache(replica)) for replica in engine.replicas]
+        caches = [stack.enter_context(open_cache(kind, replica)) for replica in engine.replicas]
         every = [
             WithinCatalogs(replica, Constrained(each, builder, max_quantity), rows)
             for replica, each in zip(engine.replicas, caches, strict=True)

@@ -141,7 +141,7 @@ def load(
         else:
             prefixes, legal = PrefixCache(cache_mib), list[LegalDecoder]()
             for replica in engine.replicas:
-                cache = undo.enter_context(_open_cache(found.engine, replica))
+                cache = undo.enter_context(open_cache(found.engine, replica))
                 legal.append(LegalDecoder(cache, builder, settings, prefixes, rules))
             reader = Reader(found, legal, prefixes, engine)
         undo.pop_all()  # the reader frees them
@@ -157,8 +157,8 @@ def _drafts(model: Model, drafts: bool | str | Path) -> Path | None:
     return found.path
 
 
-def _open_cache(engine: str, replica: Any) -> Any:
-    """A KV cache of its own over the weights of a replica."""
+def open_cache(engine: str, replica: Any) -> Any:
+    """A KV cache of its own over the weights of a replica of llama.cpp or transformers."""
     if engine == "transformers":
         from cartlm.decoding.transformers_cache import TransformersCache
 

@@ -118,16 +118,17 @@ def test_mistakes_are_one_line(run: Run, shop: Path) -> None:
     failed(run(*FOREIGN, "--catalog", "none.txt"), "none.txt: No such file")
     failed(run(*FOREIGN, variant="q9"), "'q9'", "q8_0")
     failed(run(*FOREIGN, variant="q8_0"), "models/q8_0/model.gguf is missing; dvc repro")
-    failed(run(*FOREIGN, variant="notes"), "notes is no model")
+    failed(run(*FOREIGN, variant="notes"), "notes holds no model")
     failed(run(*FOREIGN, variant="logs.csv"), "logs.csv is no model")
 
 
 def test_a_model_is_named_or_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    settings = params.load(ROOT / "params.yaml")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    settings = params.load(tmp_path / "params.yaml")
+    write_baseline(tmp_path / "models/baseline/model.json")
     for name in (
         "models/q4_k_m/model.gguf",
-        "models/baseline/model.json",
         "hf/config.json",
         "f16",
         "tuned.gguf",
