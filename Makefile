@@ -71,7 +71,7 @@ bench: setup ## speed, memory and energy again (CHECK=1: only on the committed m
 	@$(PY) -m pytest -q tests/benchmarks --benchmark-enable --benchmark-autosave --benchmark-compare
 
 bench-decoding: setup ## latency of each way of decoding again (or of another file: NAME=, MODEL=)
-	@$(if $(NAME)$(MODEL),$(PY) -m stages.bench_decoding --name "$(NAME)" --model "$(MODEL)",$(DVC) repro -f -s bench-decoding)
+	@$(if $(NAME)$(MODEL),$(PY) -m stages.bench_decoding $(if $(NAME),--name "$(NAME)") $(if $(MODEL),--model "$(MODEL)"),$(DVC) repro -f -s bench-decoding)
 	@$(CARTLM) readme-table
 
 doctor: setup ## what this machine can do, and what each missing thing costs

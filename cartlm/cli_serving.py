@@ -29,7 +29,10 @@ LISTED = 20  # broken rows on stderr
 @click.option("--input", "source", type=FILE, help="Read the messages of this JSONL, CSV or Parquet file.")
 @click.option("--output", type=FILE, help="Write their answers here: .jsonl, .csv or .parquet.")
 @click.option(
-    "--columns", default="", metavar="message=NAME,...", help="The input's names of message, catalog and id."
+    "--columns",
+    multiple=True,
+    metavar="message=NAME,...",
+    help="The input's names of message, catalog and id.",
 )
 @click.option(
     "--variant", metavar="NAME|PATH", help="A variant, GGUF file or model folder.  [default: q4_k_m or f16]"
@@ -97,7 +100,7 @@ def _file(
         raise UserError(
             "--details goes with a message; the output file has confidence and latency", "leave it out"
         )
-    columns = parse_columns([options["columns"]], COLUMNS)
+    columns = parse_columns(options["columns"], COLUMNS)
     job = Job(
         source, output, variant, columns, catalog, options["decoding"], options["max_tokens"], options["anew"]
     )
@@ -136,7 +139,7 @@ def _file(
     "slices",
     multiple=True,
     metavar="COLUMN",
-    help="Tell accuracy by this column's values; repeatable.",
+    help="Report accuracy by this column's values; repeatable.",
 )
 @click.option(
     "--decoding", type=click.Choice(["constrained", "free"]), default="constrained", show_default=True,
@@ -169,6 +172,7 @@ def evaluate(
     from cartlm.own_rows.columns import parse
     from cartlm.serving import models
     from cartlm.serving.catalogs import read_catalog
+    from cartlm.serving.outputs import check_apart
     from cartlm.system import machine
 
     settings = command.params()
@@ -176,6 +180,7 @@ def evaluate(
         raise UserError("--server and --model go together", "cartlm evaluate --help")
     if output:
         report.check_output(output)
+        check_apart(output, {"FILE": file, **({"--catalog": catalog} if catalog else {})})
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"--variant {twice[0]} is given twice", "name it once")
     asked = [variants.find(name, settings, os.environ) for name in names]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cartlm.data.tables import Source, folded
+from cartlm.errors import UserError
 from cartlm.serving.columns import lacks, match_columns, parse_columns, parse_pairs
 from cartlm.task.intent import ACTIONS
 
@@ -20,7 +21,7 @@ class Mapped:
     """What a user says of a file's columns.
 
     `columns`: ours -> theirs, where the names differ. `actions`: (ours, theirs), where the words do; one action may have
-    several words. `slices`: columns by whose values accuracy is told apart.
+    several words. `slices`: columns by whose values accuracy is reported.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -44,8 +45,13 @@ class Mapped:
 
 def parse(columns: Iterable[str], actions: Iterable[str], slices: Iterable[str]) -> Mapped:
     """The mapping in the options --columns, --actions and --slice. Raises UserError."""
-    named = parse_columns(columns, OURS)
-    return Mapped(named, parse_pairs(actions, "--actions", ACTIONS), tuple(dict.fromkeys(slices)))
+    named, words = parse_columns(columns, OURS), {str(action): str(action) for action in ACTIONS}
+    pairs = parse_pairs(actions, "--actions", ACTIONS)
+    for ours, theirs in pairs:
+        if words.setdefault(folded(theirs), ours) != ours:
+            what = f"--actions gives {theirs!r} two meanings: {words[folded(theirs)]} and {ours}"
+            raise UserError(what, "give each word one action")
+    return Mapped(named, pairs, tuple(dict.fromkeys(slices)))
 
 
 def resolve(source: Source, mapped: Mapped, has_catalog: bool) -> dict[str, str]:

@@ -27,6 +27,7 @@ COLUMNS = {
     f"warm_to_{LIBRARY}": "warm / create_completion",
     f"cold_to_{LIBRARY}": "cold / create_completion",
     f"warm_to_{SERVER}": "warm / llama-server",
+    f"cold_to_{SERVER}": "cold / llama-server",
     f"warm_to_{FREE}": "warm / free",
     f"cold_to_{FREE}": "cold / free",
     "passes": "passes a query",
@@ -40,9 +41,11 @@ measures ([how decoding works](guide/decoding.md)).
 Every way answers the same sessions with the same file and threads, in turns. A session is a catalog and several test messages about
 its lines. The first message is cold: the catalog is new. The others are warm: `create_completion` keeps the prefix that two prompts share,
 llama-server its prompt cache, constrained decoding its prefix cache; free decoding keeps nothing. A quotient is of all seconds on the same
-queries, with a 95 % bootstrap interval over sessions. Answers of the first three ways end at EOS or at as many tokens as their label has.
-Passes are of warm queries. *Draft all accepted* is a reader that is never wrong. *Floor* is a single forward pass over the message, a warm
-query's catalog being there already, and as many tokens as the answer has: its time alone, nothing tokenized or chosen."""
+queries, with a 95 % bootstrap interval over sessions. The first three ways get token ids, whose making is not in their time, and end at EOS or
+at as many tokens as their label has; what they answer is not checked. `create_completion` runs with its defaults (no flash attention) and
+no grammar, llama-server over HTTP with a connection a query. Passes are of warm queries. *Draft all accepted* is a reader that is never
+wrong. *Floor* is a single forward pass over the message, a warm query's catalog being there already, and as many tokens as the answer has:
+its time alone, nothing tokenized or chosen."""
 
 
 def document(models: Sequence[Model], others: Path) -> str:
@@ -74,6 +77,6 @@ def section(name: str, found: Mapping[str, Any]) -> list[str]:
                 if (value := found.get(way, {}).get(f"{key}{end}")) is not None:
                     row[f"{heading}{end}"] = value
         rows.append(row)
-    other = {WORDS[way]: found[way]["other_answers"] for way in (DRAFT, ACCEPTED) if way in found}
+    other = {WORDS[way]: found[way]["other_answers"] for way in (JUMP, DRAFT, ACCEPTED) if way in found}
     differing = "; ".join(f"{words}: {count}" for words, count in other.items())
-    return [f"## {name}", about, cells.markdown(list(COLUMNS.values()), rows), f"Answers other than jump-forward's: {differing}."]  # fmt: skip
+    return [f"## {name}", about, cells.markdown(list(COLUMNS.values()), rows), f"Answers other than those of jump-forward without a prefix cache: {differing}."]  # fmt: skip

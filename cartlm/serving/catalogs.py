@@ -31,13 +31,18 @@ def read_catalog(path: Path) -> list[str]:
 def cell_lines(value: Any) -> list[str]:
     """The products of a cell, stripped: a list, a list written as text, a product a line, or separated by " | ".
 
-    Raises ValueError for anything else, and for a catalog without products.
+    Raises ValueError for anything else, for a catalog without products, and for one line of text that seems to have another
+    separator.
     """
     lines = records._lines(value)
     if not all(isinstance(line, str) for line in lines):
         raise ValueError(f"the catalog is {value!r:.60}, not a list of lines")
-    if isinstance(value, str) and len(lines) == 1:
+    listed = not isinstance(value, str) or value.lstrip().startswith("[")
+    if not listed and len(lines) == 1:
         lines = lines[0].split(records.BAR)
+        if len(lines) == 1 and (sign := next((sign for sign in ",;|" if sign in lines[0]), "")):
+            what = f'the catalog {value!r:.60} has a {sign!r} but no " | " and no second line'
+            raise ValueError(f"{what}: separate products by these, or write a JSON list")
     lines = [line.strip() for line in lines if line.strip()]
     if not lines:
         raise ValueError("the catalog is empty")

@@ -25,7 +25,7 @@ from cartlm.errors import UserError
 from cartlm.files import replacing, sha256, write_text
 from cartlm.serving.journal import Journal, check_key, journal_path, open_journal
 from cartlm.serving.models import find_model
-from cartlm.serving.outputs import check_output, write_answers, write_jsonl
+from cartlm.serving.outputs import check_apart, check_output, write_answers, write_jsonl
 from cartlm.serving.questions import Question, open_input, questions
 from cartlm.serving.reader import Mode, Reader, Unreadable, load
 
@@ -63,8 +63,7 @@ def predict_file(job: Job, say: Callable[[str], None]) -> str:
     with other rows, another model or other options. `say` gets notes; progress goes to stderr.
     """
     check_output(job.output)
-    if job.output.absolute() == job.input.absolute():
-        raise UserError(f"{job.output} is both --input and --output", "name another output")
+    check_apart(job.output, {"--input": job.input})
     source, columns, rows = open_input(job.input, job.columns, job.catalog is not None)
     for note in source.notes:
         say(f"{job.input}: {note}")
@@ -167,7 +166,7 @@ def _publish(job: Job, journal: Journal, key: Mapping[str, Any]) -> tuple[Count,
         if "reason" in line:
             rejected += 1
         else:
-            numbered = numbered and isinstance(line["id"], int)
+            numbered = numbered and isinstance(line["id"], int) and abs(line["id"]) < 2**63
             times.append(line["latency_ms"])
     path = _beside(job.output, "rejected.jsonl")
     if rejected:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,15 @@ def check_output(path: Path) -> None:
         )
     if path.suffix.lower() == ".parquet":
         pyarrow_parquet(path)
+
+
+def check_apart(output: Path, inputs: Mapping[str, Path]) -> None:
+    """Raise UserError where the output is one of the `inputs`, given by their options, under whatever name."""
+    for option, path in inputs.items():
+        if output.resolve() == path.resolve() or (
+            output.exists() and path.exists() and output.samefile(path)
+        ):
+            raise UserError(f"{output} is both --output and {option}", "name another output")
 
 
 def write_answers(path: Path, answers: Iterable[dict[str, Any]], numbered: bool) -> None:

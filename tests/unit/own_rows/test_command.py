@@ -56,6 +56,19 @@ def failed(done: Result, *words: str) -> None:
         assert word in done.stderr.splitlines()[-1]
 
 
+def test_the_labelled_file_is_not_written_over(run: Run, shop: Path) -> None:
+    before = (shop / "logs.csv").read_bytes()
+    (shop / "link.csv").symlink_to("logs.csv")
+    for name in ("logs.csv", "models/../logs.csv", "link.csv"):
+        failed(run(*FOREIGN, "--output", name), "is both --output and FILE")
+    assert (shop / "logs.csv").read_bytes() == before
+
+
+def test_a_word_with_two_actions_is_refused(run: Run) -> None:
+    failed(run(*COLUMNS, "--actions", "add=x", "--actions", "remove=X"), "two meanings: add and remove")
+    failed(run(*COLUMNS, "--actions", "remove=add"), "two meanings: add and remove")
+
+
 def test_logs_of_another_shop_are_scored(run: Run, shop: Path) -> None:
     before = {path: path.read_bytes() for path in shop.rglob("*") if path.is_file()}
     done = run(*FOREIGN, "--slice", "Haus", "--json", "--output", "out/wrong.csv")

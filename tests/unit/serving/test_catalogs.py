@@ -65,7 +65,16 @@ def test_a_cell_holds_a_catalog_in_any_form(cell: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cell", "word"), [([], "empty"), ("[]", "empty"), (" \n", "empty"), ([1], "list"), (7, "list")]
+    ("cell", "word"),
+    [
+        ([], "empty"),
+        ("[]", "empty"),
+        (" \n", "empty"),
+        ([1], "list"),
+        (7, "list"),
+        ("Tea, Milk 1 l", "has a ','"),
+        ("Tea|Milk 1 l", "has a '|'"),
+    ],  # fmt: skip
 )
 def test_a_cell_without_a_catalog_says_so(cell: Any, word: str) -> None:
     with pytest.raises(ValueError, match=word):
@@ -74,3 +83,5 @@ def test_a_cell_without_a_catalog_says_so(cell: Any, word: str) -> None:
 
 def test_a_bar_within_one_of_several_lines_stays() -> None:
     assert cell_lines("Tea | green\nMilk") == ["Tea | green", "Milk"]
+    assert cell_lines('["Tea | green"]') == ["Tea | green"]
+    assert cell_lines(["Tea, green"]) == ["Tea, green"]

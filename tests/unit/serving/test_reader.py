@@ -115,7 +115,7 @@ class RoundingCache(FakeCache):
 
     def forward(self, ids: Sequence[int], wanted: Sequence[int]) -> list[np.ndarray]:
         rows, width = super().forward(ids, wanted), np.random.default_rng(len(ids))
-        return [0.2 * row + width.uniform(-0.1, 0.1, self.vocabulary) for row in rows]
+        return [1.1 * row + width.uniform(-0.55, 0.55, self.vocabulary) for row in rows]
 
 
 def test_a_draft_changes_no_answer_even_where_rounding_would(monkeypatch: pytest.MonkeyPatch) -> None:
