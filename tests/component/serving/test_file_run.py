@@ -241,7 +241,7 @@ def test_an_unusable_input_is_one_line_before_a_model_is_loaded(predict: Predict
         predict("--input", "rows.csv", "--output", "answers.csv"), "no column 'message'; it has: text, menu"
     )
     failed(predict("--input", "rows.csv", "--output", "answers.xlsx"), "answers.xlsx is neither")
-    failed(predict("--input", "rows.csv", "--output", "rows.csv"), "both --input and --output")
+    failed(predict("--input", "rows.csv", "--output", "rows.csv"), "both --output and --input")
     failed(predict("--input", "none.csv", "--output", "answers.csv"), "none.csv: No such file")
     failed(predict("--input", "rows.csv", "--output", "answers.csv", "--columns", "text"), "--columns 'text'")
     assert not (repo / "answers.csv.part.jsonl").exists()
