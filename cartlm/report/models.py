@@ -15,6 +15,8 @@ from cartlm.report.summary import read_base, read_optional
 OFFLINE = "offline"
 """The default of params.yaml in tables beside studies."""
 EMBEDDED = "embedded"
+LANGUAGE = "language_"
+"""Begins the keys of metrics/data.json with the share of a language."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,17 @@ class Model:
         parts = [f"`{self.base.get('name', self.name)}`"]
         parts += [f"{count:,} parameters"] if count else []
         return ", ".join([*parts, *([f"dequantized from {was}"] if was else [])])
+
+    @property
+    def untrained(self) -> list[str]:
+        """Languages of the test rows that no training row has, as metrics/data.json counts them."""
+        shares = read_optional(self.metrics / "data.json")
+        trained, tested = (shares.get(f"{split}_shares", {}) for split in ("train", "test"))
+        return [
+            key.removeprefix(LANGUAGE).capitalize()
+            for key in tested
+            if key.startswith(LANGUAGE) and key not in trained
+        ]
 
     @property
     def quantized(self) -> dict[str, dict[str, Any]]:

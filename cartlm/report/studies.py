@@ -63,8 +63,14 @@ def readme_part(models: Sequence[Model]) -> str:
     """The README's table of all models; empty without a study."""
     if len(models) < 2:
         return ""
-    origins = [f"`{model.name}` is {model.origin}" for model in models[1:]]
+    origins = [f"`{model.name}` is {model.origin}{_untrained(model)}" for model in models[1:]]
     return f"{side_by_side(models)}\n\n{'; '.join(origins)}. [All studies](docs/studies.md)."
+
+
+def _untrained(model: Model) -> str:
+    """What to know of a model that was trained on some of the languages."""
+    names = " or ".join(model.untrained)
+    return f", fine-tuned on no {names} row: see its slices by language" if names else ""
 
 
 def document(models: Sequence[Model]) -> str:
@@ -95,7 +101,7 @@ def about(model: Model) -> list[str]:
     """What was measured, when, where, with which code, and how long it took."""
     record, base = model.record, model.base
     origin = [model.origin, *(f"{words}: {base[key]}" for key, words in ORIGIN.items() if base.get(key))]
-    notes = [f"Base model: {'; '.join(origin)}."]
+    notes = [f"Base model: {'; '.join(origin)}{_untrained(model)}."]
     dirty = ", with changes that are not in it" if record.get("dirty") else ""
     where = record.get("machine", {}).get("name", "an unknown machine")
     commit = str(record.get("commit", "unknown"))[:8]

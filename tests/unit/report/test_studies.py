@@ -183,3 +183,14 @@ def test_missing_numbers_leave_cells_empty(offline: Model, tmp_path: Path) -> No
     assert set(row.values()) == {"bare", "none / none", ""}
     assert "## bare" in studies.document([offline, nothing])
     assert not nothing.pretrained
+
+
+def test_a_model_says_which_languages_it_was_not_trained_on(offline: Model, tmp_path: Path) -> None:
+    shares = {"language_english": 0.5, "language_spanish": 0.5}
+    write_metrics(offline.metrics / "data.json", {"test_shares": shares, "train_shares": shares})
+    assert offline.untrained == []
+    write_metrics(
+        offline.metrics / "data.json", {"test_shares": shares, "train_shares": {"language_english": 1.0}}
+    )
+    assert offline.untrained == ["Spanish"]
+    assert "no Spanish row" in studies.readme_part([offline, offline])
