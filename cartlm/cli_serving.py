@@ -17,10 +17,15 @@ from cartlm.errors import UserError
 
 if TYPE_CHECKING:
     from cartlm.own_rows import labelled
+    from cartlm.serving.reader import Mode
 
 FILE = click.Path(path_type=Path)
 STORE, TRAIN = Path("runs/evaluate"), Path("data/train.jsonl")
 LISTED = 20  # broken rows on stderr
+DECODING = click.option(
+    "--decoding", type=click.Choice(["constrained", "free"]), default="constrained", show_default=True,
+    help="constrained: only answers of the catalog.",
+)  # fmt: skip
 
 
 @click.command(cls=command.Guard)
@@ -37,9 +42,7 @@ LISTED = 20  # broken rows on stderr
 @click.option(
     "--variant", metavar="NAME|PATH", help="A variant, GGUF file or model folder.  [default: q4_k_m or f16]"
 )
-@click.option(
-    "--decoding", type=click.Choice(["constrained", "free"]), default="constrained", show_default=True
-)
+@DECODING
 @click.option(
     "--max-tokens", type=click.IntRange(1), help="Of prompt and answer.  [default: prompt.max_tokens]"
 )
@@ -141,10 +144,7 @@ def _file(
     metavar="COLUMN",
     help="Report accuracy by this column's values; repeatable.",
 )
-@click.option(
-    "--decoding", type=click.Choice(["constrained", "free"]), default="constrained", show_default=True,
-    help="constrained: only answers of the row's catalog.",
-)  # fmt: skip
+@DECODING
 @click.option(
     "--timed",
     type=click.IntRange(0),
@@ -160,7 +160,7 @@ def _file(
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of tables.")
 def evaluate(
     file: Path, names: tuple[str, ...], server: str | None, model: str | None, api: str, key_variable: str | None,
-    catalog: Path | None, columns: tuple[str, ...], actions: tuple[str, ...], slices: tuple[str, ...], decoding: str,
+    catalog: Path | None, columns: tuple[str, ...], actions: tuple[str, ...], slices: tuple[str, ...], decoding: Mode,
     timed: int, show: int, output: Path | None, strict: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """How well models answer your own labelled rows in FILE: JSON Lines, a JSON array, CSV or Parquet.
@@ -190,9 +190,9 @@ def evaluate(
     if not asked:
         asked = [variants.find(models.default_variant(), settings, os.environ)]
     read = labelled.read(file, parse(columns, actions, slices), read_catalog(catalog) if catalog else None)
-    _tell(read, strict)
+    _report_read(read, strict)
     rows = [each.row for each in read.rows]
-    order = answering.Order(settings, "free" if decoding == "free" else "constrained", STORE, timed)
+    order = answering.Order(settings, decoding, STORE, timed)
     with command.alone("cartlm evaluate", "the same command"):
         answered = [answering.answer_rows(each, rows, order) for each in asked]
     found = results.evaluate(read.rows, answered)
@@ -207,7 +207,7 @@ def evaluate(
         command.progress(f"{output}: {report.write_wrong(output, found)} rows that are not answered exactly")
 
 
-def _tell(read: labelled.OwnRows, strict: bool) -> None:
+def _report_read(read: labelled.OwnRows, strict: bool) -> None:
     """Name what was detected and every broken row on stderr. Raises UserError where no row is left, or with `strict`."""
     from cartlm.own_rows import labelled
 

@@ -33,6 +33,11 @@ def write_metrics(path: Path, mapping: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def rounded(value: float) -> float:
+    """A float as metrics files have it."""
+    return float(f"{value:.{DIGITS}g}")
+
+
 def _plain(key: str, value: Any) -> str | bool | int | float:
     if isinstance(value, str | bool):
         return value
@@ -41,7 +46,7 @@ def _plain(key: str, value: Any) -> str | bool | int | float:
     if isinstance(value, Real):
         if not math.isfinite(value):
             raise ValueError(f"{key} is {value}: leave out what was not measured")
-        return float(f"{float(value):.{DIGITS}g}")
+        return rounded(float(value))
     raise ValueError(f"{key} is {value!r:.60}, not text, a number or a flat section")
 
 

@@ -57,7 +57,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     machine.require_target("gpu", "make architecture TARGET=gpu")
     card = None if args.device == "cpu" else gpu.require_cuda()
     target = f"{gpu.short_name(card['gpu']) if card else 'try'}-{args.name}"
-    shape = random_weights.config_of(args.name)
+    model = random_weights.config_of(args.name)
     draw = random.Random(args.seed)
     plan = Plan(
         seed=args.seed, rounds=args.rounds, warmups=4, queries=args.queries, threads=cpu_limits.threads(),
@@ -67,8 +67,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     prompts = [([draw.randrange(256) for _ in range(args.prompt)], None) for _ in range(64)]
     with tempfile.TemporaryDirectory(prefix="architecture-") as temporary:
         weights, checkpoint = Path(temporary) / args.name, Path(temporary) / GPTQ
-        random_weights.write(weights, shape, args.seed)
-        random_weights.write_gptq(checkpoint, shape, BITS, GROUP_SIZE, args.seed)
+        random_weights.write(weights, model, args.seed)
+        random_weights.write_gptq(checkpoint, model, BITS, GROUP_SIZE, args.seed)
         for folder in (weights, checkpoint):
             random_weights.write_bytes_tokenizer(folder)
         half = Model(weights, "transformers", "float16", COMMAND, args.device, fixed=True)

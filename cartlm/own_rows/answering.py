@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cartlm.engines.answer import Answer
 from cartlm.engines.collect import Job, collect_answers, file_digest
@@ -18,12 +18,12 @@ from cartlm.evaluation.constrained import ENGINES, is_legal
 from cartlm.own_rows.variants import Local, Served, Variant
 from cartlm.own_rows.within import NOTHING, open_within
 from cartlm.params import Params
+from cartlm.serving.models import Model
+from cartlm.serving.reader import Mode
 from cartlm.system import cpu_limits
 from cartlm.task.prompt import PromptBuilder
 from cartlm.task.rows import Row
 from cartlm.text import few
-
-Way = Literal["constrained", "free"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Order:
     """How variants are asked: with which params and decoding, where answers are kept, and how many rows are timed."""
 
     params: Params
-    way: Way
+    way: Mode
     store: Path
     timed: int = 50
 
@@ -58,17 +58,19 @@ def answer_rows(variant: Variant, rows: Sequence[Row], order: Order) -> Answered
     """
     if isinstance(variant, Served):
         return _ask_server(variant, rows, order)
-    constrained = order.way == "constrained" and variant.kind in ENGINES
-    latency = _latency_ms(variant, rows, order, constrained)
-    with open_engine(variant.kind, variant.path, cpu_limits.threads()) as engine:
+    model = variant.model
+    constrained = order.way == "constrained" and model.engine in ENGINES
+    latency = _latency_ms(model, rows, order, constrained)
+    digest = file_digest(model.path)
+    with open_engine(model.engine, model.path, cpu_limits.threads()) as engine:
         builder = engine.prompt_builder(order.params.prompt.separator)
         asked, notes = _askable(builder, rows, order.params)
         kept = [rows[at] for at in asked]
-        answers = _free(variant, engine, builder, kept, order)
+        answers = _free(variant, digest, engine, builder, kept, order)
         if constrained:
-            answers, more = _constrained(variant, engine, builder, kept, answers, order)
+            answers, more = _constrained(variant, digest, engine, builder, kept, answers, order)
             notes += more
-        about = {**engine.describe(), **({"decoding": order.way} if variant.kind in ENGINES else {})}
+        about = {**engine.describe(), **({"decoding": order.way} if model.engine in ENGINES else {})}
     found = dict(zip(asked, answers, strict=True))
     return Answered(variant.name, [found.get(at, NOTHING) for at in range(len(rows))], latency, about, notes)
 
@@ -97,15 +99,16 @@ def _askable(builder: PromptBuilder, rows: Sequence[Row], params: Params) -> tup
 
 
 def _free(
-    variant: Local, engine: Any, builder: PromptBuilder, rows: Sequence[Row], order: Order
+    variant: Local, digest: str, engine: Any, builder: PromptBuilder, rows: Sequence[Row], order: Order
 ) -> list[Answer]:
-    """Free answers; a right one is verified in one forward pass, as in the stage eval."""
-    model, limit = file_digest(variant.path), order.params.eval.max_new_tokens
+    """Free answers; a right one is verified in one forward pass, as in the stage eval. `digest` is of the model."""
+    limit = order.params.eval.max_new_tokens
     if hasattr(engine, "verify_draft"):
-        job = draft_and_verify_job(model, rows, builder, limit)
+        job = draft_and_verify_job(digest, rows, builder, limit)
     else:
-        job = Job(model, [builder.prompt_ids(row.prompt) for row in rows], limit)
-    return _collect(engine, job, order, f"{variant.name}, free" if variant.kind in ENGINES else variant.name)
+        job = Job(digest, [builder.prompt_ids(row.prompt) for row in rows], limit)
+    free = f"{variant.name}, free" if variant.model.engine in ENGINES else variant.name
+    return _collect(engine, job, order, free)
 
 
 def _collect(engine: Any, job: Job, order: Order, label: str) -> list[Answer]:
@@ -114,16 +117,17 @@ def _collect(engine: Any, job: Job, order: Order, label: str) -> list[Answer]:
 
 
 def _constrained(
-    variant: Local, engine: Any, builder: PromptBuilder, rows: Sequence[Row], free: list[Answer], order: Order
-) -> tuple[list[Answer], list[str]]:
+    variant: Local, digest: str, engine: Any, builder: PromptBuilder, rows: Sequence[Row], free: list[Answer],
+    order: Order,
+) -> tuple[list[Answer], list[str]]:  # fmt: skip
     """The answers within the catalogs, given the free ones: a legal one stays (cartlm.evaluation.constrained)."""
     bound = order.params.decoding.max_quantity
-    by_ids = {tuple(builder.prompt_ids(row.prompt)): row for row in rows}
-    with open_within(variant.kind, engine, builder, bound, by_ids) as within:
+    prompts = [builder.prompt_ids(row.prompt) for row in rows]
+    by_ids = {tuple(ids): row for ids, row in zip(prompts, rows, strict=True)}
+    with open_within(variant.model.engine, engine, builder, bound, by_ids) as within:
         every = enumerate(zip(rows, free, strict=True))
         again = [at for at, (row, answer) in every if not is_legal(within.legal, row, answer)]
-        prompts = [builder.prompt_ids(rows[at].prompt) for at in again]
-        job = Job(file_digest(variant.path), prompts, order.params.eval.max_new_tokens)
+        job = Job(digest, [prompts[at] for at in again], order.params.eval.max_new_tokens)
         found = dict(zip(again, _collect(within, job, order, f"{variant.name}, constrained"), strict=True))
     notes = []
     if long := [rows[at].id for at, answer in found.items() if answer == NOTHING]:
@@ -136,23 +140,23 @@ def _constrained(
     return [kept.get(at, answer) for at, answer in enumerate(free)], notes
 
 
-def _latency_ms(variant: Local, rows: Sequence[Row], order: Order, constrained: bool) -> list[float]:
+def _latency_ms(model: Model, rows: Sequence[Row], order: Order, constrained: bool) -> list[float]:
     """Milliseconds from message to answer of evenly spaced rows, one at a time on all threads, after one that warms up.
 
-    Apart from the answers that are scored, because those ride on drafts. Rows that cannot be asked are left out.
+    Apart from the answers that are scored, because drafts speed those up. Rows that cannot be asked are left out.
     """
     if not (chosen := [rows[at] for at in evenly_spaced(len(rows), order.timed)]):
         return []
     limit, seconds = order.params.eval.max_new_tokens, []
     with ExitStack() as stack:
-        loaded = open_engine(variant.kind, variant.path, cpu_limits.threads(), replicas=1)
+        loaded = open_engine(model.engine, model.path, cpu_limits.threads(), replicas=1)
         engine: Any = stack.enter_context(loaded)
         builder = engine.prompt_builder(order.params.prompt.separator)
         asked, _ = _askable(builder, chosen, order.params)
         if constrained:
             ids = {tuple(builder.prompt_ids(chosen[at].prompt)): chosen[at] for at in asked}
             bound = order.params.decoding.max_quantity
-            engine = stack.enter_context(open_within(variant.kind, loaded, builder, bound, ids))
+            engine = stack.enter_context(open_within(model.engine, loaded, builder, bound, ids))
         for at in asked[:1] + asked:
             started = time.perf_counter()
             answer = engine.answer(builder.prompt_ids(chosen[at].prompt), limit)

@@ -89,14 +89,14 @@ def _ours(
         intent = parse_intent(str(cells["completion"]))
         label = {name: getattr(intent, name) for name in LABEL}
     if missing := [name for name in ("message", "catalog", *LABEL) if name not in values | label]:
-        raise ValueError("nothing in " + ", ".join(_told(name, fields) for name in missing))
+        raise ValueError("nothing in " + ", ".join(_named(name, fields) for name in missing))
     values |= {**label, "action": mapped.action(label["action"])}
     names = {"language": "language", **{f"slice {name}": name for name in mapped.slices}}
     values["slices"] = {name: str(cells[at]) for at, name in names.items() if at in cells}
     return values
 
 
-def _told(name: str, fields: Mapping[str, str]) -> str:
+def _named(name: str, fields: Mapping[str, str]) -> str:
     """One of our names, and the file's where it differs."""
     theirs = fields.get(name, name)
     return name if theirs.casefold() == name else f"{theirs!r} ({name})"

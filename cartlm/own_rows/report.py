@@ -83,14 +83,14 @@ def _wrong(evaluation: Evaluation, places: Sequence[int]) -> str:
     lines = [["line", "message", "label", *(one.name for one in evaluation.variants)]]
     for at in places:
         own = evaluation.rows[at]
-        told = [_told(one.answered.answers[at], one.scores[at]) for one in evaluation.variants]
-        lines.append([str(own.line), own.row.message, _intent(own.row.intent), *told])
+        answers = [_described(one.answered.answers[at], one.scores[at]) for one in evaluation.variants]
+        lines.append([str(own.line), own.row.message, _intent(own.row.intent), *answers])
     short = [[_short(cell) for cell in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*short, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in short)
 
 
-def _told(answer: Answer, score: Score) -> str:
+def _described(answer: Answer, score: Score) -> str:
     if score.outcome == "exact":
         return "right"
     try:

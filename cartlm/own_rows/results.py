@@ -11,7 +11,7 @@ import numpy as np
 from cartlm.engines.answer import Answer
 from cartlm.evaluation.paired import Difference, mcnemar_differences, pair_outcomes
 from cartlm.evaluation.scoring import Score, score, summarize
-from cartlm.metrics import DIGITS, Outcome, answer_hash
+from cartlm.metrics import Outcome, answer_hash, rounded
 from cartlm.own_rows.answering import Answered
 from cartlm.own_rows.labelled import SIZES, Labelled
 from cartlm.task.intent import parse_intent
@@ -122,7 +122,4 @@ def _slices(rows: Sequence[Labelled], variants: Sequence[Scored]) -> list[Slice]
 
 def plain_section(section: dict[str, Any]) -> dict[str, Any]:
     """A section with its floats rounded as in metrics files."""
-    return {
-        key: float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
-        for key, value in section.items()
-    }
+    return {key: rounded(value) if isinstance(value, float) else value for key, value in section.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
@@ -14,16 +13,15 @@ from cartlm.engines.config import Remote
 from cartlm.errors import UserError
 from cartlm.evaluation.shots import INSTRUCTION
 from cartlm.params import Params
-from cartlm.serving.models import find_model
+from cartlm.serving.models import Model, find_model
 
 
 @dataclass(frozen=True)
 class Local:
-    """A model on this machine, and the engine that loads it (as in `cartlm.serving.models.Model`)."""
+    """A model on this machine; `name` is what tables call it."""
 
     name: str
-    kind: str
-    path: Path
+    model: Model
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,7 @@ def find(name: str, params: Params, environ: Mapping[str, str]) -> Variant:
     """
     if name in params.remote:
         return _served(name, params.remote[name], environ)
-    model = find_model(name)
-    return Local(name, model.engine, model.path)
+    return Local(name, find_model(name))
 
 
 def _served(name: str, server: Remote, environ: Mapping[str, str]) -> Served:

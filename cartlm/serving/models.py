@@ -71,14 +71,15 @@ def find_model(model: str | Path, here: Path = Path()) -> Model:
     names no model, FileNotFoundError for one that does not exist yet.
     """
     path = Path(model)
-    if not path.suffix and len(path.parts) == 1 and (root := find_root(here)) is not None:
+    is_name = not path.suffix and len(path.parts) == 1
+    if is_name and (root := find_root(here)) is not None:
         params = params_of(root)
         if str(model) in params.variants.names or not path.exists():
             kind = engine_name(str(model), params.reference, params.gguf, params.gptq)
             return _model(kind, model_path(root / "models", str(model), kind), root, params)
-    if len(path.parts) == 1 and not path.suffix and not path.exists():
-        raise UserError(f"{str(model)!r} names no model: there is no params.yaml of cartlm here", _WAYS)
     if not path.exists():
+        if is_name:
+            raise UserError(f"{str(model)!r} names no model: there is no params.yaml of cartlm here", _WAYS)
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     kind, path = _in_folder(path) if path.is_dir() else (_of_file(path), path)
     root = find_root(path.absolute().parent)

@@ -160,7 +160,9 @@ def test_a_model_is_named_or_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         )
     }
     kinds = {
-        name: (each.kind, str(each.path)) for name, each in found.items() if isinstance(each, variants.Local)
+        name: (each.model.engine, str(each.model.path))
+        for name, each in found.items()
+        if isinstance(each, variants.Local)
     }
     assert kinds == {
         "q4_k_m": ("llama.cpp", "models/q4_k_m/model.gguf"),

@@ -74,7 +74,7 @@ def test_a_cell_holds_a_catalog_in_any_form(cell: Any) -> None:
         (7, "list"),
         ("Tea, Milk 1 l", "has a ','"),
         ("Tea|Milk 1 l", "has a '|'"),
-    ],  # fmt: skip
+    ],
 )
 def test_a_cell_without_a_catalog_says_so(cell: Any, word: str) -> None:
     with pytest.raises(ValueError, match=word):
