@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from cartlm.compare.comparison import Change, Comparison, Verdict
 from cartlm.compare.load import PARAMS, WORKSPACE
 from cartlm.compare.markdown import fold, inert, mermaid_chart, table_cell
-from cartlm.compare.rules import ACCURACY, ANYWHERE, TESTED
+from cartlm.compare.rules import ACCURACY, ANYWHERE, DECODING, TESTED
 from cartlm.evaluation import paired
 from cartlm.pipeline import stale
 from cartlm.text import few
@@ -195,7 +195,7 @@ def target_section(target: str, changes: Sequence[Change], everything: bool) -> 
         below = ["Nothing measured."]
     elif counts == {"no change": len(changes)}:
         below = [f"No change ({len(changes)} judged)."]
-    title = target.capitalize() if target in ANYWHERE else f"Hardware target {inert(target)}"
+    title = target.capitalize() if target in (*ANYWHERE, DECODING) else f"Hardware target {inert(target)}"
     moved = [change_row(change) for change in hidden if change.old != change.new]
     return Section(title, "", CHANGE_HEAD, [change_row(change) for change in shown], below, moved)
 

@@ -14,21 +14,27 @@ RULES: tuple[tuple[str, str, Better], ...] = (
     (r"unparseable|truncated", "accuracy", "lower"),
     (r"(batch_\d+_)?(prefill|decode)_tokens_per_s|queries_per_s", "speed", "higher"),
     (r"load_s", "load", "lower"),
-    (r"\w+_ms_p(50|95)", "latency", "lower"),  # p99 rests on a query or two
+    (r"(?!cold_|warm_)\w+_ms_p(50|95)", "latency", "lower"),  # p99 rests on a query or two
     (r"(?!baseline)(?!\w*_(anon|file|cgroup)_)\w*(rss|vram|peak)\w*_mib", "memory", "lower"),
     (r"(batch_\d+_)?energy_j_per_query", "energy", "lower"),
     (r"size_mib", "size", "lower"),
     (r"loss_mean|loss_max|eval_loss", "loss", "lower"),
+    (
+        r"(cold|warm)_to_free",
+        "ratio",
+        "lower",
+    ),  # latency of a way of decoding, by that of free decoding in the same run
 )
 """Name of a metric (last part of its key), its kind, and which direction is better.
 
 All other numbers are shown, not judged: tests/unit/compare/test_rules.py has the reason for each.
 """
 TIMED = ("speed", "latency", "load", "energy")
-OF_MACHINE = (*TIMED, "memory")
+OF_MACHINE = (*TIMED, "memory", "ratio")
 """Kinds that differ from machine to machine."""
 ACCURACY = "accuracy"
 MODELS = "models"  # what quantizing reports of the files
+DECODING = "decoding"  # what stage bench-decoding measures
 ANYWHERE = (ACCURACY, MODELS)
 """Targets that are no hardware: every machine gives the same numbers."""
 TESTED = "free.exact_match"  # the share that metrics/outcomes/ has row by row
@@ -37,6 +43,8 @@ TESTED = "free.exact_match"  # the share that metrics/outcomes/ has row by row
 def target_and_variant(file: str) -> tuple[str, str]:
     """The target and variant of a metrics file; two empty strings for files that are not judged."""
     match PurePosixPath(file).with_suffix("").parts:
+        case "metrics", "decoding":
+            return DECODING, "ways"
         case "metrics", "bench", target, variant if variant != "machine":
             return target, variant
         case "metrics", "quantize" | "gptq", variant:

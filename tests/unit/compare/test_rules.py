@@ -51,6 +51,11 @@ INFORMATIONAL: tuple[tuple[str, str], ...] = (
     (r"\w+\.(stopped|never_stopped)", "truncated has it of all rows"),
     (r"energy\.idle_w|[\w.]*energy_j_per_(token|correct)", "follow from energy_j_per_query and exact_match"),
     (r"reference\..+", "what the reference model is"),
+    (
+        r"\w+\.((cold|warm)_(ms_p50|to_(?!free)\w+)|passes|one_pass|other_answers)",
+        "of a bench-decoding run, whose cold_to_free and warm_to_free are judged",
+    ),
+    (r"(model|workload)\..+", "what bench-decoding measured"),
     (r"remote\..+", "of a server and its network, which no commit changes; the price is the list's"),
 )
 """Whole key -> why it is shown and not judged. Every number of metrics/ is in one of the two tables."""
@@ -117,4 +122,6 @@ def test_a_planted_loss_in_any_number_is_found_or_has_a_reason_not_to_be() -> No
         assert [each.verdict for each in changes if each.old != each.new] == ["worse"], f"{file}: {key}"
         found.add(file.split("/")[1])
     assert passed_over == []
-    assert found == {"bench", "eval", "gptq", "quantize", "remote", "merge.json", "parity.json"}
+    assert found == {
+        "bench", "eval", "gptq", "quantize", "remote", "merge.json", "parity.json", "decoding.json",
+    }  # fmt: skip
