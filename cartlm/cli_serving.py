@@ -23,8 +23,8 @@ FILE = click.Path(path_type=Path)
 STORE, TRAIN = Path("runs/evaluate"), Path("data/train.jsonl")
 LISTED = 20  # broken rows on stderr
 DECODING = click.option(
-    "--decoding", type=click.Choice(["constrained", "free"]), default="constrained", show_default=True,
-    help="constrained: only answers of the catalog.",
+    "--decoding", type=click.Choice(["constrained", "ensemble", "free"]), default="constrained", show_default=True,
+    help="constrained: only answers of the catalog; ensemble: also the baseline's, where the model hardly objects.",
 )  # fmt: skip
 
 

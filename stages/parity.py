@@ -12,13 +12,8 @@ from typing import Any
 from cartlm import command
 from cartlm.engines.answer import Answer, agreement, check_parity
 from cartlm.engines.collect import Job, collect_answers, file_digest
-from cartlm.evaluation.answers import (
-    draft_and_verify_job,
-    evenly_spaced,
-    model_path,
-    open_engine,
-    read_answers,
-)
+from cartlm.evaluation.answers import draft_and_verify_job, evenly_spaced, model_path, read_answers
+from cartlm.evaluation.reading import open_reading
 from cartlm.evaluation.scoring import parity_section
 from cartlm.files import write_text
 from cartlm.metrics import write_metrics
@@ -26,6 +21,7 @@ from cartlm.system import cpu_limits, machine
 from cartlm.task import prompt
 from cartlm.task import rows as row_files
 
+BASELINE = Path("models/baseline/model.json")
 MODELS, TEST, RUNS, SHOWN = Path("models"), Path("data/test.jsonl"), Path("runs"), 5
 
 
@@ -45,18 +41,20 @@ def main() -> None:
             return [known[index] for index in chosen]
         return collect_answers(engine, job.subset(chosen), RUNS / f"parity.{name}.part.jsonl", name)
 
+    as_evaluated = settings.prompt.separator, settings.decoding.max_quantity, BASELINE, threads
     with (
-        open_engine("transformers", merged_path, threads) as merged,
-        open_engine("llama.cpp", f16_path, threads) as f16,
+        open_reading("transformers", merged_path, *as_evaluated) as merged,
+        open_reading("llama.cpp", f16_path, *as_evaluated) as f16,
     ):
-        separator = settings.prompt.separator
-        builder = merged.prompt_builder(separator)
-        prompt.shared_ids(rows, builder, f16.prompt_builder(separator))
+        prompt.shared_ids(rows, merged.builder, f16.builder)
+        for each in (merged, f16):
+            each.expect(rows)
         jobs = [
-            draft_and_verify_job(file_digest(path), rows, builder, limit) for path in (merged_path, f16_path)
+            draft_and_verify_job(file_digest(path), rows, merged.builder, limit)
+            for path in (merged_path, f16_path)
         ]
         result = agreement(answer("merged", merged, jobs[0]), answer("f16", f16, jobs[1]))
-        engines = {"engine": f16.describe(), "engine_merged": merged.describe()}
+        engines = {"engine": f16.engine.describe(), "engine_merged": merged.engine.describe()}
 
     divergences = [
         {"id": rows[chosen[one.index]].id, "merged": one.first, "f16": one.second}

@@ -1,65 +1,62 @@
 """How sure an answer is: calibration on validation rows, and how well confidence tells right answers from wrong ones.
 
-The confidence of an answer is its `probability` among the legal ones (cartlm.decoding.jump_forward). In all functions
-`confidence` is [n] in 0..1, `correct` is [n] and says which of these answers were right.
+The confidence of an answer is the share of right ones among answers like it, by three signs: its `probability` among the
+legal answers (cartlm.decoding.jump_forward), whether the model by itself answers as the baseline proposes, and the `gap` of
+that proposal.
+In all functions `confidence` is [n] in 0..1, `correct` is [n] and says which of these answers were right.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.calibration import CalibratedClassifierCV
-from sklearn.frozen import FrozenEstimator
 
-Method = Literal["temperature", "isotonic"]
 COVERAGES = (0.9, 0.95, 0.99)
 BINS = 15  # as in Guo et al. 2017 (arXiv 1706.04599)
 SMALLEST = 1e-12  # keeps the log odds of 0 and 1 finite
+LARGEST_GAP = 10.0  # logits; beyond it a proposal is out of the question
+FEWEST = 20  # validation rows
 
 
-class _LogOdds(ClassifierMixin, BaseEstimator):
-    """The classifier whose decision function is its only feature: what scikit-learn's calibration starts from."""
+@dataclass(frozen=True)
+class Signs:
+    """What tells how sure an answer is; the gap is None without a legal proposal, 0 where the model proposes the same."""
 
-    def __init__(self) -> None:
-        self.classes_ = np.array([0, 1])
+    probability: float
+    gap: float | None
 
-    def fit(
-        self, features: Any, correct: Any
-    ) -> _LogOdds:  # which scikit-learn asks for; there is nothing to fit
-        return self
-
-    def decision_function(self, features: Any) -> Any:
-        return np.asarray(features)[:, 0]
-
-    def predict(self, features: Any) -> Any:
-        return (self.decision_function(features) > 0).astype(int)
+    def features(self) -> tuple[float, float, float]:
+        probability = min(max(self.probability, SMALLEST), 1 - SMALLEST)
+        log_odds = float(np.log(probability / (1 - probability)))
+        return log_odds, float(self.gap == 0), min(self.gap or 0.0, LARGEST_GAP)
 
 
-def _log_odds(confidence: Any) -> Any:
-    """[n, 1]."""
-    values = np.clip(np.asarray(confidence, dtype=np.float64), SMALLEST, 1 - SMALLEST)
-    return np.log(values / (1 - values))[:, None]
-
-
+@dataclass(frozen=True)
 class Calibration:
-    """A map from confidence to the share of right answers, fitted on validation rows by scikit-learn.
+    """A logistic regression from the signs to the share of right answers (Platt scaling with two more features)."""
 
-    "temperature" divides the log odds by one number; "isotonic" is a rising step function, which needs some hundred rows.
-    Raises ValueError where all answers, or none, are right.
-    """
+    intercept: float
+    log_odds: float
+    agrees: float
+    gap: float
 
-    def __init__(self, confidence: Any, correct: Any, method: Method = "temperature") -> None:
-        right = np.asarray(correct, dtype=int)
-        if len(set(right.tolist())) < 2:
-            raise ValueError(f"calibration needs right and wrong answers; all {len(right)} are the same")
-        model = CalibratedClassifierCV(FrozenEstimator(_LogOdds()), method=method, cv=2, ensemble=False)
-        self._model = model.fit(_log_odds(confidence), right)
+    def __call__(self, signs: Sequence[Signs]) -> Any:
+        """Confidences, float64 [n]."""
+        features = np.array([each.features() for each in signs]).reshape(-1, 3)
+        return 1 / (1 + np.exp(-self.intercept - features @ [self.log_odds, self.agrees, self.gap]))
 
-    def __call__(self, confidence: Any) -> Any:
-        """Calibrated confidences, float64 [n]."""
-        return self._model.predict_proba(_log_odds(confidence))[:, 1]
+
+def calibrate(signs: Sequence[Signs], correct: Sequence[bool]) -> Calibration | None:
+    """Fitted by scikit-learn on validation answers; None where all, or none, are right, or there are too few."""
+    from sklearn.linear_model import LogisticRegression
+
+    if len(correct) < FEWEST or len(set(correct)) < 2:
+        return None
+    model = LogisticRegression().fit([each.features() for each in signs], correct)
+    return Calibration(float(model.intercept_[0]), *map(float, model.coef_[0]))
 
 
 def reliability(confidence: Any, correct: Any, bins: int = BINS) -> list[tuple[int, float, float]]:

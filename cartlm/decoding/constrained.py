@@ -53,16 +53,18 @@ class Constrained:
 
     `cache` is of the model (`LlamaCppCache`, `TransformersCache`), `builder` of its tokenizer. With `prefixes` catalogs
     are kept between messages; `draft` proposes the intent of a catalog and a message, such as
-    `partial(reader.read, weights)` of cartlm.baseline. `max_tokens` bounds prompt and answer;
-    by default it is what the model was made to read.
+    `partial(reader.read, weights)` of cartlm.baseline. With a `margin` the draft is the answer wherever its `gap`
+    (cartlm.decoding.jump_forward) is at most that. `max_tokens` bounds prompt and answer; by default it is what the model
+    was made to read.
     """
 
     def __init__(
         self, cache: Cache, builder: PromptBuilder, max_quantity: int = 1000, prefixes: PrefixCache | None = None,
         draft: Callable[[Sequence[str], str], Intent] | None = None, max_tokens: int | None = None,
+        margin: float | None = None,
     ) -> None:  # fmt: skip
         self._cache, self._builder, self.prefixes, self._draft = cache, builder, prefixes, draft
-        self.max_tokens = max_tokens or cache.max_tokens
+        self.max_tokens, self.margin = max_tokens or cache.max_tokens, margin
         self.legal = LegalAnswers(builder, max_quantity)
         self._prepared = lru_cache(CATALOGS)(self._prepare)
         self._busy = Lock()
@@ -89,7 +91,7 @@ class Constrained:
             started = time.perf_counter()
             cached, passes = self._begin(ids, shared)
             began = time.perf_counter() - started
-            decoded = decode(self._cache, ids[len(self._cache.ids) :], trie, draft)
+            decoded = decode(self._cache, ids[len(self._cache.ids) :], trie, draft, self.margin)
         decoded = replace(
             decoded, forward_passes=passes + decoded.forward_passes, prefill_s=began + decoded.prefill_s
         )

@@ -40,6 +40,8 @@ class LlamaCppCache(AbstractContextManager["LlamaCppCache"]):
         settings.n_ctx = settings.n_batch = -(-tokens // CONTEXT_STEP) * CONTEXT_STEP
         settings.n_threads = settings.n_threads_batch = self._engine.threads
         settings.no_perf = settings.swa_full = True
+        # llama.cpp's own choice is up to 3.6 times slower in passes of 8 to 63 tokens (docs/decisions/speed.md)
+        settings.flash_attn_type = c.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self._context = c.llama_init_from_model(self._engine._model, settings)
         if not self._context:
             raise UserError(

@@ -12,6 +12,28 @@ FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
+class Legal:
+    """What constrained decoding answers to the same prompt (cartlm.decoding).
+
+    `probability` is of this answer among the legal ones. `proposal` is the baseline's answer, None where there is no
+    baseline or its answer is not legal; `proposal_probability` is of that, and `gap` how far its tokens are below the
+    likeliest legal ones, in logits.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    probability: float
+    proposal: str | None = None
+    proposal_probability: float = 0.0
+    gap: float = 0.0
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Legal:
+        """As `Answer.from_json`."""
+        return cls(**{**value, "token_ids": tuple(value["token_ids"])})
+
+
+@dataclass(frozen=True)
 class Answer:
     """One completion.
 
@@ -21,6 +43,7 @@ class Answer:
     EOS included. `decode_s` has one forward pass a decoded token (one less at the cap), so `decoded_tokens / decode_s`
     is the decode speed. The answers of a batch share its seconds evenly. After `verify_draft` the draft's check is in
     `prefill_s`: such an answer gives no speeds. An engine without tokens (cartlm.baseline) leaves ids, counts and seconds at 0.
+    `legal` is set by cartlm.evaluation.reading alone.
     """
 
     text: str
@@ -31,6 +54,7 @@ class Answer:
     forced_tokens: int
     prefill_s: float
     decode_s: float
+    legal: Legal | None = None
 
     def exact(self, completion: str) -> bool:
         """Whether this is the completion byte for byte and ended by itself: what counts as correct everywhere."""
@@ -39,7 +63,12 @@ class Answer:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Answer:
         """The answer that was stored as `dataclasses.asdict`. Raises TypeError or KeyError for other fields."""
-        return cls(**{**value, "token_ids": tuple(value["token_ids"])})
+        legal = value.get("legal")
+        more = {
+            "token_ids": tuple(value["token_ids"]),
+            "legal": None if legal is None else Legal.from_json(legal),
+        }
+        return cls(**{**value, **more})
 
 
 class Stopped(Exception):

@@ -5,9 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import time
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from itertools import takewhile
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -21,7 +19,6 @@ from cartlm.system import cpu_limits, llama_cpp_probe
 from cartlm.task.prompt import PromptBuilder, end_ids
 
 CONTEXT_STEP = 256  # llama.cpp rounds the context up to this many tokens
-CLOSE = 0.5  # logits; rounding of one model differs between batches by a few hundredths
 _errors: list[str] = []
 
 
@@ -87,60 +84,23 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
             started = time.perf_counter()
             logits = self._forward(prompt_ids)
             prefilled = time.perf_counter()
-            ids, reason = self._decode_on([], logits, max_new_tokens)
+            ids: list[int] = []
+            reason: FinishReason = "length"
+            while len(ids) < max_new_tokens:
+                token = self._likeliest(logits)
+                if token in self.end_ids:
+                    reason = "stop"
+                    break
+                ids.append(token)
+                if self.stopped:
+                    raise Stopped
+                if len(ids) < max_new_tokens:
+                    logits = self._forward([token])
             ended = time.perf_counter()
         return Answer(
             self.decode(ids), tuple(ids), reason, len(prompt_ids), len(ids), 0,
             prefilled - started, ended - prefilled,
         )  # fmt: skip
-
-    def verify_draft(self, prompt_ids: list[int], max_new_tokens: int, draft: Sequence[int]) -> Answer:
-        """The greedy completion as `answer` gives it, faster where `draft` guesses it.
-
-        One forward pass over prompt and draft shows how much of the draft greedy decoding would choose (speculative
-        decoding, arXiv 2211.17192). From the first token that it would not, or that is CLOSE to another, decoding goes on
-        token by token.
-        """
-        # an answer has no end token
-        draft = [*takewhile(lambda token: token not in self.end_ids, draft[:max_new_tokens])]
-        with self._busy:
-            self.reserve(len(prompt_ids) + max_new_tokens)
-            self._clear()
-            started = time.perf_counter()
-            rows = self._forward(prompt_ids + draft, len(draft) + 1)
-            accepted = 0
-            while accepted < len(draft) and self._clearly(rows[accepted]) == draft[accepted]:
-                accepted += 1
-            kept, logits = draft[:accepted], rows[accepted]
-            if self._clearly(logits) is None:  # a pass of its own rounds as `answer` does
-                past = prompt_ids + kept if kept else prompt_ids
-                cut = len(past) - 1 if kept else 0
-                self._keep(cut)
-                logits = self._forward(past[cut:])
-            else:
-                logits = logits.copy()
-                self._keep(len(prompt_ids) + accepted)
-            prefilled = time.perf_counter()
-            ids, reason = self._decode_on(kept, logits, max_new_tokens)
-            ended = time.perf_counter()
-        return Answer(
-            self.decode(ids), tuple(ids), reason, len(prompt_ids), len(ids), 0,
-            prefilled - started, ended - prefilled,
-        )  # fmt: skip
-
-    def _decode_on(self, kept: list[int], logits: Any, max_new_tokens: int) -> tuple[list[int], FinishReason]:
-        """The answer that begins with `kept`, whose next token `logits` choose; the cache holds the prompt and `kept`."""
-        ids = list(kept)
-        while len(ids) < max_new_tokens:
-            token = self._likeliest(logits)
-            if token in self.end_ids:
-                return ids, "stop"
-            ids.append(token)
-            if self.stopped:
-                raise Stopped
-            if len(ids) < max_new_tokens:
-                logits = self._forward([token])
-        return ids, "length"
 
     def _likeliest(self, logits: Any) -> int:
         """The token of the highest of [vocabulary] logits. Raises UserError for NaN and infinity."""
@@ -149,11 +109,6 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
             hint = "delete it, then dvc repro; if it stays so, its activations may exceed float16, as F16 weights need them"
             raise UserError(f"{self.path} computes {logits[token]}", hint)
         return token
-
-    def _clearly(self, logits: Any) -> int | None:
-        """The likeliest token; None where another is so CLOSE that a batch's rounding might change the order."""
-        token = self._likeliest(logits)
-        return token if np.count_nonzero(logits >= logits[token] - CLOSE) == 1 else None
 
     def benchmark_pp_tg(self, prompt_tokens: int, new_tokens: int) -> tuple[float, float]:
         """Seconds to prefill `prompt_tokens` arbitrary tokens, and to decode `new_tokens` from an empty cache.
@@ -175,27 +130,12 @@ class LlamaCpp(AbstractContextManager["LlamaCpp"]):
     def _clear(self) -> None:
         c.llama_memory_clear(c.llama_get_memory(self._context), True)
 
-    def _keep(self, tokens: int) -> None:
-        """Drop from the cache what comes after the first `tokens`. Raises RuntimeError where llama.cpp cannot."""
-        if not c.llama_memory_seq_rm(c.llama_get_memory(self._context), -1, tokens, -1):
-            raise RuntimeError(f"llama_memory_seq_rm from {tokens} failed")
-
-    def _forward(self, ids: list[int], last: int = 0) -> Any:
-        """Logits after the last of `ids`, float32 [vocabulary]; or after each of the `last` ones, [last, vocabulary].
-
-        Valid until the next call.
-        """
+    def _forward(self, ids: list[int]) -> Any:
+        """Logits after the last of `ids`, float32 [vocabulary]; valid until the next call."""
         tokens = (c.llama_token * len(ids))(*ids)  # must outlive the batch, which only points to it
-        batch = c.llama_batch_get_one(tokens, len(ids))
-        # without flags llama.cpp computes the logits of the last one alone
-        flags = (ctypes.c_int8 * len(ids))(*[index >= len(ids) - last for index in range(len(ids))])
-        if last:
-            batch.logits = ctypes.cast(flags, type(batch.logits))
-        status = c.llama_decode(self._context, batch)
+        status = c.llama_decode(self._context, c.llama_batch_get_one(tokens, len(ids)))
         if status != 0:
             raise RuntimeError(f"llama_decode of {len(ids)} tokens returned {status}: {_errors[:1]}")
-        if last:  # one behind the other, in the order of the tokens
-            return np.ctypeslib.as_array(c.llama_get_logits(self._context), (last, self.vocabulary))
         return np.ctypeslib.as_array(c.llama_get_logits_ith(self._context, -1), (self.vocabulary,))
 
     def tokenize(self, content: str, special: bool = False) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -66,11 +66,18 @@ def open_engine(engine: str, path: Path, threads: int, replicas: int | None = No
     return llama_cpp.load(path, threads=threads // replicas, replicas=replicas)
 
 
+def plain_job(
+    model: str, rows: Sequence[Row], builder: PromptBuilder, max_new_tokens: int, batch_size: int = 1
+) -> Job:
+    """`rows` answered in batches of `batch_size`."""
+    return Job(model, [builder.prompt_ids(row.prompt) for row in rows], max_new_tokens, batch_size)
+
+
 def draft_and_verify_job(model: str, rows: Sequence[Row], builder: PromptBuilder, max_new_tokens: int) -> Job:
     """`rows` one at a time, each label as the draft of its answer: one forward pass verifies a right answer.
 
-    From the first token that the model would not choose, the draft is dropped (`verify_draft` of the engines): a label
-    cannot make an answer right.
+    From the first token that the model would not choose, the draft is dropped (cartlm.decoding.free): a label cannot make
+    an answer right.
     """
     prompts = [builder.prompt_ids(row.prompt) for row in rows]
     drafts = [builder.completion_ids(row.completion)[:-1] for row in rows]
@@ -99,12 +106,17 @@ def rows_hash(rows: Sequence[Row]) -> str:
 
 def batch_disagreement(
     engine: Any, job: Job, answers: Sequence[Answer], rows: int, part: Path
-) -> dict[str, int]:
-    """How many of `rows` evenly spaced rows get another answer at batch 1: greedy output depends on the batch."""
+) -> dict[str, dict[str, int]]:
+    """The section `batching`: how many of `rows` evenly spaced rows get another answer at batch 1, on which greedy output depends.
+
+    Empty where nothing was batched, or no row is asked for.
+    """
+    if job.batch_size == 1 or not rows:
+        return {}
     chosen = evenly_spaced(len(job.prompts), rows)
     single = collect_answers(engine, replace(job.subset(chosen), batch_size=1), part, "batch 1")
     flips = len(agreement(single, [answers[index] for index in chosen]).divergences)
-    return {"batch_size": job.batch_size, "flip_rows": len(chosen), "flips": flips}
+    return {"batching": {"batch_size": job.batch_size, "flip_rows": len(chosen), "flips": flips}}
 
 
 def answer_rows(engine: Any, rows: Sequence[Row], job: Job, raw: Path) -> tuple[list[Answer], list[Score]]:
@@ -118,6 +130,18 @@ def answer_rows(engine: Any, rows: Sequence[Row], job: Job, raw: Path) -> tuple[
     ]
     write_text(raw, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return answers, scores
+
+
+def answer_sets(
+    engine: Any, sets: Mapping[str, Sequence[Row]], make_job: Callable[[Sequence[Row]], Job], raw: Path
+) -> dict[str, tuple[list[Answer], list[Score]]]:
+    """`answer_rows` of each set that has rows; all answers go to `raw`.NAME.jsonl, those of "free" to `raw`.jsonl."""
+    names = {name: f"{raw.name}.jsonl" if name == "free" else f"{raw.name}.{name}.jsonl" for name in sets}
+    return {
+        name: answer_rows(engine, rows, make_job(rows), raw.with_name(names[name]))
+        for name, rows in sets.items()
+        if rows
+    }
 
 
 def read_answers(raw: Path, key: str) -> list[Answer] | None:

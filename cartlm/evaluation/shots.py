@@ -15,7 +15,7 @@ from typing import Any
 
 from cartlm.engines.answer import Answer
 from cartlm.engines.collect import Job, collect_answers
-from cartlm.evaluation.answers import evenly_spaced, rows_hash
+from cartlm.evaluation.answers import answer_rows, evenly_spaced, rows_hash
 from cartlm.evaluation.config import Eval, Shots
 from cartlm.evaluation.scoring import score, summarize
 from cartlm.task.prompt import PromptBuilder
@@ -53,13 +53,23 @@ def sections(
     settings: Eval,
     model: str,
     raw: Path,
+    header: str = "",
 ) -> dict[str, dict[str, Any]]:
-    """The sections `zero_shot` and `few_shot` of a base model's metrics, of `shots.rows` evenly spaced rows.
+    """The sections `zero_shot` and `few_shot` of a base model's metrics, of `shots.rows` evenly spaced rows; and `header` of
+    all rows where one is given, which their prompts follow.
 
     As `cartlm.evaluation.scoring.summarize`, with `shots` and the `rows` by which two runs compare. A section is
     absent where its prompts are longer than the model reads: it computes on beyond its last position, and nothing would
     say so. `raw`: answers so far are kept in its .zero_shot.part.jsonl and .few_shot.part.jsonl.
     """
+    found: dict[str, dict[str, Any]] = {}
+    if header:
+        headed = [builder.prompt_ids(header + row.prompt) for row in rows]
+        job = Job(model, headed, settings.max_new_tokens, settings.batch_size)
+        _, scores = answer_rows(engine, rows, job, raw.with_name(f"{raw.name}.header.jsonl"))
+        found["header"] = summarize(scores)
+    if not settings.shots.rows:
+        return found
     asked = [rows[index] for index in evenly_spaced(len(rows), settings.shots.rows)]
     longest = max(len(builder.completion_ids(row.completion)) for row in asked)
     limit = min(settings.max_new_tokens, longest + SPARE)
@@ -72,7 +82,6 @@ def sections(
     while drawn and not prompts_after(text_of(drawn, builder.separator)):
         drawn.pop()
     ways = {"zero_shot": (INSTRUCTION, []), "few_shot": (text_of(drawn, builder.separator), drawn)}
-    found: dict[str, dict[str, Any]] = {}
     for name, (head, shown) in ways.items():
         prompts = prompts_after(head) if head else None
         if prompts is None:

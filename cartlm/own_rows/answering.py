@@ -7,23 +7,29 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cartlm.baseline import reader as baseline
+from cartlm.decoding.constrained import Constrained, TooLong
 from cartlm.engines.answer import Answer
-from cartlm.engines.collect import Job, collect_answers, file_digest
+from cartlm.engines.collect import collect_answers, file_digest
 from cartlm.errors import UserError
-from cartlm.evaluation.answers import draft_and_verify_job, evenly_spaced, open_engine
-from cartlm.evaluation.constrained import ENGINES, is_legal
-from cartlm.own_rows.variants import Local, Served, Variant
-from cartlm.own_rows.within import NOTHING, open_within
+from cartlm.evaluation.answers import draft_and_verify_job, evenly_spaced, open_engine, plain_job
+from cartlm.evaluation.constrained import constrained, ensemble
+from cartlm.evaluation.reading import ENGINES, open_cache, open_reading
+from cartlm.own_rows.variants import Served, Variant
 from cartlm.params import Params
 from cartlm.serving.models import Model
-from cartlm.serving.reader import Mode
+from cartlm.serving.reader import Mode, ensemble_margin
 from cartlm.system import cpu_limits
 from cartlm.task.prompt import PromptBuilder
 from cartlm.task.rows import Row
 from cartlm.text import few
+
+NOTHING = Answer("", (), "stop", 0, 0, 0, 0.0, 0.0)
+"""The answer to a row that could not be asked."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +64,50 @@ def answer_rows(variant: Variant, rows: Sequence[Row], order: Order) -> Answered
     """
     if isinstance(variant, Served):
         return _ask_server(variant, rows, order)
-    model = variant.model
-    constrained = order.way == "constrained" and model.engine in ENGINES
-    latency = _latency_ms(model, rows, order, constrained)
-    digest = file_digest(model.path)
-    with open_engine(model.engine, model.path, cpu_limits.threads()) as engine:
-        builder = engine.prompt_builder(order.params.prompt.separator)
-        asked, notes = _askable(builder, rows, order.params)
+    model, params = variant.model, order.params
+    latency = _latency_ms(model, rows, order)
+    digest, limit = file_digest(model.path), params.eval.max_new_tokens
+    with ExitStack() as stack:
+        threads, separator = cpu_limits.threads(), params.prompt.separator
+        twice = model.engine in ENGINES
+        if twice:
+            bound = params.decoding.max_quantity
+            both = open_reading(model.engine, model.path, separator, bound, model.baseline, threads)
+            engine: Any = stack.enter_context(both)
+            builder, about = engine.builder, {**engine.engine.describe(), "decoding": order.way}
+        else:
+            engine = stack.enter_context(open_engine(model.engine, model.path, threads))
+            builder, about = engine.prompt_builder(separator), engine.describe()
+        asked, notes = _askable(builder, rows, params)
         kept = [rows[at] for at in asked]
-        answers = _free(variant, digest, engine, builder, kept, order)
-        if constrained:
-            answers, more = _constrained(variant, digest, engine, builder, kept, answers, order)
-            notes += more
-        about = {**engine.describe(), **({"decoding": order.way} if model.engine in ENGINES else {})}
+        if twice:
+            engine.expect(kept)
+            job = draft_and_verify_job(digest, kept, builder, limit)
+        else:
+            job = plain_job(digest, kept, builder, limit)
+        order.store.mkdir(parents=True, exist_ok=True)
+        part = order.store / f"{job.key(engine)}.jsonl"
+        answers = collect_answers(engine, job, part, variant.name)
+    if twice and order.way != "free":
+        notes += _bounds(kept, answers, params)
+        choose = (
+            constrained if order.way == "constrained" else partial(ensemble, margin=ensemble_margin(model))
+        )
+        answers = [choose(answer) for answer in answers]
     found = dict(zip(asked, answers, strict=True))
     return Answered(variant.name, [found.get(at, NOTHING) for at in range(len(rows))], latency, about, notes)
+
+
+def _bounds(rows: Sequence[Row], answers: Sequence[Answer], params: Params) -> list[str]:
+    """Notes on rows that constrained decoding cannot answer, or not rightly."""
+    notes, bound = [], params.decoding.max_quantity
+    if long := [row.id for row, answer in zip(rows, answers, strict=True) if answer.legal is None]:
+        what = "do not fit into the model with their answers and keep their free ones"
+        notes.append(f"{len(long)} rows {what}: {few(long, 4)}")
+    if many := [row.id for row in rows if row.intent.quantity > bound]:
+        what = f"rows ask for more than decoding.max_quantity={bound}, so that no legal answer is right"
+        notes.append(f"{len(many)} {what}: {few(many, 4)}")
+    return notes
 
 
 def _askable(builder: PromptBuilder, rows: Sequence[Row], params: Params) -> tuple[list[int], list[str]]:
@@ -98,49 +133,7 @@ def _askable(builder: PromptBuilder, rows: Sequence[Row], params: Params) -> tup
     return asked, notes
 
 
-def _free(
-    variant: Local, digest: str, engine: Any, builder: PromptBuilder, rows: Sequence[Row], order: Order
-) -> list[Answer]:
-    """Free answers; a right one is verified in one forward pass, as in the stage eval. `digest` is of the model."""
-    limit = order.params.eval.max_new_tokens
-    if hasattr(engine, "verify_draft"):
-        job = draft_and_verify_job(digest, rows, builder, limit)
-    else:
-        job = Job(digest, [builder.prompt_ids(row.prompt) for row in rows], limit)
-    free = f"{variant.name}, free" if variant.model.engine in ENGINES else variant.name
-    return _collect(engine, job, order, free)
-
-
-def _collect(engine: Any, job: Job, order: Order, label: str) -> list[Answer]:
-    order.store.mkdir(parents=True, exist_ok=True)
-    return collect_answers(engine, job, order.store / f"{job.key(engine)}.jsonl", label)
-
-
-def _constrained(
-    variant: Local, digest: str, engine: Any, builder: PromptBuilder, rows: Sequence[Row], free: list[Answer],
-    order: Order,
-) -> tuple[list[Answer], list[str]]:  # fmt: skip
-    """The answers within the catalogs, given the free ones: a legal one stays (cartlm.evaluation.constrained)."""
-    bound = order.params.decoding.max_quantity
-    prompts = [builder.prompt_ids(row.prompt) for row in rows]
-    by_ids = {tuple(ids): row for ids, row in zip(prompts, rows, strict=True)}
-    with open_within(variant.model.engine, engine, builder, bound, by_ids) as within:
-        every = enumerate(zip(rows, free, strict=True))
-        again = [at for at, (row, answer) in every if not is_legal(within.legal, row, answer)]
-        job = Job(digest, [prompts[at] for at in again], order.params.eval.max_new_tokens)
-        found = dict(zip(again, _collect(within, job, order, f"{variant.name}, constrained"), strict=True))
-    notes = []
-    if long := [rows[at].id for at, answer in found.items() if answer == NOTHING]:
-        what = "do not fit into the model with their answers and keep their free ones"
-        notes.append(f"{len(long)} rows {what}: {few(long, 4)}")
-    if many := [row.id for row in rows if row.intent.quantity > bound]:
-        what = f"rows ask for more than decoding.max_quantity={bound}, so that no legal answer is right"
-        notes.append(f"{len(many)} {what}: {few(many, 4)}")
-    kept = {at: answer for at, answer in found.items() if answer != NOTHING}
-    return [kept.get(at, answer) for at, answer in enumerate(free)], notes
-
-
-def _latency_ms(model: Model, rows: Sequence[Row], order: Order, constrained: bool) -> list[float]:
+def _latency_ms(model: Model, rows: Sequence[Row], order: Order) -> list[float]:
     """Milliseconds from message to answer of evenly spaced rows, one at a time on all threads, after one that warms up.
 
     Apart from the answers that are scored, because drafts speed those up. Rows that cannot be asked are left out.
@@ -149,19 +142,29 @@ def _latency_ms(model: Model, rows: Sequence[Row], order: Order, constrained: bo
         return []
     limit, seconds = order.params.eval.max_new_tokens, []
     with ExitStack() as stack:
-        loaded = open_engine(model.engine, model.path, cpu_limits.threads(), replicas=1)
-        engine: Any = stack.enter_context(loaded)
+        engine: Any = stack.enter_context(
+            open_engine(model.engine, model.path, cpu_limits.threads(), replicas=1)
+        )
         builder = engine.prompt_builder(order.params.prompt.separator)
-        asked, _ = _askable(builder, chosen, order.params)
-        if constrained:
-            ids = {tuple(builder.prompt_ids(chosen[at].prompt)): chosen[at] for at in asked}
+        within: Constrained | None = None
+        if order.way != "free" and model.engine in ENGINES:
+            cache, draft = stack.enter_context(open_cache(model.engine, engine)), None
+            if model.baseline:
+                draft = partial(baseline.read, baseline.load(model.baseline))
+            margin = ensemble_margin(model) if order.way == "ensemble" else None
             bound = order.params.decoding.max_quantity
-            engine = stack.enter_context(open_within(model.engine, loaded, builder, bound, ids))
-        for at in asked[:1] + asked:
+            within = Constrained(cache, builder, bound, draft=draft, margin=margin)
+        asked, _ = _askable(builder, chosen, order.params)
+        for row in [chosen[at] for at in asked[:1] + asked]:
             started = time.perf_counter()
-            answer = engine.answer(builder.prompt_ids(chosen[at].prompt), limit)
-            if answer != NOTHING:
-                seconds.append(time.perf_counter() - started)
+            try:
+                if within is not None:
+                    within.answer(row.catalog, row.message)
+                else:
+                    engine.answer(builder.prompt_ids(row.prompt), limit)
+            except TooLong:
+                continue
+            seconds.append(time.perf_counter() - started)
     return [1000 * each for each in seconds[1:]]
 
 

@@ -13,6 +13,7 @@ HEADINGS = {
     "english": "English",
     "spanish": "Spanish",
     "natural_constrained": "natural, constrained",
+    "natural_ensemble": "natural, ensemble",
     "truncated": "never ended",
     "over": "decode over FP16",
     "batch_decode_tokens_per_s": "decode tokens/s, largest batch",

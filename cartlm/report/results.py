@@ -19,8 +19,8 @@ BEGIN, END = "<!-- results -->", "<!-- /results -->"
 SHORT = ("baseline", "base", "f16", "q8_0", "q4_k_m", "q2_k")
 """The variants of the README's table, where params.yaml lists them."""
 ACCURACY = (
-    "variant", "exact_match", "constrained", "novel", "croatian", "english", "spanish", "natural", "natural_constrained",
-    "unparseable", "truncated",
+    "variant", "exact_match", "constrained", "ensemble", "novel", "croatian", "english", "spanish", "natural",
+    "natural_constrained", "natural_ensemble", "unparseable", "truncated",
 )  # fmt: skip
 SPEED = (
     "variant", "size_mib", "prefill_tokens_per_s", "decode_tokens_per_s", "latency_ms_p50", "latency_ms_p95",
@@ -36,8 +36,10 @@ BOTH = (
 ABOUT = {
     "free": "Exact match: {} test rows, greedy decoding, Wilson's interval. The shares beside it are of parts of these rows.",
     "constrained": "Constrained: the likeliest legal answer to each of {} rows, which names a line of the catalog "
-    "([how](guide/decoding.md)). Columns without that word are of free decoding; `base` is asked freely alone, and all answers "
+    "([how](guide/decoding.md)). Columns without either word are of free decoding; `base` is asked freely alone, and all answers "
     "of `baseline` are legal.",
+    "ensemble": "Ensemble: the baseline's answer wherever the model hardly prefers another legal one, by a margin chosen on "
+    "validation rows ([how](guide/decoding.md#model-and-baseline-together)).",
     "natural": "Natural: {} messages that people typed to order fast food (MultiDoGO), in English and almost all of them "
     "`add`; they are in no other figure.",
     "header": "`base` has not seen our JSON: without a header that names the format it answers in one of its own, and no "
@@ -63,6 +65,14 @@ def sections(metrics: Path, variants: Sequence[str], level: str = "##") -> list[
         cells.markdown([key for key in ACCURACY if is_known(key, accuracy)], accuracy),
         bullets(accuracy_notes(metrics, variants)),
     ]
+    if sure := confidences(metrics, variants):
+        parts += [
+            f"{level} How sure answers are",
+            "Constrained and ensemble answers to the test rows. Confidence is calibrated on validation rows; its error is the mean distance "
+            "from the share of right answers, in 15 bins. Exact match at a coverage is that of the surest answers, whose least "
+            "confidence is beside it: the others would go to a person.",
+            cells.markdown(tuple(sure[0]), sure),
+        ]
     if made := merging(metrics):
         both = sum(row["model"].startswith("merged onto") for row in made) == 2
         parts += [
@@ -87,9 +97,27 @@ def sections(metrics: Path, variants: Sequence[str], level: str = "##") -> list[
     return [*filter(None, parts)]
 
 
+def confidences(metrics: Path, variants: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of the table of calibrated confidence: two a variant, where its evaluation has them."""
+    found = []
+    for variant in variants:
+        evaluation = read_optional(metrics / "eval" / f"{variant}.json")
+        for way in ("constrained", "ensemble"):
+            section = evaluation.get(way, {})
+            if "calibration_error" not in section:
+                continue
+            row = {"variant": variant, "decoding": way, "exact match": f"{section['exact_match']:.3f}"}
+            row["calibration error"] = f"{section['calibration_error']:.3f}"
+            for coverage in (90, 95, 99):
+                accuracy, least = (section[f"{name}_at_{coverage}"] for name in ("accuracy", "confidence"))
+                row[f"at {coverage} %"] = f"{accuracy:.3f} (≥ {least:.2f})"
+            found.append(row)
+    return found
+
+
 def is_known(key: str, rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a column has values; numbers of before constrained decoding lack its columns."""
-    return "constrained" not in key or any(row.get(key) is not None for row in rows)
+    """Whether a column has values; older numbers lack those of constrained decoding and of the ensemble."""
+    return not key.endswith(("constrained", "ensemble")) or any(row.get(key) is not None for row in rows)
 
 
 def is_timed(row: Mapping[str, Any]) -> bool:

@@ -23,7 +23,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     **{name: ("free_slices", f"language_{name}") for name in ("croatian", "english", "spanish")},
     **{
         key.replace("exact_match", section): (section, key)
-        for section in ("constrained", "natural", "natural_constrained")
+        for section in ("constrained", "ensemble", "natural", "natural_constrained", "natural_ensemble")
         for key in EXACT
     },
     **{key: ("free", key) for key in ("unparseable", "truncated")},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,17 +10,16 @@ from typing import Any, Literal
 from cartlm.baseline import reader as baseline
 from cartlm.data import records
 from cartlm.decoding.cache import Cache
+from cartlm.decoding.confidence import Calibration, Signs
 from cartlm.decoding.constrained import Constrained, Reply, TooLong
+from cartlm.decoding.jump_forward import CLEAR
 from cartlm.decoding.prefix_cache import PrefixCache
 from cartlm.errors import UserError
 from cartlm.serving.models import Settings
 from cartlm.task.intent import Intent, parse_intent
 from cartlm.task.prompt import PromptBuilder, render_prompt
 
-CLOSE = 1.2  # logits: a wider pass was seen to move one of Q4_K_M by 0.55, and two may move apart
 LONGEST = 128  # characters of a token: Llama 3 has one of 128 spaces, others have shorter ones
-CLEAR = 1 / (1 + math.exp(-CLOSE))
-"""An answer with this probability has no decision within CLOSE: each is at least as probable as the whole answer."""
 
 
 class Unreadable(ValueError):
@@ -55,7 +53,8 @@ class Work:
 
 @dataclass(frozen=True)
 class Decoded:
-    """`confidence` is the probability among the legal answers, None where these were not compared."""
+    """`confidence` is the probability among the legal answers, calibrated where that was learned; None where these were
+    not compared."""
 
     intent: Intent
     confidence: float | None
@@ -99,29 +98,38 @@ class LegalDecoder:
     """A KV cache over an engine's weights, within the catalog's legal answers, with drafts of the baseline if there is one.
 
     A draft makes a pass wider, which rounds differently. So an answer that is not CLEAR is decoded again without it: the
-    answers are those without a draft. `prefixes` reads each catalog in a pass of its own, cached or not.
+    answers are those without a draft. With a `margin` they are the ensemble's, which takes a draft within it. `prefixes`
+    reads each catalog in a pass of its own, cached or not. `calibration` makes probabilities confidences; it needs drafts.
     """
 
     def __init__(
         self, cache: Cache, builder: PromptBuilder, settings: Settings, prefixes: PrefixCache,
-        rules: baseline.Weights | None,
+        rules: baseline.Weights | None, margin: float | None = None, calibration: Calibration | None = None,
     ) -> None:  # fmt: skip
         bound = min(settings.max_tokens, cache.max_tokens)
         make = partial(Constrained, cache, builder, settings.max_quantity, prefixes, max_tokens=bound)
         self._cache, self._builder, self._bound = cache, builder, bound
         self._alone = make()
-        self._drafted = make(draft=partial(baseline.read, rules)) if rules is not None else None
+        self._drafted = (
+            make(draft=partial(baseline.read, rules), margin=margin) if rules is not None else None
+        )
+        self._margin, self._calibration = margin, calibration if rules is not None else None
 
     def decode(self, catalog: Sequence[str], message: str) -> Decoded:
         """Raises Unreadable for a prompt that is too long or has a special token, UserError where the model fails."""
         _prompt_ids(self._builder, catalog, message, self._bound)
         try:
-            first = (self._drafted or self._alone).answer(catalog, message)
-            if first.decoded.drafted and first.decoded.probability < CLEAR:
-                return _decoded(self._alone.answer(catalog, message), first)
+            first = found = (self._drafted or self._alone).answer(catalog, message)
+            gap = first.decoded.gap
+            lenient = self._margin is not None and gap is not None and gap <= self._margin
+            if first.decoded.drafted and first.decoded.probability < CLEAR and not lenient:
+                found = self._alone.answer(catalog, message)
         except TooLong as error:
             raise Unreadable(error.message) from None
-        return _decoded(first)
+        confidence = found.decoded.probability
+        if self._calibration is not None:
+            (confidence,) = self._calibration([Signs(confidence, gap)])
+        return Decoded(found.intent, float(confidence), _work(found, first))
 
     def close(self) -> None:
         """Free the KV cache, where Python does not."""
@@ -129,16 +137,15 @@ class LegalDecoder:
             close()
 
 
-def _decoded(reply: Reply, drafted: Reply | None = None) -> Decoded:
-    """The intent of a reply, which took the work of `drafted` too if that was the first try."""
-    first, found = drafted or reply, reply.decoded
-    work = Work(
-        "constrained", reply.prompt_tokens, first.cached_tokens, found.decided, found.forced, found.forward_passes,
-        first.decoded.drafted, first.decoded.accepted, drafted is not None,
+def _work(found: Reply, first: Reply) -> Work:
+    """What a reply took, and the `first` one, with a draft, where that was another."""
+    of_found, passes = found.decoded, found.decoded.forward_passes
+    if found is not first:
+        passes += first.decoded.forward_passes
+    return Work(
+        "constrained", found.prompt_tokens, first.cached_tokens, of_found.decided, of_found.forced, passes,
+        first.decoded.drafted, first.decoded.accepted, found is not first,
     )  # fmt: skip
-    if drafted is not None:
-        work = replace(work, forward_passes=work.forward_passes + drafted.decoded.forward_passes)
-    return Decoded(reply.intent, found.probability, work)
 
 
 def _prompt_ids(builder: PromptBuilder, catalog: Sequence[str], message: str, bound: int | None) -> list[int]:

@@ -97,6 +97,7 @@ def _key(job: Job, columns: Mapping[str, str]) -> dict[str, Any]:
         "catalog": shared,
         **model.identity(),
         "decoding": job.decoding,
+        "learned": asdict(model.learned),
         "settings": asdict(model.settings.given(max_tokens=job.max_tokens)),
         "version": cartlm.__version__,
     }

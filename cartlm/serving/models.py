@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +16,8 @@ from cartlm.engines.collect import file_digest
 from cartlm.errors import UserError
 from cartlm.evaluation.answers import MODEL_FILES, engine_name, model_path
 from cartlm.params import Params
+from cartlm.serving import learned as learning
+from cartlm.serving.learned import Learned
 
 PACKAGES = {"llama.cpp": "llama-cpp-python", "transformers": "transformers", "rules": "rapidfuzz"}
 """Engine -> the package whose version may change its answers."""
@@ -47,13 +49,14 @@ class Settings:
 class Model:
     """A model that exists: its engine (`llama.cpp`, `transformers` or `rules`), its file or folder, how it is asked.
 
-    `baseline` is the fitted reader beside it, None where there is none.
+    `baseline` is the fitted reader beside it, None where there is none; `learned` is what metrics/eval says of the variant.
     """
 
     engine: str
     path: Path
     settings: Settings
     baseline: Path | None
+    learned: Learned = field(default_factory=Learned)
 
     def identity(self) -> dict[str, str]:
         """What answers depend on beside the question: the model's digest and its engine's version. Reads the whole model."""
@@ -122,7 +125,10 @@ def _model(kind: str, path: Path, root: Path | None, params: Params | None) -> M
         )  # fmt: skip
     variant = path if path.is_dir() else path.parent
     places = [variant.absolute().parent / BASELINE, *([root / "models" / BASELINE] if root else [])]
-    return Model(kind, path, settings, next((place for place in places if place.is_file()), None))
+    found = next((place for place in places if place.is_file()), None)
+    of_root = root is not None and variant.absolute().parent == root.absolute() / "models"
+    learned = learning.read(root / f"metrics/eval/{variant.name}.json") if root and of_root else Learned()
+    return Model(kind, path, settings, found, learned)
 
 
 def _of_file(path: Path) -> str:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from cartlm.baseline import reader as baseline
 from cartlm.data import records
@@ -18,6 +18,7 @@ from cartlm.data.filters import bad_sign
 from cartlm.decoding.prefix_cache import PrefixCache
 from cartlm.errors import UserError
 from cartlm.evaluation.answers import open_engine
+from cartlm.evaluation.reading import open_cache
 from cartlm.serving.decoders import FreeDecoder, LegalDecoder, Unreadable, Work
 from cartlm.serving.models import Model, find_model
 from cartlm.system import cpu_limits
@@ -25,7 +26,7 @@ from cartlm.task.intent import Intent
 
 __all__ = ["Mode", "Prediction", "Reader", "Unreadable", "Work", "load"]
 
-Mode = Literal["constrained", "free"]
+Mode = Literal["constrained", "free", "ensemble"]
 CATALOGS = 256  # recent ones, which are not checked again
 
 
@@ -33,8 +34,9 @@ CATALOGS = 256  # recent ones, which are not checked again
 class Prediction:
     """The intent of a message.
 
-    `confidence` is the model's probability of this answer among all legal ones of the catalog, not calibrated
-    (cartlm.decoding.confidence); None with free decoding and for the baseline. `latency_ms` is the time from message to
+    `confidence` is the share of right answers among answers like this one (cartlm.decoding.confidence), which the evaluation of
+    the variant learned; without one (`Reader.calibrated`) the model's probability of this answer among all legal ones of the
+    catalog. None with free decoding and for the baseline. `latency_ms` is the time from message to
     intent, without the wait while other threads' messages were read.
     """
 
@@ -49,13 +51,15 @@ class Reader(AbstractContextManager["Reader"]):
 
     Any number of threads may call `predict`: as many messages are read at the same time as there are `workers`, the
     others wait. `prefixes` counts hits and misses of the catalogs (None with free decoding and for the baseline).
+    `calibrated`: whether confidences are shares of right answers.
     """
 
     def __init__(
         self, model: Model, decoders: Sequence[FreeDecoder | LegalDecoder], prefixes: PrefixCache | None = None,
-        engine: Any = None,
+        engine: Any = None, calibrated: bool = False,
     ) -> None:  # fmt: skip
         self.model, self.prefixes, self.workers = model, prefixes, len(decoders)
+        self.calibrated = calibrated
         self._engine, self._decoders, self._closing = engine, decoders, Lock()
         self._closed = False
         self._idle: SimpleQueue[FreeDecoder | LegalDecoder | None] = SimpleQueue()
@@ -104,12 +108,14 @@ class Reader(AbstractContextManager["Reader"]):
 def load(
     model: str | Path, *, decoding: Mode = "constrained", drafts: bool | str | Path = True, cache_mib: float = 64,
     workers: int | None = 1, threads: int | None = None, separator: str | None = None, max_tokens: int | None = None,
-    max_new_tokens: int | None = None, max_quantity: int | None = None,
+    max_new_tokens: int | None = None, max_quantity: int | None = None, margin: float | None = None,
 ) -> Reader:  # fmt: skip
     """The reader of a variant's folder or name, a GGUF file, a model folder of transformers, or `baseline`.
 
-    `decoding`: "constrained" can only answer with an intent of the catalog, "free" says whatever the model likes.
-    `drafts` speed constrained decoding up and change no answer: True takes models/baseline where the model has one
+    `decoding`: "constrained" can only answer with an intent of the catalog; so can "ensemble", which takes the baseline's answer
+    where the model prefers another by at most `margin` logits, by default what the variant's evaluation chose
+    (cartlm.evaluation.constrained); "free" says whatever the model likes.
+    `drafts` speed constrained decoding up and change no answer of it: True takes models/baseline where the model has one
     beside it, a path another fitted baseline. The keys and values of recent catalogs are kept, up to `cache_mib` MiB.
     `workers` messages are read at the same time, which share `threads` (by default all that quota and affinity allow);
     None is the number that evaluations use.
@@ -122,13 +128,18 @@ def load(
 
     Raises UserError for what names no model and for a broken one, FileNotFoundError for one that does not exist.
     """
-    if decoding not in ("constrained", "free"):
-        raise ValueError(f"decoding is {decoding!r}, not 'constrained' or 'free'")
+    if decoding not in get_args(Mode):
+        raise ValueError(f"decoding is {decoding!r}, not {' or '.join(map(repr, get_args(Mode)))}")
     found = find_model(model)
     settings = found.settings.given(
         separator=separator, max_tokens=max_tokens, max_new_tokens=max_new_tokens, max_quantity=max_quantity
     )
-    rules = baseline.load(path) if decoding == "constrained" and (path := _drafts(found, drafts)) else None
+    rules = baseline.load(path) if decoding != "free" and (path := _drafts(found, drafts)) else None
+    learned = found.learned.constrained
+    if decoding == "ensemble":
+        margin, learned = ensemble_margin(found, margin), found.learned.ensemble
+        if rules is None:
+            raise UserError(f"{found.path} has no baseline beside it", "give drafts=PATH of a fitted one")
     with ExitStack() as undo:
         engine = undo.enter_context(
             open_engine(found.engine, found.path, threads or cpu_limits.threads(), workers)
@@ -142,10 +153,20 @@ def load(
             prefixes, legal = PrefixCache(cache_mib), list[LegalDecoder]()
             for replica in engine.replicas:
                 cache = undo.enter_context(open_cache(found.engine, replica))
-                legal.append(LegalDecoder(cache, builder, settings, prefixes, rules))
-            reader = Reader(found, legal, prefixes, engine)
+                of_way = margin if decoding == "ensemble" else None
+                legal.append(LegalDecoder(cache, builder, settings, prefixes, rules, of_way, learned))
+            reader = Reader(found, legal, prefixes, engine, learned is not None and rules is not None)
         undo.pop_all()  # the reader frees them
     return reader
+
+
+def ensemble_margin(model: Model, given: float | None = None) -> float:
+    """The margin that is given, or else learned. Raises UserError where there is none."""
+    margin = model.learned.margin if given is None else given
+    if margin is None:
+        what = f"no margin of the ensemble was chosen for {model.path}"
+        raise UserError(what, "evaluate the variant (dvc repro), or give margin=")
+    return margin
 
 
 def _drafts(model: Model, drafts: bool | str | Path) -> Path | None:
@@ -155,17 +176,6 @@ def _drafts(model: Model, drafts: bool | str | Path) -> Path | None:
     if found.engine != "rules":
         raise UserError(f"{drafts} is no baseline, so it proposes no drafts", "name models/baseline")
     return found.path
-
-
-def open_cache(engine: str, replica: Any) -> Any:
-    """A KV cache of its own over the weights of a replica of llama.cpp or transformers."""
-    if engine == "transformers":
-        from cartlm.decoding.transformers_cache import TransformersCache
-
-        return TransformersCache(replica)
-    from cartlm.decoding.llama_cpp_cache import LlamaCppCache
-
-    return LlamaCppCache(replica)
 
 
 @lru_cache(CATALOGS)

@@ -102,10 +102,9 @@ def decisions() -> Iterator[list[tuple[int, float]]]:
     made: list[tuple[int, float]] = []
     decide = jump_forward._Walk.decide
 
-    def record(walk: Any, logits: Any) -> int:
-        second, best = np.sort(logits[sorted(walk.node.children)])[-2:]
-        made.append((decide(walk, logits), float(best - second)))
-        return made[-1][0]
+    def record(walk: Any, choice: Any, token: int) -> None:
+        made.append((token, float(np.sort(choice._below)[1])))
+        decide(walk, choice, token)
 
     with patch.object(jump_forward._Walk, "decide", record):
         yield made

@@ -12,7 +12,6 @@ from cartlm.engines import llama_cpp
 from cartlm.engines.llama_cpp import LlamaCpp
 from cartlm.errors import UserError
 from cartlm.system import llama_cpp_build, llama_cpp_probe
-from tests.fixtures.drafts import check_drafts
 from tests.fixtures.toy import TRAINED, toy_rows
 
 
@@ -46,49 +45,6 @@ def test_the_cap_holds_and_is_told_from_stopping(engine: LlamaCpp) -> None:
         assert cut.token_ids == whole.token_ids[:cap]
         assert cut.finish_reason == "length"
     assert engine.answer(ids, len(whole.token_ids) + 1).finish_reason == "stop"
-
-
-@pytest.mark.parametrize("close", [0.0, llama_cpp.CLOSE, 1000.0])
-@pytest.mark.parametrize("cap", [64, 5])
-def test_a_draft_changes_nothing_but_the_number_of_passes(
-    engine: LlamaCpp, cap: int, close: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[int] = []
-    forward = engine._forward
-
-    def counted(ids: list[int], *rest: int) -> object:
-        made.append(len(ids))
-        return forward(ids, *rest)
-
-    monkeypatch.setattr(engine, "_forward", counted)
-    monkeypatch.setattr(llama_cpp, "CLOSE", close)
-    builder = engine.prompt_builder("\n")
-    for row in toy_rows()[:: len(toy_rows()) // 8]:
-        ids = builder.prompt_ids(row.prompt)
-        right = check_drafts(engine, ids, cap).token_ids
-        made.clear()
-        engine.verify_draft(ids, cap, right)
-        if close == 0.0:
-            assert made == [len(ids) + len(right)], "a right draft needs one pass"
-
-
-def test_a_close_token_behind_accepted_ones_is_decoded_in_a_pass_of_its_own(
-    engine: LlamaCpp, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    builder, made = engine.prompt_builder("\n"), list[int]()
-    ids = builder.prompt_ids(toy_rows()[0].prompt)
-    wanted = engine.answer(ids, 64)
-    right, forward, clearly = list(wanted.token_ids), engine._forward, engine._clearly
-    seen: list[int] = []
-
-    def unclear_at_third(logits: object) -> int | None:
-        seen.append(1)
-        return None if len(seen) >= 4 else clearly(logits)
-
-    monkeypatch.setattr(engine, "_clearly", unclear_at_third)
-    monkeypatch.setattr(engine, "_forward", lambda ids, *rest: made.append(len(ids)) or forward(ids, *rest))
-    assert engine.verify_draft(ids, 64, right).token_ids == wanted.token_ids
-    assert made == [len(ids) + len(right), *[1] * (len(right) - 2)]
 
 
 def test_queries_do_not_touch_each_other(engine: LlamaCpp, toy_gguf: Path) -> None:

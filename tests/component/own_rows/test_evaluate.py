@@ -40,7 +40,8 @@ def shop(tmp_path: Path, toy_gguf: Path, toy_model: Path, monkeypatch: pytest.Mo
     (tmp_path / "models/f16/model.gguf").symlink_to(toy_gguf)
     (tmp_path / "models/merged").symlink_to(toy_model)
     write_baseline(tmp_path / "models/baseline/model.json")
-    row_files.write(tmp_path / "data/test.jsonl", toy_rows())
+    for split in ("test", "validation"):
+        row_files.write(tmp_path / f"data/{split}.jsonl", toy_rows())
     (tmp_path / "data/published.jsonl").touch()
     natural = tmp_path / stage.NATURAL
     row_files.write(natural, toy_rows()[TRAINED - 4 : TRAINED + 4])
@@ -68,7 +69,7 @@ def test_the_figures_are_those_of_the_stage_to_the_row(evaluate: Evaluate, shop:
     metrics = read_metrics(shop / f"metrics/eval/{variant}.json")
     raw = (shop / f"runs/eval/{variant}.jsonl").read_text("utf-8").splitlines()
     texts = [json.loads(line)["answer"]["text"] for line in raw]
-    for way in ("free",) if variant == "baseline" else ("free", "constrained"):
+    for way in ("free",) if variant == "baseline" else ("free", "constrained", "ensemble"):
         options = (
             "--variant",
             variant,

@@ -14,6 +14,7 @@ import pytest
 import cartlm
 from cartlm.engines import llama_cpp, transformers
 from cartlm.errors import UserError
+from cartlm.metrics import write_metrics
 from cartlm.task.intent import Intent
 from cartlm.task.rows import Row, make
 from tests import ROOT
@@ -158,3 +159,35 @@ def test_using_the_package_imports_nothing_heavy_until_it_loads() -> None:
     lines = "\n".join(line.strip() for line in code.splitlines())
     done = subprocess.run([sys.executable, "-c", lines], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_an_evaluation_gives_the_margin_and_the_calibration(repo: Path, load: Load) -> None:
+    """Of the variant of that name in the same repository, and of no other model."""
+    write_baseline(repo / "models/baseline/model.json")
+    path = repo / "models/q4_k_m"
+    with pytest.raises(UserError, match="no margin"):
+        load(path, decoding="ensemble")
+    assert not load(path).calibrated
+    weights = {"intercept": -1.0, "log_odds": 0.5, "agrees": 2.0, "gap": -0.3}
+    sections = {f"{way}_calibration": {"n": 300, **weights} for way in ("constrained", "ensemble")}
+    sections["ensemble_calibration"]["margin"] = 1000.0
+    write_metrics(repo / "metrics/eval/q4_k_m.json", sections)
+    together, alone = load(path, decoding="ensemble"), load(path)
+    assert together.calibrated
+    assert alone.calibrated
+    assert not load(repo / "models/f16").calibrated
+    rules, differ = load(repo / "models/baseline"), 0
+    for row in ASKED:
+        found = together.predict(row.catalog, row.message)
+        assert found.intent == rules.predict(row.catalog, row.message).intent
+        assert 0 < (found.confidence or 0) < 1
+        differ += found.intent != alone.predict(row.catalog, row.message).intent
+    assert differ
+    # a margin of one's own
+    strict = load(path, decoding="ensemble", margin=0.0)
+    assert intents(strict) == intents(alone)
+
+
+def test_an_ensemble_needs_a_baseline(repo: Path, load: Load) -> None:
+    with pytest.raises(UserError, match="no baseline"):
+        load(repo / "models/q4_k_m", decoding="ensemble", margin=1.0)

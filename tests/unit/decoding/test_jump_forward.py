@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from cartlm.decoding.jump_forward import Decoded, decode
+from cartlm.decoding.jump_forward import Decoded, decode, weigh
 from cartlm.decoding.trie import LegalAnswers, Node, Trie
 from cartlm.errors import UserError
 from cartlm.task.intent import Intent
@@ -25,11 +25,15 @@ def legal(request: pytest.FixtureRequest) -> LegalAnswers:
 
 
 def run(
-    trie: Trie, seed: int = 0, draft: Sequence[int] = (), likes: Sequence[int] = ()
+    trie: Trie,
+    seed: int = 0,
+    draft: Sequence[int] = (),
+    likes: Sequence[int] = (),
+    margin: float | None = None,
 ) -> tuple[Decoded, FakeCache]:
     cache = FakeCache(seed=seed, likes=likes)
     cache.reserve(len(PROMPT) + trie.longest)
-    return decode(cache, PROMPT, trie, draft), cache
+    return decode(cache, PROMPT, trie, draft, margin), cache
 
 
 def answer(found: Decoded) -> tuple[object, ...]:
@@ -162,3 +166,47 @@ def test_of_equal_tokens_the_lowest_id_is_taken(legal: LegalAnswers, monkeypatch
 def test_something_is_read_before_the_answer(legal: LegalAnswers) -> None:
     with pytest.raises(ValueError, match="nothing to read"):
         decode(FakeCache(), [], legal.trie(CATALOG))
+
+
+def test_with_a_margin_the_draft_is_taken_where_the_model_hardly_prefers_another(legal: LegalAnswers) -> None:
+    trie = legal.trie(CATALOG)
+    drafts = [legal.ids(action, line, n) for action in ("add", "remove") for line in CATALOG for n in (1, 12)]
+    for seed in range(8):
+        alone, _ = run(trie, seed)
+        for draft in drafts:
+            strict, _ = run(trie, seed, draft)
+            assert strict.gap is not None
+            assert (strict.gap == 0) == ((*strict.token_ids, 2) == draft)
+            taken, cache = run(trie, seed, draft, margin=strict.gap)
+            assert (*taken.token_ids, 2) == draft
+            assert taken.intent == trie.intent(draft)
+            assert taken.probability == pytest.approx(strict.draft_probability)
+            assert (taken.forward_passes, taken.accepted, taken.drafted) == (1, taken.decided, taken.decided)
+            assert cache.ids[: len(PROMPT)] == PROMPT
+            if strict.gap:
+                left, _ = run(trie, seed, draft, margin=strict.gap * 0.999)
+                assert answer(left) == answer(alone)
+
+
+def test_a_draft_is_weighed_by_the_logits_before_its_tokens(legal: LegalAnswers) -> None:
+    trie = legal.trie(CATALOG)
+    for draft in (legal.ids("add", "Milk", 12), legal.ids("remove", "Čarape (par)", 1)):
+        found, cache = run(trie, 4, draft)
+        rows = [cache.logits([*PROMPT, *draft[:place]]) for place in range(len(draft))]
+        assert weigh(trie, draft, rows) == (found.gap, pytest.approx(found.draft_probability))
+    rows = [cache.logits(PROMPT)] * 60
+    for wrong in (legal.ids("add", "Bread", 3), legal.ids("add", "Milk", 3)[:-1]):
+        assert weigh(trie, wrong, rows[: len(wrong)]) is None
+
+
+def test_an_illegal_draft_has_no_gap(legal: LegalAnswers) -> None:
+    trie = legal.trie(CATALOG)
+    for draft in (
+        (),
+        legal.ids("add", "Bread", 3),
+        legal.ids("add", "Milk", 31),
+        legal.ids("add", "Milk", 3)[:-1],
+    ):
+        found, _ = run(trie, 3, draft, margin=1000.0)
+        assert (found.gap, found.draft_probability) == (None, None)
+        assert answer(found) == answer(run(trie, 3)[0])

@@ -80,7 +80,8 @@ def test_batches_are_compared_with_batch_1(tmp_path: Path, depends_on_batch: boo
     engine, job = Engine(depends_on_batch), Job("m", [[1] * n for n in range(1, 7)], 4, 2)
     answers = engine.answers(list(job.prompts[:2]), 4, 2) * 3
     section = evaluation.batch_disagreement(engine, job, answers, 3, tmp_path / "part.jsonl")
-    assert section == {"batch_size": 2, "flip_rows": 3, "flips": flips}
+    assert section == {"batching": {"batch_size": 2, "flip_rows": 3, "flips": flips}}
+    assert evaluation.batch_disagreement(engine, job, answers, 0, tmp_path / "part.jsonl") == {}
 
 
 def test_answers_come_back_under_their_key_only(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def test_one_row_a_variant_in_order(metrics: Path) -> None:
         "natural": 0.61, "natural_low": 0.558883, "natural_high": 0.658602, "unparseable": 0.001,
         "constrained": None, "constrained_low": None, "constrained_high": None, "natural_constrained": None,
         "natural_constrained_low": None, "natural_constrained_high": None,
+        **dict.fromkeys(f"{name}{end}" for name in ("ensemble", "natural_ensemble") for end in ("", "_low", "_high")),
         "truncated": None, "prefill_tokens_per_s": 1234.0, "decode_tokens_per_s": 210.5,
         "latency_ms_p50": 140.2, "latency_ms_p95": 201.0, "queries_per_s": 6.98, "peak_rss_mib": 55.5, "machine": "",
         "asked": {},

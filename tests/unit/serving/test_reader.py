@@ -12,6 +12,7 @@ import pytest
 
 import cartlm
 from cartlm.baseline.reader import read
+from cartlm.decoding.confidence import Calibration, Signs
 from cartlm.decoding.prefix_cache import PrefixCache
 from cartlm.engines.answer import Answer, FinishReason
 from cartlm.serving import decoders
@@ -141,6 +142,46 @@ def test_an_answer_that_is_clear_is_not_decoded_again() -> None:
     assert (found.confidence or 0) > 0.99
     assert found.work.accepted == found.work.drafted > 0
     assert (found.work.checked, found.work.forward_passes) == (False, 2)
+
+
+def test_the_ensemble_takes_the_baselines_answer_within_the_margin_in_one_pass() -> None:
+    rows = generated("serving ensemble", 12)
+    alone = [legal(FakeCache()).predict(row.catalog, row.message) for row in rows]
+    proposals = [read(WEIGHTS, row.catalog, row.message) for row in rows]
+    assert sum(each.intent != one for each, one in zip(alone, proposals, strict=True)) > 6, (
+        "nothing is tested"
+    )
+    for margin, wanted in ((1000.0, proposals), (0.0, [each.intent for each in alone])):
+        decoder = LegalDecoder(FakeCache(), base_builder(), FEW, PrefixCache(0), WEIGHTS, margin)
+        found = [Reader(MODEL, [decoder]).predict(row.catalog, row.message) for row in rows]
+        assert [each.intent for each in found] == wanted
+        if margin:
+            assert all(each.work.forward_passes == 2 and not each.work.checked for each in found)
+            assert all(each.work.accepted == each.work.drafted for each in found)
+
+
+def test_a_calibration_makes_the_probability_a_confidence() -> None:
+    message, calibration = "add 3 green tea", Calibration(-1.0, 0.5, 2.0, -0.3)
+    proposed = read(WEIGHTS, CATALOG, message)
+    for likes in ((), base_builder().completion_ids(proposed.canonical())):
+        plain, sure = (
+            LegalDecoder(FakeCache(likes=likes), base_builder(), FEW, PrefixCache(8), WEIGHTS, None, each)
+            for each in (None, calibration)
+        )
+        raw, found = (Reader(MODEL, [each]).predict(CATALOG, message) for each in (plain, sure))
+        assert found.intent == raw.intent
+        assert (found.intent == proposed) == bool(likes)
+        assert raw.confidence is not None
+        assert found.confidence is not None
+        if likes:
+            wanted = calibration([Signs(raw.confidence, 0.0)])[0]
+            assert found.confidence == pytest.approx(wanted)
+        else:
+            assert found.confidence < calibration([Signs(raw.confidence, 0.01)])[0], "the gap counts"
+    without = LegalDecoder(FakeCache(), base_builder(), FEW, PrefixCache(8), None, None, calibration)
+    assert Reader(MODEL, [without]).predict(CATALOG, message).confidence == pytest.approx(
+        legal(FakeCache()).predict(CATALOG, message).confidence
+    )
 
 
 def test_settings_bound_the_prompt_and_the_model_bounds_them() -> None:
