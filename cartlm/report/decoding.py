@@ -43,7 +43,8 @@ its lines. The first message is cold: the catalog is new. The others are warm: `
 llama-server its prompt cache, constrained decoding its prefix cache; free decoding keeps nothing. A quotient is of all seconds on the same
 queries, with a 95 % bootstrap interval over sessions. The first three ways get token ids, whose making is not in their time, and end at EOS or
 at as many tokens as their label has; what they answer is not checked. `create_completion` runs with its defaults (no flash attention) and
-no grammar, llama-server over HTTP with a connection a query. Passes are of warm queries. *Draft all accepted* is a reader that is never
+no grammar, llama-server over HTTP with a connection a query. It and free decoding use flash attention where llama.cpp chooses it, constrained
+decoding does without. Passes are of warm queries. *Draft all accepted* is a reader that is never
 wrong. *Floor* is a single forward pass over the message, a warm query's catalog being there already, and as many tokens as the answer has:
 its time alone, nothing tokenized or chosen."""
 

@@ -127,7 +127,19 @@ def sentences(metrics: Path) -> str:
             "": f"The intervals overlap for {these}",
         }
         told.append(f"{says[natural.better]}: {natural.against}.")
-    return " ".join(told)
+    return " ".join([*told, *together(metrics)])
+
+
+def together(metrics: Path) -> list[str]:
+    """A sentence on the ensemble of both, if it was evaluated."""
+    evaluation = read_optional(metrics / "eval" / f"{F16}.json")
+    shares = {
+        words: evaluation[name]["exact_match"]
+        for name, words in {"ensemble": "the test messages", "natural_ensemble": "what people typed"}.items()
+        if name in evaluation
+    }
+    parts = [f"{100 * share:.0f} % of {words}" for words, share in shares.items()]
+    return [f"Together, as an ensemble, they answer {' and '.join(parts)}."] if parts else []
 
 
 def largest(found: Iterable[Kind], better: str) -> list[Kind]:

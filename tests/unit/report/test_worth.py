@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cartlm.evaluation.statistics import wilson
-from cartlm.metrics import write_metrics
+from cartlm.metrics import read_metrics, write_metrics
 from cartlm.report import paper, results, worth
 
 N = 1000
@@ -122,3 +122,14 @@ def test_the_documents_have_the_table_and_the_sentences(metrics: Path) -> None:
     assert lines[worth.TEST].split(" | ")[1] == "1,000"
     assert "0.60 [0.50, 0.69]" in lines["messages about products and in phrases never seen in training"]
     assert worth.sentences(metrics) in paper.document(metrics, paper.Measured("base/model", paper.GENERATED))
+
+
+def test_the_ensemble_of_both_has_a_sentence(metrics: Path) -> None:
+    assert "Together" not in worth.sentences(metrics)
+    evaluation = read_metrics(metrics / "eval/f16.json")
+    evaluation |= {"ensemble": {"exact_match": 0.945}, "natural_ensemble": {"exact_match": 0.962}}
+    write_metrics(metrics / "eval/f16.json", evaluation)
+    text = worth.sentences(metrics)
+    assert text.endswith(
+        "Together, as an ensemble, they answer 94 % of the test messages and 96 % of what people typed."
+    )
