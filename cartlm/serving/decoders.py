@@ -40,7 +40,7 @@ class Work:
     which is counted in. The baseline itself ("rules") has no tokens.
     """
 
-    decoding: Literal["constrained", "free", "rules"]
+    decoding: Literal["constrained", "ensemble", "free", "rules"]
     prompt_tokens: int = 0
     cached_tokens: int = 0
     decided_tokens: int = 0
@@ -129,7 +129,7 @@ class LegalDecoder:
         confidence = found.decoded.probability
         if self._calibration is not None:
             (confidence,) = self._calibration([Signs(confidence, gap)])
-        return Decoded(found.intent, float(confidence), _work(found, first))
+        return Decoded(found.intent, float(confidence), _work(found, first, self._margin is not None))
 
     def close(self) -> None:
         """Free the KV cache, where Python does not."""
@@ -137,13 +137,13 @@ class LegalDecoder:
             close()
 
 
-def _work(found: Reply, first: Reply) -> Work:
+def _work(found: Reply, first: Reply, ensemble: bool) -> Work:
     """What a reply took, and the `first` one, with a draft, where that was another."""
     of_found, passes = found.decoded, found.decoded.forward_passes
     if found is not first:
         passes += first.decoded.forward_passes
     return Work(
-        "constrained", found.prompt_tokens, first.cached_tokens, of_found.decided, of_found.forced, passes,
+        "ensemble" if ensemble else "constrained", found.prompt_tokens, first.cached_tokens, of_found.decided, of_found.forced, passes,
         first.decoded.drafted, first.decoded.accepted, found is not first,
     )  # fmt: skip
 

@@ -136,7 +136,7 @@ def load(
     )
     rules = baseline.load(path) if decoding != "free" and (path := _drafts(found, drafts)) else None
     learned = found.learned.constrained
-    if decoding == "ensemble":
+    if decoding == "ensemble" and found.engine != "rules":  # the baseline alone has one way to answer
         margin, learned = ensemble_margin(found, margin), found.learned.ensemble
         if rules is None:
             raise UserError(f"{found.path} has no baseline beside it", "give drafts=PATH of a fitted one")
@@ -165,7 +165,7 @@ def ensemble_margin(model: Model, given: float | None = None) -> float:
     margin = model.learned.margin if given is None else given
     if margin is None:
         what = f"no margin of the ensemble was chosen for {model.path}"
-        raise UserError(what, "evaluate the variant (dvc repro), or give margin=")
+        raise UserError(what, "take constrained decoding, or evaluate the variant first: dvc repro")
     return margin
 
 

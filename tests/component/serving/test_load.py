@@ -176,11 +176,12 @@ def test_an_evaluation_gives_the_margin_and_the_calibration(repo: Path, load: Lo
     assert together.calibrated
     assert alone.calibrated
     assert not load(repo / "models/f16").calibrated
-    rules, differ = load(repo / "models/baseline"), 0
+    rules, differ = load(repo / "models/baseline", decoding="ensemble"), 0
     for row in ASKED:
         found = together.predict(row.catalog, row.message)
         assert found.intent == rules.predict(row.catalog, row.message).intent
         assert 0 < (found.confidence or 0) < 1
+        assert found.work.decoding == "ensemble"
         differ += found.intent != alone.predict(row.catalog, row.message).intent
     assert differ
     # a margin of one's own
