@@ -1,4 +1,4 @@
-"""Commands of the model in use, `predict` and `evaluate`; `cartlm.cli` adds them."""
+"""Commands of the model in use, `predict`, `serve` and `evaluate`; `cartlm.cli` adds them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FILE = click.Path(path_type=Path)
 STORE, TRAIN = Path("runs/evaluate"), Path("data/train.jsonl")
+CATALOGS = Path("runs/serve/catalogs.db")
 LISTED = 20  # broken rows on stderr
 DECODING = click.option(
     "--decoding", type=click.Choice(["constrained", "ensemble", "free"]), default="constrained", show_default=True,
@@ -109,6 +110,72 @@ def _file(
     )
     print(predict_file(job, command.progress))
     return 0
+
+
+@click.command(cls=command.Guard)
+@click.argument("sources", nargs=-1, metavar="[VARIANT|PATH]...")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Another one than this machine needs a key."
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
+@click.option(
+    "--catalogs", type=FILE, default=CATALOGS, show_default=True, help="SQLite file of the stored catalogs."
+)
+@click.option(
+    "--key-file",
+    type=FILE,
+    help="API keys, one a line.  [default: the variable CARTLM_API_KEY, if it is set]",
+)
+@DECODING
+@click.option(
+    "--max-tokens", type=click.IntRange(1), help="Of prompt and answer.  [default: prompt.max_tokens]"
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Messages of a variant read at the same time.  [default: up to 4]",
+)
+@click.option(
+    "--threads", type=click.IntRange(1), help="Of a variant's workers together.  [default: all CPUs]"
+)
+@click.option(
+    "--queue",
+    type=click.IntRange(1),
+    default=256,
+    show_default=True,
+    help="Messages of a variant that may wait.",
+)
+@click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(0.1, 3600), default=30, show_default=True,
+    help="Seconds for an answer.",
+)  # fmt: skip
+@click.option("--log-messages", is_flag=True, help="Log messages and intents too.")
+def serve(
+    sources: tuple[str, ...], host: str, port: int, catalogs: Path, key_file: Path | None, decoding: Mode,
+    max_tokens: int | None, workers: int | None, threads: int | None, queue: int, timeout_s: float, log_messages: bool,
+) -> None:  # fmt: skip
+    """Answer over HTTP: intents, stored catalogs, the OpenAI API, a page at /, metrics. Several variants: the first is the default.
+
+    SIGTERM and Ctrl-C end it when all that was asked is answered.
+    """
+    try:
+        from cartlm.serving.http import server
+        from cartlm.serving.http.limits import Limits
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("cartlm"):
+            raise
+        what = f"cartlm serve needs the package {error.name}, which is not installed"
+        raise UserError(what, "pip install -e '.[serve]'") from None
+    from cartlm.serving import models
+    from cartlm.serving.reader import Reader, load
+
+    def opened(source: str) -> Reader:
+        return load(source, decoding=decoding, max_tokens=max_tokens, workers=workers, threads=threads)
+
+    server.serve(
+        [*sources] or [models.default_variant()], opened, server.Address(host, port), catalogs,
+        server.read_keys(key_file, os.environ), Limits(queue, timeout_s), log_messages,
+    )  # fmt: skip
 
 
 @click.command(cls=command.Guard)

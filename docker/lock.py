@@ -1,10 +1,10 @@
-"""Write docker/{data,train,cpu,dev,gpu}.txt: what pyproject.toml asks for, with every package that brings.
+"""Write docker/{data,train,cpu,serve,dev,gpu}.txt: what pyproject.toml asks for, with every package that brings.
 
     python docker/lock.py            after changing a version in the virtual environment
     python docker/lock.py --gpu      then, on x86-64 Linux: gpu.txt
     python docker/lock.py --hashes   then: hashes.txt, which the images install with
 
-Each file is complete by itself for its target. The first four agree since they come from one environment. A local version
+Each file is complete by itself for its target. All but gpu.txt agree since they come from one environment. A local version
 (the `+cpu` of a torch build) is left out: it would name a package index.
 
 CUDA's torch asks for packages that no CPU environment has, so pip resolves gpu.txt against the package index, without
@@ -34,7 +34,8 @@ TARGETS = {
     "data.txt": (["data"], "make rows"),
     "train.txt": (["train"], "fine-tune and merge"),
     "cpu.txt": (["cpu"], "convert, quantize, evaluate and measure on a CPU"),
-    "dev.txt": (["train", "cpu", "dev"], "tests, lint and everything that they import"),
+    "serve.txt": (["cpu", "serve"], "answer over HTTP on a CPU"),
+    "dev.txt": (["train", "cpu", "serve", "dev"], "tests, lint and everything that they import"),
 }
 GPU = (
     ["train", "cpu", "gpu", "data"],

@@ -75,7 +75,7 @@ class Reader(AbstractContextManager["Reader"]):
         """
         if isinstance(catalog, str):
             raise TypeError("catalog is one str, not lines: pass catalog.splitlines()")
-        lines, text = _checked_catalog(tuple(catalog)), _checked_message(message)
+        lines, text = check_catalog(tuple(catalog)), _checked_message(message)
         decoder = self._idle.get()
         if decoder is None:
             self._idle.put(None)  # for the next thread that waits
@@ -179,8 +179,8 @@ def _drafts(model: Model, drafts: bool | str | Path) -> Path | None:
 
 
 @lru_cache(CATALOGS)
-def _checked_catalog(lines: tuple[str, ...]) -> tuple[str, ...]:
-    """The same lines. Raises Unreadable."""
+def check_catalog(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """The same lines. Raises Unreadable for what `predict` refuses in a catalog."""
     if not lines:
         raise Unreadable("the catalog has no lines")
     for line in lines:

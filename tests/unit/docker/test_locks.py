@@ -13,7 +13,7 @@ DOCKERFILES = {
     name: (ROOT / f"Dockerfile.{name}").read_text(encoding="utf-8").replace("\\\n", "")
     for name in ("cpu", "gpu")
 }
-LOCKS = ("data", "train", "cpu", "dev", "gpu")
+LOCKS = ("data", "train", "cpu", "serve", "dev", "gpu")
 
 
 def pins(name: str) -> dict[str, str]:
@@ -27,7 +27,7 @@ def test_locks_agree_and_the_one_for_cards_is_complete() -> None:
     for name in LOCKS:
         other = pins(name)
         assert not [each for each in other.keys() & gpu.keys() if other[each] != gpu[each]], name
-        assert name == "dev" or other.keys() <= gpu.keys(), name
+        assert name in ("serve", "dev") or other.keys() <= gpu.keys(), name
 
 
 def test_the_required_driver_is_that_of_the_locked_cuda() -> None:

@@ -1,0 +1,1 @@
+"""Variants behind HTTP: `cartlm serve`. FastAPI on uvicorn; only these modules import them."""

@@ -1,0 +1,55 @@
+"""The application: routes, and what stands around them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastapi import APIRouter, FastAPI, Response, Security
+from fastapi.security import HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.types import ASGIApp
+
+from cartlm import __version__
+from cartlm.serving.http import chat, native, schemas
+from cartlm.serving.http.failures import EVERY, add_handlers, responses
+from cartlm.serving.http.guard import Guard
+from cartlm.serving.http.limits import Limits
+from cartlm.serving.http.observer import Observer
+from cartlm.serving.http.service import Service, Shared
+
+ABOUT = "A shop's intent reader: catalog and message in, intent out. Errors are one line, in the form that OpenAI's clients read."
+state = APIRouter(tags=["state"])
+measured = APIRouter(tags=["state"], responses=responses(*EVERY))
+
+
+@state.get("/healthz", responses=responses(*EVERY))
+async def health() -> schemas.Health:
+    """The process answers."""
+    return schemas.Health()
+
+
+@state.get("/readyz", responses=responses(*EVERY, 503))
+async def ready(service: Shared) -> schemas.Health:
+    """Models are loaded, and the catalogs can be read."""
+    await service.store.page("", 1)
+    return schemas.Health()
+
+
+@measured.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics(service: Shared) -> Response:
+    """What Prometheus reads."""
+    return Response(generate_latest(service.telemetry.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def make_app(service: Service, keys: Sequence[str] = (), limits: Limits | None = None) -> ASGIApp:
+    """The ASGI application over a service, which stays the caller's to close. Without `keys` only this machine may ask."""
+    # FastAPI's own pages of the description fetch their scripts from another host.
+    app = FastAPI(title="cartlm", version=__version__, description=ABOUT, docs_url=None, redoc_url=None)
+    app.state.service = service
+    add_handlers(app)
+    guarded = [Security(HTTPBearer(auto_error=False, description="A key of this service"))] if keys else []
+    app.include_router(state)
+    for router in (measured, native.router, chat.router):
+        app.include_router(router, dependencies=guarded)
+    service.telemetry.watch(lambda: service.variants)
+    return Observer(Guard(app, keys, limits or Limits()), service.telemetry)
