@@ -63,6 +63,10 @@ def add_handlers(app: FastAPI) -> None:
         headers = dict(error.headers) if error.headers else None
         return Refused(error.status_code, str(error.detail), headers).response()
 
+    @app.exception_handler(Exception)
+    async def failed(_: Request, error: Exception) -> JSONResponse:  # which the log tells (observer.py)
+        return Refused(500, "this request failed: the log of the service tells more").response()
+
 
 def first_problem(errors: Sequence[Any]) -> str:
     """The first of pydantic's errors as one line, and how many more there are."""

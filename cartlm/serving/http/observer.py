@@ -1,4 +1,4 @@
-"""Around the whole service: each request gets an id, is counted, timed and logged, and is answered whatever happens."""
+"""Around the whole service: each request gets an id, is counted, timed and logged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cartlm.serving.http import logs
-from cartlm.serving.http.failures import Refused
 from cartlm.serving.http.telemetry import Telemetry
 
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
@@ -41,10 +40,6 @@ class Observer:
             await self._app(scope, receive, counted)
         except Exception:
             logs.LOGGER.error("failed", exc_info=True, extra={"fields": {"request_id": id}})
-            if not status:
-                await Refused(500, f"this request failed; the log tells more: {id}").response()(
-                    scope, receive, counted
-                )
         finally:
             took = time.perf_counter() - begun
             route = getattr(scope.get("route"), "path", "none")

@@ -12,10 +12,11 @@ from cartlm.serving import models
 from cartlm.serving.http.failures import Refused
 from cartlm.serving.http.lane import Lane, Timed
 from cartlm.serving.http.limits import Limits
-from cartlm.serving.reader import Reader
+from cartlm.serving.reader import Reader, Unreadable
 from cartlm.text import few
 
 Load = Callable[[str], Reader]
+FIRST = (("Milk 1 l", "Milk 2 l"), "2 of the big milk please")
 
 
 class Variants:
@@ -36,7 +37,16 @@ class Variants:
             self._lanes.append(self._lane(name, source))
 
     def _lane(self, name: str, source: str) -> Lane:
-        return Lane(name, source, self._load(source), self._limits, self._observe)
+        """Its reader has read one message: the first takes longer, and shows that the model answers."""
+        reader = self._load(source)
+        try:
+            reader.predict(*FIRST)
+        except Unreadable:  # of free decoding
+            pass
+        except BaseException:
+            reader.close()
+            raise
+        return Lane(name, source, reader, self._limits, self._observe)
 
     @property
     def names(self) -> list[str]:
