@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp
 
 from cartlm import __version__
-from cartlm.serving.http import chat, native, schemas
+from cartlm.serving.http import chat, native, pages, schemas
 from cartlm.serving.http.failures import EVERY, add_handlers, responses
 from cartlm.serving.http.guard import Guard
 from cartlm.serving.http.limits import Limits
@@ -48,6 +48,7 @@ def make_app(service: Service, keys: Sequence[str] = (), limits: Limits | None =
     app.state.service = service
     add_handlers(app)
     guarded = [Security(HTTPBearer(auto_error=False, description="A key of this service"))] if keys else []
+    app.include_router(pages.router)
     app.include_router(state)
     for router in (measured, native.router, chat.router):
         app.include_router(router, dependencies=guarded)

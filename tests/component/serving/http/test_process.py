@@ -117,7 +117,9 @@ def test_a_kill_loses_no_catalog_and_a_termination_no_request(tmp_path: Path) ->
         httpx2.get(f"{second.url}/healthz", trust_env=False)
 
 
-def test_mistakes_are_one_line_before_a_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_are_one_line_before_a_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CARTLM_API_KEY", raising=False)
 

@@ -93,7 +93,11 @@ def test_a_second_variant_answers_by_its_name(server: Server) -> None:
         ("/v1/intents", [], "body"),
         ("/v1/intents/batch", {"messages": [], "catalog": ["Tea"]}, "messages"),
         ("/v1/intents/batch", {"messages": ["tea"] * 257, "catalog": ["Tea"]}, "messages"),
-        ("/v1/chat/completions", {"model": "toy", "messages": [{"role": "user", "content": "tea"}]}, "Catalog:"),
+        (
+            "/v1/chat/completions",
+            {"model": "toy", "messages": [{"role": "user", "content": "tea"}]},
+            "Catalog:",
+        ),
         ("/v1/chat/completions", {"model": "toy", "messages": [{"role": "system", "content": "t"}]}, "user"),
         ("/v1/chat/completions", {"model": "toy", "messages": []}, "messages"),
     ],
@@ -107,7 +111,9 @@ def test_what_cannot_be_read_is_422_and_one_line(server: Server, path: str, aske
     assert len(line) <= 300
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[" * 9999, b"\xff\xfe", b'{"message": 1e999}', b"NaN", b"1" * 5000])
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[" * 9999, b"\xff\xfe", b'{"message": 1e999}', b"NaN", b"1" * 5000]
+)
 def test_what_is_no_json_is_no_fault_of_the_server(server: Server, data: bytes) -> None:
     for kind in ("application/json", "text/plain", "application/x-www-form-urlencoded"):
         refused = server.client.post("/v1/intents", content=data, headers={"content-type": kind})
@@ -128,9 +134,9 @@ def test_cartlms_own_client_gets_the_same_intents(server: Server, api: str) -> N
             assert parse_intent(reply.text) == server.reader.predict(row.catalog, row.message).intent
             assert (reply.finish_reason, reply.model) == ("stop", "toy")
             assert (reply.prompt_tokens or 0) > 20
+        blank = [{"role": "user", "content": "Catalog:\nTea\n\nUser:\n "}]
         with pytest.raises(RequestFailed, match="blank"):
-            empty = {"messages": [{"role": "user", "content": "Catalog:\nTea\n\nUser:\n "}]}
-            client.ask({"model": "toy", "max_tokens": 9, **empty})
+            client.ask({"model": "toy", "max_tokens": 9, "messages": blank})
 
 
 def test_the_openai_client_works_streaming_or_not(server: Server) -> None:
@@ -191,7 +197,9 @@ def test_heads_that_no_client_sends(server: Server) -> None:
         b"GET /%00%ff%2e%2e/\xff HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"nonsense\r\n\r\n",
     ):
-        with socket.create_connection(("127.0.0.1", urlsplit(server.url).port or 0), timeout=20) as connection:
+        with socket.create_connection(
+            ("127.0.0.1", urlsplit(server.url).port or 0), timeout=20
+        ) as connection:
             try:
                 connection.sendall(head)
                 answer = connection.recv(2**16)

@@ -28,7 +28,12 @@ def test_each_key_opens_and_nothing_else_does(serve: Serve) -> None:
 
 def test_all_of_v1_and_the_metrics_need_the_key(serve: Serve) -> None:
     app = serve(keys=(KEY,)).app
-    asked = [("PUT", "/v1/catalogs/a"), ("POST", "/v1/intents"), ("POST", "/v1/models/second"), ("GET", "/metrics")]
+    asked = [
+        ("PUT", "/v1/catalogs/a"),
+        ("POST", "/v1/intents"),
+        ("POST", "/v1/models/second"),
+        ("GET", "/metrics"),
+    ]
     asked += [("GET", "/v1/nothing"), ("GET", "/nothing"), ("POST", "/v1/chat/completions")]
     assert {ask(app, method, path, json=BODY).status_code for method, path in asked} == {401}
     for path in ("/healthz", "/readyz", "/openapi.json"):
@@ -41,7 +46,9 @@ def test_without_a_key_this_machine_may_ask(serve: Serve, address: str, host: st
     assert ask(serve().app, "GET", "/v1/models", address=address, host=host).status_code == 200
 
 
-@pytest.mark.parametrize("address", ["10.0.0.7", "203.0.113.9", "fe80::1", "::ffff:10.0.0.7", "testclient", ""])
+@pytest.mark.parametrize(
+    "address", ["10.0.0.7", "203.0.113.9", "fe80::1", "::ffff:10.0.0.7", "testclient", ""]
+)
 def test_without_a_key_no_other_machine_may_ask(serve: Serve, address: str) -> None:
     app = serve().app
     for path in ("/v1/models", "/healthz", "/metrics"):

@@ -18,7 +18,9 @@ from tests.fixtures.http_service import CATALOG, Engine, reader, wait_for
 
 def lane(engine: Engine, queue: int = 3, timeout_s: float = 20) -> tuple[Lane, list[Timed]]:
     seen: list[Timed] = []
-    return Lane("first", "first", reader(engine), Limits(queue, timeout_s), lambda _, timed: seen.append(timed)), seen
+    return Lane(
+        "first", "first", reader(engine), Limits(queue, timeout_s), lambda _, timed: seen.append(timed)
+    ), seen
 
 
 async def outcome(work: Coroutine[Any, Any, Any]) -> Any:

@@ -46,7 +46,11 @@ def test_each_request_is_a_line_without_what_was_said(serve: Serve, log: io.Stri
     requests = [line for line in found if line["event"] == "request"]
     assert [line["status"] for line in requests] == [200, 500, 422, 201, 404, 422]
     assert requests[0]["request_id"] == answers[0].headers["x-request-id"]
-    assert (requests[0]["variant"], requests[0]["messages"], requests[0]["route"]) == ("first", 1, "/v1/intents")
+    assert (requests[0]["variant"], requests[0]["messages"], requests[0]["route"]) == (
+        "first",
+        1,
+        "/v1/intents",
+    )
     assert requests[4]["route"] == "none"
     failures = [line for line in found if line["event"] == "failed"]
     assert [(line["error"], line["request_id"]) for line in failures] == [
@@ -103,6 +107,8 @@ def test_an_error_is_one_line_without_the_input(serve: Serve) -> None:
         {"message": "\ud83d", "catalog": CATALOG},
     ):
         content = json.dumps(body).encode()
-        refused = ask(app, "POST", "/v1/intents", content=content, headers={"content-type": "application/json"})
+        refused = ask(
+            app, "POST", "/v1/intents", content=content, headers={"content-type": "application/json"}
+        )
         assert refused.status_code == 422, body
         assert message(refused)

@@ -40,13 +40,19 @@ def test_a_path_is_called_after_its_folder_or_file(source: str, name: str) -> No
 
 
 def test_two_of_one_name_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="two variants are called 'first'"), served(tmp_path, ["first", "x/first"]):
+    with (
+        pytest.raises(UserError, match="two variants are called 'first'"),
+        served(tmp_path, ["first", "x/first"]),
+    ):
         pass
 
 
 def test_the_first_is_the_default_and_each_can_be_named(serve: Serve) -> None:
     app = serve().app
-    names = [ask(app, "POST", "/v1/intents", json=BODY | more).json()["variant"] for more in ({}, {"variant": "second"})]
+    names = [
+        ask(app, "POST", "/v1/intents", json=BODY | more).json()["variant"]
+        for more in ({}, {"variant": "second"})
+    ]
     assert names == ["first", "second"]
     unknown = ask(app, "POST", "/v1/intents", json=BODY | {"variant": "third"})
     assert unknown.status_code == 404
@@ -112,7 +118,11 @@ def test_what_cannot_be_loaded_changes_nothing(serve: Serve) -> None:
         return reader(engine)
 
     made = serve(load=load, names=["first"])
-    for name, status, word in (("broken", 409, "cut short"), ("missing", 404, "missing"), ("dies", 500, "failed")):
+    for name, status, word in (
+        ("broken", 409, "cut short"),
+        ("missing", 404, "missing"),
+        ("dies", 500, "failed"),
+    ):
         refused = ask(made.app, "POST", f"/v1/models/{name}")
         assert (refused.status_code, word in message(refused)) == (status, True)
         assert ask(made.app, "POST", "/v1/intents", json=BODY).json()["variant"] == "first"
