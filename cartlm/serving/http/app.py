@@ -49,8 +49,8 @@ def make_app(service: Service, keys: Sequence[str] = (), limits: Limits | None =
     add_handlers(app)
     guarded = [Security(HTTPBearer(auto_error=False, description="A key of this service"))] if keys else []
     app.include_router(pages.router)
-    app.include_router(state)
-    for router in (measured, native.router, chat.router):
+    for router in (native.router, chat.router, measured):
         app.include_router(router, dependencies=guarded)
+    app.include_router(state)
     service.telemetry.watch(lambda: service.variants)
     return Observer(Guard(app, keys, limits or Limits()), service.telemetry)
