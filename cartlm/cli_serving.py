@@ -170,7 +170,8 @@ def serve(
     from cartlm.serving.reader import Reader, load
 
     def opened(source: str) -> Reader:
-        return load(source, decoding=decoding, max_tokens=max_tokens, workers=workers, threads=threads)
+        way = "free" if models.find_model(source).engine == "rules" else decoding  # the baseline has one way
+        return load(source, decoding=way, max_tokens=max_tokens, workers=workers, threads=threads)
 
     server.serve(
         [*sources] or [models.default_variant()], opened, server.Address(host, port), catalogs,

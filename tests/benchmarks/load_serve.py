@@ -32,12 +32,16 @@ Outcome = tuple[int, int | str, float, Any]
 """Row, status or the error's name, milliseconds, intent."""
 
 
-async def ask_all(url: str, rows: Sequence[Row], rate: float, seconds: float, variant: str | None) -> list[Outcome]:
+async def ask_all(
+    url: str, rows: Sequence[Row], rate: float, seconds: float, variant: str | None
+) -> list[Outcome]:
     """The outcome of each request, sent at `rate` a second for so many `seconds`."""
     key = os.environ.get("CARTLM_API_KEY")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=200)
-    async with httpx2.AsyncClient(base_url=url, headers=headers, limits=limits, timeout=120, trust_env=False) as client:
+    async with httpx2.AsyncClient(
+        base_url=url, headers=headers, limits=limits, timeout=120, trust_env=False
+    ) as client:
         start = time.perf_counter()
 
         async def ask(number: int) -> Outcome:
@@ -61,7 +65,9 @@ def wrong_answers(outcomes: Sequence[Outcome], rows: Sequence[Row], model: str) 
     """How many answers are not those of a reader of our own."""
     with cartlm.load(model) as reader:
         asked = {number for number, status, _, _ in outcomes if status == 200}
-        ours = {each: reader.predict(rows[each].catalog, rows[each].message).intent.canonical() for each in asked}
+        ours = {
+            each: reader.predict(rows[each].catalog, rows[each].message).intent.canonical() for each in asked
+        }
     return sum(
         json.dumps(intent, ensure_ascii=False) != ours[number]
         for number, status, _, intent in outcomes

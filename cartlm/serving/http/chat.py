@@ -120,9 +120,10 @@ STREAM: dict[int | str, dict[str, Any]] = {
 
 
 def _card(lane: Lane, default: bool) -> schemas.ModelCard:
+    reader = lane.reader
     return schemas.ModelCard(
-        id=lane.name, created=lane.created, engine=lane.reader.model.engine, default=default
-    )
+        id=lane.name, created=lane.created, engine=reader.model.engine, default=default, calibrated=reader.calibrated
+    )  # fmt: skip
 
 
 @router.get("/models")

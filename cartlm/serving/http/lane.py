@@ -64,6 +64,8 @@ class Lane:
             _, late = await asyncio.wait(waited, timeout=self.limits.timeout_s)
         finally:
             left_out = [job for job in jobs if job.cancel()]
+            for each in waited:  # asyncio would log the error of one that nobody asks for, with its words
+                each.cancel()
         for _ in left_out:
             self._observe(self.name, Timed("late", time.perf_counter() - begun))
         if late:
@@ -78,14 +80,15 @@ class Lane:
         if count > room:
             raise Refused(422, f"{count} messages at once, and {room} are the most that fit into the queue")
         with self._busy:
-            full = self._accepted + count > room
-            if full or (self.waiting and self._wait_s() > self.limits.timeout_s):
-                what = f"{self.waiting} messages wait, and no more are accepted: ask again later"
+            starts_s = self._wait_s(count)
+            if self._accepted + count > room or starts_s > self.limits.timeout_s:
+                what = f"{self.waiting} messages wait, and there is no room or time for {count} more: ask again later"
                 raise Refused(429, what, {"Retry-After": str(self._retry_s())})
             self._accepted += count
 
-    def _wait_s(self) -> float:
-        return self.waiting * self._mean_s / self.reader.workers
+    def _wait_s(self, more: int = 0) -> float:
+        """Seconds until the last message of the queue, and of so many more, is begun."""
+        return max(0, self._accepted + more - self.reader.workers) * self._mean_s / self.reader.workers
 
     def _retry_s(self) -> int:
         """Whole seconds until about half of the queue is read."""

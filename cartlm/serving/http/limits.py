@@ -10,7 +10,7 @@ MAX_LINES, MAX_LINE = 2000, 300  # lines of a catalog, characters of a line
 MAX_MESSAGE = 2000  # characters
 MAX_BATCH = 256  # messages
 MAX_CATALOGS = 1000  # on disk
-MAX_CONNECTIONS = 1000
+MAX_CONNECTIONS = 800  # a process has 1,024 files by default
 
 
 @dataclass(frozen=True)

@@ -86,8 +86,9 @@ class IntentBody(BaseModel):
 
 
 class Answer(BaseModel):
-    """`confidence` is the probability among the legal answers, null where these were not compared; `latency_ms` is the time
-    from message to intent, without the wait in the queue."""
+    """`confidence` is the share of right answers among answers like this one where the variant is `calibrated` (/v1/models),
+    else the probability among the legal answers, null where these were not compared. `latency_ms` is the time from message to
+    intent, without the wait in the queue."""
 
     intent: IntentBody
     confidence: float | None
@@ -112,7 +113,7 @@ class Health(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """A variant that answers; `default`: where none is named."""
+    """A variant that answers; `default`: where none is named. `calibrated`: its confidences are shares of right answers."""
 
     id: str
     object: Literal["model"] = "model"
@@ -120,6 +121,7 @@ class ModelCard(BaseModel):
     owned_by: Literal["cartlm"] = "cartlm"
     engine: str
     default: bool
+    calibrated: bool
 
 
 class ModelList(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Coroutine
 from typing import Any
@@ -87,6 +88,21 @@ def test_what_is_not_read_in_time_is_refused_and_never_read() -> None:
     assert sorted(timed.outcome for timed in seen) == ["answered", "late", "late"]
 
 
+def test_an_error_that_comes_too_late_is_not_told_with_its_words(caplog: pytest.LogCaptureFixture) -> None:
+    engine = Engine()
+    made, seen = lane(engine, timeout_s=0.1)
+
+    async def run() -> None:
+        assert (await outcome(made.ask(CATALOG, ["fail for Ana Horvat"]))).status == 503
+        engine.gate.set()
+        await asyncio.to_thread(made.close)
+        gc.collect()
+
+    asyncio.run(run())
+    assert [timed.outcome for timed in seen] == ["failed"]
+    assert "Horvat" not in caplog.text
+
+
 def test_what_would_be_late_is_refused_before_it_waits() -> None:
     engine = Engine()
     made, _ = lane(engine, queue=100, timeout_s=10)
@@ -98,8 +114,9 @@ def test_what_would_be_late_is_refused_before_it_waits() -> None:
         await asyncio.sleep(0)
         refused = [task.result() for task in asked if task.done()]
         assert {each.status for each in refused} == {429}
-        assert len(refused) == 5  # one is being read, three wait 12 s
-        assert int(refused[0].headers["Retry-After"]) == 6
+        assert len(refused) == 6  # one is being read, two wait up to 8 s
+        assert int(refused[0].headers["Retry-After"]) == 4
+        assert (await outcome(made.ask(CATALOG, ["tea"] * 4))).status == 429
         engine.gate.set()
         await asyncio.gather(*asked)
 
