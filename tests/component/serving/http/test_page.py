@@ -125,7 +125,7 @@ def test_the_page_asks_for_the_key_and_keeps_it_in_memory(browser: Any, tmp_path
         page.goto(url)
         page.wait_for_selector("#key-form:visible")
         page.keyboard.type("wrong-key\n")
-        page.wait_for_function("document.getElementById('status').textContent.includes('no key')")
+        page.wait_for_selector("#status:has-text('no key')")
         page.keyboard.type("right-key\n")
         page.wait_for_selector("#key-form", state="hidden")
         page.keyboard.type("add two green tea\n")
