@@ -28,6 +28,10 @@ DECODING = click.option(
     help="constrained: only answers of the catalog; ensemble: also the baseline's, where the model hardly objects.",
 )  # fmt: skip
 
+MAX_TOKENS = click.option(
+    "--max-tokens", type=click.IntRange(1), help="Of prompt and answer.  [default: prompt.max_tokens]"
+)
+
 
 @click.command(cls=command.Guard)
 @click.argument("message", required=False)
@@ -44,9 +48,7 @@ DECODING = click.option(
     "--variant", metavar="NAME|PATH", help="A variant, GGUF file or model folder.  [default: q4_k_m or f16]"
 )
 @DECODING
-@click.option(
-    "--max-tokens", type=click.IntRange(1), help="Of prompt and answer.  [default: prompt.max_tokens]"
-)
+@MAX_TOKENS
 @click.option("--details", is_flag=True, help="Print confidence, latency and what decoding did, too.")
 @click.option("--anew", is_flag=True, help="Replace an output that another input, model or option made.")
 def predict(message: str | None, source: Path | None, output: Path | None, **options: Any) -> int:
@@ -127,9 +129,7 @@ def _file(
     help="API keys, one a line.  [default: the variable CARTLM_API_KEY, if it is set]",
 )
 @DECODING
-@click.option(
-    "--max-tokens", type=click.IntRange(1), help="Of prompt and answer.  [default: prompt.max_tokens]"
-)
+@MAX_TOKENS
 @click.option(
     "--workers",
     type=click.IntRange(1),
