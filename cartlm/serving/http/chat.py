@@ -141,13 +141,16 @@ async def get_model(variant: str, service: Shared) -> schemas.ModelCard:
 
 
 @router.post("/models/{variant}", responses=responses(404, 409, 500))
-async def swap_model(variant: str, service: Shared, place: str | None = None) -> schemas.ModelCard:
+async def swap_model(
+    variant: str, request: Request, service: Shared, place: str | None = None
+) -> schemas.ModelCard:
     """Load a variant of params.yaml from the disk and let it answer, without a pause.
 
     One that answers already is loaded anew; another one takes the place of the default, or of the variant `place`. What was
     accepted is answered by the old one. If the new one cannot be loaded, nothing changes.
     """
     lane = await service.variants.swap(variant, place)
+    request.state.log["variant"] = lane.name
     return _card(lane, lane.name == service.variants.names[0])
 
 
