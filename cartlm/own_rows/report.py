@@ -38,7 +38,11 @@ def text(read: OwnRows, evaluation: Evaluation, show: int) -> str:
         title = f"Not answered exactly, {len(shown)} of {len(wrong)} rows:"
         parts.append(f"{title}\n{_wrong(evaluation, shown)}")
     broken = f", {len(read.broken)} broken and left out" if read.broken else ""
-    return "\n\n".join([f"{read.path}: {len(read.rows)} rows{broken}", *filter(None, parts)])
+    ways = {
+        str(one.answered.about["decoding"]) for one in evaluation.variants if "decoding" in one.answered.about
+    }
+    decoded = f", decoding {' and '.join(sorted(ways))}" if ways else ""
+    return "\n\n".join([f"{read.path}: {len(read.rows)} rows{broken}{decoded}", *filter(None, parts)])
 
 
 def _variants(evaluation: Evaluation) -> str:

@@ -165,7 +165,7 @@ def ensemble_margin(model: Model, given: float | None = None) -> float:
     margin = model.learned.margin if given is None else given
     if margin is None:
         what = f"no margin of the ensemble was chosen for {model.path}"
-        raise UserError(what, "take constrained decoding, or evaluate the variant first: dvc repro")
+        raise UserError(what, "take constrained decoding, give cartlm.load a margin, or dvc repro first")
     return margin
 
 

@@ -71,6 +71,10 @@ def add_handlers(app: FastAPI) -> None:
 def first_problem(errors: Sequence[Any]) -> str:
     """The first of pydantic's errors as one line, and how many more there are."""
     first = errors[0]
+    if first["type"] == "json_invalid":
+        return f"the body is no JSON, at character {first['loc'][-1]}"
+    if first["type"] == "model_attributes_type" and first["loc"] == ("body",):
+        return "the body is not read as JSON: send an object, with Content-Type: application/json"
     place = ".".join(str(part) for part in first["loc"] if part != "body")[:80] or "the body"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return f"{place}: {first['msg'].removeprefix('Value error, ')}{more}"

@@ -120,6 +120,17 @@ def test_what_is_no_json_is_no_fault_of_the_server(server: Server, data: bytes) 
         assert refused.status_code in (400, 422), refused.text
 
 
+def test_a_body_that_is_not_sent_as_json_says_how_to(server: Server) -> None:
+    body = b'{"message": "two", "catalog": ["Tea"]}'
+    plain = server.client.post("/v1/intents", content=body, headers={"Content-Type": "text/plain"})
+    broken = server.client.post(
+        "/v1/intents", content=body[:20], headers={"Content-Type": "application/json"}
+    )
+    for refused, word in ((plain, "Content-Type: application/json"), (broken, "no JSON, at character 19")):
+        assert refused.status_code == 422
+        assert word in refused.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("api", ["chat", "completions"])
 def test_cartlms_own_client_gets_the_same_intents(server: Server, api: str) -> None:
     remote = Remote(
