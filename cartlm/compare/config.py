@@ -15,5 +15,5 @@ class Compare(Section):
     memory: Share
     energy: Share
     size: Share
-    ratio: Share  # of a way of decoding to free decoding
+    ratio: Share  # of a way of decoding to llama-server
     loss: Share  # of the fine-tuning's evaluation, and of GPTQ's layers

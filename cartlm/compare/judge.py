@@ -199,6 +199,8 @@ def not_comparable(file: str, key: str, kind: str, evidence: Evidence) -> str | 
     before, after = old.metrics.get(file, {}), new.metrics.get(file, {})
     if kind in OF_MACHINE and (reason := other_machine(before, after)):
         return reason
+    if before.get("model.sha256") != after.get("model.sha256"):
+        return "measured on another model file"
     if kind == "energy":
         return other_meter(before, after, key)
     of_data = kind == "loss" or file == "metrics/merge.json"

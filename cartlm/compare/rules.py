@@ -20,10 +20,10 @@ RULES: tuple[tuple[str, str, Better], ...] = (
     (r"size_mib", "size", "lower"),
     (r"loss_mean|loss_max|eval_loss", "loss", "lower"),
     (
-        r"(cold|warm)_to_free",
+        r"(cold|warm)_to_llama_server",
         "ratio",
         "lower",
-    ),  # latency of a way of decoding, by that of free decoding in the same run
+    ),  # latency of our ways of decoding, by its in the same run
 )
 """Name of a metric (last part of its key), its kind, and which direction is better.
 
@@ -54,8 +54,9 @@ def target_and_variant(file: str) -> tuple[str, str]:
     return "", ""
 
 
-NOT_JUDGED = ("remote", "adapter", "onto_16_bit", "onto_nf4")
-"""Sections of what is not shipped: a server's, the adapter's, and of either way of merging, one of which is kept."""
+NOT_JUDGED = ("remote", "adapter", "onto_16_bit", "onto_nf4", "create_completion", "floor")
+"""Sections of what is not shipped: a server's, the adapter's, of either way of merging, one of which is kept; and of what
+bench-decoding measures beside our ways."""
 
 
 def judged_metrics(*sides: Mapping[str, Any]) -> Iterator[tuple[str, str, Better]]:

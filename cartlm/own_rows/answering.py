@@ -65,6 +65,12 @@ def answer_rows(variant: Variant, rows: Sequence[Row], order: Order) -> Answered
     if isinstance(variant, Served):
         return _ask_server(variant, rows, order)
     model, params = variant.model, order.params
+    if order.way == "ensemble" and model.engine in ENGINES:
+        ensemble_margin(model)
+        if model.baseline is None:
+            raise UserError(
+                f"{model.path} has no baseline beside it", "take another --decoding, or dvc repro"
+            )
     latency = _latency_ms(model, rows, order)
     digest, limit = file_digest(model.path), params.eval.max_new_tokens
     with ExitStack() as stack:

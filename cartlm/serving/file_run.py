@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import cartlm
+from cartlm.baseline import reader
+from cartlm.engines.collect import file_digest
 from cartlm.errors import UserError
 from cartlm.files import replacing, sha256, write_text
 from cartlm.serving.journal import Journal, check_key, journal_path, open_journal
@@ -88,8 +90,12 @@ def predict_file(job: Job, say: Callable[[str], None]) -> str:
 
 
 def _key(job: Job, columns: Mapping[str, str]) -> dict[str, Any]:
-    """What the answers depend on. Drafts, workers and threads change none."""
+    """What the answers depend on: not workers and threads, and with free decoding not the baseline, either."""
     model = find_model(job.model)
+    together: dict[str, Any] = {}
+    if job.decoding != "free" and model.baseline is not None:
+        code = file_digest(Path(reader.__file__).parent)
+        together = {"learned": asdict(model.learned), "baseline": file_digest(model.baseline) + code}
     shared = None if job.catalog is None else hashlib.sha256("\n".join(job.catalog).encode()).hexdigest()
     return {
         "input": sha256(job.input),
@@ -97,7 +103,7 @@ def _key(job: Job, columns: Mapping[str, str]) -> dict[str, Any]:
         "catalog": shared,
         **model.identity(),
         "decoding": job.decoding,
-        "learned": asdict(model.learned),
+        **together,
         "settings": asdict(model.settings.given(max_tokens=job.max_tokens)),
         "version": cartlm.__version__,
     }

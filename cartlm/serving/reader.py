@@ -115,7 +115,7 @@ def load(
     `decoding`: "constrained" can only answer with an intent of the catalog; so can "ensemble", which takes the baseline's answer
     where the model prefers another by at most `margin` logits, by default what the variant's evaluation chose
     (cartlm.evaluation.constrained); "free" says whatever the model likes.
-    `drafts` speed constrained decoding up and change no answer of it: True takes models/baseline where the model has one
+    `drafts` speed constrained decoding up and change no answer of it, but tell confidence whether the baseline agrees: True takes models/baseline where the model has one
     beside it, a path another fitted baseline. The keys and values of recent catalogs are kept, up to `cache_mib` MiB.
     `workers` messages are read at the same time, which share `threads` (by default all that quota and affinity allow);
     None is the number that evaluations use.
@@ -135,11 +135,15 @@ def load(
         separator=separator, max_tokens=max_tokens, max_new_tokens=max_new_tokens, max_quantity=max_quantity
     )
     rules = baseline.load(path) if decoding != "free" and (path := _drafts(found, drafts)) else None
+    # what was learned holds for the baseline and the margin that it was learned with
+    as_learned = drafts is True and margin in (None, found.learned.margin)
     learned = found.learned.constrained
     if decoding == "ensemble" and found.engine != "rules":  # the baseline alone has one way to answer
         margin, learned = ensemble_margin(found, margin), found.learned.ensemble
         if rules is None:
-            raise UserError(f"{found.path} has no baseline beside it", "give drafts=PATH of a fitted one")
+            what = "the ensemble needs drafts" if not drafts else f"{found.path} has no baseline beside it"
+            raise UserError(what, "give drafts=PATH of a fitted baseline")
+    learned = learned if as_learned else None
     with ExitStack() as undo:
         engine = undo.enter_context(
             open_engine(found.engine, found.path, threads or cpu_limits.threads(), workers)

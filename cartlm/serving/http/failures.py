@@ -11,6 +11,8 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from cartlm.errors import UserError
+
 LONGEST = 300  # characters of an error's line
 KINDS = {
     401: "authentication_error",
@@ -62,6 +64,12 @@ def add_handlers(app: FastAPI) -> None:
     async def plain(_: Request, error: HTTPException) -> JSONResponse:
         headers = dict(error.headers) if error.headers else None
         return Refused(error.status_code, str(error.detail), headers).response()
+
+    @app.exception_handler(UserError)
+    async def known(request: Request, error: UserError) -> JSONResponse:
+        """A broken model or params.yaml: the words are for who runs the service."""
+        request.state.log |= {"error": error.message, "hint": error.hint}
+        return Refused(500, "this request failed: the log of the service tells more").response()
 
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> JSONResponse:  # which the log tells (observer.py)

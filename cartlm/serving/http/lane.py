@@ -80,8 +80,13 @@ class Lane:
         if count > room:
             raise Refused(422, f"{count} messages at once, and {room} are the most that fit into the queue")
         with self._busy:
-            starts_s = self._wait_s(count)
-            if self._accepted + count > room or starts_s > self.limits.timeout_s:
+            starts_s, limit_s = self._wait_s(count), self.limits.timeout_s
+            if not self._accepted and starts_s > limit_s:  # asking again would not help
+                fit = self.reader.workers + int(limit_s * self.reader.workers / self._mean_s)
+                raise Refused(
+                    422, f"{count} messages take more than {limit_s:g} s: send at most {fit} at once"
+                )
+            if self._accepted + count > room or starts_s > limit_s:
                 what = f"{self.waiting} messages wait, and there is no room or time for {count} more: ask again later"
                 raise Refused(429, what, {"Retry-After": str(self._retry_s())})
             self._accepted += count

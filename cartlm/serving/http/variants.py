@@ -78,8 +78,8 @@ class Variants:
             old = self.get(place or (name if name in served else None))
             if name in served and served[name] is not old:
                 raise Refused(409, f"{name} answers already, so it cannot take the place of {old.name}")
-            source = served[name].source if name in served else known_variant(name)
             try:
+                source = served[name].source if name in served else known_variant(name)
                 new = await asyncio.to_thread(self._lane, name, source)
             except FileNotFoundError as error:
                 raise Refused(404, f"{error.filename} is missing: {name} is not made yet") from None

@@ -130,6 +130,19 @@ def test_the_margin_is_chosen_on_validation_rows_and_the_ensemble_takes_what_is_
     assert sum(bins.values()) == 60
 
 
+def test_the_margin_comes_from_the_validation_rows_alone() -> None:
+    """Those of the test would choose a larger one."""
+    rows = toy_rows(60)
+    right, other = made(rows), made(rows)
+    for number, row in enumerate(rows):
+        if number % 3 == 2:  # there the baseline is right, and the model by far prefers another answer
+            other[number] = make_answer(row, wrong(row), row.intent, 7.0, 0.99)
+    assert constrained.best_margin(rows, other) == 7.0
+    found = constrained.sections({"free": rows, "validation": rows}, {"free": other, "validation": right})
+    assert found["ensemble_calibration"]["margin"] == 2.0
+    assert found["ensemble"]["exact_match"] == pytest.approx(2 / 3)
+
+
 def test_without_a_baseline_there_is_no_ensemble_and_without_errors_no_confidence() -> None:
     rows = toy_rows()
     answers = [make_answer(row, row.intent, None, 0.0) for row in rows]

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cartlm import cli
-from cartlm.metrics import read_metrics
+from cartlm.metrics import read_metrics, write_metrics
 from cartlm.task import rows as row_files
 from stages import evaluate as stage
 from tests import ROOT
@@ -116,6 +116,19 @@ def test_constrained_answers_are_of_the_catalog(evaluate: Evaluate, shop: Path) 
         assert found[way]["engine"]["decoding"] == way
     assert found["free"]["outside_catalog"] + found["free"]["unparseable"] > 0, "nothing was tested"
     assert found["constrained"]["outside_catalog"] == found["constrained"]["unparseable"] == 0
+
+
+def test_an_ensemble_needs_a_margin_and_a_baseline_before_anything_is_asked(
+    evaluate: Evaluate, shop: Path
+) -> None:
+    options = ("--variant", "f16", "--decoding", "ensemble", "--timed", "0")
+    done = evaluate(*options)
+    assert (done.exit_code, "no margin" in done.stderr) == (2, True), done.output
+    write_metrics(shop / "metrics/eval/f16.json", {"ensemble_calibration": {"margin": 1.0}})
+    assert evaluate(*options).exit_code == 0
+    (shop / "models/baseline/model.json").unlink()
+    done = evaluate(*options)
+    assert (done.exit_code, "no baseline" in done.stderr) == (2, True), done.output
 
 
 def test_rows_that_do_not_fit_into_the_model_are_told(evaluate: Evaluate, shop: Path) -> None:

@@ -222,6 +222,19 @@ def test_a_finished_run_is_not_repeated_and_another_one_is_noticed(predict: Pred
     assert (repo / "theirs.csv").read_text(encoding="utf-8") == "by hand"
 
 
+def test_another_baseline_makes_another_run_but_with_free_decoding(predict: Predict, repo: Path) -> None:
+    """Confidence, and the ensemble's answers, depend on it."""
+    baseline = repo / "models/baseline/model.json"
+    write_baseline(baseline)
+    source = learned(repo / "asked.jsonl")
+    for way, same in (("constrained", False), ("free", True)):
+        options = ("--input", source, *FOREIGN, "--output", f"{way}.jsonl", "--decoding", way)
+        assert predict(*options).exit_code == 0
+        baseline.write_text(baseline.read_text().replace('"threshold": 1.0', '"threshold": 2.0'))
+        assert (predict(*options).exit_code == 0) == same
+        write_baseline(baseline)
+
+
 def test_a_begun_run_of_another_input_is_kept(predict: Predict, repo: Path) -> None:
     write_baseline(repo / "models/baseline/model.json")
     part = repo / "answers.csv.part.jsonl"

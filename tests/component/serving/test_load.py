@@ -184,9 +184,14 @@ def test_an_evaluation_gives_the_margin_and_the_calibration(repo: Path, load: Lo
         assert found.work.decoding == "ensemble"
         differ += found.intent != alone.predict(row.catalog, row.message).intent
     assert differ
-    # a margin of one's own
+    # a margin or a baseline of one's own is not what the calibration was learned with
     strict = load(path, decoding="ensemble", margin=0.0)
     assert intents(strict) == intents(alone)
+    write_baseline(repo / "other/model.json")
+    for options in ({"drafts": repo / "other"}, {"drafts": False}, {"decoding": "ensemble", "margin": 0.0}):
+        assert not load(path, **options).calibrated
+    with pytest.raises(UserError, match="needs drafts"):
+        load(path, decoding="ensemble", drafts=False)
 
 
 def test_an_ensemble_needs_a_baseline(repo: Path, load: Load) -> None:

@@ -56,9 +56,10 @@ INFORMATIONAL: tuple[tuple[str, str], ...] = (
     (r"energy\.idle_w|[\w.]*energy_j_per_(token|correct)", "follow from energy_j_per_query and exact_match"),
     (r"reference\..+", "what the reference model is"),
     (
-        r"\w+\.((cold|warm)_(ms_p50|to_(?!free)\w+)|passes|one_pass|other_answers)",
-        "of a bench-decoding run, whose cold_to_free and warm_to_free are judged",
+        r"\w+\.((cold|warm)_(ms_p50|to_(?!llama_server)\w+)|passes|one_pass|other_answers)",
+        "of a bench-decoding run, of whose ways cold_to_llama_server and warm_to_llama_server are judged",
     ),
+    (r"(create_completion|floor)\.(cold|warm)_to_llama_server", "not ours"),
     (r"(model|workload)\..+", "what bench-decoding measured"),
     (r"remote\..+", "of a server and its network, which no commit changes; the price is the list's"),
 )

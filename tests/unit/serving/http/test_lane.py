@@ -124,6 +124,24 @@ def test_what_would_be_late_is_refused_before_it_waits() -> None:
     made.close()
 
 
+def test_a_batch_that_would_be_late_on_an_idle_lane_is_not_told_to_come_again() -> None:
+    engine = Engine()
+    engine.gate.set()
+    made, _ = lane(engine, queue=100, timeout_s=10)
+    made._mean_s = 4.0
+
+    async def run() -> None:
+        refused = await outcome(made.ask(CATALOG, ["tea"] * 4))
+        assert (refused.status, refused.message) == (
+            422,
+            "4 messages take more than 10 s: send at most 3 at once",
+        )
+        assert len(await made.ask(CATALOG, ["tea"] * 3)) == 3
+
+    asyncio.run(run())
+    made.close()
+
+
 def test_a_failing_model_fails_its_message_alone() -> None:
     engine = Engine()
     engine.gate.set()
