@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,15 +167,12 @@ def serve(
             raise
         what = f"cartlm serve needs the package {error.name}, which is not installed"
         raise UserError(what, "pip install -e '.[serve]'") from None
-    from cartlm.serving import models
-    from cartlm.serving.reader import Reader, load
+    from cartlm.serving.models import default_variant
+    from cartlm.serving.reader import load
 
-    def opened(source: str) -> Reader:
-        way = "free" if models.find_model(source).engine == "rules" else decoding  # the baseline has one way
-        return load(source, decoding=way, max_tokens=max_tokens, workers=workers, threads=threads)
-
+    opened = partial(load, decoding=decoding, max_tokens=max_tokens, workers=workers, threads=threads)
     server.serve(
-        [*sources] or [models.default_variant()], opened, server.Address(host, port), catalogs,
+        [*sources] or [default_variant()], opened, server.Address(host, port), catalogs,
         server.read_keys(key_file, os.environ), Limits(queue, timeout_s), log_messages,
     )  # fmt: skip
 

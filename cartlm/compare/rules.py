@@ -19,11 +19,8 @@ RULES: tuple[tuple[str, str, Better], ...] = (
     (r"(batch_\d+_)?energy_j_per_query", "energy", "lower"),
     (r"size_mib", "size", "lower"),
     (r"loss_mean|loss_max|eval_loss", "loss", "lower"),
-    (
-        r"(cold|warm)_to_llama_server",
-        "ratio",
-        "lower",
-    ),  # latency of our ways of decoding, by its in the same run
+    # latency of our ways of decoding, by that of llama-server in the same run
+    (r"(cold|warm)_to_llama_server", "ratio", "lower"),
 )
 """Name of a metric (last part of its key), its kind, and which direction is better.
 

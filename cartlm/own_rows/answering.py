@@ -22,7 +22,7 @@ from cartlm.evaluation.reading import ENGINES, open_cache, open_reading
 from cartlm.own_rows.variants import Served, Variant
 from cartlm.params import Params
 from cartlm.serving.models import Model
-from cartlm.serving.reader import Mode, ensemble_margin
+from cartlm.serving.reader import Mode, ensemble_margin, no_baseline
 from cartlm.system import cpu_limits
 from cartlm.task.prompt import PromptBuilder
 from cartlm.task.rows import Row
@@ -65,17 +65,15 @@ def answer_rows(variant: Variant, rows: Sequence[Row], order: Order) -> Answered
     if isinstance(variant, Served):
         return _ask_server(variant, rows, order)
     model, params = variant.model, order.params
-    if order.way == "ensemble" and model.engine in ENGINES:
-        ensemble_margin(model)
+    twice, margin = model.engine in ENGINES, None
+    if twice and order.way == "ensemble":
+        margin = ensemble_margin(model)
         if model.baseline is None:
-            raise UserError(
-                f"{model.path} has no baseline beside it", "take another --decoding, or dvc repro"
-            )
-    latency = _latency_ms(model, rows, order)
+            raise UserError(no_baseline(model), "take another --decoding, or dvc repro")
+    latency = _latency_ms(model, rows, order, margin)
     digest, limit = file_digest(model.path), params.eval.max_new_tokens
     with ExitStack() as stack:
         threads, separator = cpu_limits.threads(), params.prompt.separator
-        twice = model.engine in ENGINES
         if twice:
             bound = params.decoding.max_quantity
             both = open_reading(model.engine, model.path, separator, bound, model.baseline, threads)
@@ -96,9 +94,7 @@ def answer_rows(variant: Variant, rows: Sequence[Row], order: Order) -> Answered
         answers = collect_answers(engine, job, part, variant.name)
     if twice and order.way != "free":
         notes += _bounds(kept, answers, params)
-        choose = (
-            constrained if order.way == "constrained" else partial(ensemble, margin=ensemble_margin(model))
-        )
+        choose = constrained if margin is None else partial(ensemble, margin=margin)
         answers = [choose(answer) for answer in answers]
     found = dict(zip(asked, answers, strict=True))
     return Answered(variant.name, [found.get(at, NOTHING) for at in range(len(rows))], latency, about, notes)
@@ -139,7 +135,7 @@ def _askable(builder: PromptBuilder, rows: Sequence[Row], params: Params) -> tup
     return asked, notes
 
 
-def _latency_ms(model: Model, rows: Sequence[Row], order: Order) -> list[float]:
+def _latency_ms(model: Model, rows: Sequence[Row], order: Order, margin: float | None) -> list[float]:
     """Milliseconds from message to answer of evenly spaced rows, one at a time on all threads, after one that warms up.
 
     Apart from the answers that are scored, because drafts speed those up. Rows that cannot be asked are left out.
@@ -157,7 +153,6 @@ def _latency_ms(model: Model, rows: Sequence[Row], order: Order) -> list[float]:
             cache, draft = stack.enter_context(open_cache(model.engine, engine)), None
             if model.baseline:
                 draft = partial(baseline.read, baseline.load(model.baseline))
-            margin = ensemble_margin(model) if order.way == "ensemble" else None
             bound = order.params.decoding.max_quantity
             within = Constrained(cache, builder, bound, draft=draft, margin=margin)
         asked, _ = _askable(builder, chosen, order.params)

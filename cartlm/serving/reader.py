@@ -115,9 +115,9 @@ def load(
     `decoding`: "constrained" can only answer with an intent of the catalog; so can "ensemble", which takes the baseline's answer
     where the model prefers another by at most `margin` logits, by default what the variant's evaluation chose
     (cartlm.evaluation.constrained); "free" says whatever the model likes.
-    `drafts` speed constrained decoding up and change no answer of it, but tell confidence whether the baseline agrees: True takes models/baseline where the model has one
-    beside it, a path another fitted baseline. The keys and values of recent catalogs are kept, up to `cache_mib` MiB.
-    `workers` messages are read at the same time, which share `threads` (by default all that quota and affinity allow);
+    `drafts` speed constrained decoding up and change no answer of it; whether the baseline agrees is a sign for confidence. True
+    takes models/baseline where the model has one beside it, a path another fitted baseline. The keys and values of recent
+    catalogs are kept, up to `cache_mib` MiB. `workers` messages are read at the same time, which share `threads` (by default all that quota and affinity allow);
     None is the number that evaluations use.
 
     No GGUF file or model folder records how the model was trained to be asked. A model inside of the repository is
@@ -135,15 +135,16 @@ def load(
         separator=separator, max_tokens=max_tokens, max_new_tokens=max_new_tokens, max_quantity=max_quantity
     )
     rules = baseline.load(path) if decoding != "free" and (path := _drafts(found, drafts)) else None
-    # what was learned holds for the baseline and the margin that it was learned with
-    as_learned = drafts is True and margin in (None, found.learned.margin)
     learned = found.learned.constrained
     if decoding == "ensemble" and found.engine != "rules":  # the baseline alone has one way to answer
         margin, learned = ensemble_margin(found, margin), found.learned.ensemble
         if rules is None:
-            what = "the ensemble needs drafts" if not drafts else f"{found.path} has no baseline beside it"
+            what = "the ensemble needs drafts" if not drafts else no_baseline(found)
             raise UserError(what, "give drafts=PATH of a fitted baseline")
-    learned = learned if as_learned else None
+    else:
+        margin = None
+    if rules is None or drafts is not True or margin not in (None, found.learned.margin):
+        learned = None  # it holds for the baseline and the margin that it was learned with
     with ExitStack() as undo:
         engine = undo.enter_context(
             open_engine(found.engine, found.path, threads or cpu_limits.threads(), workers)
@@ -157,9 +158,8 @@ def load(
             prefixes, legal = PrefixCache(cache_mib), list[LegalDecoder]()
             for replica in engine.replicas:
                 cache = undo.enter_context(open_cache(found.engine, replica))
-                of_way = margin if decoding == "ensemble" else None
-                legal.append(LegalDecoder(cache, builder, settings, prefixes, rules, of_way, learned))
-            reader = Reader(found, legal, prefixes, engine, learned is not None and rules is not None)
+                legal.append(LegalDecoder(cache, builder, settings, prefixes, rules, margin, learned))
+            reader = Reader(found, legal, prefixes, engine, learned is not None)
         undo.pop_all()  # the reader frees them
     return reader
 
@@ -171,6 +171,11 @@ def ensemble_margin(model: Model, given: float | None = None) -> float:
         what = f"no margin of the ensemble was chosen for {model.path}"
         raise UserError(what, "take constrained decoding, give cartlm.load a margin, or dvc repro first")
     return margin
+
+
+def no_baseline(model: Model) -> str:
+    """What is wrong with a model that an ensemble is asked of."""
+    return f"{model.path} has no baseline beside it"
 
 
 def _drafts(model: Model, drafts: bool | str | Path) -> Path | None:

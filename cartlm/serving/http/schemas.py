@@ -62,7 +62,7 @@ class Question(_Asked):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"message": "2 of the big milk please", "catalog": ["Milk 1 l", "Milk 2 l"]}]
+            "examples": [{"message": "2 large oat milks please", "catalog": ["Oat Milk 1 l", "Oat Milk 2 l"]}]
         }
     )
     message: Message
@@ -73,7 +73,9 @@ class Questions(_Asked):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"messages": ["2 big milks", "no milk"], "catalog": ["Milk 1 l", "Milk 2 l"]}]
+            "examples": [
+                {"messages": ["2 large oat milks please"], "catalog": ["Oat Milk 1 l", "Oat Milk 2 l"]}
+            ]
         }
     )
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_BATCH)]
