@@ -5,9 +5,6 @@ python -m stages.evaluate VARIANT
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,40 +31,32 @@ def main(variant: str) -> None:
     settings = command.params()
     kind = answers.engine_name(variant, settings.reference, settings.gguf, settings.gptq)
     path = answers.model_path(MODELS, variant, kind)
-    model, limit = file_digest(path), settings.eval.max_new_tokens
-    threads, separator = cpu_limits.threads(), settings.prompt.separator
     rows, natural = row_files.read(TEST), answers.read_extra_rows(NATURAL, settings.eval.natural_rows)
     sets = {"free": rows, "natural": natural, "published": answers.read_extra_rows(PUBLISHED, None)}
-    twice = kind in reading.ENGINES and variant != "base"  # freely, and within the catalog
-
-    with ExitStack() as stack:
-        if twice:
-            sets["validation"] = row_files.read(VALIDATION)
-            bound = settings.decoding.max_quantity
-            both = reading.open_reading(kind, path, separator, bound, BASELINE, threads)
-            engine: Any = stack.enter_context(both)
-            engine.expect(chain(*sets.values()))
-            builder, described = engine.builder, engine.engine.describe()
-            job = partial(answers.draft_and_verify_job, model, builder=builder, max_new_tokens=limit)
-        else:
-            engine = stack.enter_context(answers.open_engine(kind, path, threads))
-            builder, described = engine.prompt_builder(separator), engine.describe()
-            size = settings.eval.batch_size if variant == "base" else 1
-            job = partial(answers.plain_job, model, builder=builder, max_new_tokens=limit, batch_size=size)
+    within, size = None, settings.eval.batch_size if variant == "base" else 1
+    if kind in reading.ENGINES and variant != "base":
+        sets["validation"] = row_files.read(VALIDATION)
+        within = reading.Within(settings.decoding.max_quantity, BASELINE)
+    separator, limit = settings.prompt.separator, settings.eval.max_new_tokens
+    with reading.open_asked(kind, path, separator, limit, cpu_limits.threads(), within, size) as asked:
+        engine, job = asked.engine, asked.job
         done = answers.answer_sets(engine, sets, job, RUNS / variant)
         free, scores = done["free"]
         sections: dict[str, Any] = {}
-        if twice:
+        if within:
+            sections["inputs"] = {"model": file_digest(path), "baseline": file_digest(BASELINE)}
             sections |= constrained.sections(sets, {name: found for name, (found, _) in done.items()})
         if variant == "base":
             header = FORMAT_HEADER if settings.base.source == "embedded" else ""
             train, raw = row_files.read(TRAIN), RUNS / variant
-            sections |= shots.sections(engine, builder, rows, train, settings.eval, model, raw, header)
+            sections |= shots.sections(
+                engine, asked.builder, rows, train, settings.eval, file_digest(path), raw, header
+            )
             count, part = settings.eval.flip_rows, RUNS / f"{variant}.flips.part.jsonl"
             sections |= answers.batch_disagreement(engine, job(rows), free, count, part)
-        for name in done.keys() & {"natural", "published"}:
+        for name in [name for name in ("natural", "published") if name in done]:
             sections[name] = {**scoring.summarize(done[name][1]), "rows": answers.rows_hash(sets[name])}
-        sections |= {"machine": machine.fingerprint(), "engine": described}
+        sections |= {"machine": machine.fingerprint(), "engine": asked.about}
 
     metrics, outcomes = METRICS / f"{variant}.json", OUTCOMES / f"{variant}.csv"
     result = answers.write_results(metrics, outcomes, rows, free, scores, sections)

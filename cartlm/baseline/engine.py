@@ -11,10 +11,16 @@ from pathlib import Path
 
 from cartlm.baseline import reader
 from cartlm.engines.answer import Answer, Stopped, describe_threads
+from cartlm.engines.collect import file_digest
 from cartlm.errors import UserError
 from cartlm.task import prompt
 
 BOS, EOS, FIRST = 0, 1, 2
+
+
+def identity(path: Path) -> str:
+    """32 hex digits of what its answers depend on: the fitted weights at `path`, and the code of this package."""
+    return file_digest(path) + file_digest(Path(__file__).parent)
 
 
 class Baseline:

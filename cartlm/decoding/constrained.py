@@ -13,7 +13,6 @@ from cartlm.decoding.cache import Cache
 from cartlm.decoding.jump_forward import Decoded, decode
 from cartlm.decoding.prefix_cache import PrefixCache
 from cartlm.decoding.trie import LegalAnswers, Trie
-from cartlm.engines.answer import Answer
 from cartlm.errors import UserError
 from cartlm.task.intent import Intent
 from cartlm.task.prompt import PromptBuilder, render_prompt
@@ -34,14 +33,6 @@ class Reply:
     cached_tokens: int
     draft: Intent | None
     decoded: Decoded
-
-    def answer(self) -> Answer:
-        """The same as an engine's answer, with the tokens that no decision was needed for as `forced_tokens`."""
-        found = self.decoded
-        return Answer(
-            self.intent.canonical(), found.token_ids, "stop", self.prompt_tokens, found.decided, found.forced,
-            found.prefill_s, found.decode_s,
-        )  # fmt: skip
 
 
 class TooLong(UserError):

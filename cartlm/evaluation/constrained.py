@@ -7,29 +7,29 @@ The ensemble answers with the baseline's proposal wherever the model hardly pref
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any
+
+import numpy as np
 
 from cartlm.decoding import confidence
 from cartlm.decoding.confidence import Calibration, Signs
 from cartlm.engines.answer import Answer
 from cartlm.evaluation.answers import rows_hash
 from cartlm.evaluation.scoring import score, summarize, summarize_slices
+from cartlm.evaluation.statistics import Pairs, mcnemar, newcombe
 from cartlm.task.rows import Row
 
 MARGINS = tuple(step / 2 for step in range(21))  # logits
 RELIABILITY_BINS = 10
-Choose = Callable[[Answer], Answer]
 
 
 def constrained(answer: Answer) -> Answer:
     """The legal answer beside a free one; the free one where there is none."""
-    legal = answer.legal
-    if legal is None:
-        return answer
-    return replace(answer, text=legal.text, token_ids=legal.token_ids, finish_reason="stop")
+    return answer if answer.legal is None else _other(answer, answer.legal.text)
 
 
 def proposed(answer: Answer, margin: float) -> bool:
@@ -41,7 +41,14 @@ def ensemble(answer: Answer, margin: float) -> Answer:
     """The proposal, or else the legal answer."""
     if answer.legal is None or answer.legal.proposal is None or not proposed(answer, margin):
         return constrained(answer)
-    return replace(answer, text=answer.legal.proposal, token_ids=(), finish_reason="stop")
+    return _other(answer, answer.legal.proposal)
+
+
+def _other(answer: Answer, text: str) -> Answer:
+    """Another text to the same prompt, without tokens and seconds: those of the answer are of free decoding."""
+    return replace(
+        answer, text=text, token_ids=(), finish_reason="stop", decoded_tokens=0, forced_tokens=0, prefill_s=0.0, decode_s=0.0
+    )  # fmt: skip
 
 
 def best_margin(rows: Sequence[Row], answers: Sequence[Answer]) -> float:
@@ -69,67 +76,131 @@ def signs(answer: Answer, margin: float | None = None) -> Signs:
     return Signs(probability, None if legal.proposal is None else legal.gap)
 
 
+@dataclass(frozen=True)
+class Way:
+    """How answers are chosen, and which other way they are compared with."""
+
+    choose: Callable[[Answer, float | None], Answer]
+    other: Callable[[Answer], Answer]
+
+
+WAYS = {
+    "constrained": Way(lambda answer, _: constrained(answer), lambda answer: answer),
+    "ensemble": Way(lambda answer, margin: ensemble(answer, margin or 0.0), constrained),
+}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What answers to validation rows gave: the ensemble's margin, None for another way, and the calibration, None for too few."""
+
+    n: int
+    right: int
+    margin: float | None
+    calibration: Calibration | None
+
+    def section(self) -> dict[str, float]:
+        """As it is written to the metrics."""
+        return {
+            "n": self.n,
+            "right": self.right / self.n,
+            **({} if self.margin is None else {"margin": self.margin}),
+            **(asdict(self.calibration) if self.calibration else {}),
+        }
+
+
+def fit(way: str, rows: Sequence[Row], answers: Sequence[Answer]) -> Fit:
+    """Fitted on those of the rows that were decoded within their catalogs."""
+    kept = [(row, answer) for row, answer in zip(rows, answers, strict=True) if answer.legal is not None]
+    margin = best_margin(*zip(*kept, strict=True)) if way == "ensemble" and kept else None
+    right = [WAYS[way].choose(answer, margin).exact(row.completion) for row, answer in kept]
+    calibration = confidence.calibrate([signs(answer, margin) for _, answer in kept], right)
+    return Fit(len(kept), sum(right), margin, calibration)
+
+
+class Fits:
+    """A way's fit on all validation rows; for rows that are among these, the fit on the half that they are not in.
+
+    So no row is judged by what was fitted on it, also where a source without a test split has the same rows in both.
+    """
+
+    def __init__(self, way: str, rows: Sequence[Row], answers: Sequence[Answer]) -> None:
+        self.whole = fit(way, rows, answers)
+        self._places = {(row.prompt, row.completion): place for place, row in enumerate(rows)}
+        self._others = lru_cache(lambda half: fit(way, rows[1 - half :: 2], answers[1 - half :: 2]))
+
+    def of(self, row: Row) -> Fit:
+        """The fit that may judge `row`."""
+        place = self._places.get((row.prompt, row.completion))
+        return self.whole if place is None else self._others(place % 2)
+
+
 def sections(
     sets: Mapping[str, Sequence[Row]], answered: Mapping[str, Sequence[Answer]]
 ) -> dict[str, dict[str, Any]]:
     """For each way: WAY and WAY_slices of the rows "free", NAME_WAY of the others, WAY_calibration, WAY_reliability.
 
-    `sets` has "free", "validation" and others, `answered` those of which answers were asked of cartlm.evaluation.reading. WAY is `constrained`, and `ensemble` where
-    the baseline proposed answers. A section is as `summarize` makes it, with `calibration_error`, `accuracy_at_COVERAGE` and
-    `confidence_at_COVERAGE` of the surest share; `changed` is the share of rows with another answer than in free (or
-    constrained) decoding, and `refused`, where there are any, of those too long, which keep their free answer.
-    WAY_calibration has what was fitted on the validation rows, how many, and the ensemble's `margin`.
+    `sets` has "free", "validation" and others, `answered` those of which answers were asked of cartlm.evaluation.reading.
+    WAY is `constrained`, and `ensemble` where the baseline proposed answers. A section is as `summarize` makes it, with
+    `calibration_error`, `accuracy_at_COVERAGE` and `confidence_at_COVERAGE` of the surest share. `changed` is the share of
+    rows with another answer than in free (for the ensemble: constrained) decoding, `gain` the difference in exact match to
+    that, with the 95 % interval `gain_low` to `gain_high` and McNemar's `gain_p`. `refused`, where there are any, is the share of
+    rows too long, which keep their free answer. WAY_calibration is of the fit on all validation rows (`Fit.section`).
     """
-    validation = sets["validation"], answered["validation"]
-    ways: dict[str, tuple[Choose, Choose, float | None]] = {
-        "constrained": (constrained, lambda answer: answer, None)
-    }
-    if any(each.legal and each.legal.proposal is not None for each in validation[1]):
-        chosen_margin = best_margin(*validation)
-        ways["ensemble"] = (partial(ensemble, margin=chosen_margin), constrained, chosen_margin)
+    rows, answers = sets["validation"], answered.get("validation", [])
+    ways = [way for way in WAYS if way != "ensemble" or any(a.legal and a.legal.proposal for a in answers)]
     found: dict[str, dict[str, Any]] = {}
-    for way, (choose, other, margin) in ways.items():
-        kept = [(row, answer) for row, answer in zip(*validation, strict=True) if answer.legal is not None]
-        right = [choose(answer).exact(row.completion) for row, answer in kept]
-        fitted = confidence.calibrate([signs(answer, margin) for _, answer in kept], right)
-        found[f"{way}_calibration"] = {
-            "n": len(kept),
-            "right": sum(right) / len(kept),
-            **({} if margin is None else {"margin": margin}),
-            **(asdict(fitted) if fitted else {}),
-        }
-        for name, answers in answered.items():
-            if name == "validation":
-                continue
-            rows = sets[name]
-            chosen = [choose(answer) for answer in answers]
-            scores = [score(row, answer) for row, answer in zip(rows, chosen, strict=True)]
-            section = found[way if name == "free" else f"{name}_{way}"] = {
-                **summarize(scores),
-                "changed": sum(a.text != other(b).text for a, b in zip(chosen, answers, strict=True))
-                / len(rows),
-            }
-            if refused := sum(answer.legal is None for answer in answers):
-                section["refused"] = refused / len(rows)
-            if name == "free":
-                found[f"{way}_slices"] = summarize_slices(rows, scores)
-            else:
-                section["rows"] = rows_hash(rows)
-            if fitted and refused < len(rows):
-                sure = _confidence(fitted, rows, answers, chosen, margin)
-                section |= _coverage(*sure)
-                if name == "free":
-                    found[f"{way}_reliability"] = _reliability(*sure)
+    for way in ways:
+        fits = Fits(way, rows, answers)
+        if fits.whole.n:
+            found[f"{way}_calibration"] = fits.whole.section()
+        for name in (name for name in answered if name != "validation"):
+            found |= _of_set(way, name, sets[name], answered[name], fits)
     return found
 
 
-def _confidence(
-    fitted: Calibration, rows: Sequence[Row], answers: Sequence[Answer], chosen: Sequence[Answer], margin: float | None
-) -> tuple[Any, list[bool]]:  # fmt: skip
-    """Confidences [n], and which of the answers are right, of the rows that were decoded within their catalogs."""
-    every = [each for each in zip(rows, answers, chosen, strict=True) if each[1].legal is not None]
-    right = [answer.exact(row.completion) for row, _, answer in every]
-    return fitted([signs(answer, margin) for _, answer, _ in every]), right
+def _of_set(
+    way: str, name: str, rows: Sequence[Row], answers: Sequence[Answer], fits: Fits
+) -> dict[str, dict[str, Any]]:
+    """The sections of one way and one set of rows."""
+    fitted = [fits.of(row) for row in rows]
+    chosen = [WAYS[way].choose(answer, one.margin) for answer, one in zip(answers, fitted, strict=True)]
+    others = [WAYS[way].other(answer) for answer in answers]
+    scores = [score(row, answer) for row, answer in zip(rows, chosen, strict=True)]
+    section: dict[str, Any] = {
+        **summarize(scores),
+        "changed": sum(a.text != b.text for a, b in zip(chosen, others, strict=True)) / len(rows),
+        **_gain(rows, others, chosen),
+    }
+    if refused := sum(answer.legal is None for answer in answers):
+        section["refused"] = refused / len(rows)
+    found = {way if name == "free" else f"{name}_{way}": section}
+    if name == "free":
+        found[f"{way}_slices"] = summarize_slices(rows, scores)
+    else:
+        section["rows"] = rows_hash(rows)
+    every = [each for each in zip(rows, answers, chosen, fitted, strict=True) if each[1].legal is not None]
+    if every and all(one.calibration for *_, one in every):
+        right = [answer.exact(row.completion) for row, _, answer, _ in every]
+        sure = np.concatenate([_calibrated(one, answer) for _, answer, _, one in every])
+        section |= _coverage(sure, right)
+        if name == "free":
+            found[f"{way}_reliability"] = _reliability(sure, right)
+    return found
+
+
+def _gain(rows: Sequence[Row], first: Sequence[Answer], second: Sequence[Answer]) -> dict[str, float]:
+    """How much more of `rows` the second answers get right, as a share; paired."""
+    every = zip(rows, first, second, strict=True)
+    count = Counter((a.exact(row.completion), b.exact(row.completion)) for row, a, b in every)
+    pairs = Pairs(count[True, True], count[True, False], count[False, True], count[False, False])
+    low, high = newcombe(pairs)
+    return {"gain": pairs.difference, "gain_low": low, "gain_high": high, "gain_p": mcnemar(pairs)}
+
+
+def _calibrated(fitted: Fit, answer: Answer) -> Any:
+    """The confidence of one answer, float64 [1]."""
+    return fitted.calibration([signs(answer, fitted.margin)]) if fitted.calibration else np.empty(0)
 
 
 def _coverage(sure: Any, right: Sequence[bool]) -> dict[str, float]:

@@ -6,20 +6,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cartlm import decoding
+from cartlm.baseline import engine as rules
 from cartlm.baseline import reader
 from cartlm.decoding import free
 from cartlm.decoding.cache import Cache
 from cartlm.decoding.jump_forward import CLEAR, Decoded, decode, weigh
 from cartlm.decoding.trie import LegalAnswers, Trie
 from cartlm.engines.answer import Answer, Legal
-from cartlm.engines.collect import file_digest
-from cartlm.evaluation.answers import open_engine
+from cartlm.engines.collect import Job, file_digest
+from cartlm.evaluation.answers import draft_and_verify_job, open_engine, plain_job
 from cartlm.task.intent import Intent, parse_intent
 from cartlm.task.prompt import PromptBuilder
 from cartlm.task.rows import Row
@@ -162,7 +163,7 @@ def open_reading(
     propose: Propose | None = None
     if baseline is not None:
         propose = partial(reader.read, reader.load(baseline))
-        about["baseline"] = file_digest(baseline) + file_digest(Path(reader.__file__).parent)
+        about["baseline"] = rules.identity(baseline)
     with ExitStack() as stack:
         engine = stack.enter_context(open_engine(kind, path, threads))
         builder = engine.prompt_builder(separator)
@@ -173,3 +174,48 @@ def open_reading(
         ]
         every[0].replicas = every
         yield every[0]
+
+
+@dataclass(frozen=True)
+class Within:
+    """How rows are answered within their catalogs, too: legal quantities are 1 to `max_quantity`, `baseline` proposes answers."""
+
+    max_quantity: int
+    baseline: Path | None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An open engine, the prompt builder of its tokenizer, what describes it, and the job that rows become."""
+
+    engine: Any
+    builder: PromptBuilder
+    about: dict[str, str | int]
+    job: Callable[[Sequence[Row]], Job]
+
+
+@contextmanager
+def open_asked(
+    kind: str, path: Path, separator: str, max_new_tokens: int, threads: int, within: Within | None, batch_size: int = 1
+) -> Iterator[Asked]:  # fmt: skip
+    """A model that answers rows freely in batches of `batch_size`, or one at a time and also `within` their catalogs.
+
+    `kind` is in ENGINES for the latter. Raises UserError as the engine's `load`.
+    """
+    model = file_digest(path)
+    if within is None:
+        with open_engine(kind, path, threads) as engine:
+            builder = engine.prompt_builder(separator)
+
+            def once(rows: Sequence[Row]) -> Job:
+                return plain_job(model, rows, builder, max_new_tokens, batch_size)
+
+            yield Asked(engine, builder, engine.describe(), once)
+        return
+    with open_reading(kind, path, separator, within.max_quantity, within.baseline, threads) as reading:
+
+        def twice(rows: Sequence[Row]) -> Job:
+            reading.expect(rows)
+            return draft_and_verify_job(model, rows, reading.builder, max_new_tokens)
+
+        yield Asked(reading, reading.builder, reading.engine.describe(), twice)

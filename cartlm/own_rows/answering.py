@@ -14,15 +14,15 @@ from typing import Any
 from cartlm.baseline import reader as baseline
 from cartlm.decoding.constrained import Constrained, TooLong
 from cartlm.engines.answer import Answer
-from cartlm.engines.collect import collect_answers, file_digest
+from cartlm.engines.collect import collect_answers
 from cartlm.errors import UserError
-from cartlm.evaluation.answers import draft_and_verify_job, evenly_spaced, open_engine, plain_job
+from cartlm.evaluation.answers import evenly_spaced, open_engine
 from cartlm.evaluation.constrained import constrained, ensemble
-from cartlm.evaluation.reading import ENGINES, open_cache, open_reading
+from cartlm.evaluation.reading import ENGINES, Within, open_asked, open_cache
 from cartlm.own_rows.variants import Served, Variant
 from cartlm.params import Params
 from cartlm.serving.models import Model
-from cartlm.serving.reader import Mode, ensemble_margin, no_baseline
+from cartlm.serving.reader import Mode, ensemble_margin
 from cartlm.system import cpu_limits
 from cartlm.task.prompt import PromptBuilder
 from cartlm.task.rows import Row
@@ -68,35 +68,22 @@ def answer_rows(variant: Variant, rows: Sequence[Row], order: Order) -> Answered
     twice, margin = model.engine in ENGINES, None
     if twice and order.way == "ensemble":
         margin = ensemble_margin(model)
-        if model.baseline is None:
-            raise UserError(no_baseline(model), "take another --decoding, or dvc repro")
     latency = _latency_ms(model, rows, order, margin)
-    digest, limit = file_digest(model.path), params.eval.max_new_tokens
-    with ExitStack() as stack:
-        threads, separator = cpu_limits.threads(), params.prompt.separator
-        if twice:
-            bound = params.decoding.max_quantity
-            both = open_reading(model.engine, model.path, separator, bound, model.baseline, threads)
-            engine: Any = stack.enter_context(both)
-            builder, about = engine.builder, {**engine.engine.describe(), "decoding": order.way}
-        else:
-            engine = stack.enter_context(open_engine(model.engine, model.path, threads))
-            builder, about = engine.prompt_builder(separator), engine.describe()
-        asked, notes = _askable(builder, rows, params)
-        kept = [rows[at] for at in asked]
-        if twice:
-            engine.expect(kept)
-            job = draft_and_verify_job(digest, kept, builder, limit)
-        else:
-            job = plain_job(digest, kept, builder, limit)
+    within = Within(params.decoding.max_quantity, model.baseline) if twice else None
+    separator, limit = params.prompt.separator, params.eval.max_new_tokens
+    with open_asked(model.engine, model.path, separator, limit, cpu_limits.threads(), within) as asked:
+        places, notes = _askable(asked.builder, rows, params)
+        kept = [rows[at] for at in places]
+        job = asked.job(kept)
         order.store.mkdir(parents=True, exist_ok=True)
-        part = order.store / f"{job.key(engine)}.jsonl"
-        answers = collect_answers(engine, job, part, variant.name)
+        part = order.store / f"{job.key(asked.engine)}.jsonl"
+        answers = collect_answers(asked.engine, job, part, variant.name)
+        about = {**asked.about, "decoding": order.way} if twice else asked.about
     if twice and order.way != "free":
         notes += _bounds(kept, answers, params)
         choose = constrained if margin is None else partial(ensemble, margin=margin)
         answers = [choose(answer) for answer in answers]
-    found = dict(zip(asked, answers, strict=True))
+    found = dict(zip(places, answers, strict=True))
     return Answered(variant.name, [found.get(at, NOTHING) for at in range(len(rows))], latency, about, notes)
 
 

@@ -73,6 +73,13 @@ def sections(metrics: Path, variants: Sequence[str], level: str = "##") -> list[
             "confidence is beside it: the others would go to a person.",
             cells.markdown(tuple(sure[0]), sure),
         ]
+    if won := gains(metrics, variants):
+        parts += [
+            f"{level} What constrained decoding and the ensemble gain",
+            "Constrained against free answers, and the ensemble's against constrained ones, to the same rows: difference in "
+            "exact match in points, Newcombe's interval, and McNemar's exact test, Holm-adjusted over this table.",
+            cells.markdown(tuple(won[0]), won),
+        ]
     if made := merging(metrics):
         both = sum(row["model"].startswith("merged onto") for row in made) == 2
         parts += [
@@ -112,6 +119,29 @@ def confidences(metrics: Path, variants: Sequence[str]) -> list[dict[str, Any]]:
                 accuracy, least = (section[f"{name}_at_{coverage}"] for name in ("accuracy", "confidence"))
                 row[f"at {coverage} %"] = f"{accuracy:.3f} (≥ {least:.2f})"
             found.append(row)
+    return found
+
+
+def gains(metrics: Path, variants: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of the table of gains: a way of decoding, on the test rows and on natural messages."""
+    found, p_values = list[dict[str, Any]](), list[float]()
+    for variant in variants:
+        evaluation = read_optional(metrics / "eval" / f"{variant}.json")
+        for way in ("constrained", "ensemble"):
+            row = {"variant": variant, "decoding": way}
+            for prefix, name in (("", "test"), ("natural_", "natural")):
+                section = evaluation.get(f"{prefix}{way}", {})
+                if "gain" not in section:
+                    continue
+                low, high = (paired.signed_points(section[f"gain_{end}"]) for end in ("low", "high"))
+                row[f"{name} rows"] = f"{paired.signed_points(section['gain'])} [{low}, {high}]"
+                row[f"p, {name}"] = ""
+                p_values.append(section["gain_p"])
+            if len(row) > 2:
+                found.append(row)
+    adjusted = iter(holm(p_values))
+    for row in found:
+        row |= {key: paired.format_p(next(adjusted)) for key in row if key.startswith("p, ")}
     return found
 
 

@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import cartlm
-from cartlm.baseline import reader
-from cartlm.engines.collect import file_digest
+from cartlm.baseline import engine as rules
 from cartlm.errors import UserError
 from cartlm.files import replacing, sha256, write_text
 from cartlm.serving.journal import Journal, check_key, journal_path, open_journal
@@ -94,8 +93,7 @@ def _key(job: Job, columns: Mapping[str, str]) -> dict[str, Any]:
     model = find_model(job.model)
     together: dict[str, Any] = {}
     if job.decoding != "free" and model.baseline is not None:
-        code = file_digest(Path(reader.__file__).parent)
-        together = {"learned": asdict(model.learned), "baseline": file_digest(model.baseline) + code}
+        together = {"learned": asdict(model.learned), "baseline": rules.identity(model.baseline)}
     shared = None if job.catalog is None else hashlib.sha256("\n".join(job.catalog).encode()).hexdigest()
     return {
         "input": sha256(job.input),

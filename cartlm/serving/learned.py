@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cartlm.decoding.confidence import Calibration
+from cartlm.engines.collect import file_digest
 from cartlm.metrics import read_metrics
 
 
@@ -20,9 +21,13 @@ class Learned:
     ensemble: Calibration | None = None
 
 
-def read(path: Path) -> Learned:
-    """From a file of metrics/eval; nothing of one that is not there."""
+def read(path: Path, model: Path, baseline: Path | None) -> Learned:
+    """From a file of metrics/eval; nothing of one that is not there, or that is of another model or baseline than these."""
     values = read_metrics(path) if path.is_file() else {}
+    if baseline is None or "inputs" not in values:
+        return Learned()
+    if values["inputs"] != {"model": file_digest(model), "baseline": file_digest(baseline)}:
+        return Learned()
     margin = values.get("ensemble_calibration", {}).get("margin")
     return Learned(margin, *(_calibration(values, way) for way in ("constrained", "ensemble")))
 

@@ -127,7 +127,8 @@ def _model(kind: str, path: Path, root: Path | None, params: Params | None) -> M
     places = [variant.absolute().parent / BASELINE, *([root / "models" / BASELINE] if root else [])]
     found = next((place for place in places if place.is_file()), None)
     of_root = root is not None and variant.absolute().parent == root.absolute() / "models"
-    learned = learning.read(root / f"metrics/eval/{variant.name}.json") if root and of_root else Learned()
+    evaluated = root / f"metrics/eval/{variant.name}.json" if root and of_root else None
+    learned = learning.read(evaluated, path, found) if evaluated else Learned()
     return Model(kind, path, settings, found, learned)
 
 

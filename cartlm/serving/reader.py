@@ -165,11 +165,16 @@ def load(
 
 
 def ensemble_margin(model: Model, given: float | None = None) -> float:
-    """The margin that is given, or else learned. Raises UserError where there is none."""
+    """The margin that is given, or else learned with the baseline. Raises UserError where there is none."""
     margin = model.learned.margin if given is None else given
+    if margin is None and model.baseline is None:
+        raise UserError(no_baseline(model), "take constrained decoding, or dvc repro baseline")
     if margin is None:
         what = f"no margin of the ensemble was chosen for {model.path}"
-        raise UserError(what, "take constrained decoding, give cartlm.load a margin, or dvc repro first")
+        raise UserError(
+            what,
+            "take constrained decoding, give cartlm.load a margin, or evaluate it as it is now: dvc repro",
+        )
     return margin
 
 

@@ -83,6 +83,12 @@ def test_what_is_too_long_has_its_free_answer_alone(toy_gguf: Path) -> None:
     assert one.legal is not None
     assert other.legal is None
     assert constrained.constrained(other) == other
+    # nor does an evaluation break where no validation row fits
+    found = constrained.sections(
+        {"free": [row], "validation": [long]}, {"free": [one], "validation": [other]}
+    )
+    assert "constrained_calibration" not in found
+    assert found["constrained"]["n"] == 1
 
 
 def make_answer(row: Row, model: Intent, proposal: Intent | None, gap: float, sure: float = 0.9) -> Answer:
@@ -141,6 +147,34 @@ def test_the_margin_comes_from_the_validation_rows_alone() -> None:
     found = constrained.sections({"free": rows, "validation": rows}, {"free": other, "validation": right})
     assert found["ensemble_calibration"]["margin"] == 2.0
     assert found["ensemble"]["exact_match"] == pytest.approx(2 / 3)
+
+
+def test_no_row_is_judged_by_what_was_fitted_on_it() -> None:
+    """A source without a test split has validation rows as test rows; each half is judged by what the other half gave."""
+    rows = toy_rows(60)
+    answers = made(rows)
+    for number in range(1, 60, 2):  # in every second row a gap of 7 would be worth a margin of 7
+        answers[number] = make_answer(rows[number], wrong(rows[number]), rows[number].intent, 7.0, 0.6)
+    sets = {"free": rows, "validation": rows}
+    found = constrained.sections(sets, {"free": answers, "validation": answers})
+    halves = [constrained.fit("ensemble", rows[half::2], answers[half::2]).margin for half in (0, 1)]
+    assert halves == [2.0, 7.0]
+    taken = [constrained.ensemble(answer, halves[1 - number % 2]) for number, answer in enumerate(answers)]
+    right = sum(answer.exact(row.completion) for row, answer in zip(rows, taken, strict=True))
+    assert found["ensemble"]["exact_match"] == right / 60
+    assert found["ensemble"]["exact_match"] < found["ensemble_calibration"]["right"]
+
+
+def test_the_gain_is_paired_with_the_answers_before() -> None:
+    rows = toy_rows(60)
+    found = constrained.sections(
+        {"free": rows, "validation": rows[:30]}, {"free": made(rows), "validation": made(rows[:30])}
+    )
+    assert found["constrained"]["gain"] == 0
+    ensemble = found["ensemble"]
+    assert ensemble["gain"] == pytest.approx(ensemble["exact_match"] - found["constrained"]["exact_match"])
+    assert 0 < ensemble["gain_low"] < ensemble["gain"] < ensemble["gain_high"]
+    assert ensemble["gain_p"] < 0.001
 
 
 def test_without_a_baseline_there_is_no_ensemble_and_without_errors_no_confidence() -> None:

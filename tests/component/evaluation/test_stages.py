@@ -41,8 +41,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, toy_model: Path, toy_gguf
     params["eval"] = {"max_new_tokens": 40, "batch_size": 7, "flip_rows": 6, "natural_rows": 0}
     params["eval"]["shots"] = {"count": 2, "seed": 7, "rows": 0}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    for split in ("test", "train", "validation"):
-        row_files.write(folder / "data" / f"{split}.jsonl", toy_rows())
+    for split, count in (("test", 24), ("train", 24), ("validation", 48)):
+        row_files.write(folder / "data" / f"{split}.jsonl", toy_rows(count))
     write_baseline(folder / "models/baseline/model.json")
     (folder / "data" / "published.jsonl").touch()
     for name in ("base", "merged"):
@@ -110,7 +110,7 @@ def test_eval_of_the_base_reports_how_batches_disagree(shop: Path) -> None:
 
 WAYS = ("constrained", "ensemble")
 OF_WAYS = {f"{way}{end}" for way in WAYS for end in ("", "_slices", "_calibration", "_reliability")}
-SECTIONS = {"free", "free_slices", "machine", "engine"} | OF_WAYS
+SECTIONS = {"free", "free_slices", "inputs", "machine", "engine"} | OF_WAYS
 
 
 def test_labels_as_drafts_make_no_answer_right(shop: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 import cartlm
 from cartlm.engines import llama_cpp, transformers
+from cartlm.engines.collect import file_digest
 from cartlm.errors import UserError
 from cartlm.metrics import write_metrics
 from cartlm.task.intent import Intent
@@ -171,6 +172,16 @@ def test_an_evaluation_gives_the_margin_and_the_calibration(repo: Path, load: Lo
     weights = {"intercept": -1.0, "log_odds": 0.5, "agrees": 2.0, "gap": -0.3}
     sections = {f"{way}_calibration": {"n": 300, **weights} for way in ("constrained", "ensemble")}
     sections["ensemble_calibration"]["margin"] = 1000.0
+    files = {"model": path / "model.gguf", "baseline": repo / "models/baseline/model.json"}
+    sections["inputs"] = {name: file_digest(file) for name, file in files.items()}
+    for name, found in sections[
+        "inputs"
+    ].items():  # a model or a baseline that was made again since is another
+        write_metrics(
+            repo / "metrics/eval/q4_k_m.json",
+            {**sections, "inputs": {**sections["inputs"], name: found[::-1]}},
+        )
+        assert not load(path).calibrated
     write_metrics(repo / "metrics/eval/q4_k_m.json", sections)
     together, alone = load(path, decoding="ensemble"), load(path)
     assert together.calibrated

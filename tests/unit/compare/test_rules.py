@@ -24,7 +24,10 @@ INFORMATIONAL: tuple[tuple[str, str], ...] = (
     (r"[\w.]*\b(wrong|action|product|quantity)", "parts of exact_match and parsed_equal"),
     (r"(test|train)_shares\..+|train\..+|near_duplicates\..+", "the data's own: gates hold it"),
     (r"batching\.flips", "how far batched answers can be trusted"),
-    (r"\w*(constrained|ensemble)\.(changed|refused)", "how many answers are not as free decoding gives them"),
+    (
+        r"\w*(constrained|ensemble)\.(changed|refused|gain\w*)",
+        "how many answers are not as free decoding gives them, and what of exact_match that makes",
+    ),
     (
         r"\w+_(calibration|reliability)\..+|\w+\.(calibration_error|(accuracy|confidence)_at_\d+)",
         "how sure the answers are, of which exact_match is judged",

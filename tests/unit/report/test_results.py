@@ -108,6 +108,27 @@ def test_the_way_from_the_adapter_to_f16_is_one_table(metrics: Path) -> None:
     )
 
 
+def test_gains_are_paired_and_adjusted_together(metrics: Path) -> None:
+    won = {"gain": 0.05, "gain_low": 0.021, "gain_high": 0.08, "gain_p": 0.001}
+    lost = {"gain": -0.002, "gain_low": -0.01, "gain_high": 0.006, "gain_p": 0.5}
+    write_metrics(
+        metrics / "eval/f16.json",
+        {"free": FREE, "constrained": {**FREE, **lost}, "ensemble": {**FREE, **won}},
+    )
+    write_metrics(
+        metrics / "eval/q2_k.json",
+        {"free": FREE, "constrained": {**FREE, **won}, "natural_constrained": {**FREE, **won}},
+    )
+    found = results.gains(metrics, NAMES)
+    assert [(row["variant"], row["decoding"]) for row in found] == [
+        ("f16", "constrained"), ("f16", "ensemble"), ("q2_k", "constrained")
+    ]  # fmt: skip
+    assert found[0]["test rows"] == "−0.2 [−1.0, +0.6]"
+    assert found[2]["natural rows"] == "+5.0 [+2.1, +8.0]"
+    assert [row["p, test"] for row in found] == ["0.50", "0.0040", "0.0040"]  # three of 0.001 and one of 0.5
+    assert "What constrained decoding and the ensemble gain" in "".join(results.sections(metrics, NAMES))
+
+
 def test_the_finding_names_what_is_lost(metrics: Path) -> None:
     block = results.readme_block(metrics, NAMES)
     assert "`q2_k` −30.0 [" in block
