@@ -1,4 +1,4 @@
-"""Commands of the model in use, `predict`, `serve` and `evaluate`; `cartlm.cli` adds them."""
+"""Commands of the model in use, `predict`, `serve`, `export` and `evaluate`; `cartlm.cli` adds them."""
 
 from __future__ import annotations
 
@@ -175,6 +175,21 @@ def serve(
         [*sources] or [default_variant()], opened, server.Address(host, port), catalogs,
         server.read_keys(key_file, os.environ), Limits(queue, timeout_s), log_messages,
     )  # fmt: skip
+
+
+@click.command(cls=command.Guard)
+@click.argument("variant")
+@click.argument("folder", type=FILE)
+@click.option("--anew", is_flag=True, help="Replace an earlier export.")
+def export(variant: str, folder: Path, anew: bool) -> None:
+    """Write a VARIANT of params.yaml into FOLDER, to be served elsewhere.
+
+    The model's files, a model card of what was measured and how to ask, checksums, and for a GGUF file a Modelfile of Ollama.
+    """
+    from cartlm.serving import export as exporting
+
+    files = exporting.export(variant, folder, anew=anew)
+    print(f"{folder}: {', '.join(files)}")
 
 
 @click.command(cls=command.Guard)

@@ -1,0 +1,169 @@
+"""`cartlm export`: a variant's files with a model card of what was measured, checksums, and the commands of other servers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cartlm.engines.collect import file_digest
+from cartlm.errors import UserError
+from cartlm.evaluation import paired
+from cartlm.files import replacing, sha256
+from cartlm.params import Params
+from cartlm.pipeline.repository import run_git
+from cartlm.report import cells
+from cartlm.report.summary import read_base, read_optional
+from cartlm.serving.models import Model, Settings, find_model, find_root, params_of
+from cartlm.task.prompt import render_prompt
+
+CARD, SUMS, MODELFILE = "README.md", "SHA256SUMS", "Modelfile"
+TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
+LANGUAGES = {"english": "en", "croatian": "hr", "spanish": "es"}
+SETS = {"": "test rows", "natural": "messages that people typed", "published": "published rows"}
+SPEED = (
+    "variant",
+    "latency_ms_p50",
+    "latency_ms_p95",
+    "queries_per_s",
+    "decode_tokens_per_s",
+    "peak_rss_mib",
+)
+WAYS = {"": "free", "constrained": "within the catalog"}
+SLOTS = 4  # of llama-server
+
+
+def export(variant: str, target: Path, here: Path = Path(), anew: bool = False) -> list[str]:
+    """Write the folder `target`, whole or not at all; the names of its files.
+
+    Raises UserError for what is no variant of the params.yaml of `here`, for one whose evaluation is missing or of another model
+    than the one there now, and for a folder that exists already, unless it shall be made `anew` and was exported.
+    """
+    root = find_root(here)
+    names = params_of(root).variants.names if root else []
+    if root is None or variant not in names:
+        what = f"{variant!r} is no variant of a params.yaml here" + (f": {', '.join(names)}" if names else "")
+        raise UserError(what, "name a variant; another model has no measurements to export")
+    model = find_model(variant, root)
+    if model.engine == "rules":
+        raise UserError(
+            f"{variant} is no language model", f"copy {model.path.name}, and name it to cartlm.load"
+        )
+    if target.exists() and not (anew and (target / SUMS).is_file()):
+        what = (
+            "exists already"
+            if (target / SUMS).is_file() or not target.is_dir()
+            else "is a folder of something else"
+        )
+        raise UserError(f"{target} {what}", "name another folder, or add --anew to replace an export")
+    evaluation = _evaluation(root, variant, model.path)
+    with replacing(target, folder=True) as folder:
+        files = [model.path] if model.path.is_file() else [p for p in model.path.iterdir() if p.is_file()]
+        for file in files:
+            shutil.copyfile(file, folder / file.name)
+        if model.engine == "llama.cpp":
+            (folder / MODELFILE).write_text(modelfile(model), "utf-8")
+        (folder / CARD).write_text(card(root, variant, model, evaluation), "utf-8")
+        written = sorted(path.name for path in folder.iterdir())
+        sums = "".join(f"{sha256(folder / name)}  {name}\n" for name in written)
+        (folder / SUMS).write_text(sums, "utf-8")
+    return [*written, SUMS]
+
+
+def _evaluation(root: Path, variant: str, model: Path) -> Mapping[str, Any]:
+    """What metrics/eval says of the model that is there now. Raises UserError if it says nothing of that."""
+    path = root / "metrics/eval" / f"{variant}.json"
+    found = read_optional(path)
+    if found.get("inputs", {}).get("model") != file_digest(model):
+        what = f"metrics/eval/{variant}.json is of another model than models/{variant}"
+        raise UserError(what if found else f"{variant} has no evaluation", "dvc repro, then export again")
+    return found
+
+
+def modelfile(model: Model) -> str:
+    """For Ollama, which otherwise takes a model for a chat."""
+    settings = model.settings
+    lines = [
+        f"FROM ./{model.path.name}", f'TEMPLATE """{{{{ .Prompt }}}}{settings.separator}"""', "PARAMETER temperature 0",
+        f"PARAMETER num_predict {settings.max_new_tokens}", f"PARAMETER num_ctx {settings.max_tokens}",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def card(root: Path, variant: str, model: Model, evaluation: Mapping[str, Any]) -> str:
+    """The model card, in the Hugging Face hub's layout. Figures are those of metrics/ as they are."""
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    params, metrics, settings = params_of(root), root / "metrics", model.settings
+    base, data = read_base(metrics), read_optional(metrics / "data.json")
+    bench = read_optional(metrics / "bench/cpu" / f"{variant}.json")
+    name = f"cartlm-{variant}"
+    scores = [
+        {**section, "rows": f"{rows} ({section['n']:,})", "decoding": way_name, "set": prefix or "test"}
+        for prefix, rows in SETS.items()
+        for way, way_name in WAYS.items()
+        if (section := evaluation.get("_".join(filter(None, (prefix, way))) or "free"))
+    ]
+    results = [
+        EvalResult(
+            task_type="text-generation", dataset_type="cartlm", dataset_name=row["rows"], dataset_config=row["decoding"], dataset_split=row["set"], metric_type="exact_match", metric_value=row["exact_match"],
+        )
+        for row in scores
+    ]  # fmt: skip
+    languages = [LANGUAGES[each] for each in params.data.train_languages or params.data.languages]
+    licence = base.get("license")
+    meta = ModelCardData(
+        language=languages, license="other" if licence else None, license_name=licence,
+        base_model=base["name"] if base.get("source") == "hub" else None, model_name=name, eval_results=results,
+        pipeline_tag="text-generation",
+    )  # fmt: skip
+    body = {
+        "prompt": render_prompt(["Milk 1 l", "Milk 2 l"], "2 of the big milk") + settings.separator,
+        "max_tokens": settings.max_new_tokens,
+        "temperature": 0,
+    }
+    usual = Settings()
+    changed = {key: value for key, value in asdict(settings).items() if value != getattr(usual, key)}
+    described = run_git(root, "describe", "--always", "--dirty", "--abbrev=12")
+    return str(
+        ModelCard.from_template(
+            meta, template_str=TEMPLATE.read_text("utf-8"), name=name, base=base.get("name"), licence=licence,
+            dequantized_from=base.get("dequantized_from"), rows=data.get("train", {}).get("n", params.data.train),
+            languages=[each.capitalize() for each in params.data.train_languages or params.data.languages],
+            source=params.data.source, made=_made(root, params, variant),
+            accuracy=cells.markdown(("rows", "decoding", "exact_match"), scores), gap=_difference(metrics, params, variant),
+            speed=cells.markdown(SPEED, [{"variant": variant, **bench["cpu"]}]) if "cpu" in bench else "",
+            machine=bench.get("machine", {}).get("name"), separator=_words(settings.separator),
+            file=model.path.name if model.engine == "llama.cpp" else None, slots=SLOTS, context=settings.max_tokens,
+            options="".join(f", {key}={value!r}" for key, value in changed.items()),
+            body=json.dumps(body, ensure_ascii=False), commit=described.stdout.strip(),
+        )
+    )  # fmt: skip
+
+
+def _made(root: Path, params: Params, variant: str) -> str:
+    """What the weights are."""
+    if (gptq := params.gptq.get(variant)) is not None:
+        return f"GPTQ of {gptq.bits} bits in groups of {gptq.group_size}"
+    if (gguf := params.gguf.get(variant)) is not None:
+        made = read_optional(root / "metrics/quantize" / f"{variant}.json").get("quantize", {})
+        bits = f", {made['bits_per_weight']:.3g} bits a weight" if made else ""
+        return f"GGUF {gguf.type}{bits}" + (", with an importance matrix" if gguf.imatrix else "")
+    return "weights of 16 bits"
+
+
+def _difference(metrics: Path, params: Params, variant: str) -> str:
+    """A sentence on what a quantized variant loses; empty for another."""
+    every = paired.against_f16(paired.read_outcomes_of(metrics, params.variants.names))
+    for one in every:
+        if one.variant == variant:
+            p = f"p = {paired.format_p(one.p_adjusted)}".replace("= <", "< ")
+            return f"Against F16 on the same test rows, freely: {paired.format_points(one)} points ({p}, McNemar, Holm)."
+    return ""
+
+
+def _words(separator: str) -> str:
+    return {"\n": "a line break", "": "nothing"}.get(separator, f"`{separator!r}`")
