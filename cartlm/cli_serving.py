@@ -37,8 +37,10 @@ MAX_TOKENS = click.option(
 @click.command(cls=command.Guard)
 @click.argument("message", required=False)
 @click.option("--catalog", type=FILE, help="Text file, one product a line, for all messages.")
-@click.option("--input", "source", type=FILE, help="Read the messages of this JSONL, CSV or Parquet file.")
-@click.option("--output", type=FILE, help="Write their answers here: .jsonl, .csv or .parquet.")
+@click.option(
+    "--input", "source", metavar="FILE", help="Read the messages of this JSONL, CSV or Parquet file."
+)
+@click.option("--output", metavar="FILE", help="Write their answers here: .jsonl, .csv or .parquet.")
 @click.option(
     "--columns",
     multiple=True,
@@ -52,7 +54,18 @@ MAX_TOKENS = click.option(
 @MAX_TOKENS
 @click.option("--details", is_flag=True, help="Print confidence, latency and what decoding did, too.")
 @click.option("--anew", is_flag=True, help="Replace an output that another input, model or option made.")
-def predict(message: str | None, source: Path | None, output: Path | None, **options: Any) -> int:
+@click.option(
+    "--ray", "address", is_flag=False, flag_value="local", metavar="[ADDRESS]",
+    help="On a Ray cluster, or on one of this machine alone; --input and --output may be folders and s3:// URLs.",
+)  # fmt: skip
+@click.option(
+    "--workers", type=click.IntRange(1), help="Of --ray: copies of the model.  [default: one a CPU]"
+)
+@click.option(
+    "--partition", "rows", type=click.IntRange(1), default=2000, show_default=True,
+    help="Of --ray: rows that are done together or not at all.",
+)  # fmt: skip
+def predict(message: str | None, source: str | None, output: str | None, **options: Any) -> int:
     """What MESSAGE asks for, as JSON; `-` reads messages from standard input, one a line.
 
     Exit code 1 if any of these has no answer: a message that is blank or too long; with free decoding also an answer
@@ -66,13 +79,16 @@ def predict(message: str | None, source: Path | None, output: Path | None, **opt
 
     if (message is None) == (source is None) or (source is None) != (output is None):
         raise UserError("give either a message, or both --input and --output", "cartlm predict --help")
+    if options["address"] is not None and source is None:
+        raise UserError("--ray goes with --input and --output", "cartlm predict --help")
     path = options.pop("catalog")
     if path is None and source is None:
         raise UserError("there is no catalog for the message", "add --catalog FILE, with one product a line")
     catalog = None if path is None else read_catalog(path)
     variant = options.pop("variant") or models.default_variant()
     if source is not None and output is not None:
-        return _file(source, output, variant, catalog, options)
+        run = _file if options["address"] is None else _cluster
+        return run(source, output, variant, catalog, options)
     return _lines(str(message), variant, catalog or [], options)
 
 
@@ -96,9 +112,24 @@ def _stdin() -> Iterator[str]:
     return (line.rstrip("\r\n") for line in stdin)
 
 
-def _file(
-    source: Path, output: Path, variant: str, catalog: list[str] | None, options: dict[str, Any]
+def _cluster(
+    source: str, output: str, variant: str, catalog: list[str] | None, options: dict[str, Any]
 ) -> int:
+    from cartlm.serving.cluster import ClusterJob, predict_on_ray
+    from cartlm.serving.columns import parse_columns
+    from cartlm.serving.models import find_model
+    from cartlm.serving.questions import COLUMNS
+
+    names = ("decoding", "max_tokens", "anew", "address", "workers", "rows")
+    job = ClusterJob(
+        source, output.rstrip("/"), str(find_model(variant).path.absolute()), parse_columns(options["columns"], COLUMNS), catalog,
+        **{name: options[name] for name in names},
+    )  # fmt: skip
+    print(predict_on_ray(job))
+    return 0
+
+
+def _file(source: str, output: str, variant: str, catalog: list[str] | None, options: dict[str, Any]) -> int:
     from cartlm.serving.columns import parse_columns
     from cartlm.serving.file_run import Job, predict_file
     from cartlm.serving.questions import COLUMNS
@@ -109,7 +140,14 @@ def _file(
         )
     columns = parse_columns(options["columns"], COLUMNS)
     job = Job(
-        source, output, variant, columns, catalog, options["decoding"], options["max_tokens"], options["anew"]
+        Path(source),
+        Path(output),
+        variant,
+        columns,
+        catalog,
+        options["decoding"],
+        options["max_tokens"],
+        options["anew"],
     )
     print(predict_file(job, command.progress))
     return 0

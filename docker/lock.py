@@ -1,4 +1,4 @@
-"""Write docker/{data,train,cpu,serve,dev,gpu}.txt: what pyproject.toml asks for, with every package that brings.
+"""Write docker/{data,train,cpu,serve,ray,dev,gpu}.txt: what pyproject.toml asks for, with every package that brings.
 
     python docker/lock.py            after changing a version in the virtual environment
     python docker/lock.py --gpu      then, on x86-64 Linux: gpu.txt
@@ -35,7 +35,8 @@ TARGETS = {
     "train.txt": (["train"], "fine-tune and merge"),
     "cpu.txt": (["cpu"], "convert, quantize, evaluate and measure on a CPU"),
     "serve.txt": (["cpu", "serve"], "answer over HTTP on a CPU"),
-    "dev.txt": (["train", "cpu", "serve", "dev"], "tests, lint and everything that they import"),
+    "ray.txt": (["cpu", "serve", "ray"], "read and answer on a Ray cluster of CPUs"),
+    "dev.txt": (["train", "cpu", "serve", "ray", "dev"], "tests, lint and everything that they import"),
 }
 GPU = (
     ["train", "cpu", "gpu", "data"],

@@ -79,7 +79,10 @@ def predict_file(job: Job, say: Callable[[str], None]) -> str:
             with load(job.model, decoding=job.decoding, max_tokens=job.max_tokens, workers=None) as reader:
                 started = time.perf_counter()
                 _answer(
-                    reader, islice(questions(source, columns, job.catalog), journal.done, None), journal, rows
+                    reader,
+                    islice(questions(source.records(), columns, job.catalog), journal.done, None),
+                    journal,
+                    rows,
                 )
         seconds = time.perf_counter() - started
         count, latency = _publish(job, journal, key)
@@ -89,20 +92,28 @@ def predict_file(job: Job, say: Callable[[str], None]) -> str:
 
 
 def _key(job: Job, columns: Mapping[str, str]) -> dict[str, Any]:
-    """What the answers depend on: not workers and threads, and with free decoding not the baseline, either."""
-    model = find_model(job.model)
+    asked = answers_key(job.model, job.decoding, job.catalog, job.max_tokens)
+    return {"input": sha256(job.input), "columns": dict(sorted(columns.items())), **asked}
+
+
+def answers_key(
+    model: str | Path, decoding: Mode, catalog: Sequence[str] | None, max_tokens: int | None
+) -> dict[str, Any]:
+    """What answers depend on beside the rows: not workers and threads, and with free decoding not the baseline, either.
+
+    Raises UserError as `find_model`.
+    """
+    found = find_model(model)
     together: dict[str, Any] = {}
-    if job.decoding != "free" and model.baseline is not None:
-        together = {"learned": asdict(model.learned), "baseline": rules.identity(model.baseline)}
-    shared = None if job.catalog is None else hashlib.sha256("\n".join(job.catalog).encode()).hexdigest()
+    if decoding != "free" and found.baseline is not None:
+        together = {"learned": asdict(found.learned), "baseline": rules.identity(found.baseline)}
+    shared = None if catalog is None else hashlib.sha256("\n".join(catalog).encode()).hexdigest()
     return {
-        "input": sha256(job.input),
-        "columns": dict(sorted(columns.items())),
         "catalog": shared,
-        **model.identity(),
-        "decoding": job.decoding,
+        **found.identity(),
+        "decoding": decoding,
         **together,
-        "settings": asdict(model.settings.given(max_tokens=job.max_tokens)),
+        "settings": asdict(found.settings.given(max_tokens=max_tokens)),
         "version": cartlm.__version__,
     }
 
@@ -137,7 +148,7 @@ def _answer(reader: Reader, asked: Iterator[Question], journal: Journal, rows: i
             mininterval=every,
         ) as bar:
             for question in asked:
-                window.append(pool.submit(_line, reader, question))
+                window.append(pool.submit(answer_line, reader, question))
                 if len(window) > AHEAD * reader.workers:
                     journal.add(window.popleft().result())
                     bar.update()
@@ -148,7 +159,7 @@ def _answer(reader: Reader, asked: Iterator[Question], journal: Journal, rows: i
         pool.shutdown(cancel_futures=True)
 
 
-def _line(reader: Reader, question: Question) -> dict[str, Any]:
+def answer_line(reader: Reader, question: Question) -> dict[str, Any]:
     """A row's line: its answer, or the reason why there is none."""
     place = {"line": question.line, "id": question.id}
     if question.problem:

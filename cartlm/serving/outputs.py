@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,16 @@ def write_jsonl(path: Path, values: Iterable[dict[str, Any]]) -> None:
             file.write(json.dumps(value, ensure_ascii=False) + "\n")
 
 
-def _write_parquet(path: Path, rows: Iterator[dict[str, Any]], numbered: bool) -> None:
+def parquet_bytes(answers: Sequence[dict[str, Any]], numbered: bool) -> bytes:
+    """A Parquet file of COLUMNS of the answers."""
+    buffer = io.BytesIO()
+    _write_parquet(buffer, ({name: answer.get(name) for name in COLUMNS} for answer in answers), numbered)
+    return buffer.getvalue()
+
+
+def _write_parquet(target: Path | io.BytesIO, rows: Iterator[dict[str, Any]], numbered: bool) -> None:
     import pyarrow as pa
+    from pyarrow import parquet
 
     schema = pa.schema(
         [
@@ -73,7 +82,7 @@ def _write_parquet(path: Path, rows: Iterator[dict[str, Any]], numbered: bool) -
             ("latency_ms", pa.float64()),
         ]
     )
-    with pyarrow_parquet(path).ParquetWriter(path, schema) as writer:
+    with parquet.ParquetWriter(target, schema) as writer:
         while part := list(islice(rows, ROWS)):
             if not numbered:
                 part = [{**row, "id": str(row["id"])} for row in part]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cartlm.data.tables import Source, folded
+from cartlm.data.tables import Records, Source, folded
 from cartlm.errors import UserError
 from cartlm.serving.catalogs import cell_lines
 from cartlm.serving.columns import lacks, match_columns
@@ -46,12 +46,12 @@ def open_input(path: Path, given: Mapping[str, str], shared: bool) -> tuple[Sour
 
 
 def questions(
-    source: Source, columns: Mapping[str, str], catalog: Sequence[str] | None
+    records: Records, columns: Mapping[str, str], catalog: Sequence[str] | None, first: int = 1
 ) -> Iterator[Question]:
-    """The rows of an input by its `columns`; without one for it all have `catalog`, and their number from 1 as id."""
+    """The rows of an input by its `columns`; without one for it all have `catalog`, and their number from `first` as id."""
     message = folded(columns["message"])
     menu, name = (folded(columns[ours]) if ours in columns else None for ours in ("catalog", "id"))
-    for number, (line, record) in enumerate(source.records(), 1):
+    for number, (line, record) in enumerate(records, first):
         if isinstance(record, str):
             yield Question(line, number, problem=record)
             continue

@@ -37,7 +37,7 @@ def write(path: Path, text: str | bytes) -> Path:
 
 def asked(path: Path, columns: dict[str, str] = COLUMNS, catalog: list[str] | None = None) -> list[Question]:
     source, chosen, rows = open_input(path, columns, catalog is not None)
-    found = list(questions(source, chosen, catalog))
+    found = list(questions(source.records(), chosen, catalog))
     assert len(found) == rows
     return found
 

@@ -1,0 +1,76 @@
+"""The HTTP service as a deployment of Ray Serve: `serve run docs/assets/ray-serve.yaml`, whose `args` are `Options`.
+
+Every replica has models, queue, metrics and limits of its own. Stored catalogs are in one SQLite file, so replicas on several
+machines need it on a disk that they share, or the catalog in each request.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pydantic
+from ray import serve
+from starlette.types import ASGIApp
+
+from cartlm.errors import UserError
+from cartlm.serving.http.server import KEY, read_keys
+from cartlm.serving.reader import Mode
+
+
+class Options(pydantic.BaseModel):
+    """What `cartlm serve` takes. Names of variants and paths are those of the machine that a replica runs on; `here` is the folder
+    whose params.yaml has the variants."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    variants: list[str] = pydantic.Field(min_length=1)
+    here: Path = Path()
+    catalogs: Path
+    decoding: Mode = "constrained"
+    workers: int = pydantic.Field(default=1, ge=1)
+    threads: int = pydantic.Field(default=1, ge=1)
+    queue: int = pydantic.Field(default=256, ge=1)
+    timeout_s: float = pydantic.Field(default=30.0, gt=0)
+
+
+def app(args: dict[str, Any]) -> serve.Application:
+    """The application of a config file. Replicas, CPUs and autoscaling are the file's `deployments`, under the name cartlm.
+
+    Raises UserError for wrong options.
+    """
+    try:
+        options = Options(**args)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        what = f"args of cartlm: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise UserError(what, "see docs/serve.md") from None
+
+    def build() -> ASGIApp:
+        return make(options)
+
+    return serve.deployment(name="cartlm")(serve.ingress(build)()).bind()
+
+
+def make(options: Options) -> ASGIApp:
+    """The service of one replica. Raises UserError without a key: requests come through Ray's proxy, so all look alike."""
+    from functools import partial
+
+    from cartlm.serving.http.app import make_app
+    from cartlm.serving.http.limits import Limits
+    from cartlm.serving.http.service import Service
+    from cartlm.serving.http.store import Store
+    from cartlm.serving.http.telemetry import Telemetry
+    from cartlm.serving.http.variants import Variants
+    from cartlm.serving.reader import load
+
+    os.chdir(options.here)
+    keys = read_keys(None, os.environ)
+    if not keys:
+        raise UserError("Ray Serve needs a key of the service", f"export {KEY}=... where the replicas run")
+    limits, telemetry = Limits(options.queue, options.timeout_s), Telemetry()
+    opened = partial(load, decoding=options.decoding, workers=options.workers, threads=options.threads)
+    variants = Variants(opened, limits, telemetry.observe)
+    variants.open(options.variants)
+    return make_app(Service(variants, Store(options.catalogs), telemetry), keys, limits)
