@@ -6,14 +6,13 @@ import hashlib
 import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from cartlm import decoding
 from cartlm.engines import collect
-from cartlm.evaluation.answers import draft_and_verify_job, open_engine, rows_hash
+from cartlm.evaluation.answers import draft_and_verify_job, rows_hash
 from cartlm.evaluation.constrained import constrained
 from cartlm.evaluation.reading import open_reading
 from cartlm.evaluation.statistics import Pairs, newcombe
@@ -23,7 +22,6 @@ from cartlm.quantization.config import Gguf
 from cartlm.system import llama_cpp_build
 from cartlm.task.rows import Row
 
-ENGINE = "llama.cpp"
 Way = Literal["constrained", "free"]
 
 
@@ -110,13 +108,13 @@ class Trials:
         """Ask and score; answers are kept until the try is in the journal."""
         asking, key = self.asking, self._key(types)
         part = self.folder / f"{key}.part.jsonl"
-        with _open(path, asking) as engine:
-            builder = (
-                engine.builder if asking.way == "constrained" else engine.prompt_builder(asking.separator)
-            )
+        with open_reading(
+            "llama.cpp", path, asking.separator, asking.max_quantity, None, asking.threads
+        ) as reading:
+            reading.expect(asking.rows)
             digest = collect.file_digest(path)
-            job = draft_and_verify_job(digest, asking.rows, builder, asking.max_new_tokens)
-            answers = collect.collect_answers(engine, job, part, "validation")
+            job = draft_and_verify_job(digest, asking.rows, reading.builder, asking.max_new_tokens)
+            answers = collect.collect_answers(reading, job, part, "validation")
         if asking.way == "constrained":
             answers = [constrained(answer) for answer in answers]
         pairs = zip(asking.rows, answers, strict=True)
@@ -151,14 +149,3 @@ class Trials:
                 yield value["key"], Try(dict(value["types"]), *numbers, frozenset(value["wrong"]))
             except (ValueError, TypeError, KeyError):
                 continue
-
-
-@contextmanager
-def _open(path: Path, asking: Asking) -> Iterator[Any]:
-    if asking.way == "free":
-        with open_engine(ENGINE, path, asking.threads) as engine:
-            yield engine
-        return
-    with open_reading(ENGINE, path, asking.separator, asking.max_quantity, None, asking.threads) as reading:
-        reading.expect(asking.rows)
-        yield reading
