@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from cartlm import decoding
 from cartlm.engines import collect
-from cartlm.evaluation.answers import draft_and_verify_job, rows_hash
+from cartlm.evaluation.answers import rows_hash
 from cartlm.evaluation.constrained import constrained
-from cartlm.evaluation.reading import open_reading
+from cartlm.evaluation.reading import Within, open_asked
 from cartlm.evaluation.statistics import Pairs, newcombe
 from cartlm.files import MIB
 from cartlm.quantization import gguf
@@ -108,13 +108,11 @@ class Trials:
         """Ask and score; answers are kept until the try is in the journal."""
         asking, key = self.asking, self._key(types)
         part = self.folder / f"{key}.part.jsonl"
-        with open_reading(
-            "llama.cpp", path, asking.separator, asking.max_quantity, None, asking.threads
-        ) as reading:
-            reading.expect(asking.rows)
-            digest = collect.file_digest(path)
-            job = draft_and_verify_job(digest, asking.rows, reading.builder, asking.max_new_tokens)
-            answers = collect.collect_answers(reading, job, part, "validation")
+        within = Within(asking.max_quantity, baseline=None)
+        with open_asked(
+            "llama.cpp", path, asking.separator, asking.max_new_tokens, asking.threads, within
+        ) as asked:
+            answers = collect.collect_answers(asked.engine, asked.job(asking.rows), part, "validation")
         if asking.way == "constrained":
             answers = [constrained(answer) for answer in answers]
         pairs = zip(asking.rows, answers, strict=True)
