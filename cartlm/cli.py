@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from cartlm import cli_serving, command
+from cartlm import cli_search, cli_serving, command
 from cartlm import params as params_file
 from cartlm.compare import judge
 from cartlm.compare.comparison import as_json as comparison_json
@@ -21,21 +21,27 @@ from cartlm.errors import UserError
 from cartlm.files import write_text
 from cartlm.metrics import read_metrics, write_metrics
 from cartlm.pipeline import dvc_remote, repository, stale, studies, study_results, variants
+from cartlm.report import cliff, models, paper, pretrained, results, summary, worth
 from cartlm.report import decoding as decoding_table
-from cartlm.report import models, paper, pretrained, results, summary, worth
 from cartlm.report import studies as study_tables
 from cartlm.system import machine
 from cartlm.text import few
 from cartlm.training.config import Base
 
-PRESETS, METRICS, ROOT = Path("presets"), Path("metrics"), Path(".")
+PRESETS, METRICS, ROOT, ASSETS = Path("presets"), Path("metrics"), Path("."), Path("docs/assets")
 FILE = click.Path(path_type=Path)
 
 
 @click.group(
     cls=command.Group,
     no_args_is_help=False,
-    commands=[cli_serving.predict, cli_serving.serve, cli_serving.export, cli_serving.evaluate],
+    commands=[
+        cli_serving.predict,
+        cli_serving.serve,
+        cli_serving.export,
+        cli_serving.evaluate,
+        cli_search.search_quantization,
+    ],
 )
 def main() -> None:
     """A shop's intent reader from a small language model. Run these in the root of the repository.
@@ -181,7 +187,7 @@ def table() -> None:
 @main.command("readme-table", hidden=True)
 @click.option("--check", is_flag=True, help="Write nothing; exit code 1 if one is stale.")
 def readme_table(check: bool) -> int:
-    """Write the tables in README.md, docs/paper.md, docs/studies.md and docs/decoding.md, from metrics/ and results/."""
+    """Write the tables in README.md, docs/paper.md, docs/studies.md and docs/decoding.md, and the pictures in docs/assets."""
     settings, readme = command.params(), Path("README.md")
     measured = paper.measured_model(METRICS, settings.base.path, settings.data.path or paper.GENERATED)
     ours = models.default(METRICS, settings.variants.names, settings.base.path, settings.base.source)
@@ -192,10 +198,14 @@ def readme_table(check: bool) -> int:
     texts[Path("docs/paper.md")] = paper.document(METRICS, measured, pretrained.sections(every))
     texts[Path("docs/studies.md")] = study_tables.document(every)
     texts[Path("docs/decoding.md")] = decoding_table.document(every, METRICS / "decoding")
+    texts |= cliff.pictures(every, ASSETS)
     changed = [path for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text]
-    if check and changed:
-        command.progress(f"stale: {', '.join(map(str, changed))}; cartlm readme-table")
+    gone = sorted({*ASSETS.glob("cliff-*.svg")} - texts.keys())  # of studies that are gone
+    if check and (changed or gone):
+        command.progress(f"stale: {', '.join(map(str, changed + gone))}; cartlm readme-table")
         return 1
+    for path in gone:
+        path.unlink()
     for path in changed:
         write_text(path, texts[path])
         print(f"{path} is new: commit it")

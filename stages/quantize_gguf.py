@@ -36,8 +36,9 @@ def main(variant: str) -> None:
         )
     target = Path("models") / variant / "model.gguf"
     log = Path("runs/quantize") / f"{variant}.log"
-    made = gguf.quantize(source, target, wanted.type, threads=threads, log=log, imatrix=matrix)
-    found = gguf.metrics_sections(made, target, wanted.type, wanted.imatrix)
+    types = wanted.tensor_types
+    made = gguf.quantize(source, target, wanted.type, threads=threads, log=log, imatrix=matrix, types=types)
+    found = gguf.metrics_sections(made, target, wanted)
     write_metrics(
         Path("metrics/quantize") / f"{variant}.json",
         {
@@ -47,7 +48,7 @@ def main(variant: str) -> None:
         },
     )
     if found["quantize"]["fallback_tensors"]:
-        names = ", ".join(made.fallback_tensors(wanted.type)[:3])
+        names = ", ".join(made.fallback_tensors(wanted.type, types)[:3])
         command.progress(f"warning: row sizes that {wanted.type} cannot take, made of another type: {names}")
     command.done({"variant": variant, **found["quantize"]})
 

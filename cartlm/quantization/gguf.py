@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ import numpy as np
 from cartlm.engines.tensor_groups import GROUPS, bytes_by_group, tensor_group
 from cartlm.errors import UserError
 from cartlm.files import MIB, replacing, sha256
+from cartlm.quantization.config import Gguf
 from cartlm.quantization.gguf_types import BLOCKS
+from cartlm.quantization.tensor_types import check_fit, resolve
+from cartlm.quantization.tensor_types import options as tensor_options
 from cartlm.system import llama_cpp_build, processes
 
 QUANTIZE_FAILURE = r"failed to quantize: (.+)"
@@ -32,26 +36,34 @@ class GgufFile:
     bytes_by_group: dict[str, int]  # groups that occur; output is absent where it is tied
     tensors_by_type: dict[str, int]
     matrices: dict[str, tuple[str, int]]  # the type of every matrix, and how many weights its blocks have
+    shapes: dict[str, tuple[int, ...]]  # of every matrix: weights a row, rows
 
     @property
     def bits_per_weight(self) -> float:
         """As llama-quantize counts: all tensors' bits over all their weights."""
         return 8 * sum(self.bytes_by_group.values()) / self.parameters
 
-    def fallback_tensors(self, quantization: str) -> list[str]:
+    @property
+    def widths(self) -> dict[str, int]:
+        """Matrix -> weights a row."""
+        return {name: shape[0] for name, shape in self.shapes.items()}
+
+    def fallback_tensors(self, quantization: str, types: Mapping[str, str] | None = None) -> list[str]:
         """Matrices of a type that the name does not imply: llama.cpp takes it where rows are no multiple of the blocks.
 
         The types of a mixture have blocks as long as the name's, or longer; Q8_0 is implied by its own name alone.
+        Matrices that `types` (`quantize`) gives a type of their own are none of these.
         """
+        own = resolve(types or {}, self.matrices)
         return [
             name for name, (kind, block) in self.matrices.items()
-            if block < BLOCKS[quantization] or (kind == "q8_0" and quantization != "Q8_0")
+            if name not in own and (block < BLOCKS[quantization] or (kind == "q8_0" and quantization != "Q8_0"))
         ]  # fmt: skip
 
-    def fallback_shares(self, quantization: str) -> dict[str, float]:
+    def fallback_shares(self, quantization: str, types: Mapping[str, str] | None = None) -> dict[str, float]:
         """The share of `fallback_tensors` among the matrices of each group that has some."""
         total = Counter(map(tensor_group, self.matrices))
-        fallen = Counter(map(tensor_group, self.fallback_tensors(quantization)))
+        fallen = Counter(map(tensor_group, self.fallback_tensors(quantization, types)))
         return {group: fallen[group] / total[group] for group in GROUPS if fallen[group]}
 
 
@@ -102,6 +114,7 @@ def inspect_gguf(path: Path) -> GgufFile:
         bytes_by_group=groups,
         tensors_by_type=dict(sorted(types.items())),
         matrices=matrices,
+        shapes={each.name: tuple(map(int, each.shape)) for each in file.tensors if each.name in matrices},
     )
 
 
@@ -144,44 +157,54 @@ def _run_converter(folder: Path, made: Path, *options: str, writes: Path, log: P
 
 
 def quantize(
-    source: Path, target: Path, quantization: str, *, threads: int, log: Path, imatrix: Path | None = None
-) -> GgufFile:
+    source: Path, target: Path, quantization: str, *, threads: int, log: Path, imatrix: Path | None = None,
+    types: Mapping[str, str] | None = None,
+) -> GgufFile:  # fmt: skip
     """`target`, of the type `quantization`, from the F16 file `source` by llama-quantize.
 
-    Raises UserError (missing tool, corrupt source, a result that is not whole), OSError on a full disk;
-    `target` is replaced at the end and untouched by a failure.
+    `types`: group of tensors -> a type of its own (cartlm.quantization.tensor_types). Raises UserError (missing tool,
+    corrupt source, types that do not fit it, a result that is not whole), OSError on a full disk; `target` is replaced
+    at the end and untouched by a failure.
     """
     source.stat()  # raises FileNotFoundError
-    tool = llama_cpp_build.tool("llama-quantize")
+    tool, own = llama_cpp_build.tool("llama-quantize"), types or {}
+    wanted = check_fit(own, inspect_gguf(source).widths) if own else {}
     options: list[str | Path] = ["--imatrix", imatrix] if imatrix is not None else []
     with replacing(target) as temporary:
         processes.run_logged(
-            [tool, *options, source, temporary, quantization, str(threads)],
+            [tool, *options, *tensor_options(own), source, temporary, quantization, str(threads)],
             log=log, writes=target, reason=QUANTIZE_FAILURE, hint=f"make the source again: rm {source}, then dvc repro",
         )  # fmt: skip
         made = _inspect_result(temporary, source, log)
         if made.matrices.keys() != inspect_gguf(source).matrices.keys():
             raise UserError(f"llama-quantize left out tensors of {source}", f"see {log}")
+        for name, kind in wanted.items():
+            if (got := made.matrices[name][0]) != kind.lower():
+                raise UserError(f"llama-quantize made {got.upper()} of {name}, not {kind}", f"see {log}")
         return made
 
 
-def metrics_sections(
-    made: GgufFile, path: Path, quantization: str, imatrix: bool
-) -> dict[str, dict[str, Any]]:
+def metrics_sections(made: GgufFile, path: Path, wanted: Gguf) -> dict[str, dict[str, Any]]:
     """The metrics of a quantized file: `quantize` (type, size, hash, tensors by type) and `bytes` by tensor group.
 
-    `fallback_GROUP` is the share of a group's matrices that got another type; absent where none did.
+    `tensor_types` has the groups with a type of their own; absent without one. `fallback_GROUP` is the share of a group's
+    matrices that got another type than asked for; absent where none did.
     """
+    types = wanted.tensor_types
+    fallen = made.fallback_tensors(wanted.type, types)
+    shares = made.fallback_shares(wanted.type, types)
+    own = {"tensor_types": " ".join(f"{name}={kind}" for name, kind in types.items())} if types else {}
     return {
         "quantize": {
-            "type": quantization,
-            "imatrix": imatrix,
+            "type": wanted.type,
+            "imatrix": wanted.imatrix,
+            **own,
             "sha256": sha256(path),
             "size_mib": made.size_bytes / MIB,
             "bits_per_weight": made.bits_per_weight,
             "parameters": made.parameters,
-            "fallback_tensors": len(made.fallback_tensors(quantization)),
-            **{f"fallback_{group}": share for group, share in made.fallback_shares(quantization).items()},
+            "fallback_tensors": len(fallen),
+            **{f"fallback_{group}": share for group, share in shares.items()},
             **{f"tensors_{name}": count for name, count in made.tensors_by_type.items()},
         },
         "bytes": {**made.bytes_by_group, "header": made.header_bytes, "padding": made.padding_bytes},

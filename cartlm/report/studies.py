@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cartlm.evaluation import paired
-from cartlm.report import cells, results
+from cartlm.report import cells, cliff, results
 from cartlm.report.models import Model
 from cartlm.report.summary import collect, read_optional, table
 
@@ -93,7 +93,7 @@ def section(model: Model) -> list[str]:
     parts = [f"## {model.name}", results.bullets(about(model))]
     if rows := tensors(model):
         shown = [key for key in TENSORS if any(key in row for row in rows)]
-        parts += ["### Quantized files", cells.markdown(shown, rows)]
+        parts += ["### Quantized files", cells.markdown(shown, rows), *filter(None, [cliff.markdown(model)])]
     return [*parts, *results.sections(model.metrics, model.variants, "###")]
 
 

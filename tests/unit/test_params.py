@@ -210,6 +210,17 @@ def test_the_paper_preset_sets_the_paper_s_model_data_and_variants() -> None:
     assert paper.finetune.seed == params.load(ROOT / "params.yaml").finetune.seed
 
 
+def test_the_imatrix_preset_has_each_type_of_the_default_twice_and_its_model() -> None:
+    default, found = params.load(ROOT / "params.yaml"), load_preset(ROOT / "presets/imatrix.yaml")
+    both = {f"{name}{end}" for name in default.gguf for end in ("", "-imatrix")}
+    assert set(found.gguf) == both
+    for name, variant in found.gguf.items():
+        plain = default.gguf[name.removesuffix("-imatrix")]
+        assert (variant.type, variant.imatrix) == (plain.type, name.endswith("-imatrix"))
+    for section in ("base", "prompt", "data", "finetune", "merge", "reference", "parity", "decoding", "eval"):
+        assert getattr(found, section) == getattr(default, section)  # taken from DVC's cache, and comparable
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [("base: {}\nfinetunes: 1\n", "finetunes = 1: unknown key"), ("base: [", "is not YAML"), ("base:\n  source: mine\n", "base.source"),

@@ -274,3 +274,54 @@ def test_fallback_is_told(repo: Path, toy_gguf: Path) -> None:
     assert done.returncode == 0
     assert "warning: row sizes that Q4_K_M cannot take" in done.stderr
     assert read_metrics(repo / "metrics/quantize/q4_k_m.json")["quantize"]["fallback_tensors"] == 15
+
+
+def test_groups_of_tensors_get_their_own_types(repo: Path) -> None:
+    """An importance matrix and the types by group reach the tool; the metrics say what was asked for."""
+    own = {"token_embedding": "Q5_K", "tensors": {"attention": "Q3_K", "attn_v": "Q8_0", "ffn_up": "IQ3_XXS"}}
+    set_params(repo, gguf={"mix": {"type": "Q4_K_M", "imatrix": True, **own}})
+    done = stage(repo, "quantize_gguf", "mix")
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr
+    made = gguf.inspect_gguf(repo / "models/mix/model.gguf").matrices
+    kinds = {name.removesuffix(".weight").rpartition(".")[2]: kind for name, (kind, _) in made.items()}
+    assert kinds == {
+        "token_embd": "q5_k", "attn_q": "q3_k", "attn_k": "q3_k", "attn_v": "q8_0", "attn_output": "q3_k",
+        "ffn_gate": "q4_k", "ffn_up": "iq3_xxs", "ffn_down": "q6_k",
+    }  # fmt: skip
+    values = read_metrics(repo / "metrics/quantize/mix.json")["quantize"]
+    assert values["tensor_types"] == "token_embd=Q5_K attention=Q3_K attn_v=Q8_0 ffn_up=IQ3_XXS"
+    assert values["fallback_tensors"] == 0  # q8_0 was asked for
+    set_params(repo, gguf={"mix": {"type": "Q4_K_M", "imatrix": True}})
+    assert stage(repo, "quantize_gguf", "mix").returncode == 0
+    assert "tensor_types" not in read_metrics(repo / "metrics/quantize/mix.json")["quantize"]
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({"output": "Q6_K"}, "its embedding is the head; set token_embedding"),
+        ({"tensors": {"attn_qkv": "Q6_K"}}, "attn_qkv = Q6_K: the model has no such tensors; it has token_embd, attn_q"),
+        ({"token_embedding": "Q6_K"}, "token_embd.weight has 64 weights a row, no multiple of the 256 of Q6_K"),
+        ({"tensors": {"ffn": "Q4_K"}}, "these fit: F16, BF16, Q8_0"),
+    ],
+)  # fmt: skip
+def test_types_that_do_not_fit_the_model_are_refused(
+    repo: Path, toy_gguf: Path, own: dict[str, object], said: str
+) -> None:
+    """llama-quantize would ignore the first two, abort in the third, and take other types in the last."""
+    set_params(repo, gguf={"mix": {"type": "Q8_0", "imatrix": False, **own}})
+    shutil.copy(toy_gguf, repo / "models/f16/model.gguf")
+    assert said in one_line(stage(repo, "quantize_gguf", "mix"))
+    assert not (repo / "models/mix/model.gguf").exists()
+
+
+def test_a_tool_that_makes_other_types_is_noticed(repo: Path, tmp_path: Path) -> None:
+    set_params(repo, gguf={"mix": {"type": "Q8_0", "imatrix": False, "tensors": {"ffn_up": "Q4_K"}}})
+    deaf = prefix(
+        tmp_path / "deaf",
+        llama_quantize=f'exec "{llama_cpp_build.tool("llama-quantize")}" "$3" "$4" "$5" "$6"',
+    )
+    assert "llama-quantize made Q8_0 of blk.0.ffn_up.weight, not Q4_K" in one_line(
+        stage(repo, "quantize_gguf", "mix", **deaf)
+    )

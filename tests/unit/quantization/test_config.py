@@ -27,6 +27,33 @@ def test_some_types_need_an_importance_matrix() -> None:
         Gguf(type="IQ2_XXS", imatrix=False)
 
 
+def test_groups_of_tensors_have_types_of_their_own() -> None:
+    given = {"token_embedding": "Q6_K", "tensors": {"attn_q": "Q8_0", "ffn": "Q3_K"}}
+    assert Gguf(type="Q4_K_M", imatrix=False, **given).tensor_types == {
+        "token_embd": "Q6_K",
+        "attn_q": "Q8_0",
+        "ffn": "Q3_K",
+    }
+    assert Gguf(type="Q4_K_M", imatrix=False).tensor_types == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"token_embedding": "Q4_K_M"}, "not one of F16, BF16, Q8_0"),  # a mixture is no type of a tensor
+        ({"output": "q6_k"}, "not one of F16"),
+        ({"tensors": {"attn_q": "Q9_K"}}, "not one of F16"),
+        ({"tensors": {"attn": "Q6_K"}}, "not one of attn_q, attn_k"),
+        ({"tensors": {"ffn_up": "IQ3_XXS"}}, "tensors.ffn_up IQ3_XXS needs imatrix: true"),
+        ({"imatrix": True, "token_embedding": "IQ2_XXS"}, "llama-imatrix measures none of it"),
+        ({"type": "BF16", "tensors": {"ffn_up": "Q6_K"}}, "ignores tensors where type is BF16"),
+    ],
+)
+def test_what_llama_quantize_would_refuse_or_ignore(given: dict[str, object], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Gguf.model_validate({"type": "Q4_K_M", "imatrix": False, **given})
+
+
 def test_an_architecture_is_quantized_without_one() -> None:
     values = {
         "name": "toy", "seed": 0, "dtypes": [], "rounds": 1, "warmups": 4, "warmup_tokens": 1, "queries": 1,
