@@ -15,7 +15,7 @@ import click
 
 from cartlm import command
 from cartlm.engines.collect import file_digest
-from cartlm.evaluation import answers, constrained, reading, scoring, shots
+from cartlm.evaluation import answers, constrained, no_orders, reading, scoring, shots
 from cartlm.system import cpu_limits, machine
 from cartlm.task import rows as row_files
 from cartlm.task.prompt import FORMAT_HEADER
@@ -23,7 +23,7 @@ from cartlm.task.prompt import FORMAT_HEADER
 MODELS, RUNS = Path("models"), Path("runs/eval")
 TEST, TRAIN, VALIDATION = (Path(f"data/{name}.jsonl") for name in ("test", "train", "validation"))
 NATURAL, PUBLISHED = Path("cartlm/evaluation/natural_messages/rows.jsonl"), Path("data/published.jsonl")
-BASELINE = Path("models/baseline/model.json")
+BASELINE, NONE = Path("models/baseline/model.json"), Path("data/none.jsonl")
 METRICS, OUTCOMES = Path("metrics/eval"), Path("metrics/outcomes")
 
 
@@ -38,14 +38,14 @@ def main(variant: str) -> None:
     threads, separator = cpu_limits.threads(), settings.prompt.separator
     rows, natural = row_files.read(TEST), answers.read_extra_rows(NATURAL, settings.eval.natural_rows)
     sets = {"free": rows, "natural": natural, "published": answers.read_extra_rows(PUBLISHED, None)}
+    sets[no_orders.SET] = answers.read_extra_rows(NONE, None)
     twice = kind in reading.ENGINES and variant != "base"  # freely, and within the catalog
 
     with ExitStack() as stack:
         if twice:
             sets["validation"] = row_files.read(VALIDATION)
-            bound = settings.decoding.max_quantity
-            both = reading.open_reading(kind, path, separator, bound, BASELINE, threads)
-            engine: Any = stack.enter_context(both)
+            legal = settings.decoding.max_quantity, BASELINE, threads, settings.decoding.none
+            engine: Any = stack.enter_context(reading.open_reading(kind, path, separator, *legal))
             engine.expect(chain(*sets.values()))
             builder, described = engine.builder, engine.engine.describe()
             job = partial(answers.draft_and_verify_job, model, builder=builder, max_new_tokens=limit)
@@ -56,9 +56,9 @@ def main(variant: str) -> None:
             job = partial(answers.plain_job, model, builder=builder, max_new_tokens=limit, batch_size=size)
         done = answers.answer_sets(engine, sets, job, RUNS / variant)
         free, scores = done["free"]
-        sections: dict[str, Any] = {}
-        if twice:
-            sections |= constrained.sections(sets, {name: found for name, (found, _) in done.items()})
+        found = {name: answered for name, (answered, _) in done.items()}
+        sections: dict[str, Any] = constrained.sections(sets, found) if twice else {}
+        sections |= no_orders.sections(sets, found, sections)
         if variant == "base":
             header = FORMAT_HEADER if settings.base.source == "embedded" else ""
             train, raw = row_files.read(TRAIN), RUNS / variant

@@ -99,7 +99,7 @@ def sections(
             **(asdict(fitted) if fitted else {}),
         }
         for name, answers in answered.items():
-            if name == "validation":
+            if name in ("validation", "none"):  # messages that are no order: cartlm.evaluation.no_orders
                 continue
             rows = sets[name]
             chosen = [choose(answer) for answer in answers]
