@@ -75,8 +75,8 @@ def answer_rows(variant: Variant, rows: Sequence[Row], order: Order) -> Answered
     with ExitStack() as stack:
         threads, separator = cpu_limits.threads(), params.prompt.separator
         if twice:
-            bound = params.decoding.max_quantity
-            both = open_reading(model.engine, model.path, separator, bound, model.baseline, threads)
+            bound, none = params.decoding.max_quantity, params.decoding.none
+            both = open_reading(model.engine, model.path, separator, bound, model.baseline, threads, none)
             engine: Any = stack.enter_context(both)
             builder, about = engine.builder, {**engine.engine.describe(), "decoding": order.way}
         else:
@@ -153,8 +153,10 @@ def _latency_ms(model: Model, rows: Sequence[Row], order: Order, margin: float |
             cache, draft = stack.enter_context(open_cache(model.engine, engine)), None
             if model.baseline:
                 draft = partial(baseline.read, baseline.load(model.baseline))
-            bound = order.params.decoding.max_quantity
-            within = Constrained(cache, builder, bound, draft=draft, margin=margin)
+            legal = order.params.decoding
+            within = Constrained(
+                cache, builder, legal.max_quantity, draft=draft, margin=margin, none=legal.none
+            )
         asked, _ = _askable(builder, chosen, order.params)
         for row in [chosen[at] for at in asked[:1] + asked]:
             started = time.perf_counter()
