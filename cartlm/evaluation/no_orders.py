@@ -43,7 +43,8 @@ def sections(
     if "constrained" in others:
         ways["_constrained"] = constrained
     if "ensemble" in others:
-        ways["_ensemble"] = partial(ensemble, margin=others["ensemble_calibration"]["margin"])
+        margin = others.get("ensemble_calibration", {}).get("margin", 0.0)
+        ways["_ensemble"] = partial(ensemble, margin=margin)
     return {f"{SET}{way}": _section(sets, answered, choose) for way, choose in ways.items()}
 
 
