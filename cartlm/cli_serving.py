@@ -308,7 +308,8 @@ def evaluate(
         asked.append(variants.served(server, model, api, key_variable, limit, os.environ))
     if not asked:
         asked = [variants.find(models.default_variant(), settings, os.environ)]
-    read = labelled.read(file, parse(columns, actions, slices), read_catalog(catalog) if catalog else None)
+    mapped = parse(columns, actions, slices, settings.decoding.none)
+    read = labelled.read(file, mapped, read_catalog(catalog) if catalog else None)
     _report_read(read, strict)
     rows = [each.row for each in read.rows]
     order = answering.Order(settings, decoding, STORE, timed)

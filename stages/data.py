@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from cartlm import command
-from cartlm.data import card, files, gates, generated, hub, offline
+from cartlm.data import card, files, gates, generated, hub, no_orders, offline
 from cartlm.data.wording_model import ask_server
 from cartlm.engines.replies import read_replies
 from cartlm.errors import UserError
@@ -20,7 +20,7 @@ from cartlm.metrics import write_metrics
 from cartlm.pipeline import dvc_remote
 from cartlm.task import rows
 
-RESPONSES, PUBLISHED = Path("data/responses.jsonl"), Path("data/published.jsonl")
+RESPONSES, PUBLISHED, NONE = (Path(f"data/{name}.jsonl") for name in ("responses", "published", "none"))
 POLL_S = float(os.environ.get("CARTLM_BATCH_POLL_S", "30"))  # between two looks at a batch
 
 
@@ -55,14 +55,18 @@ def main(dry_run: bool) -> None:
     if digest := files.source_digest(data):
         metrics["source"] = {"sha256": digest}  # `make repro` looks whether it is still this one
     metrics["train"]["self_similarity"] = card.self_similarity(parts["train"], data.seed)
+    others, figures = no_orders.splits(data)
+    metrics |= {"none": figures} if figures else {}
     for name, part in parts.items():
-        rows.write(Path("data") / f"{name}.jsonl", part)
+        mixed = no_orders.mixed(part, others.get(name, []), f"{data.seed}/none/{name}/order")
+        rows.write(Path("data") / f"{name}.jsonl", mixed)
+    rows.write(NONE, others[no_orders.TEST])
     rows.write(PUBLISHED, published)
     if published:
         metrics["published"] = gates.held_out_figures(published, parts["train"], data.gates.near_duplicate)
-    write_text(Path("docs/data.md"), card.render_card(parts, metrics, data))
+    write_text(Path("docs/data.md"), card.render_card(parts, metrics, data, others["train"]))
     write_metrics(Path("metrics/data.json"), metrics)
-    command.done({name: len(part) for name, part in parts.items()})
+    command.done({name: len(part) + len(others.get(name, [])) for name, part in parts.items()})
 
 
 if __name__ == "__main__":

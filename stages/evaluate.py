@@ -12,7 +12,7 @@ import click
 
 from cartlm import command
 from cartlm.engines.collect import file_digest
-from cartlm.evaluation import answers, constrained, reading, scoring, shots
+from cartlm.evaluation import answers, constrained, no_orders, reading, scoring, shots
 from cartlm.system import cpu_limits, machine
 from cartlm.task import rows as row_files
 from cartlm.task.prompt import FORMAT_HEADER
@@ -20,7 +20,7 @@ from cartlm.task.prompt import FORMAT_HEADER
 MODELS, RUNS = Path("models"), Path("runs/eval")
 TEST, TRAIN, VALIDATION = (Path(f"data/{name}.jsonl") for name in ("test", "train", "validation"))
 NATURAL, PUBLISHED = Path("cartlm/evaluation/natural_messages/rows.jsonl"), Path("data/published.jsonl")
-BASELINE = Path("models/baseline/model.json")
+BASELINE, NONE = Path("models/baseline/model.json"), Path("data/none.jsonl")
 METRICS, OUTCOMES = Path("metrics/eval"), Path("metrics/outcomes")
 
 
@@ -33,19 +33,22 @@ def main(variant: str) -> None:
     path = answers.model_path(MODELS, variant, kind)
     rows, natural = row_files.read(TEST), answers.read_extra_rows(NATURAL, settings.eval.natural_rows)
     sets = {"free": rows, "natural": natural, "published": answers.read_extra_rows(PUBLISHED, None)}
+    sets[no_orders.SET] = answers.read_extra_rows(NONE, None)
     within, size = None, settings.eval.batch_size if variant == "base" else 1
     if kind in reading.ENGINES and variant != "base":
         sets["validation"] = row_files.read(VALIDATION)
-        within = reading.Within(settings.decoding.max_quantity, BASELINE)
+        within = reading.Within(settings.decoding.max_quantity, BASELINE, settings.decoding.none)
     separator, limit = settings.prompt.separator, settings.eval.max_new_tokens
     with reading.open_asked(kind, path, separator, limit, cpu_limits.threads(), within, size) as asked:
         engine, job = asked.engine, asked.job
         done = answers.answer_sets(engine, sets, job, RUNS / variant)
         free, scores = done["free"]
+        found = {name: answered for name, (answered, _) in done.items()}
         sections: dict[str, Any] = {}
         if within:
             sections["inputs"] = {"model": file_digest(path), "baseline": file_digest(BASELINE)}
-            sections |= constrained.sections(sets, {name: found for name, (found, _) in done.items()})
+            sections |= constrained.sections(sets, found)
+        sections |= no_orders.sections(sets, found, sections)
         if variant == "base":
             header = FORMAT_HEADER if settings.base.source == "embedded" else ""
             train, raw = row_files.read(TRAIN), RUNS / variant

@@ -41,7 +41,8 @@ def main() -> None:
             return [known[index] for index in chosen]
         return collect_answers(engine, job.subset(chosen), RUNS / f"parity.{name}.part.jsonl", name)
 
-    as_evaluated = settings.prompt.separator, settings.decoding.max_quantity, BASELINE, threads
+    legal = settings.decoding
+    as_evaluated = settings.prompt.separator, legal.max_quantity, BASELINE, threads, legal.none
     with (
         open_reading("transformers", merged_path, *as_evaluated) as merged,
         open_reading("llama.cpp", f16_path, *as_evaluated) as f16,

@@ -62,9 +62,10 @@ class Fitted:
 
 
 def fit(train: Sequence[Row], validation: Sequence[Row]) -> Fitted:
-    """Learn from `train`, choose on `validation`; the same rows give the same weights."""
+    """Learn from the orders of `train`, choose on those of `validation`; the same rows give the same weights."""
     from threadpoolctl import threadpool_limits
 
+    train, validation = ([row for row in part if row.is_order] for part in (train, validation))
     # on one thread, sums do not depend on the number of CPUs, and threads do not wait for each other
     with threadpool_limits(1):
         return _fit(train, validation)

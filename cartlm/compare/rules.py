@@ -12,6 +12,8 @@ Better = Literal["higher", "lower"]
 RULES: tuple[tuple[str, str, Better], ...] = (
     (r"exact_match|parsed_equal|agreement", "accuracy", "higher"),
     (r"unparseable|truncated", "accuracy", "lower"),
+    (r"recall|precision", "accuracy", "higher"),  # of messages that are no order
+    (r"false_none(_natural)?", "accuracy", "lower"),
     (r"(batch_\d+_)?(prefill|decode)_tokens_per_s|queries_per_s", "speed", "higher"),
     (r"load_s", "load", "lower"),
     (r"(?!cold_|warm_)\w+_ms_p(50|95)", "latency", "lower"),  # p99 rests on a query or two

@@ -29,8 +29,10 @@ def self_similarity(rows: Sequence[Row], seed: int) -> float:
     return float(nearest_texts(texts, texts, 0, skip_self=True)[0].mean())
 
 
-def render_card(splits: Mapping[str, Sequence[Row]], metrics: Metrics, data: Data) -> str:
-    """The card as Markdown; every figure is one of metrics/data.json."""
+def render_card(
+    splits: Mapping[str, Sequence[Row]], metrics: Metrics, data: Data, no_orders: Sequence[Row] = ()
+) -> str:
+    """The card as Markdown; every figure is one of metrics/data.json. `splits` are orders, `no_orders` what train has besides."""
     path = data.path or ""
     if data.source == "file" or path.count("/") != 1 or path.startswith(("/", ".", "~")):
         path = Path(path).name  # no hub id but a local folder: git need not know where
@@ -56,6 +58,12 @@ def render_card(splits: Mapping[str, Sequence[Row]], metrics: Metrics, data: Dat
         parts += ["## What the model was asked, and what was refused", _figures(metrics["wording"])]
     if data.source not in OURS and not data.show_rows:
         return "\n\n".join([*parts, "No rows are shown: `data.show_rows` is false."]) + "\n"
+    if no_orders:
+        shown = random.Random(f"{data.seed}/card/none").sample(no_orders, min(3 * ROWS_SHOWN, len(no_orders)))
+        lines = [(row.message, str(row.tags["kind"]), row.language) for row in shown]
+        about_none = "These rows come on top of the splits above; data/none.jsonl has those of the test."
+        parts += ["## Messages that are no order", about_none, _figures(metrics["none"])]
+        parts.append(_table(("message", "kind", "language"), lines))
     for language in sorted({row.language for row in splits["train"]}):
         rows = [row for row in splits["train"] if row.language == language]
         chosen = random.Random(f"{data.seed}/card/{language}").sample(rows, min(ROWS_SHOWN, len(rows)))

@@ -127,6 +127,9 @@ class Data(Section):
     calibration: Count
     test: Count
     novel: Share  # share of test rows whose product and template never occur in training
+    # messages that are no order, of all rows in train, validation and calibration; 0: none. They come on top: the orders,
+    # whose numbers stand above, stay the same. With decoding.none
+    none: Annotated[float, Field(ge=0.0, le=0.9)]
     languages: Annotated[list[Language], Field(min_length=1)]
     # those of train, validation and calibration, for sources rules and openai; null: `languages`
     train_languages: Annotated[list[Language], Field(min_length=1)] | None
@@ -143,6 +146,8 @@ class Data(Section):
             raise ValueError(
                 f"calibration {self.calibration}, a part of train, is more than train {self.train}"
             )
+        if self.none and self.source != "rules":
+            raise ValueError(f"none {self.none:g} is for source rules; {self.source} has its own rows")
         for name, languages in (
             ("languages", self.languages),
             ("train_languages", self.train_languages or []),

@@ -10,7 +10,7 @@ from dataclasses import replace
 from cartlm.data import menus, naming, noise, rules, spelling
 from cartlm.data.config import Data, Everyday
 from cartlm.data.lexicon import Line
-from cartlm.data.messages import NOVEL_EVERY, expand
+from cartlm.data.messages import expand, of_novelty
 from cartlm.data.naming import Named, everyday
 from cartlm.data.wording import SIZE, Phrase, noun_phrase, number
 from cartlm.task.intent import Intent
@@ -28,8 +28,7 @@ APOSTROPHES, CAPITALS = 0.35, 0.02  # of messages in lower case: "id like"; of t
 
 def frames(language: str, action: str, style: str, novel: bool) -> list[str]:
     """The frames of a style: those held out for the novel slice, or all others."""
-    listed = everyday(language)[action][style]
-    return [text for i, text in enumerate(listed) if (i % NOVEL_EVERY == NOVEL_EVERY - 1) == novel]
+    return of_novelty(everyday(language)[action][style], novel)
 
 
 def _countable(line: Line) -> bool:
@@ -88,7 +87,7 @@ def _with_size(text: str, line: Line, rng: random.Random) -> str:
     return f"{text}{of}{size}" if rng.random() < 0.4 else f"{text} {size}"
 
 
-def _bare(line: Line, named: Named, case: str, show: bool, rng: random.Random) -> str:
+def bare(line: Line, named: Named, case: str, show: bool, rng: random.Random) -> str:
     """The name without article or number."""
     if named.form == "full":
         text = line.text.lower() if rng.random() < 0.4 else line.text
@@ -123,9 +122,9 @@ def phrase(
         case = (
             rng.choice(("nom", "acc")) if language == "croatian" else "many" if product.plural_only else "one"
         )
-        return _bare(line, named, case, show, rng) + named.tail
+        return bare(line, named, case, show, rng) + named.tail
     if form == "behind":
-        name = _bare(line, named, rng.choice((one, many)) if language != "croatian" else one, show, rng)
+        name = bare(line, named, rng.choice((one, many)) if language != "croatian" else one, show, rng)
         # "size 4 2" would be read as one number, "12 uds" as a size
         counters = {variant.split(" ")[-1] for variant in product.variants if " " in variant}
         patterns = [
@@ -138,15 +137,15 @@ def phrase(
         count = digits_or_word(0.0 if "x{q}" in pattern else 0.2)
         return pattern.replace("{q}", count).replace("{name}", name)
     if form == "collective":
-        return f"{rng.choice(lists['collective'][quantity])} {_bare(line, named, many, show, rng)}"
+        return f"{rng.choice(lists['collective'][quantity])} {bare(line, named, many, show, rng)}"
     if form == "approximate":
         word = lists["approximate"]["words"].get(quantity)
         if word and rng.random() < 0.5:
-            return f"{word} {_bare(line, named, many, show, rng)}"
+            return f"{word} {bare(line, named, many, show, rng)}"
         return f"{rng.choice(lists['approximate']['before'])} {counted('digit')}"
     if form == "more":
         if quantity == 1 and lists["one_more"] and not product.plural_only:
-            return f"{rng.choice(lists['one_more'])} {_bare(line, named, one, show, rng)}".replace(
+            return f"{rng.choice(lists['one_more'])} {bare(line, named, one, show, rng)}".replace(
                 "{o}", ending
             )
         return f"{rng.choice(lists['more'])} {counted(rng.choice(('digit', 'word')))}".replace("{o}", ending)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cartlm.data.wording import grammar
@@ -29,9 +29,11 @@ class Frame:
         return "{def}" in self.text
 
 
-def expand(language: str, text: str, rng: random.Random) -> str:
-    """Replace the optional parts and symbols of a grammar line until none is left."""
-    symbols = grammar(language)["symbols"]
+def expand(
+    language: str, text: str, rng: random.Random, more: Mapping[str, Sequence[str]] | None = None
+) -> str:
+    """Replace the optional parts and symbols of a grammar line until none is left; `more` are symbols besides the grammar's."""
+    symbols = {**grammar(language)["symbols"], **(more or {})}
     text = _OPTIONAL.sub(lambda match: f" {match[1]}" if rng.random() < 0.5 else "", text)
     used: set[str] = set()
     while (match := _SYMBOL.search(text)) is not None:
@@ -42,12 +44,16 @@ def expand(language: str, text: str, rng: random.Random) -> str:
     return text
 
 
+def of_novelty(lines: Sequence[str], novel: bool) -> list[str]:
+    """The lines of a list that are kept for the novel slice, or all others."""
+    return [text for i, text in enumerate(lines) if (i % NOVEL_EVERY == NOVEL_EVERY - 1) == novel]
+
+
 def cores(language: str, action: str, kind: str, novel: bool) -> list[tuple[str, str]]:
     """`(template id, text)` of the frames of one kind (terse, full): the novel ones, or all others."""
     return [
         (f"{language}/{action}/{kind}/{text}", text)
-        for position, text in enumerate(grammar(language)[action][kind])
-        if (position % NOVEL_EVERY == NOVEL_EVERY - 1) == novel
+        for text in of_novelty(grammar(language)[action][kind], novel)
     ]
 
 

@@ -114,6 +114,19 @@ def _synonyms(language: str, words: list[str]) -> Iterator[tuple[int, int, list[
                 yield from ((at, len(known), say.split("|")) for say in says)
 
 
+def words_for(product: Product) -> set[str]:
+    """The words by which people may call a product: of its name and of the synonyms in it, without prepositions and the like."""
+    words = _words(product)
+    said = [word for *_, forms in _synonyms(product.language, words) for word in forms[0].lower().split(" ")]
+    return {*words, *said} - _SMALL[product.language]
+
+
+def alike(one: Product, other: Product) -> bool:
+    """Whether the two may be called by a word in common, in whatever form of it."""
+    words, theirs = words_for(one), words_for(other)
+    return any(_has(theirs, word) for word in words) or any(_has(words, word) for word in theirs)
+
+
 def synonyms(line: Line, catalog: Sequence[Line]) -> list[Named]:
     """The line called by an everyday synonym of some of its words; none where another line could be called so."""
     product, language = line.product, line.product.language

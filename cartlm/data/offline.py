@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle, islice
 
 from cartlm.data import everyday, near_duplicates, rules
@@ -45,22 +45,36 @@ def splits(params: Data) -> Drawn:
 
     def make(name: str, count: int, novel: int, others: Sequence[Row]) -> list[Row]:
         nonlocal refused
-        rng, threshold = random.Random(f"{params.seed}/{name}"), params.gates.near_duplicate
+        rng = random.Random(f"{params.seed}/{name}")
+
+        def again(row: Row) -> Row:
+            return draft(row.language, row.intent.action, False, params, rng).row(row.id)
+
         made = rows(name, count, novel, params, rng)
-        suspects = list(range(count))
-        for _ in range(ATTEMPTS):
-            best, _ = near_duplicates.nearest([made[i] for i in suspects], others, threshold)
-            suspects = [i for i, score in zip(suspects, best, strict=True) if score >= threshold]
-            if not suspects:
-                return shuffled(made, name, random.Random(f"{params.seed}/{name}/order"))
-            refused += len(suspects)
-            for i in suspects:
-                again = draft(made[i].language, made[i].intent.action, False, params, rng)
-                made[i] = again.row(made[i].id)
-        what = f"{len(suspects)} rows stay near-duplicates of another split after {ATTEMPTS} attempts"
-        raise UserError(
-            f"{name}: {what}, the first one {made[suspects[0]].message!r}",
-            "lower data.train or raise data.gates.near_duplicate in params.yaml",
-        )
+        refused += set_apart(name, made, others, params.gates.near_duplicate, again)
+        return shuffled(made, name, random.Random(f"{params.seed}/{name}/order"))
 
     return Drawn(make_in_turn(params, make, str(params.seed)), refused)
+
+
+def set_apart(
+    name: str, made: list[Row], others: Sequence[Row], threshold: float, again: Callable[[Row], Row]
+) -> int:
+    """Draw `again` the rows of a split that are near-duplicates of `others`, in place; how many were refused.
+
+    Raises UserError if rows stay near-duplicates.
+    """
+    suspects, refused = list(range(len(made))), 0
+    for _ in range(ATTEMPTS):
+        best, _ = near_duplicates.nearest([made[i] for i in suspects], others, threshold)
+        suspects = [i for i, score in zip(suspects, best, strict=True) if score >= threshold]
+        if not suspects:
+            return refused
+        refused += len(suspects)
+        for i in suspects:
+            made[i] = again(made[i])
+    what = f"{len(suspects)} rows stay near-duplicates of another split after {ATTEMPTS} attempts"
+    raise UserError(
+        f"{name}: {what}, the first one {made[suspects[0]].message!r}",
+        "lower data.train or raise data.gates.near_duplicate in params.yaml",
+    )

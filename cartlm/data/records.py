@@ -20,9 +20,11 @@ from typing import Any
 from cartlm.data.filters import bad_sign
 from cartlm.data.tables import OURS, PUBLISHED
 from cartlm.task import prompt as prompts
-from cartlm.task.intent import ACTIONS, Intent, parse_intent
+from cartlm.task.intent import ACTIONS, NO_ORDER, NONE, Intent, parse_intent
 from cartlm.task.rows import Row, make
 
+LABELLED = ("product", "quantity")
+"""Columns that only an order has."""
 LEAK = ('"action"', '"quantity"')
 MAX_QUANTITY = 999_999  # more is a bar code in the wrong column
 BAR = " | "
@@ -30,21 +32,32 @@ _NUMBER = re.compile(r"(\d+)(?:[.,]0{1,2})?")  # "2", "2.0", "2,00"; three zeros
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
 
-def as_row(id: str, record: dict[str, Any], languages: Sequence[str], barred: Collection[str] = ()) -> Row:
-    """A row without tags; `barred` comes from `products_with_bars`. Raises ValueError naming what is wrong."""
+def as_row(
+    id: str,
+    record: dict[str, Any],
+    languages: Sequence[str],
+    barred: Collection[str] = (),
+    none: bool = False,
+) -> Row:
+    """A row without tags; `barred` comes from `products_with_bars`. `none`: its action may be "none", without product and
+    quantity. Raises ValueError naming what is wrong.
+    """
+    is_order = not none or record.get("action") != NONE
     published = "prompt" in record and "message" not in record
-    columns = PUBLISHED if published else OURS
+    columns = PUBLISHED if published else [name for name in OURS if is_order or name not in LABELLED]
     if missing := [name for name in columns if record.get(name) is None or record[name] == ""]:
         columns_given = ", ".join(map(str, record)) or "nothing"
         raise ValueError(f"nothing in {', '.join(missing)}; the row has {columns_given}")
     if published:
         catalog, message = prompts.split_prompt(_text(record, "prompt"))
         intent = parse_intent(_text(record, "completion"))
+        if intent == NO_ORDER:
+            raise ValueError(f"action is {intent.action!r}, not {' or '.join(ACTIONS)}")
         if (completion := record["completion"]) != intent.canonical():
             raise ValueError(f"completion {completion!r:.80} is not written as {intent.canonical()!r:.80}")
     else:
         catalog, message = _catalog(record["catalog"], record["product"], barred), _text(record, "message")
-        if record["action"] not in ACTIONS:
+        if is_order and record["action"] not in ACTIONS:
             raise ValueError(f"action is {record['action']!r:.60}, not {' or '.join(ACTIONS)}")
         intent = Intent(record["action"], _text(record, "product"), record["quantity"])
     language = _text(record, "language")
@@ -54,9 +67,14 @@ def as_row(id: str, record: dict[str, Any], languages: Sequence[str], barred: Co
             what = "is empty, or has blanks around it or a line break within"
             raise ValueError(f"catalog line {line!r:.60} {what}")
     check_texts(catalog, message)
-    intent = replace(
-        intent, product=catalog_line(intent.product, catalog), quantity=_quantity(intent.quantity)
-    )
+    if is_order:
+        product, quantity = catalog_line(intent.product, catalog), _quantity(intent.quantity)
+        intent = replace(intent, product=product, quantity=quantity)
+    elif intent.product.strip() or str(intent.quantity).strip() not in ("", "0", "0.0"):
+        what = f"product {intent.product!r:.60} and quantity {intent.quantity!r:.60}"
+        raise ValueError(f"{NONE} with {what}: leave both empty")
+    else:
+        intent = NO_ORDER
     if not message.strip():
         raise ValueError("the message is blank")
     if all(key in message for key in LEAK) or intent.canonical() in message:

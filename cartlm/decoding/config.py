@@ -7,3 +7,4 @@ from cartlm.config import Count, Section
 
 class Decoding(Section):
     max_quantity: Count  # legal quantities are 1 to this
+    none: bool  # "no order" is a legal answer: for a model trained with data.none above 0 alone

@@ -45,18 +45,18 @@ class Constrained:
     `cache` is of the model (`LlamaCppCache`, `TransformersCache`), `builder` of its tokenizer. With `prefixes` catalogs
     are kept between messages; `draft` proposes the intent of a catalog and a message, such as
     `partial(reader.read, weights)` of cartlm.baseline. With a `margin` the draft is the answer wherever its `gap`
-    (cartlm.decoding.jump_forward) is at most that. `max_tokens` bounds prompt and answer; by default it is what the model
+    (cartlm.decoding.jump_forward) is at most that. `none` makes "no order" a legal answer. `max_tokens` bounds prompt and answer; by default it is what the model
     was made to read.
     """
 
     def __init__(
         self, cache: Cache, builder: PromptBuilder, max_quantity: int = 1000, prefixes: PrefixCache | None = None,
         draft: Callable[[Sequence[str], str], Intent] | None = None, max_tokens: int | None = None,
-        margin: float | None = None,
+        margin: float | None = None, none: bool = False,
     ) -> None:  # fmt: skip
         self._cache, self._builder, self.prefixes, self._draft = cache, builder, prefixes, draft
         self.max_tokens, self.margin = max_tokens or cache.max_tokens, margin
-        self.legal = LegalAnswers(builder, max_quantity)
+        self.legal = LegalAnswers(builder, max_quantity, none)
         self._prepared = lru_cache(CATALOGS)(self._prepare)
         self._busy = Lock()
 

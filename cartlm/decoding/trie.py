@@ -1,7 +1,7 @@
 """The legal answers of a catalog as a trie of token ids.
 
-A legal answer is `{"action": A, "product": LINE, "quantity": n}`, tokenized as in training, so every path through the
-trie is a canonical tokenization. Two thousand lines have four million answers; they are not tokenized one by one.
+A legal answer is `{"action": A, "product": LINE, "quantity": n}`, and NO_ORDER where that is asked for, tokenized as in
+training, so every path through the trie is a canonical tokenization. Two thousand lines have four million answers; they are not tokenized one by one.
 `LegalAnswers` cuts an answer in three, front (action), middle (product) and tail (quantity), and tokenizes each line once.
 
 Why the parts may be put together: a byte-pair encoding is the right one exactly if each pair of neighbouring tokens is
@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Any
 
 from cartlm.errors import UserError
-from cartlm.task.intent import ACTIONS, Intent
+from cartlm.task.intent import ACTIONS, NO_ORDER, Intent
 from cartlm.task.prompt import PromptBuilder
 
 REFERENCE = "a"  # a product whose answers are tokenized with every action and quantity
@@ -67,12 +67,12 @@ class _Cuts:
 
 
 class LegalAnswers:
-    """Makes the tries of catalogs for one tokenizer; quantities go from 1 to `max_quantity`."""
+    """Makes the tries of catalogs for one tokenizer; quantities go from 1 to `max_quantity`, and `none` adds NO_ORDER."""
 
-    def __init__(self, builder: PromptBuilder, max_quantity: int = 1000) -> None:
+    def __init__(self, builder: PromptBuilder, max_quantity: int = 1000, none: bool = False) -> None:
         if max_quantity < 1:
             raise ValueError(f"max_quantity is {max_quantity}, not at least 1")
-        self._builder, self.max_quantity = builder, max_quantity
+        self._builder, self.max_quantity, self.none = builder, max_quantity, none
         self._cuts = self._find_cuts()
         self._quantities = Node()
         for quantity, tail in enumerate(self._cuts.tails if self._cuts else (), 1):
@@ -81,6 +81,12 @@ class LegalAnswers:
     def ids(self, action: str, product: str, quantity: int) -> Ids:
         """The token ids of one answer, EOS included, as in training."""
         return tuple(self._builder.completion_ids(Intent(action, product, quantity).canonical()))
+
+    def allows(self, intent: Intent, catalog: Sequence[str]) -> bool:
+        """Whether an intent is one of the legal answers of a catalog."""
+        if intent == NO_ORDER:
+            return self.none
+        return intent.product in catalog and 1 <= intent.quantity <= self.max_quantity
 
     def trie(self, catalog: Sequence[str]) -> Trie:
         """The trie of all answers about the lines of `catalog`.
@@ -109,11 +115,10 @@ class LegalAnswers:
                 end = _grow(root, front)
                 end.known, end.children = {"action": action}, products.children
             longest += max(map(len, self._cuts.fronts.values())) + max(map(len, self._cuts.tails))
-        for line in whole:
-            for intent in self._all(line):
-                ids = self.ids(intent.action, intent.product, intent.quantity)
-                _insert(root, ids, intent)
-                longest = max(longest, len(ids))
+        for intent in chain(*map(self._all, whole), [NO_ORDER] if self.none else []):
+            ids = self.ids(intent.action, intent.product, intent.quantity)
+            _insert(root, ids, intent)
+            longest = max(longest, len(ids))
         return Trie(root, longest)
 
     def _all(self, line: str) -> Iterable[Intent]:

@@ -25,6 +25,7 @@ from cartlm.task.rows import Row
 
 MARGINS = tuple(step / 2 for step in range(21))  # logits
 RELIABILITY_BINS = 10
+NO_SECTION = ("validation", "none")  # what is fitted on, and messages that are no order (no_orders)
 
 
 def constrained(answer: Answer) -> Answer:
@@ -154,7 +155,7 @@ def sections(
         fits = Fits(way, rows, answers)
         if fits.whole.n:
             found[f"{way}_calibration"] = fits.whole.section()
-        for name in (name for name in answered if name != "validation"):
+        for name in (name for name in answered if name not in NO_SECTION):
             found |= _of_set(way, name, sets[name], answered[name], fits)
     return found
 

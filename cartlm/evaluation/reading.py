@@ -127,14 +127,14 @@ class Reading:
 
 
 def is_legal(legal: LegalAnswers, row: Row, answer: Answer) -> bool:
-    """Whether an answer ended by itself, names a line of the row's catalog, and has the tokens that training would give it."""
+    """Whether an answer ended by itself, is legal in the row's catalog, and has the tokens that training would give it."""
     if answer.finish_reason != "stop":
         return False
     try:
         intent = parse_intent(answer.text)
     except ValueError:
         return False
-    if intent.product not in row.catalog or not 1 <= intent.quantity <= legal.max_quantity:
+    if not legal.allows(intent, row.catalog):
         return False
     return legal.ids(intent.action, intent.product, intent.quantity)[:-1] == tuple(answer.token_ids)
 
@@ -152,14 +152,23 @@ def open_cache(kind: str, replica: Any) -> Any:
 
 @contextmanager
 def open_reading(
-    kind: str, path: Path, separator: str, max_quantity: int, baseline: Path | None, threads: int
+    kind: str,
+    path: Path,
+    separator: str,
+    max_quantity: int,
+    baseline: Path | None,
+    threads: int,
+    none: bool = False,
 ) -> Iterator[Reading]:
     """The reading of a model, by an engine whose name `kind` is in ENGINES; `baseline` is the fitted one that proposes answers.
+    `none` makes "no order" a legal answer.
 
     Raises UserError as the engine's `load`.
     """
     code = file_digest(Path(decoding.__file__).parent)
     about: dict[str, str | int] = {"decoding": code, "max_quantity": max_quantity}
+    if none:
+        about["none"] = True
     propose: Propose | None = None
     if baseline is not None:
         propose = partial(reader.read, reader.load(baseline))
@@ -167,7 +176,7 @@ def open_reading(
     with ExitStack() as stack:
         engine = stack.enter_context(open_engine(kind, path, threads))
         builder = engine.prompt_builder(separator)
-        legal = [LegalAnswers(builder, max_quantity) for _ in engine.replicas]
+        legal = [LegalAnswers(builder, max_quantity, none) for _ in engine.replicas]
         every = [
             Reading(replica, stack.enter_context(open_cache(kind, replica)), own, builder, about, propose)
             for replica, own in zip(engine.replicas, legal, strict=True)
@@ -178,10 +187,12 @@ def open_reading(
 
 @dataclass(frozen=True)
 class Within:
-    """How rows are answered within their catalogs, too: legal quantities are 1 to `max_quantity`, `baseline` proposes answers."""
+    """How rows are answered within their catalogs, too: legal quantities are 1 to `max_quantity`, `baseline` proposes answers,
+    and `none` makes "no order" a legal answer."""
 
     max_quantity: int
     baseline: Path | None
+    none: bool = False
 
 
 @dataclass(frozen=True)
@@ -212,7 +223,8 @@ def open_asked(
 
             yield Asked(engine, builder, engine.describe(), once)
         return
-    with open_reading(kind, path, separator, within.max_quantity, within.baseline, threads) as reading:
+    legal = within.max_quantity, within.baseline, threads, within.none
+    with open_reading(kind, path, separator, *legal) as reading:
 
         def twice(rows: Sequence[Row]) -> Job:
             reading.expect(rows)

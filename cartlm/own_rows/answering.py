@@ -69,7 +69,7 @@ def answer_rows(variant: Variant, rows: Sequence[Row], order: Order) -> Answered
     if twice and order.way == "ensemble":
         margin = ensemble_margin(model)
     latency = _latency_ms(model, rows, order, margin)
-    within = Within(params.decoding.max_quantity, model.baseline) if twice else None
+    within = Within(params.decoding.max_quantity, model.baseline, params.decoding.none) if twice else None
     separator, limit = params.prompt.separator, params.eval.max_new_tokens
     with open_asked(model.engine, model.path, separator, limit, cpu_limits.threads(), within) as asked:
         places, notes = _askable(asked.builder, rows, params)
@@ -140,8 +140,10 @@ def _latency_ms(model: Model, rows: Sequence[Row], order: Order, margin: float |
             cache, draft = stack.enter_context(open_cache(model.engine, engine)), None
             if model.baseline:
                 draft = partial(baseline.read, baseline.load(model.baseline))
-            bound = order.params.decoding.max_quantity
-            within = Constrained(cache, builder, bound, draft=draft, margin=margin)
+            legal = order.params.decoding
+            within = Constrained(
+                cache, builder, legal.max_quantity, draft=draft, margin=margin, none=legal.none
+            )
         asked, _ = _askable(builder, chosen, order.params)
         for row in [chosen[at] for at in asked[:1] + asked]:
             started = time.perf_counter()

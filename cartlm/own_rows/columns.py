@@ -9,7 +9,7 @@ from typing import Any
 from cartlm.data.tables import Source, folded
 from cartlm.errors import UserError
 from cartlm.serving.columns import lacks, match_columns, parse_columns, parse_pairs
-from cartlm.task.intent import ACTIONS
+from cartlm.task.intent import ACTIONS, NONE
 
 LABEL = ("action", "product", "quantity")
 OURS = ("message", "catalog", *LABEL, "language", "prompt", "completion")
@@ -21,12 +21,14 @@ class Mapped:
     """What a user says of a file's columns.
 
     `columns`: ours -> theirs, where the names differ. `actions`: (ours, theirs), where the words do; one action may have
-    several words. `slices`: columns by whose values accuracy is reported.
+    several words. `slices`: columns by whose values accuracy is reported. `known`: our actions, with `none` where models
+    answer so.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
     actions: Sequence[tuple[str, str]] = ()
     slices: Sequence[str] = ()
+    known: Sequence[str] = ACTIONS
 
     @property
     def wanted(self) -> list[str]:
@@ -35,23 +37,24 @@ class Mapped:
 
     def action(self, value: Any) -> str:
         """The action that a cell means, whatever its case. Raises ValueError."""
-        words = {
-            folded(theirs): ours for ours, theirs in [*zip(ACTIONS, ACTIONS, strict=True), *self.actions]
-        }
+        words = {**{each: each for each in self.known}, **{folded(word): ours for ours, word in self.actions}}
         if (found := words.get(folded(str(value)))) is None:
             raise ValueError(f"the action is {value!r:.60}, not one of: {', '.join(words)}")
         return found
 
 
-def parse(columns: Iterable[str], actions: Iterable[str], slices: Iterable[str]) -> Mapped:
-    """The mapping in the options --columns, --actions and --slice. Raises UserError."""
-    named, words = parse_columns(columns, OURS), {str(action): str(action) for action in ACTIONS}
-    pairs = parse_pairs(actions, "--actions", ACTIONS)
+def parse(
+    columns: Iterable[str], actions: Iterable[str], slices: Iterable[str], none: bool = False
+) -> Mapped:
+    """The mapping in the options --columns, --actions and --slice; `none`: rows may be no orders. Raises UserError."""
+    known = (*ACTIONS, NONE) if none else ACTIONS
+    named, words = parse_columns(columns, OURS), {str(action): str(action) for action in known}
+    pairs = parse_pairs(actions, "--actions", known)
     for ours, theirs in pairs:
         if words.setdefault(folded(theirs), ours) != ours:
             what = f"--actions gives {theirs!r} two meanings: {words[folded(theirs)]} and {ours}"
             raise UserError(what, "give each word one action")
-    return Mapped(named, pairs, tuple(dict.fromkeys(slices)))
+    return Mapped(named, pairs, tuple(dict.fromkeys(slices)), known)
 
 
 def resolve(source: Source, mapped: Mapped, has_catalog: bool) -> dict[str, str]:

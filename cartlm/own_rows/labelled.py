@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from cartlm.data.roles import TEST
 from cartlm.data.tables import Source, folded
 from cartlm.own_rows.columns import LABEL, Mapped, resolve
 from cartlm.task import rows as row_files
-from cartlm.task.intent import parse_intent
+from cartlm.task.intent import NO_ORDER, NONE, parse_intent
 from cartlm.task.prompt import split_prompt
 from cartlm.task.rows import Row
 from cartlm.text import few
@@ -88,9 +88,13 @@ def _ours(
     if "completion" in cells and not set(LABEL) <= fields.keys():
         intent = parse_intent(str(cells["completion"]))
         label = {name: getattr(intent, name) for name in LABEL}
+    if "action" in label:
+        label["action"] = mapped.action(label["action"])
+    if label.get("action") == NONE:
+        label = {**asdict(NO_ORDER), **label}
     if missing := [name for name in ("message", "catalog", *LABEL) if name not in values | label]:
         raise ValueError("nothing in " + ", ".join(_named(name, fields) for name in missing))
-    values |= {**label, "action": mapped.action(label["action"])}
+    values |= label
     names = {"language": "language", **{f"slice {name}": name for name in mapped.slices}}
     values["slices"] = {name: str(cells[at]) for at, name in names.items() if at in cells}
     return values
@@ -104,7 +108,8 @@ def _named(name: str, fields: Mapping[str, str]) -> str:
 
 def _labelled(line: int, values: dict[str, Any], path: Path, barred: Collection[str]) -> Labelled:
     slices = values.pop("slices")
-    row = records.as_row(f"{path.name}:{line}", values, [LANGUAGE], barred)
+    none = values["action"] == NONE  # which `Mapped` knows, or the row would be broken
+    row = records.as_row(f"{path.name}:{line}", values, [LANGUAGE], barred, none)
     size = next(name for most, name in SIZES.items() if len(row.catalog) <= most)
     return Labelled(line, row, {**slices, "action": row.intent.action, "catalog lines": size})
 

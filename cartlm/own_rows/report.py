@@ -19,7 +19,7 @@ from cartlm.files import write_text
 from cartlm.own_rows.labelled import OwnRows
 from cartlm.own_rows.results import Evaluation, Slice, plain_section
 from cartlm.report import cells
-from cartlm.task.intent import Intent, parse_intent
+from cartlm.task.intent import NO_ORDER, Intent, parse_intent
 
 OUTPUTS = (".jsonl", ".csv")
 """Suffixes of the file of wrong answers."""
@@ -106,7 +106,7 @@ def _described(answer: Answer, score: Score) -> str:
 
 
 def _intent(intent: Intent) -> str:
-    return f"{intent.action} {intent.quantity} {intent.product}"
+    return intent.action if intent == NO_ORDER else f"{intent.action} {intent.quantity} {intent.product}"
 
 
 def _short(text: str) -> str:

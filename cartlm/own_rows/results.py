@@ -14,7 +14,7 @@ from cartlm.evaluation.scoring import Score, score, summarize
 from cartlm.metrics import Outcome, answer_hash, rounded
 from cartlm.own_rows.answering import Answered
 from cartlm.own_rows.labelled import SIZES, Labelled
-from cartlm.task.intent import parse_intent
+from cartlm.task.intent import NO_ORDER, parse_intent
 from cartlm.task.rows import Row
 
 
@@ -95,9 +95,10 @@ def _score(rows: Sequence[Row], answered: Answered) -> Scored:
 def is_outside(row: Row, answer: Answer) -> bool:
     """Whether an answer ended, parses, and names a product that is no line of the row's catalog."""
     try:
-        return answer.finish_reason == "stop" and parse_intent(answer.text).product not in row.catalog
+        intent = parse_intent(answer.text)
     except ValueError:
         return False
+    return answer.finish_reason == "stop" and intent != NO_ORDER and intent.product not in row.catalog
 
 
 def _slices(rows: Sequence[Labelled], variants: Sequence[Scored]) -> list[Slice]:

@@ -15,6 +15,8 @@ HEADINGS = {
     "natural_constrained": "natural, constrained",
     "natural_ensemble": "natural, ensemble",
     "truncated": "never ended",
+    "false_none": "orders lost",
+    "false_none_natural": "orders lost, natural",
     "over": "decode over FP16",
     "batch_decode_tokens_per_s": "decode tokens/s, largest batch",
     "latency_ms_p50": "p50 ms",

@@ -26,6 +26,10 @@ SPEED = (
     "variant", "size_mib", "prefill_tokens_per_s", "decode_tokens_per_s", "latency_ms_p50", "latency_ms_p95",
     "queries_per_s", "peak_rss_mib",
 )  # fmt: skip
+NO_ORDERS = (
+    "variant", "decoding", "recall", "chat", "question", "mention", "absent", "novel", "precision", "false_none",
+    "false_none_natural",
+)  # fmt: skip
 README = [key for key in SHOWN if key != "natural"]
 PLACES = {"novel": 2, "croatian": 2, "english": 2, "spanish": 2, "unparseable": 3, "truncated": 3}
 """Digits that so many rows support of the shares without an interval."""
@@ -79,6 +83,14 @@ def sections(metrics: Path, variants: Sequence[str], level: str = "##") -> list[
             "Constrained against free answers, and the ensemble's against constrained ones, to the same rows: difference in "
             "exact match in points, Newcombe's interval, and McNemar's exact test, Holm-adjusted over this table.",
             cells.markdown(tuple(won[0]), won),
+        ]
+    if told := no_orders(metrics, variants):
+        parts += [
+            f"{level} Messages that are no order",
+            "Recall: the share of generated messages that are no order (chat, questions, mentions, wishes for what the catalog lacks) "
+            "which are answered so. Precision: their share among all rows answered so. Orders lost: the share of the test rows, and "
+            "of natural messages, answered so.",
+            cells.markdown([key for key in NO_ORDERS if any(key in row for row in told)], told),
         ]
     if made := merging(metrics):
         both = sum(row["model"].startswith("merged onto") for row in made) == 2
@@ -142,6 +154,22 @@ def gains(metrics: Path, variants: Sequence[str]) -> list[dict[str, Any]]:
     adjusted = iter(holm(p_values))
     for row in found:
         row |= {key: paired.format_p(next(adjusted)) for key in row if key.startswith("p, ")}
+    return found
+
+
+def no_orders(metrics: Path, variants: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of the table of messages that are no order: one a variant and way of decoding, where its evaluation has them."""
+    found = []
+    for variant in variants:
+        evaluation = read_optional(metrics / "eval" / f"{variant}.json")
+        for way, decoding in (("", "free"), ("_constrained", "constrained"), ("_ensemble", "ensemble")):
+            if (section := evaluation.get(f"none{way}")) is None:
+                continue
+            parts = {
+                key.removeprefix("recall_"): section[key] for key in section if key.startswith("recall_")
+            }
+            shown = {key: f"{share:.2f}" for key, share in parts.items() if key in NO_ORDERS}
+            found.append({**section, **shown, "variant": variant, "decoding": decoding})
     return found
 
 

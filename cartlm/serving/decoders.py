@@ -16,7 +16,7 @@ from cartlm.decoding.jump_forward import CLEAR
 from cartlm.decoding.prefix_cache import PrefixCache
 from cartlm.errors import UserError
 from cartlm.serving.models import Settings
-from cartlm.task.intent import Intent, parse_intent
+from cartlm.task.intent import NO_ORDER, Intent, parse_intent
 from cartlm.task.prompt import PromptBuilder, render_prompt
 
 LONGEST = 128  # characters of a token: Llama 3 has one of 128 spaces, others have shorter ones
@@ -62,7 +62,7 @@ class Decoded:
 
 
 class FreeDecoder:
-    """An engine that says what it likes, greedily; its text is read as an intent of the catalog.
+    """An engine that says what it likes, greedily; its text is read as an intent of the catalog, or as none at all.
 
     `rules`: it is the baseline, whose ids are characters, as many as there are.
     """
@@ -82,7 +82,8 @@ class FreeDecoder:
             raise Unreadable(f"the answer did not end within {most} tokens", answer.text)
         try:
             intent = parse_intent(answer.text)
-            intent = replace(intent, product=records.catalog_line(intent.product, catalog))
+            if intent != NO_ORDER or not self._settings.none:
+                intent = replace(intent, product=records.catalog_line(intent.product, catalog))
         except ValueError as error:
             raise Unreadable(f"the answer is no intent of this catalog: {error}", answer.text) from None
         if self._rules:
@@ -107,7 +108,8 @@ class LegalDecoder:
         rules: baseline.Weights | None, margin: float | None = None, calibration: Calibration | None = None,
     ) -> None:  # fmt: skip
         bound = min(settings.max_tokens, cache.max_tokens)
-        make = partial(Constrained, cache, builder, settings.max_quantity, prefixes, max_tokens=bound)
+        most, none = settings.max_quantity, settings.none
+        make = partial(Constrained, cache, builder, most, prefixes, max_tokens=bound, none=none)
         self._cache, self._builder, self._bound = cache, builder, bound
         self._alone = make()
         self._drafted = (

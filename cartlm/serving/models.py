@@ -32,13 +32,14 @@ class Settings:
 
     Training put `separator` behind each prompt and refused rows of more than `max_tokens` tokens, prompt and answer
     together: longer prompts are refused too. Free decoding ends after `max_new_tokens`; legal quantities are 1 to
-    `max_quantity`. No GGUF file and no model folder records these.
+    `max_quantity`, and with `none` a message may be no order. No GGUF file and no model folder records these.
     """
 
     separator: str = "\n"
     max_tokens: int = 640
     max_new_tokens: int = 96
     max_quantity: int = 1000
+    none: bool = False
 
     def given(self, **values: int | str | None) -> Settings:
         """The same with those `values` that are not None."""
@@ -122,6 +123,7 @@ def _model(kind: str, path: Path, root: Path | None, params: Params | None) -> M
     if params is not None:
         settings = Settings(
             params.prompt.separator, params.prompt.max_tokens, params.eval.max_new_tokens, params.decoding.max_quantity,
+            params.decoding.none,
         )  # fmt: skip
     variant = path if path.is_dir() else path.parent
     places = [variant.absolute().parent / BASELINE, *([root / "models" / BASELINE] if root else [])]

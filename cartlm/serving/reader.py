@@ -109,6 +109,7 @@ def load(
     model: str | Path, *, decoding: Mode = "constrained", drafts: bool | str | Path = True, cache_mib: float = 64,
     workers: int | None = 1, threads: int | None = None, separator: str | None = None, max_tokens: int | None = None,
     max_new_tokens: int | None = None, max_quantity: int | None = None, margin: float | None = None,
+    none: bool | None = None,
 ) -> Reader:  # fmt: skip
     """The reader of a variant's folder or name, a GGUF file, a model folder of transformers, or `baseline`.
 
@@ -124,7 +125,8 @@ def load(
     asked as its params.yaml says; for any other give what differs from the defaults: `separator` "\\n" behind the
     prompt (`prompt.separator`), `max_tokens` 640 of prompt and answer (`prompt.max_tokens`; longer prompts are refused, and
     never more are read than the model was made for), `max_new_tokens` 96 of a free answer (`eval.max_new_tokens`),
-    `max_quantity` 1000 (`decoding.max_quantity`).
+    `max_quantity` 1000 (`decoding.max_quantity`), `none` False (`decoding.none`: a model trained so may answer that a message
+    is no order).
 
     Raises UserError for what names no model and for a broken one, FileNotFoundError for one that does not exist.
     """
@@ -132,7 +134,11 @@ def load(
         raise ValueError(f"decoding is {decoding!r}, not {' or '.join(map(repr, get_args(Mode)))}")
     found = find_model(model)
     settings = found.settings.given(
-        separator=separator, max_tokens=max_tokens, max_new_tokens=max_new_tokens, max_quantity=max_quantity
+        separator=separator,
+        max_tokens=max_tokens,
+        max_new_tokens=max_new_tokens,
+        max_quantity=max_quantity,
+        none=none,
     )
     rules = baseline.load(path) if decoding != "free" and (path := _drafts(found, drafts)) else None
     learned = found.learned.constrained

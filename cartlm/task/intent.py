@@ -8,12 +8,15 @@ from typing import Any, Literal
 
 Action = Literal["add", "remove"]
 ACTIONS: tuple[Action, ...] = ("add", "remove")
+"""Of orders."""
+NONE = "none"
+"""The action of a message that is no order; models know it where `decoding.none` is on."""
 KEYS = ("action", "product", "quantity")
 
 
 @dataclass(frozen=True)
 class Intent:
-    """One shopper's wish: add or remove `quantity` (>= 1) of the catalog line `product`."""
+    """One shopper's wish: add or remove `quantity` (>= 1) of the catalog line `product`. Or NO_ORDER, which has neither."""
 
     action: str
     product: str
@@ -22,6 +25,9 @@ class Intent:
     def canonical(self) -> str:
         """The completion, byte for byte as in the published dataset (key order, default JSON spacing)."""
         return json.dumps(asdict(self), ensure_ascii=False)
+
+
+NO_ORDER = Intent(NONE, "", 0)
 
 
 def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -35,8 +41,8 @@ def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def parse_intent(text: str) -> Intent:
     """The intent in an answer.
 
-    The whole answer is one flat JSON object with exactly the three keys; white space and key order are free. Raises
-    ValueError that names the fault, never anything else.
+    The whole answer is one flat JSON object with exactly the three keys; white space and key order are free. NO_ORDER has
+    this form alone: no product, quantity 0. Raises ValueError that names the fault, never anything else.
     """
     try:
         value = json.loads(text, object_pairs_hook=no_duplicates)
@@ -47,6 +53,10 @@ def parse_intent(text: str) -> Intent:
     if set(value) != set(KEYS):
         raise ValueError(f"keys are {sorted(value)}, not {sorted(KEYS)}")
     action, product, quantity = (value[key] for key in KEYS)
+    if action == NONE:
+        if product != "" or isinstance(quantity, bool) or not isinstance(quantity, int) or quantity != 0:
+            raise ValueError(f"{NONE} with product {product!r} and quantity {quantity!r}, not '' and 0")
+        return NO_ORDER
     if action not in ACTIONS:
         raise ValueError(f"action is {action!r}, not add or remove")
     if not isinstance(product, str) or not product:

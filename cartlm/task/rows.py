@@ -14,7 +14,7 @@ from cartlm.config import first_wrong
 from cartlm.errors import UserError
 from cartlm.files import write_text
 from cartlm.task import prompt as prompts
-from cartlm.task.intent import Intent, parse_intent
+from cartlm.task.intent import NO_ORDER, Intent, parse_intent
 
 Tags = dict[str, str | bool | int]
 
@@ -37,6 +37,10 @@ class Row:
     def intent(self) -> Intent:
         return parse_intent(self.completion)
 
+    @property
+    def is_order(self) -> bool:
+        return self.completion != NO_ORDER.canonical()
+
 
 def make(id: str, language: str, catalog: list[str], message: str, intent: Intent, tags: Tags) -> Row:
     """A row whose prompt and completion are rendered from its label."""
@@ -51,15 +55,15 @@ def _parse(line: bytes) -> Row:
     """The row of a line. Raises ValueError."""
     try:
         row = _ROW.validate_json(line)
-        product = row.intent.product
+        intent = row.intent
     except ValidationError as error:
         raise ValueError(first_wrong(error)) from None
     except ValueError as error:
         raise ValueError(f"completion {row.completion!r:.60}: {error}") from None
     if row.prompt != prompts.render_prompt(row.catalog, row.message):
         raise ValueError("the prompt is not its catalog and message")
-    if product not in row.catalog:
-        raise ValueError(f"product {product!r} is not a catalog line")
+    if intent != NO_ORDER and intent.product not in row.catalog:
+        raise ValueError(f"product {intent.product!r} is not a catalog line")
     return row
 
 

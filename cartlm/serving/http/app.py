@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Response, Security
 from fastapi.security import HTTPBearer
@@ -16,6 +17,7 @@ from cartlm.serving.http.guard import Guard
 from cartlm.serving.http.limits import Limits
 from cartlm.serving.http.observer import Observer
 from cartlm.serving.http.service import Service, Shared
+from cartlm.task.intent import ACTIONS, NONE
 
 ABOUT = "A shop's intent reader: catalog and message in, intent out. Errors are one line, in the form that OpenAI's clients read."
 state = APIRouter(tags=["state"])
@@ -41,11 +43,22 @@ async def metrics(service: Shared) -> Response:
     return Response(generate_latest(service.telemetry.registry), media_type=CONTENT_TYPE_LATEST)
 
 
+def described(openapi: dict[str, Any], service: Service) -> dict[str, Any]:
+    """The description, in which an intent may be none where a variant answers so."""
+    body = openapi["components"]["schemas"]["IntentBody"]
+    known = any(lane.reader.model.settings.none for lane in service.variants)
+    body["properties"]["action"]["enum"] = [*ACTIONS, *([NONE] if known else [])]
+    if not known:
+        body.pop("description", None)
+    return openapi
+
+
 def make_app(service: Service, keys: Sequence[str] = (), limits: Limits | None = None) -> ASGIApp:
     """The ASGI application over a service, which stays the caller's to close. Without `keys` only this machine may ask."""
     # FastAPI's own pages of the description fetch their scripts from another host.
     app = FastAPI(title="cartlm", version=__version__, description=ABOUT, docs_url=None, redoc_url=None)
     app.state.service = service
+    app.openapi = lambda: described(FastAPI.openapi(app), service)  # type: ignore[method-assign]
     add_handlers(app)
     guarded = [Security(HTTPBearer(auto_error=False, description="A key of this service"))] if keys else []
     app.include_router(pages.router)

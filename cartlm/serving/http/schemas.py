@@ -82,7 +82,9 @@ class Questions(_Asked):
 
 
 class IntentBody(BaseModel):
-    action: Literal["add", "remove"]
+    """`none`: the message is no order, and names no product; the quantity is 0."""
+
+    action: Literal["add", "remove", "none"]
     product: str
     quantity: int
 

@@ -73,6 +73,17 @@ def test_what_the_bound_leaves_out_is_no_legal_answer(toy_gguf: Path) -> None:
         assert (found.legal.text == row.completion) == same
 
 
+def test_no_order_is_weighed_against_the_other_answers_where_it_is_legal(toy_gguf: Path) -> None:
+    rows, sure = toy_rows(), []
+    for none in (False, True):
+        with open_reading("llama.cpp", toy_gguf, "\n", 30, None, 1, none) as reading:
+            reading.expect(rows)
+            answers = [reading.answer(reading.builder.prompt_ids(row.prompt), 64) for row in rows]
+        sure.append([answer.legal.probability for answer in answers if answer.legal is not None])
+    assert len(sure[0]) == len(rows)
+    assert all(with_none < without for without, with_none in zip(*sure, strict=True))
+
+
 def test_what_is_too_long_has_its_free_answer_alone(toy_gguf: Path) -> None:
     row = toy_rows()[0]
     catalog = [*row.catalog, "a very long name " * 400]

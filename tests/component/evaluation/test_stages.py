@@ -18,6 +18,7 @@ from cartlm.evaluation.answers import open_engine
 from cartlm.metrics import read_metrics, read_outcomes
 from cartlm.system import machine
 from cartlm.task import rows as row_files
+from cartlm.task.intent import NO_ORDER
 from stages import evaluate, parity
 from tests import ROOT
 from tests.fixtures.baseline import write_baseline
@@ -44,7 +45,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, toy_model: Path, toy_gguf
     for split, count in (("test", 24), ("train", 24), ("validation", 48)):
         row_files.write(folder / "data" / f"{split}.jsonl", toy_rows(count))
     write_baseline(folder / "models/baseline/model.json")
-    (folder / "data" / "published.jsonl").touch()
+    for empty in ("published", "none"):
+        (folder / "data" / f"{empty}.jsonl").touch()
     for name in ("base", "merged"):
         shutil.copytree(toy_model, folder / "models" / name, copy_function=os.link)
     for name in ("f16", "q8_0"):
@@ -106,6 +108,28 @@ def test_eval_of_the_base_reports_how_batches_disagree(shop: Path) -> None:
     assert found["free"]["exact_match"] == round(TRAINED / 24, 4)
     assert found["engine"]["name"] == "transformers"
     assert sorted(path.name for path in (shop / "runs/eval").iterdir()) == ["base.jsonl"]
+
+
+def test_eval_of_messages_that_are_no_order(shop: Path) -> None:
+    """The toy knows no such answer: legal ones are compared with it all the same, and the test rows have theirs."""
+    assert run(evaluate.main, "q8_0").exit_code == 0
+    before = read_metrics(shop / "metrics/eval/q8_0.json")
+    change(shop, "decoding", none=True)
+    chats = [
+        row_files.make(f"none-{n}", row.language, row.catalog, "hello there", NO_ORDER, {"kind": "chat"})
+        for n, row in enumerate(toy_rows(6))
+    ]
+    row_files.write(shop / "data/none.jsonl", chats)
+    done = run(evaluate.main, "q8_0")
+    assert done.exit_code == 0, done.output
+    found = read_metrics(shop / "metrics/eval/q8_0.json")
+    assert set(found) == SECTIONS | {"none", "none_constrained", "none_ensemble"}
+    assert found["free"] == before["free"]
+    for way in ("none", "none_constrained", "none_ensemble"):
+        assert (found[way]["n"], found[way]["orders"]) == (6, 24)
+        assert found[way]["recall_chat"] == found[way]["recall"]
+    assert found["none"]["recall"] == found["none"]["false_none"] == 0
+    assert (shop / "runs/eval/q8_0.none.jsonl").read_text().count("\n") == 6
 
 
 WAYS = ("constrained", "ensemble")

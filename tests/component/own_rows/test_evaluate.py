@@ -43,7 +43,8 @@ def shop(tmp_path: Path, toy_gguf: Path, toy_model: Path, monkeypatch: pytest.Mo
     write_baseline(tmp_path / "models/baseline/model.json")
     for split in ("test", "validation"):
         row_files.write(tmp_path / f"data/{split}.jsonl", toy_rows())
-    (tmp_path / "data/published.jsonl").touch()
+    for empty in ("published", "none"):
+        (tmp_path / f"data/{empty}.jsonl").touch()
     natural = tmp_path / stage.NATURAL
     row_files.write(natural, toy_rows()[TRAINED - 4 : TRAINED + 4])
     write_foreign(tmp_path / "logs.csv")

@@ -9,7 +9,7 @@ import pytest
 from cartlm.baseline import fit
 from cartlm.baseline.fit import Example, number_words, rank, threshold
 from cartlm.baseline.matching import Matcher
-from cartlm.task.intent import Intent
+from cartlm.task.intent import NO_ORDER, Intent
 from cartlm.task.rows import Row, make
 from tests.fixtures.baseline import generated
 
@@ -24,6 +24,12 @@ def examples(rows: list[Row]) -> list[Example]:
         matcher = Matcher(each.catalog, each.message, frozenset())
         found.append(Example(each.catalog, each.intent, matcher, matcher.candidates()))
     return found
+
+
+def test_messages_that_are_no_order_teach_it_nothing() -> None:
+    train, held = generated("no orders", 60)[:40], generated("no orders", 60)[40:]
+    chats = [make(f"none-{n}", "english", ["Tea"], "hello", NO_ORDER, {}) for n in range(9)]
+    assert fit.fit([*chats, *train], [*held, *chats]) == fit.fit(train, held)
 
 
 def test_number_words_are_learned_from_rows_without_digits() -> None:

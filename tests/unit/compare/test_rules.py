@@ -34,6 +34,8 @@ INFORMATIONAL: tuple[tuple[str, str], ...] = (
     ),
     (r"bytes\..+|quantize\.(bits_per_weight|fallback_\w+|tensors_\w+)", "parts of size_mib"),
     (r"loss\.\w+", "parts of loss_mean and loss_max"),
+    (r"none\w*\.(recall_\w+|orders|orders_natural)", "parts of recall, and what the shares rest on"),
+    (r"none\.(\w+_n|templates|distinct_\w+|refused)", "of the rows, as those of the orders"),
     (
         r"quantize\.(bits|group_size|damp|calibration_\w+|quantized_matrices)",
         "settings in params",
@@ -91,7 +93,16 @@ def numbers() -> Iterator[tuple[str, str, dict[str, Any]]]:
         "free": {"n": 9, "exact_match": 0.5},
         "remote": {"latency_ms_p50": 9.0, "cost_usd": 1.0, "requests": 9},
     }
-    more = {"metrics/bench/t4/int8.json": card, "metrics/remote/gpt.json": server}
+    shares = ("recall", "precision", "false_none", "false_none_natural")
+    limits = {f"{name}_{end}": 0.5 for name in shares for end in ("low", "high")}
+    parts = {"n": 9, "orders": 9, "orders_natural": 9, "recall_chat": 0.5, "recall_english": 0.5}
+    none = {way: {**dict.fromkeys(shares, 0.5), **limits, **parts} for way in ("none", "none_constrained")}
+    more = {
+        "metrics/bench/t4/int8.json": card,
+        "metrics/remote/gpt.json": server,
+        "metrics/eval/none.json": none,
+        "metrics/data.json": {"none": {"train_n": 9, "distinct_2": 0.5}},
+    }
     for file, values in [
         *((path.relative_to(ROOT).as_posix(), json.loads(path.read_text("utf-8"))) for path in FILES),
         *more.items(),

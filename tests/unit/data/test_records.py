@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from decimal import Decimal
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from cartlm.data import records
+from cartlm.task.intent import NO_ORDER
 from cartlm.task.prompt import render_prompt
 
 LANGUAGES = ["english", "croatian", "spanish"]
@@ -29,6 +31,34 @@ def record(**changes: Any) -> dict[str, Any]:
 
 def row(**changes: Any) -> Any:
     return records.as_row("x-00001", record(**changes), LANGUAGES)
+
+
+@pytest.mark.parametrize(("product", "quantity"), [("", 0), ("", ""), (" ", "0"), ("", 0.0)])
+def test_no_order_names_nothing(product: str, quantity: Any) -> None:
+    given = record(action="none", product=product, quantity=quantity)
+    assert records.as_row("x", given, LANGUAGES, none=True).intent == NO_ORDER
+    assert records.as_row("x", record(), LANGUAGES, none=True).intent.product == "Tea"
+
+
+@pytest.mark.parametrize(
+    ("changes", "none", "says"),
+    [
+        ({"product": "Tea", "quantity": 0}, True, "none with product 'Tea' and quantity 0: leave both empty"),
+        ({"product": "", "quantity": 2}, True, "none with product '' and quantity 2: leave both empty"),
+        ({"product": "Tea", "quantity": 0}, False, "action is 'none', not add or remove"),
+        ({"product": "", "quantity": 0}, False, "nothing in product"),
+    ],
+)
+def test_no_order_is_refused(changes: dict[str, Any], none: bool, says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        records.as_row("x", record(action="none", **changes), LANGUAGES, none=none)
+
+
+def test_no_order_in_the_published_layout_is_refused() -> None:
+    prompt = render_prompt(["Tea"], "hello")
+    given = {"prompt": prompt, "completion": NO_ORDER.canonical(), "language": "english"}
+    with pytest.raises(ValueError, match="action is 'none', not add or remove"):
+        records.as_row("x", given, LANGUAGES)
 
 
 @pytest.mark.parametrize(

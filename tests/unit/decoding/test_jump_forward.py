@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from cartlm.decoding.jump_forward import Decoded, decode, weigh
 from cartlm.decoding.trie import LegalAnswers, Node, Trie
 from cartlm.errors import UserError
-from cartlm.task.intent import Intent
+from cartlm.task.intent import NO_ORDER, Intent
 from tests.fixtures.decoding import FakeCache, base_builder, byte_level_builder, every_answer, greedy
 
 CATALOG = ["Milk 1 l", "Milk 2 l", "Milk", "Čarape (par)", 'Screen 24"']
@@ -19,9 +20,11 @@ PROMPT = [1, 17, 18, 19, 20]
 BUILDERS = {"SentencePiece": base_builder, "byte-level": lambda: byte_level_builder("llama3")}
 
 
-@pytest.fixture(params=BUILDERS)
+@pytest.fixture(params=product(BUILDERS, (False, True)), ids=str)
 def legal(request: pytest.FixtureRequest) -> LegalAnswers:
-    return LegalAnswers(BUILDERS[request.param](), 30)
+    """With "no order" among the answers, and without."""
+    name, none = request.param
+    return LegalAnswers(BUILDERS[name](), 30, none)
 
 
 def run(
@@ -50,6 +53,7 @@ def test_it_is_greedy_among_the_legal_answers(legal: LegalAnswers) -> None:
         assert found.intent == answers[wanted]
         seen.add(found.intent)
     assert len(seen) > 20
+    assert (NO_ORDER in seen) == legal.none
 
 
 def test_a_draft_changes_no_answer(legal: LegalAnswers) -> None:
@@ -119,7 +123,7 @@ def test_a_right_draft_needs_one_pass_over_its_decisions(legal: LegalAnswers) ->
 
 def test_the_probabilities_of_all_legal_answers_are_one(legal: LegalAnswers) -> None:
     """Over the trie: each answer's is the product of what its decisions give it, and the greedy one's is found."""
-    trie = LegalAnswers(legal._builder, 12).trie(CATALOG[:3])
+    trie = LegalAnswers(legal._builder, 12, legal.none).trie(CATALOG[:3])
     found, cache = run(trie, seed=5)
     total, chosen = 0.0, 0.0
 

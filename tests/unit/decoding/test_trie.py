@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cartlm.decoding.trie import LegalAnswers
 from cartlm.errors import UserError
+from cartlm.task.intent import NO_ORDER, Intent
 from cartlm.task.prompt import PromptBuilder
 from tests.fixtures.baseline import generated
 from tests.fixtures.decoding import HARD, base_builder, byte_level_builder, check_trie, paths
@@ -44,6 +45,22 @@ def test_hard_names_have_their_answers_and_no_others(builder: PromptBuilder) -> 
     check_trie(LegalAnswers(builder, 130), HARD)
 
 
+def test_no_order_is_an_answer_where_that_is_asked_for(builder: PromptBuilder) -> None:
+    legal, plain = LegalAnswers(builder, 30, none=True), LegalAnswers(builder, 30)
+    ids = builder.completion_ids(NO_ORDER.canonical())
+    assert check_trie(legal, HARD[:6]).intent(ids) == NO_ORDER
+    assert check_trie(legal, ["M"]).longest >= len(ids)  # whatever is shorter
+    with pytest.raises(KeyError):
+        plain.trie(HARD[:6]).intent(ids)
+    assert [each.allows(NO_ORDER, HARD) for each in (legal, plain)] == [True, False]
+    assert [legal.allows(Intent("add", "Milk", n), HARD) for n in (0, 1, 30, 31)] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+
+
 @pytest.mark.parametrize("name", ["SentencePiece", "GPT-2", "Llama 3"])
 def test_every_generated_row_is_an_answer_of_its_catalog(name: str) -> None:
     builder = TOKENIZERS[name]()
@@ -61,7 +78,7 @@ def test_all_quantities_of_a_generated_catalog(name: str) -> None:
 
 @cache
 def few() -> list[LegalAnswers]:
-    return [LegalAnswers(make(), 12) for make in TOKENIZERS.values()]
+    return [LegalAnswers(make(), 12, none) for make in TOKENIZERS.values() for none in (False, True)]
 
 
 @settings(max_examples=30)
@@ -71,7 +88,7 @@ def few() -> list[LegalAnswers]:
     )
 )
 def test_any_names(catalog: list[str]) -> None:
-    for legal in few():
+    for legal in few():  # with and without "no order"
         check_trie(legal, list(dict.fromkeys(catalog)))
 
 

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from cartlm.own_rows import labelled
-from cartlm.own_rows.columns import Mapped
+from cartlm.own_rows.columns import Mapped, parse
 from cartlm.task import rows as row_files
+from cartlm.task.intent import NO_ORDER
+from cartlm.task.prompt import render_prompt
 from tests.fixtures.toy import toy_rows
 from tests.unit.data.own_rows import record
 
@@ -68,6 +70,32 @@ def test_every_layout_gives_the_same_rows(tmp_path: Path) -> None:
     assert {**files[0].rows[1].slices} == {"Haus": "B", "action": "remove", "catalog lines": "5 to 8"}
     assert files[1].rows[2].slices["language"] == "spanish"
     assert len({own.line for own in files[0].rows}) == 24
+
+
+@pytest.mark.parametrize("words", [(), ("none=Kein",)])
+def test_rows_that_are_no_order_are_read_where_models_answer_so(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    said = "Kein" if words else "None"
+    path = tmp_path / "logs.csv"
+    path.write_text(
+        "message,catalog,action,product,quantity\n"
+        f"hello,Tea | Milk,{said},,\nthanks,Tea | Milk,{said},,0\nbye,Tea | Milk,{said},Tea,1\ntea,Tea | Milk,add,Tea,\n"
+    )
+    read = labelled.read(path, parse([], words, [], none=True))
+    assert [own.row.intent for own in read.rows] == [NO_ORDER, NO_ORDER]
+    assert [own.slices["action"] for own in read.rows] == ["none", "none"]
+    assert [reason for _, reason in read.broken] == [
+        "none with product 'Tea' and quantity '1': leave both empty", "nothing in quantity",
+    ]  # fmt: skip
+    without = labelled.read(path, parse([], [], []))
+    assert without.rows == []
+    assert without.broken[0] == (2, f"the action is {said!r}, not one of: add, remove")
+    published = [{"prompt": render_prompt(["Tea"], "hello"), "completion": NO_ORDER.canonical()}]
+    file = write_lines(tmp_path / "published.jsonl", published)
+    (own,) = labelled.read(file, parse([], [], [], none=True)).rows
+    assert own.row.completion == NO_ORDER.canonical()
+    assert labelled.read(file, Mapped()).rows == []
 
 
 def test_one_catalog_is_for_all_rows(tmp_path: Path) -> None:

@@ -53,6 +53,23 @@ def rows(text: str) -> dict[str, str]:
     return {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
 
 
+def test_messages_that_are_no_order_have_a_table_where_they_were_asked(metrics: Path) -> None:
+    title = "## Messages that are no order"
+    assert title not in results.document(metrics, NAMES)
+    low, high = wilson(285, 300)
+    share = {"n": 300, "recall": 0.95, "recall_low": low, "recall_high": high, "recall_chat": 0.991}
+    share |= {"precision": 0.9, "false_none": 0.004, "recall_english": 0.5}
+    both = {"none": share, "none_ensemble": {**share, "recall": 0.5}}
+    write_metrics(metrics / "eval/q8_0.json", {"free": FREE, **both})
+    text = results.document(metrics, NAMES).partition(title)[2].partition("##")[0]
+    assert [line for line in text.splitlines() if line.startswith("|")] == [
+        "| variant | decoding | recall [95 %] | chat | precision | orders lost |",
+        "|---|---:|---:|---:|---:|---:|",
+        "| q8_0 | free | 0.950 [0.919, 0.970] | 0.99 | 0.900 | 0.00400 |",
+        "| q8_0 | ensemble | 0.500 [0.919, 0.970] | 0.99 | 0.900 | 0.00400 |",
+    ]
+
+
 def test_the_base_model_is_shown_with_its_format_header(metrics: Path) -> None:
     text = results.document(metrics, NAMES)
     assert list(rows(text))[1:3] == ["base", "base, with the format header"]

@@ -38,6 +38,7 @@ def test_the_defaults_are_those_of_params_yaml() -> None:
         ours.prompt.max_tokens,
         ours.eval.max_new_tokens,
         ours.decoding.max_quantity,
+        ours.decoding.none,
     )
     assert Settings(*given) == Settings()
 

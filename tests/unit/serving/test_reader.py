@@ -19,6 +19,7 @@ from cartlm.serving import decoders
 from cartlm.serving.decoders import FreeDecoder, LegalDecoder
 from cartlm.serving.models import Model, Settings
 from cartlm.serving.reader import Reader, Unreadable
+from cartlm.task.intent import NO_ORDER
 from cartlm.task.prompt import PromptBuilder
 from tests.fixtures.baseline import WEIGHTS, generated
 from tests.fixtures.decoding import FakeCache, base_builder
@@ -37,9 +38,9 @@ class Engine:
         return Answer(self.text, (), self.reason, len(ids), 9, 0, 0.0, 0.0)
 
 
-def free(engine: Any) -> Reader:
+def free(engine: Any, settings: Settings = Settings()) -> Reader:  # noqa: B008 - it is frozen
     builder = PromptBuilder(lambda text: [ord(char) + 3 for char in text], 1, 2, "\n")
-    return Reader(MODEL, [FreeDecoder(engine, builder, Settings())])
+    return Reader(MODEL, [FreeDecoder(engine, builder, settings)])
 
 
 FEW = Settings(max_quantity=30)
@@ -61,6 +62,19 @@ def test_the_intent_has_the_catalogs_own_bytes() -> None:
     found = free(engine).predict(["Cafe\u0301", "Tea"], "two")
     assert found.intent.product == "Cafe\u0301"
     assert (found.confidence, found.work.decoding, found.work.decided_tokens) == (None, "free", 9)
+
+
+def test_no_order_is_an_answer_of_a_model_that_knows_it() -> None:
+    ids = base_builder().completion_ids(NO_ORDER.canonical())
+    known = Settings(max_quantity=30, none=True)
+    for drafts in (False, True):
+        found = legal(FakeCache(likes=ids), drafts, known).predict(CATALOG, "hello")
+        assert found.intent == NO_ORDER
+        assert found.confidence == pytest.approx(1)
+        assert legal(FakeCache(likes=ids), drafts).predict(CATALOG, "hello").intent.product in CATALOG
+    assert free(Engine(NO_ORDER.canonical()), known).predict(CATALOG, "hello").intent == NO_ORDER
+    with pytest.raises(Unreadable, match="product '' is not a catalog line"):
+        free(Engine(NO_ORDER.canonical())).predict(CATALOG, "hello")
 
 
 @pytest.mark.parametrize(

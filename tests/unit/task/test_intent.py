@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cartlm.task.intent import ACTIONS, Intent, parse_intent
+from cartlm.task.intent import ACTIONS, NO_ORDER, Intent, parse_intent
 
 PRODUCTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 INTENTS = st.builds(Intent, st.sampled_from(ACTIONS), PRODUCTS, st.integers(1, 10**12))
@@ -52,9 +52,13 @@ def test_fields_of_any_type_read_or_raise_value_error(text: str) -> None:
         found = parse_intent(text)
     except ValueError:
         return
-    assert found.action in ACTIONS
-    assert found.product
-    assert found.quantity >= 1
+    assert found == NO_ORDER or (found.action in ACTIONS and found.product and found.quantity >= 1)
+
+
+def test_no_order_has_one_form() -> None:
+    text = '{"action": "none", "product": "", "quantity": 0}'
+    assert NO_ORDER.canonical() == text
+    assert parse_intent(text) == parse_intent('{"quantity": 0, "product": "", "action": "none"}') == NO_ORDER
 
 
 @pytest.mark.parametrize(
@@ -66,6 +70,10 @@ def test_fields_of_any_type_read_or_raise_value_error(text: str) -> None:
         '{"action": "add", "action": "remove", "product": "x", "quantity": 1}',
         '{"action": "buy", "product": "x", "quantity": 1}', '{"action": "add", "product": "", "quantity": 1}',
         '{"action": "add", "product": ["x"], "quantity": 1}', '{"action": [], "product": "x", "quantity": 1}',
+        '{"action": "none", "product": "x", "quantity": 0}', '{"action": "none", "product": "", "quantity": 1}',
+        '{"action": "none", "product": "", "quantity": false}', '{"action": "none", "product": null, "quantity": 0}',
+        '{"action": "none", "product": "", "quantity": 0.0}', '{"action": "none", "product": "", "quantity": ""}',
+        '{"action": "add", "product": "", "quantity": 0}', '{"action": "none"}',
         '{"action": "add", "product": "x", "quantity": 0}', '{"action": "add", "product": "x", "quantity": -1}',
         '{"action": "add", "product": "x", "quantity": 1.0}', '{"action": "add", "product": "x", "quantity": "1"}',
         '{"action": "add", "product": "x", "quantity": true}', '{"action": "add", "product": "x", "quantity": NaN}',

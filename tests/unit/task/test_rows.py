@@ -11,15 +11,17 @@ import pytest
 
 from cartlm.errors import UserError
 from cartlm.task import rows
-from cartlm.task.intent import Intent
+from cartlm.task.intent import NO_ORDER, Intent
 
 GOOD = rows.make("a", "spanish", ["Sal (1kg)", "Té"], "añade té", Intent("add", "Té", 1), {"novel": False})
 
 
 def test_rows_survive_a_round_trip_byte_for_byte(tmp_path: Path) -> None:
     odd = rows.make("b", "english", ["X\u2028Y"], "add \x85 \U0001f600", Intent("add", "X\u2028Y", 3), {})
-    rows.write(tmp_path / "rows.jsonl", [GOOD, odd])
-    assert rows.read(tmp_path / "rows.jsonl") == [GOOD, odd]
+    chat = rows.make("c", "croatian", ["Čaj"], "bok", NO_ORDER, {})
+    rows.write(tmp_path / "rows.jsonl", [GOOD, odd, chat])
+    assert rows.read(tmp_path / "rows.jsonl") == [GOOD, odd, chat]
+    assert [row.is_order for row in (GOOD, odd, chat)] == [True, True, False]
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
