@@ -49,7 +49,7 @@ def write(metrics: Path) -> Path:
         write_outcomes(metrics / "outcomes" / f"{name}.csv", rows)
         cpu = {
             "latency_ms_p95": p95, "latency_ms_p95_low": low, "latency_ms_p95_high": high, "peak_rss_mib": rss,
-            "size_mib": size, "queries_per_s": 1000 / p95,
+            "size_mib": size, "queries_per_s": 1000 / p95, "queries_per_s_low": 900 / p95, "queries_per_s_high": 1100 / p95,
         }  # fmt: skip
         if name != "baseline":
             cpu |= {"prompt_tokens_per_query": 100.0, "decoded_tokens_per_query": 25.0}
