@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from cartlm import cli_search, cli_serving, command
+from cartlm import cli_recommend, cli_search, cli_serving, command
 from cartlm import params as params_file
 from cartlm.compare import judge
 from cartlm.compare.comparison import as_json as comparison_json
@@ -36,11 +36,8 @@ FILE = click.Path(path_type=Path)
     cls=command.Group,
     no_args_is_help=False,
     commands=[
-        cli_serving.predict,
-        cli_serving.serve,
-        cli_serving.export,
-        cli_serving.evaluate,
-        cli_search.search_quantization,
+        *(cli_serving.predict, cli_serving.serve, cli_serving.export, cli_serving.evaluate),
+        *(cli_recommend.recommend, cli_recommend.costs, cli_search.search_quantization),
     ],
 )
 def main() -> None:

@@ -20,6 +20,7 @@ from cartlm.evaluation.config import Eval, Parity, References
 from cartlm.pipeline import presets
 from cartlm.pipeline.variants import Variants
 from cartlm.quantization.config import Gguf, Gptq
+from cartlm.recommend.config import Cost
 from cartlm.task.config import Prompt
 from cartlm.training.config import Base, Finetune, Merge
 
@@ -49,6 +50,7 @@ class Params(Section):
     architecture: Architecture
     gpu: Gpu
     compare: Compare
+    cost: Cost
     remote: dict[Name, Remote]
 
     @model_validator(mode="after")

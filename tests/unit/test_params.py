@@ -29,7 +29,10 @@ OTHER_CELLS = {
     "eval-reference": {"gguf", "gptq"},
 }
 """What a script reads of params that do not change its outputs."""
-NOT_TRACKED = {"compare": "`cartlm compare` judges finished numbers with it; no stage's output depends on it"}
+NOT_TRACKED = {
+    "compare": "`cartlm compare` judges finished numbers with it; no stage's output depends on it",
+    "cost": "`cartlm cost` prices finished numbers with it",
+}
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
 
 
