@@ -68,6 +68,7 @@ def search_quantization(
         found = search.search(order, asking, calibration, lambda line: print(line, flush=True))
         search.write_result(output, order, asking, found)
     print(f"\n{len(found.tries) - 1} mixes tried on {len(chosen)} validation rows, {way}; all in {output}")
+    print(found.caution)
     print(found.params_lines)
 
 

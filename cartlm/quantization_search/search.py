@@ -49,6 +49,12 @@ class Found:
     tries: list[Try]
 
     @property
+    def caution(self) -> str:
+        """What the rows cannot exclude of the mix, which was chosen among many by them."""
+        low, _ = newcombe(self.best.against(self.tries[0]))
+        return f"these rows do not exclude a loss of {signed_points(max(0.0, -low)).lstrip('+')} points: measure it on the test rows, with make repro"
+
+    @property
     def params_lines(self) -> str:
         return space.params_lines(NAME, self.variant)
 

@@ -120,6 +120,8 @@ def test_the_mix_found_is_the_smallest_that_loses_nothing(
     lines = done.stdout.strip().splitlines()
     assert len([line for line in lines if line.endswith((", kept", ", loses"))]) == len(others)
 
+    low = result["found"]["low_points"]
+    assert lines[-3].startswith(f"these rows do not exclude a loss of {-low:.1f} points")
     wanted = Gguf.model_validate(yaml.safe_load("\n".join(lines[-2:]))["gguf"]["mix"])
     assert wanted.tensor_types == result["found"]["types"]
     made = gguf.quantize(
