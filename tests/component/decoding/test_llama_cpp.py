@@ -113,7 +113,7 @@ def test_hostile_messages_and_catalogs_get_legal_answers(engine: LlamaCpp, cache
     for message in HOSTILE:
         for lines in (catalog, ROWS[0].catalog):
             reply = reader.answer(lines, message)
-            assert parse_intent(reply.answer().text) == reply.intent
+            assert parse_intent(reply.intent.canonical()) == reply.intent
             assert reply.intent.product in lines
 
 
@@ -178,7 +178,7 @@ def test_the_engine_answers_beside_it_and_stops_it(toy_gguf: Path) -> None:
         builder = engine.prompt_builder("\n")
         reader = Constrained(cache, builder, prefixes=PrefixCache(8))
         for _ in range(2):
-            assert reader.answer(row.catalog, row.message).answer().text == row.completion
+            assert reader.answer(row.catalog, row.message).intent.canonical() == row.completion
             assert engine.answer(builder.prompt_ids(row.prompt), 64).text == row.completion
         engine.stopped = True
         with pytest.raises(Stopped):
