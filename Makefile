@@ -134,9 +134,6 @@ compare: setup ## what changed since this branch left main (REV=, WITH=)
 check-compare: setup # N=20 measurements of one commit are no change; a planted loss and slow-down are found
 	@$(PY) -m tests.benchmarks.check_compare --times $(or $(N),20)
 
-check-legal: setup # N=20000 fuzzed requests of a variant (NAME=q2_k) have legal answers alone, and the prefix cache changes none
-	@$(PY) -m tests.benchmarks.check_legal --variant $(or $(NAME),q2_k) --requests $(or $(N),20000)
-
 check-requests: setup # 16 requests in flight against a server that takes 200 ms are at least 60 a second
 	@$(PY) -m tests.benchmarks.check_requests
 

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,13 +79,33 @@ def answer_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
 
 
+class Exact(NamedTuple):
+    """Whether a row's answer was exact by each way of decoding: "1", "0", or empty for a way that was not asked.
+
+    `set` is `test`, `natural` or `published`.
+    """
+
+    set: str
+    id: str
+    free: str
+    constrained: str
+    ensemble: str
+
+
+def write_exact(path: Path, rows: Iterable[Exact]) -> None:
+    """Write them as CSV with a header line, in the order given."""
+    _write_csv(path, Exact._fields, rows)
+
+
+def read_exact(path: Path) -> list[Exact]:
+    """Those of a CSV file. Raises FileNotFoundError, or UserError for other columns."""
+    lines = _parse_csv(path.read_text(encoding="utf-8"), str(path), Exact._fields)
+    return [Exact(*line) for line in lines]
+
+
 def write_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:
     """Write the outcomes as CSV with a header line, in the order given."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Outcome._fields)
-    writer.writerows(outcomes)
-    write_text(path, text.getvalue())
+    _write_csv(path, Outcome._fields, outcomes)
 
 
 def read_outcomes(path: Path) -> list[Outcome]:
@@ -95,8 +115,19 @@ def read_outcomes(path: Path) -> list[Outcome]:
 
 def parse_outcomes(text: str, name: str, hint: str = "") -> list[Outcome]:
     """The outcomes in the text of the file `name`. Raises UserError for other columns."""
+    return [Outcome(*line) for line in _parse_csv(text, name, Outcome._fields, hint)]
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def _parse_csv(text: str, name: str, columns: Sequence[str], hint: str = "") -> list[list[str]]:
     lines = list(csv.reader(io.StringIO(text)))
-    columns = list(Outcome._fields)
-    if lines[:1] != [columns] or any(len(line) != len(columns) for line in lines):
+    if lines[:1] != [list(columns)] or any(len(line) != len(columns) for line in lines):
         raise UserError(f"{name} has not the columns {', '.join(columns)}", hint or f"git checkout {name}")
-    return [Outcome(*line) for line in lines[1:]]
+    return lines[1:]

@@ -13,6 +13,7 @@ import click
 from cartlm import command
 from cartlm.engines.collect import file_digest
 from cartlm.evaluation import answers, constrained, no_orders, reading, scoring, shots
+from cartlm.metrics import write_exact
 from cartlm.system import cpu_limits, machine
 from cartlm.task import rows as row_files
 from cartlm.task.prompt import FORMAT_HEADER
@@ -21,13 +22,13 @@ MODELS, RUNS = Path("models"), Path("runs/eval")
 TEST, TRAIN, VALIDATION = (Path(f"data/{name}.jsonl") for name in ("test", "train", "validation"))
 NATURAL, PUBLISHED = Path("cartlm/evaluation/natural_messages/rows.jsonl"), Path("data/published.jsonl")
 BASELINE, NONE = Path("models/baseline/model.json"), Path("data/none.jsonl")
-METRICS, OUTCOMES = Path("metrics/eval"), Path("metrics/outcomes")
+METRICS, OUTCOMES, EXACT = (Path(f"metrics/{name}") for name in ("eval", "outcomes", "exact"))
 
 
 @command.command
 @click.argument("variant")
 def main(variant: str) -> None:
-    """Write metrics/eval/VARIANT.json, metrics/outcomes/VARIANT.csv and runs/eval/VARIANT.jsonl."""
+    """Write metrics/eval/VARIANT.json, metrics/outcomes/VARIANT.csv, metrics/exact/VARIANT.csv and runs/eval/VARIANT.jsonl."""
     settings = command.params()
     kind = answers.engine_name(variant, settings.reference, settings.gguf, settings.gptq)
     path = answers.model_path(MODELS, variant, kind)
@@ -45,9 +46,11 @@ def main(variant: str) -> None:
         free, scores = done["free"]
         found = {name: answered for name, (answered, _) in done.items()}
         sections: dict[str, Any] = {}
+        right: constrained.Right = {}
         if within:
             sections["inputs"] = {"model": file_digest(path), "baseline": file_digest(BASELINE)}
-            sections |= constrained.sections(sets, found)
+            more, right = constrained.sections(sets, found)
+            sections |= more
         sections |= no_orders.sections(sets, found, sections)
         if variant == "base":
             header = FORMAT_HEADER if settings.base.source == "embedded" else ""
@@ -62,6 +65,8 @@ def main(variant: str) -> None:
         sections |= {"machine": machine.fingerprint(), "engine": asked.about}
 
     metrics, outcomes = METRICS / f"{variant}.json", OUTCOMES / f"{variant}.csv"
+    every = answers.exact_rows(sets, {name: given for name, (_, given) in done.items()}, right)
+    write_exact(EXACT / f"{variant}.csv", every)
     result = answers.write_results(metrics, outcomes, rows, free, scores, sections)
     for part in RUNS.glob(f"{variant}.*part.jsonl"):  # kept for resuming until the results are safe
         part.unlink()

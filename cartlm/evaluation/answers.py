@@ -15,13 +15,15 @@ from cartlm.errors import UserError
 from cartlm.evaluation.config import References
 from cartlm.evaluation.scoring import Score, score, summarize, summarize_slices
 from cartlm.files import write_text
-from cartlm.metrics import Outcome, answer_hash, write_metrics, write_outcomes
+from cartlm.metrics import Exact, Outcome, answer_hash, write_metrics, write_outcomes
 from cartlm.task import rows as row_files
 from cartlm.task.prompt import PromptBuilder
 from cartlm.task.rows import Row
 
 # a batch of transformers has a large cache, and gains less
 MAX_REPLICAS = {"llama.cpp": 4, "transformers": 2, "rules": 1}
+SHOWN = {"free": "test", "natural": "natural", "published": "published"}
+"""Sets of an evaluation -> their names in metrics/exact."""
 MODEL_FILES = {"llama.cpp": "model.gguf", "transformers": "", "rules": "model.json"}
 """What an engine loads of a variant's folder; empty: the folder itself."""
 
@@ -151,6 +153,19 @@ def read_answers(raw: Path, key: str) -> list[Answer] | None:
     if not values or any(value.get("key") != key for value in values):
         return None
     return [Answer.from_json(value["answer"]) for value in values]
+
+
+def exact_rows(
+    sets: Mapping[str, Sequence[Row]], scores: Mapping[str, Sequence[Score]], ways: Mapping[str, Mapping[str, Sequence[bool]]]
+) -> list[Exact]:  # fmt: skip
+    """Each row of SHOWN sets, its free answer's score, and whether the other ways answer it exactly (cartlm.evaluation.constrained)."""
+    found = []
+    for name, shown in SHOWN.items():
+        other = [ways.get(name, {}).get(way) for way in ("constrained", "ensemble")]
+        for place, (row, one) in enumerate(zip(sets.get(name, ()), scores.get(name, ()), strict=True)):
+            marks = [one.outcome == "exact", *(None if each is None else each[place] for each in other)]
+            found.append(Exact(shown, row.id, *("" if mark is None else str(int(mark)) for mark in marks)))
+    return found
 
 
 def write_results(

@@ -7,7 +7,7 @@ The ensemble answers with the baseline's proposal wherever the model hardly pref
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -136,10 +136,14 @@ class Fits:
         return self.whole if place is None else self._others(place % 2)
 
 
+Right = dict[str, dict[str, list[bool]]]
+"""Set of rows -> way of decoding -> whether each row's answer is exact."""
+
+
 def sections(
     sets: Mapping[str, Sequence[Row]], answered: Mapping[str, Sequence[Answer]]
-) -> dict[str, dict[str, Any]]:
-    """For each way: WAY and WAY_slices of the rows "free", NAME_WAY of the others, WAY_calibration, WAY_reliability.
+) -> tuple[dict[str, dict[str, Any]], Right]:
+    """Which rows are right, and for each way: WAY and WAY_slices of the rows "free", NAME_WAY of the others, WAY_calibration, WAY_reliability.
 
     `sets` has "free", "validation" and others, `answered` those of which answers were asked of cartlm.evaluation.reading.
     WAY is `constrained`, and `ensemble` where the baseline proposed answers. A section is as `summarize` makes it, with
@@ -151,19 +155,21 @@ def sections(
     rows, answers = sets["validation"], answered.get("validation", [])
     ways = [way for way in WAYS if way != "ensemble" or any(a.legal and a.legal.proposal for a in answers)]
     found: dict[str, dict[str, Any]] = {}
+    exact: Right = defaultdict(dict)
     for way in ways:
         fits = Fits(way, rows, answers)
         if fits.whole.n:
             found[f"{way}_calibration"] = fits.whole.section()
         for name in (name for name in answered if name not in NO_SECTION):
-            found |= _of_set(way, name, sets[name], answered[name], fits)
-    return found
+            more, exact[name][way] = _of_set(way, name, sets[name], answered[name], fits)
+            found |= more
+    return found, exact
 
 
 def _of_set(
     way: str, name: str, rows: Sequence[Row], answers: Sequence[Answer], fits: Fits
-) -> dict[str, dict[str, Any]]:
-    """The sections of one way and one set of rows."""
+) -> tuple[dict[str, dict[str, Any]], list[bool]]:
+    """The sections of one way and one set of rows, and which of these are right."""
     fitted = [fits.of(row) for row in rows]
     chosen = [WAYS[way].choose(answer, one.margin) for answer, one in zip(answers, fitted, strict=True)]
     others = [WAYS[way].other(answer) for answer in answers]
@@ -187,7 +193,7 @@ def _of_set(
         section |= _coverage(sure, right)
         if name == "free":
             found[f"{way}_reliability"] = _reliability(sure, right)
-    return found
+    return found, [one.outcome == "exact" for one in scores]
 
 
 def _gain(rows: Sequence[Row], first: Sequence[Answer], second: Sequence[Answer]) -> dict[str, float]:

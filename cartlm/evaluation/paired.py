@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cartlm.evaluation.statistics import Pairs, holm, mcnemar, newcombe
-from cartlm.metrics import Outcome, read_outcomes
+from cartlm.metrics import Outcome, read_exact, read_outcomes
 
 F16 = "f16"
 BASELINE = "baseline"
@@ -60,6 +60,23 @@ def read_outcomes_of(metrics: Path, variants: Sequence[str]) -> dict[str, list[O
     """The outcomes of the variants that have a file under metrics/outcomes/."""
     paths = {variant: metrics / "outcomes" / f"{variant}.csv" for variant in variants}
     return {variant: read_outcomes(path) for variant, path in paths.items() if path.exists()}
+
+
+def read_exact_of(
+    metrics: Path, variants: Sequence[str], rows: str, decoding: str
+) -> dict[str, list[Outcome]]:
+    """Whether each row of a set was answered exactly by a way of decoding, as outcomes without hashes; variants without these are left out."""
+    found = {}
+    for variant in variants:
+        path = metrics / "exact" / f"{variant}.csv"
+        every = [each for each in read_exact(path) if each.set == rows] if path.exists() else []
+        marks = [getattr(each, decoding) for each in every]
+        if every and all(marks):
+            found[variant] = [
+                Outcome(each.id, "exact" if mark == "1" else "wrong", "")
+                for each, mark in zip(every, marks, strict=True)
+            ]
+    return found
 
 
 def difference_table(differences: Sequence[Difference]) -> str:

@@ -60,6 +60,7 @@ def prune_metrics(root: Path, variants: Variants) -> list[str]:
         "gptq": variants.gptq,
         "eval": variants.names,
         "outcomes": variants.names,
+        "exact": variants.names,
         "bench/cpu": ("baseline", "f16", *variants.gguf, "reference", "machine", "rounds"),
         "remote": variants.remote,
         "remote_outcomes": variants.remote,

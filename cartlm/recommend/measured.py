@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cartlm.errors import UserError
-from cartlm.evaluation.paired import BASELINE, read_outcomes_of
+from cartlm.evaluation.paired import BASELINE, read_exact_of
 from cartlm.metrics import Outcome
 from cartlm.report import cells, hardware
 from cartlm.report.cells import Interval
@@ -67,7 +67,7 @@ class Measured:
     n: int  # rows of that set
     candidates: Sequence[Candidate]
     left_out: Mapping[str, str]  # variant -> why
-    outcomes: Mapping[str, Sequence[Outcome]]  # by row, where they are stored: free answers to the test rows
+    outcomes: Mapping[str, Sequence[Outcome]]  # by row, where they are stored (metrics/exact)
     ways: Mapping[str, Any]  # metrics/decoding.json: latency by way of decoding, of one variant
 
 
@@ -137,8 +137,10 @@ def read(
     if len(counts) > 1:
         what = f"the evaluations have different numbers of rows: {', '.join(map(str, sorted(counts)))}"
         raise UserError(what, "make repro evaluates what is stale")
-    stored = decoding == "free" and rows == "test"
-    outcomes = read_outcomes_of(metrics, [each.name for each in found]) if stored else {}
+    outcomes: dict[str, list[Outcome]] = {}
+    for each in found:
+        way = "free" if each.name == BASELINE else decoding
+        outcomes |= read_exact_of(metrics, [each.name], rows, way)
     machine = hardware.machine_names({each.name: files[each.name] for each in found})
     ways = read_optional(metrics / "decoding.json")
     return Measured(target, machine, decoding, rows, counts.pop(), found, left_out, outcomes, ways)

@@ -12,6 +12,7 @@ from cartlm.bench.rounds import parse_rounds
 from cartlm.errors import UserError
 from cartlm.evaluation import paired
 from cartlm.evaluation.statistics import ALPHA, holm
+from cartlm.metrics import Outcome
 from cartlm.report import cells, worth
 from cartlm.report.summary import SHOWN, SPEEDS, collect, otherwise_asked, read_base, read_optional
 
@@ -99,12 +100,17 @@ def sections(metrics: Path, variants: Sequence[str], level: str = "##") -> list[
             f"Exact match, and the share of rows with the same answer, token by token.{BOTH if both else ''}",
             cells.markdown(("model", "rows", "exact_match", "same answer"), made),
         ]
-    if differences := paired.against_f16(paired.read_outcomes_of(metrics, variants)):
+    tested = [
+        (f"{decoding.capitalize()} answers:", paired.difference_table(differences))
+        for decoding in ("free", "constrained", "ensemble")
+        if (differences := paired.against_f16(_by_row(metrics, variants, decoding)))
+    ]
+    if tested:
         parts += [
             f"{level} Quantized variants against F16",
-            "On the same rows: Newcombe's interval of the difference in exact match, and McNemar's exact test, "
-            "Holm-adjusted over these variants.",
-            paired.difference_table(differences),
+            "On the same test rows: Newcombe's interval of the difference in exact match, and McNemar's exact test, "
+            "Holm-adjusted over the variants of a table.",
+            *(part for pair in tested for part in pair),
         ]
     fast = [row for row in rows if is_timed(row)]
     parts += [
@@ -114,6 +120,12 @@ def sections(metrics: Path, variants: Sequence[str], level: str = "##") -> list[
         bullets(speed_notes(metrics, rows)),
     ]
     return [*filter(None, parts)]
+
+
+def _by_row(metrics: Path, variants: Sequence[str], decoding: str) -> dict[str, list[Outcome]]:
+    """Outcomes of the test rows; older numbers have those of free decoding alone."""
+    found = paired.read_exact_of(metrics, variants, "test", decoding)
+    return found if found or decoding != "free" else paired.read_outcomes_of(metrics, variants)
 
 
 def confidences(metrics: Path, variants: Sequence[str]) -> list[dict[str, Any]]:

@@ -95,7 +95,7 @@ def test_what_is_too_long_has_its_free_answer_alone(toy_gguf: Path) -> None:
     assert other.legal is None
     assert constrained.constrained(other) == other
     # nor does an evaluation break where no validation row fits
-    found = constrained.sections(
+    found, _ = constrained.sections(
         {"free": [row], "validation": [long]}, {"free": [one], "validation": [other]}
     )
     assert "constrained_calibration" not in found
@@ -127,7 +127,7 @@ def test_the_margin_is_chosen_on_validation_rows_and_the_ensemble_takes_what_is_
     rows = toy_rows(60)
     answers = made(rows)
     assert constrained.best_margin(rows, answers) == 2.0
-    found = constrained.sections(
+    found, _ = constrained.sections(
         {"free": rows, "validation": rows, "natural": rows[:6]},
         {"free": answers, "validation": answers, "natural": answers[:6]},
     )
@@ -155,7 +155,7 @@ def test_the_margin_comes_from_the_validation_rows_alone() -> None:
         if number % 3 == 2:  # there the baseline is right, and the model by far prefers another answer
             other[number] = make_answer(row, wrong(row), row.intent, 7.0, 0.99)
     assert constrained.best_margin(rows, other) == 7.0
-    found = constrained.sections({"free": rows, "validation": rows}, {"free": other, "validation": right})
+    found, _ = constrained.sections({"free": rows, "validation": rows}, {"free": other, "validation": right})
     assert found["ensemble_calibration"]["margin"] == 2.0
     assert found["ensemble"]["exact_match"] == pytest.approx(2 / 3)
 
@@ -167,7 +167,7 @@ def test_no_row_is_judged_by_what_was_fitted_on_it() -> None:
     for number in range(1, 60, 2):  # in every second row a gap of 7 would be worth a margin of 7
         answers[number] = make_answer(rows[number], wrong(rows[number]), rows[number].intent, 7.0, 0.6)
     sets = {"free": rows, "validation": rows}
-    found = constrained.sections(sets, {"free": answers, "validation": answers})
+    found, _ = constrained.sections(sets, {"free": answers, "validation": answers})
     halves = [constrained.fit("ensemble", rows[half::2], answers[half::2]).margin for half in (0, 1)]
     assert halves == [2.0, 7.0]
     taken = [constrained.ensemble(answer, halves[1 - number % 2]) for number, answer in enumerate(answers)]
@@ -178,7 +178,7 @@ def test_no_row_is_judged_by_what_was_fitted_on_it() -> None:
 
 def test_the_gain_is_paired_with_the_answers_before() -> None:
     rows = toy_rows(60)
-    found = constrained.sections(
+    found, _ = constrained.sections(
         {"free": rows, "validation": rows[:30]}, {"free": made(rows), "validation": made(rows[:30])}
     )
     assert found["constrained"]["gain"] == 0
@@ -191,7 +191,9 @@ def test_the_gain_is_paired_with_the_answers_before() -> None:
 def test_without_a_baseline_there_is_no_ensemble_and_without_errors_no_confidence() -> None:
     rows = toy_rows()
     answers = [make_answer(row, row.intent, None, 0.0) for row in rows]
-    found = constrained.sections({"free": rows, "validation": rows}, {"free": answers, "validation": answers})
+    found, _ = constrained.sections(
+        {"free": rows, "validation": rows}, {"free": answers, "validation": answers}
+    )
     assert found.keys() == {"constrained", "constrained_slices", "constrained_calibration"}
     assert found["constrained_calibration"] == {"n": 24, "right": 1.0}
     assert "calibration_error" not in found["constrained"]
@@ -202,7 +204,7 @@ def test_rows_that_are_too_long_keep_their_free_answers_and_are_counted() -> Non
     answers: list[Any] = made(rows)
     answers[0] = replace(answers[0], legal=None, text="}", finish_reason="length")
     sets = {"free": rows, "validation": rows}
-    found = constrained.sections(sets, {"free": answers, "validation": answers})
+    found, _ = constrained.sections(sets, {"free": answers, "validation": answers})
     for way in ("constrained", "ensemble"):
         assert found[way]["refused"] == found[way]["truncated"] == pytest.approx(1 / 60)
         assert found[f"{way}_calibration"]["n"] == 59
