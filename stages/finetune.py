@@ -19,7 +19,7 @@ TRAIN, VALIDATION, CURVE = (
     Path("metrics/finetune.csv"),
 )
 # Not dependencies of the stage: they are only checked, so that a row that a later stage cannot read is found here.
-OTHERS = (Path("data/calibration.jsonl"), Path("data/test.jsonl"), Path("data/published.jsonl"))
+OTHERS = tuple(Path(f"data/{name}.jsonl") for name in ("calibration", "test", "none", "published"))
 
 
 @command.command

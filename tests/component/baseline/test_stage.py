@@ -35,7 +35,8 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     for name, count in (("train", 300), ("validation", 60), ("test", 40)):
         row_files.write(tmp_path / f"data/{name}.jsonl", generated(name, count))
-    (tmp_path / "data/published.jsonl").touch()
+    for empty in ("published", "none"):
+        (tmp_path / f"data/{empty}.jsonl").touch()
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -121,7 +121,8 @@ def test_the_engine_runs_in_the_stage(apply: Apply) -> None:
         shutil.copy(file, copy / "models/first_line")
     rows = offline.rows("some", 20, 0, FEW, random.Random(2))
     row_files.write(copy / "data/test.jsonl", rows)
-    (copy / "data/published.jsonl").touch()
+    for empty in ("published", "none"):
+        (copy / f"data/{empty}.jsonl").touch()
     run_stage(copy, "stages.evaluate", "first_line")
     found = read_metrics(copy / "metrics/eval/first_line.json")
     right = [
