@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cartlm.evaluation.statistics import wilson
-from cartlm.metrics import Outcome, write_metrics, write_outcomes
+from cartlm.metrics import Exact, write_exact, write_metrics
 
 N = 200
 MACHINE = {"name": "a toy CPU x2", "hash": "aa"}
@@ -45,8 +45,8 @@ def write(metrics: Path) -> Path:
         sections = ("free",) if name == "baseline" else ("free", "constrained", "ensemble")
         shares = {section: accuracy(exact + 10 * (section == "ensemble")) for section in sections}
         write_metrics(metrics / "eval" / f"{name}.json", {**shares, "natural": accuracy(exact // 2, N // 2)})
-        rows = [Outcome(f"test-{i:03}", "exact" if i < exact else "wrong", "0" * 12) for i in range(N)]
-        write_outcomes(metrics / "outcomes" / f"{name}.csv", rows)
+        rows = [Exact("test", f"test-{i:03}", str(int(i < exact)), "", "") for i in range(N)]
+        write_exact(metrics / "exact" / f"{name}.csv", rows)
         cpu = {
             "latency_ms_p95": p95, "latency_ms_p95_low": low, "latency_ms_p95_high": high, "peak_rss_mib": rss,
             "size_mib": size, "queries_per_s": 1000 / p95, "queries_per_s_low": 900 / p95, "queries_per_s_high": 1100 / p95,

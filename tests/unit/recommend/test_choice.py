@@ -59,7 +59,7 @@ def test_the_ensemble_competes_with_the_baseline_itself(metrics: Path) -> None:
 def test_natural_rows_are_other_rows(metrics: Path) -> None:
     found = read(metrics, "free", "natural")
     assert found.n == 100
-    assert not found.outcomes, "those are of the test rows"
+    assert not found.outcomes, "the rows that are stored are of the test"
 
 
 def test_what_was_not_measured_does_not_compete(metrics: Path) -> None:
@@ -81,7 +81,7 @@ def test_pairs_decide_where_rows_are_stored_and_intervals_where_not(metrics: Pat
 
 def test_rows_that_differ_are_not_paired(tmp_path: Path) -> None:
     here, bounds = shop.write(tmp_path), {ACCURACY: 0.8}
-    path = here / "outcomes/f16.csv"
+    path = here / "exact/f16.csv"
     path.write_text(path.read_text().replace("test-000", "test-999"))
     chosen = choice.choose(read(here), bounds)
     assert chosen.gaps["f16"].p is None

@@ -20,7 +20,6 @@ from tests import ROOT
 
 METRICS = ROOT / "metrics"
 NAMES = params.load(ROOT / "params.yaml").variants.names
-Z = 1.959963984540054
 SETS: list[tuple[Decoding, Rows, dict[str, int]]] = [
     ("free", "test", {"exact_match": 3}),
     ("free", "test", {"exact_match": 6, "latency_ms_p95": 7}),
@@ -29,11 +28,6 @@ SETS: list[tuple[Decoding, Rows, dict[str, int]]] = [
     ("ensemble", "test", {"exact_match": 5, "peak_rss_mib": 6}),
     ("ensemble", "natural", {"exact_match": 2, "latency_ms_p95": 2}),
 ]
-
-
-def wilson(share: float, n: int) -> tuple[float, float]:
-    middle, half = share + Z * Z / (2 * n), Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
-    return (middle - half) / (1 + Z * Z / n), (middle + half) / (1 + Z * Z / n)
 
 
 def load(decoding: str, rows: str) -> dict[str, dict[str, Any]]:
@@ -51,13 +45,13 @@ def load(decoding: str, rows: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def exact(name: str) -> dict[str, bool]:
-    with (METRICS / "outcomes" / f"{name}.csv").open() as file:
-        return {row["id"]: row["outcome"] == "exact" for row in csv.DictReader(file)}
+def exact(name: str, decoding: str, rows: str) -> dict[str, bool]:
+    way = "free" if name == "baseline" else decoding
+    with (METRICS / "exact" / f"{name}.csv").open() as file:
+        return {row["id"]: row[way] == "1" for row in csv.DictReader(file) if row["set"] == rows}
 
 
-def p_value(first: str, second: str) -> float:
-    ours, theirs = exact(first), exact(second)
+def p_value(ours: dict[str, bool], theirs: dict[str, bool]) -> float:
     lost, won = (sum(ours[row] is side and theirs[row] is not side for row in ours) for side in (True, False))
     n, least = lost + won, min(lost, won)
     return min(1.0, 2 * sum(math.comb(n, k) for k in range(least + 1)) / 2**n)
@@ -68,17 +62,11 @@ def level_with(
 ) -> set[str]:
     """The most accurate, and who is not measurably less accurate."""
     level, first = {top}, all_of[top]
-    if (decoding, rows) == ("free", "test"):
-        p_values = sorted((p_value(top, name), name) for name in others)
-        for rank, (_, name) in enumerate(p_values):
-            adjusted = max(min(1.0, (len(p_values) - i) * p) for i, (p, _) in enumerate(p_values[: rank + 1]))
-            if adjusted >= 0.05 or all_of[name]["exact_match"] >= first["exact_match"]:
-                level.add(name)
-        return level
-    for name in others:
-        a, b = first["exact_match"], all_of[name]["exact_match"]
-        (low_a, _), (_, high_b) = wilson(a, first["n"]), wilson(b, all_of[name]["n"])
-        if b - a + math.hypot(high_b - b, a - low_a) >= 0:
+    right = {name: exact(name, decoding, rows) for name in (top, *others)}
+    p_values = sorted((p_value(right[top], right[name]), name) for name in others)
+    for rank, (_, name) in enumerate(p_values):
+        adjusted = max(min(1.0, (len(p_values) - i) * p) for i, (p, _) in enumerate(p_values[: rank + 1]))
+        if adjusted >= 0.05 or all_of[name]["exact_match"] >= first["exact_match"]:
             level.add(name)
     return level
 
