@@ -76,7 +76,7 @@ def test_replicas_answer_as_one_process_does(repo: Path, tmp_path: Path) -> None
 
 
 def _wait(port: int, running: subprocess.Popen[bytes]) -> None:
-    for _ in range(240):
+    for _ in range(600):
         with contextlib.suppress(OSError, ValueError):  # Ray's proxy answers before the application does
             if ask(port, "/healthz")[0] == 200:
                 return
