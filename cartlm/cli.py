@@ -35,10 +35,7 @@ FILE = click.Path(path_type=Path)
 @click.group(
     cls=command.Group,
     no_args_is_help=False,
-    commands=[
-        *(cli_serving.predict, cli_serving.serve, cli_serving.export, cli_serving.evaluate),
-        *(cli_recommend.recommend, cli_recommend.costs, cli_search.search_quantization),
-    ],
+    commands=[*cli_serving.COMMANDS, *cli_recommend.COMMANDS, *cli_search.COMMANDS],
 )
 def main() -> None:
     """A shop's intent reader from a small language model. Run these in the root of the repository.

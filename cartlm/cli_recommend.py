@@ -82,3 +82,9 @@ def costs(target: str, messages_a_month: int | None, as_json: bool) -> None:
         print(json.dumps(cost.as_json(bill), indent=2, ensure_ascii=False, allow_nan=False))
     else:
         print(cost.text(bill))
+
+
+COMMANDS = (
+    recommend,
+    costs,
+)

@@ -82,3 +82,6 @@ def _room() -> Iterator[None]:
             raise
         where = error.filename or WORK
         raise UserError(f"no space left writing {where}", "free some space, then the same command") from None
+
+
+COMMANDS = (search_quantization,)

@@ -120,10 +120,10 @@ def _cluster(
     from cartlm.serving.models import find_model
     from cartlm.serving.questions import COLUMNS
 
+    model, columns = str(find_model(variant).path.absolute()), parse_columns(options["columns"], COLUMNS)
     names = ("decoding", "max_tokens", "anew", "address", "workers", "rows")
     job = ClusterJob(
-        source, output.rstrip("/"), str(find_model(variant).path.absolute()), parse_columns(options["columns"], COLUMNS), catalog,
-        **{name: options[name] for name in names},
+        source, output.rstrip("/"), model, columns=columns, catalog=catalog, **{name: options[name] for name in names}
     )  # fmt: skip
     print(predict_on_ray(job))
     return 0
@@ -139,16 +139,8 @@ def _file(source: str, output: str, variant: str, catalog: list[str] | None, opt
             "--details goes with a message; the output file has confidence and latency", "leave it out"
         )
     columns = parse_columns(options["columns"], COLUMNS)
-    job = Job(
-        Path(source),
-        Path(output),
-        variant,
-        columns,
-        catalog,
-        options["decoding"],
-        options["max_tokens"],
-        options["anew"],
-    )
+    given = {name: options[name] for name in ("decoding", "max_tokens", "anew")}
+    job = Job(Path(source), Path(output), variant, columns, catalog, **given)
     print(predict_file(job, command.progress))
     return 0
 
@@ -342,3 +334,11 @@ def _report_read(read: labelled.OwnRows, strict: bool) -> None:
         raise UserError(what, "correct them" + (", or go without --strict" if strict and read.rows else ""))
     for warning in labelled.warnings(read, TRAIN):
         command.progress(f"warning: {warning}")
+
+
+COMMANDS = (
+    predict,
+    serve,
+    export,
+    evaluate,
+)

@@ -23,21 +23,17 @@ from typing import Any
 from cartlm.data.tables import Source
 from cartlm.errors import UserError
 from cartlm.serving import partitions
-from cartlm.serving.columns import lacks, match_columns
 from cartlm.serving.file_run import answer_line, answers_key
 from cartlm.serving.journal import check_key
 from cartlm.serving.outputs import parquet_bytes
 from cartlm.serving.partitions import Partition
-from cartlm.serving.questions import COLUMNS, questions
+from cartlm.serving.questions import find_columns, questions
 from cartlm.serving.reader import Mode, load
 from cartlm.system import cpu_limits
 
 MANIFEST, TEMPORARY = "manifest.json", ".tmp-"
 LOCAL = "local"
 OBJECT_STORE = 256 << 20  # bytes, of a local Ray: partitions are named to the workers, not sent
-ROWS = int(
-    os.environ.get("CARTLM_RAY_ROWS", "2000")
-)  # of a partition: a minute or two of a worker with the embedded model
 
 
 @dataclass(frozen=True)
@@ -45,12 +41,13 @@ class ClusterJob:
     """What is read into which folder, and by what; every worker finds `model` under the same name.
 
     `address` is of a Ray cluster, LOCAL starts one on this machine. Each of the `workers` loads the model, by default one a
-    `threads` CPUs of the cluster. `columns` maps message, catalog and id to the input's names.
+    CPU of the cluster. `columns` maps message, catalog and id to the input's names. A partition has at most `rows`.
     """
 
     input: str
     output: str
     model: str
+    rows: int
     columns: Mapping[str, str] = field(default_factory=dict)
     catalog: Sequence[str] | None = None
     decoding: Mode = "constrained"
@@ -58,8 +55,6 @@ class ClusterJob:
     anew: bool = False
     address: str = LOCAL
     workers: int | None = None
-    threads: int = 1
-    rows: int = ROWS
 
 
 class Worker:
@@ -73,7 +68,7 @@ class Worker:
         if differs := [name for name, value in mine.items() if key[name] != value]:
             what = f"{socket.gethostname()} has another {', '.join(differs)} of {job.model} than the machine that started the run"
             raise UserError(what, "give every machine the same model and version")
-        self._reader = load(job.model, decoding=job.decoding, max_tokens=job.max_tokens, threads=job.threads)
+        self._reader = load(job.model, decoding=job.decoding, max_tokens=job.max_tokens, threads=1)
         self._source, _ = partitions.open_url(job.input)
         self._target, self._folder = partitions.open_url(job.output)
 
@@ -148,11 +143,11 @@ def _run(
         context = DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        most = int(ray.cluster_resources().get("CPU", 1)) // job.threads
+        most = int(ray.cluster_resources().get("CPU", 1))
         size = max(1, min(job.workers or most, most, len(left)))
         items = [{"partition": json.dumps(asdict(part))} for part in left]
         done = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            Worker, fn_constructor_args=(job, key, columns, numbered), batch_size=1, num_cpus=job.threads,
+            Worker, fn_constructor_args=(job, key, columns, numbered), batch_size=1, num_cpus=1,
             compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
         )  # fmt: skip
         with tqdm(
@@ -185,16 +180,10 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _columns(job: ClusterJob, files: Sequence[dict[str, str]]) -> dict[str, str]:
-    """Ours -> the input's column, which every file has. Raises UserError for a missing one."""
-    asked = [name for name in COLUMNS if name != "catalog" or job.catalog is None]
-    if job.catalog is not None and "catalog" in job.columns:
-        raise UserError("the catalog is given twice, as --catalog and as a column", "leave one out")
-    for there in files:
-        source = Source(Path(job.input), columns=there)
-        found = match_columns(source, job.columns, asked)
-        if missing := [name for name in asked if name not in found and name != "id"]:
-            raise lacks(source, missing[:1])
-    return match_columns(Source(Path(job.input), columns=files[0]), job.columns, asked)
+    """Ours -> the input's column, which every file has, as the first one has it. Raises UserError for a missing one."""
+    shared = job.catalog is not None
+    every = [find_columns(Source(Path(job.input), columns=there), job.columns, shared) for there in files]
+    return every[0]
 
 
 def _begun(job: ClusterJob, target: Any, folder: str, key: Mapping[str, Any]) -> list[Partition] | None:

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cartlm.engines.collect import file_digest
 from cartlm.errors import UserError
 from cartlm.evaluation import paired
 from cartlm.files import replacing, sha256
@@ -52,14 +51,11 @@ def export(variant: str, target: Path, here: Path = Path(), anew: bool = False) 
         raise UserError(
             f"{variant} is no language model", f"copy {model.path.name}, and name it to cartlm.load"
         )
-    if target.exists() and not (anew and (target / SUMS).is_file()):
-        what = (
-            "exists already"
-            if (target / SUMS).is_file() or not target.is_dir()
-            else "is a folder of something else"
-        )
+    is_export = (target / SUMS).is_file()
+    if target.exists() and not (anew and is_export):
+        what = "exists already" if is_export or not target.is_dir() else "is a folder of something else"
         raise UserError(f"{target} {what}", "name another folder, or add --anew to replace an export")
-    evaluation = _evaluation(root, variant, model.path)
+    evaluation = _evaluation(root, variant, model)
     with replacing(target, folder=True) as folder:
         files = [model.path] if model.path.is_file() else [p for p in model.path.iterdir() if p.is_file()]
         for file in files:
@@ -73,11 +69,11 @@ def export(variant: str, target: Path, here: Path = Path(), anew: bool = False) 
     return [*written, SUMS]
 
 
-def _evaluation(root: Path, variant: str, model: Path) -> Mapping[str, Any]:
+def _evaluation(root: Path, variant: str, model: Model) -> Mapping[str, Any]:
     """What metrics/eval says of the model that is there now. Raises UserError if it says nothing of that."""
     path = root / "metrics/eval" / f"{variant}.json"
     found = read_optional(path)
-    if found.get("inputs", {}).get("model") != file_digest(model):
+    if found.get("inputs", {}).get("model") != model.digest:
         what = f"metrics/eval/{variant}.json is of another model than models/{variant}"
         raise UserError(what if found else f"{variant} has no evaluation", "dvc repro, then export again")
     return found

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from cartlm.decoding.confidence import Calibration
-from cartlm.engines.collect import file_digest
 from cartlm.metrics import read_metrics
 
 
@@ -21,12 +20,10 @@ class Learned:
     ensemble: Calibration | None = None
 
 
-def read(path: Path, model: Path, baseline: Path | None) -> Learned:
-    """From a file of metrics/eval; nothing of one that is not there, or that is of another model or baseline than these."""
-    values = read_metrics(path) if path.is_file() else {}
-    if baseline is None or "inputs" not in values:
-        return Learned()
-    if values["inputs"] != {"model": file_digest(model), "baseline": file_digest(baseline)}:
+def read(path: Path, model: str, baseline: str) -> Learned:
+    """From a file of metrics/eval; nothing of one that is of other models than those with these digests."""
+    values = read_metrics(path)
+    if values.get("inputs") != {"model": model, "baseline": baseline}:
         return Learned()
     margin = values.get("ensemble_calibration", {}).get("margin")
     return Learned(margin, *(_calibration(values, way) for way in ("constrained", "ensemble")))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import re
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -50,19 +50,31 @@ class Settings:
 class Model:
     """A model that exists: its engine (`llama.cpp`, `transformers` or `rules`), its file or folder, how it is asked.
 
-    `baseline` is the fitted reader beside it, None where there is none; `learned` is what metrics/eval says of the variant.
+    `baseline` is the fitted reader beside it, None where there is none; `evaluated` the file of metrics/eval that may be of it.
     """
 
     engine: str
     path: Path
     settings: Settings
     baseline: Path | None
-    learned: Learned = field(default_factory=Learned)
+    evaluated: Path | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """`file_digest` of the whole model, read once."""
+        return file_digest(self.path)
+
+    @cached_property
+    def learned(self) -> Learned:
+        """What its evaluation learned, if that is of this model and this baseline."""
+        if self.evaluated is None or self.baseline is None or not self.evaluated.is_file():
+            return Learned()
+        return learning.read(self.evaluated, self.digest, file_digest(self.baseline))
 
     def identity(self) -> dict[str, str]:
-        """What answers depend on beside the question: the model's digest and its engine's version. Reads the whole model."""
+        """What answers depend on beside the question: the model's digest and its engine's version."""
         return {
-            "model": file_digest(self.path),
+            "model": self.digest,
             "engine": f"{self.engine} {version(PACKAGES[self.engine])}",
         }
 
@@ -130,8 +142,7 @@ def _model(kind: str, path: Path, root: Path | None, params: Params | None) -> M
     found = next((place for place in places if place.is_file()), None)
     of_root = root is not None and variant.absolute().parent == root.absolute() / "models"
     evaluated = root / f"metrics/eval/{variant.name}.json" if root and of_root else None
-    learned = learning.read(evaluated, path, found) if evaluated else Learned()
-    return Model(kind, path, settings, found, learned)
+    return Model(kind, path, settings, found, evaluated)
 
 
 def _of_file(path: Path) -> str:

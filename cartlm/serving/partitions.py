@@ -56,7 +56,7 @@ def list_files(url: str) -> tuple[Any, list[Any]]:
         info = filesystem.get_file_info(path)
         if info.type == fs.FileType.Directory:
             found = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
-            files = sorted((each for each in found if each.path.endswith(READ)), key=lambda each: each.path)
+            files = sorted(found, key=lambda each: each.path)
         else:
             files = [info] if info.type == fs.FileType.File else []
     except OSError as error:

@@ -32,17 +32,26 @@ def open_input(path: Path, given: Mapping[str, str], shared: bool) -> tuple[Sour
     By default columns have our names. `shared`: one catalog for all rows, so none is read from the file. Raises UserError
     naming a column that is missing and those that are there, and for a file that cannot be read to its end.
     """
-    if shared and "catalog" in given:
-        raise UserError("the catalog is given twice, as --catalog and as a column", "leave one out")
-    asked = [name for name in COLUMNS if name != "catalog" or not shared]
-    source = Source(path, [given.get(name, name) for name in asked])
+    source = Source(path, [given.get(name, name) for name in _asked(given, shared)])
     rows, cut = source.survey()
     if cut:
         raise UserError(cut, "mend the file")
+    return source, find_columns(source, given, shared), rows
+
+
+def _asked(given: Mapping[str, str], shared: bool) -> list[str]:
+    if shared and "catalog" in given:
+        raise UserError("the catalog is given twice, as --catalog and as a column", "leave one out")
+    return [name for name in COLUMNS if name != "catalog" or not shared]
+
+
+def find_columns(source: Source, given: Mapping[str, str], shared: bool) -> dict[str, str]:
+    """The columns of a source whose own are known, as `open_input`. Raises UserError for a missing one."""
+    asked = _asked(given, shared)
     columns = match_columns(source, given, asked)
     if missing := [name for name in asked if name not in columns and name != "id"]:
         raise lacks(source, missing[:1])
-    return source, columns, rows
+    return columns
 
 
 def questions(

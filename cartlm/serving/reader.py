@@ -141,16 +141,15 @@ def load(
         none=none,
     )
     rules = baseline.load(path) if decoding != "free" and (path := _drafts(found, drafts)) else None
-    learned = found.learned.constrained
-    if decoding == "ensemble" and found.engine != "rules":  # the baseline alone has one way to answer
-        margin, learned = ensemble_margin(found, margin), found.learned.ensemble
-        if rules is None:
-            what = "the ensemble needs drafts" if not drafts else no_baseline(found)
-            raise UserError(what, "give drafts=PATH of a fitted baseline")
-    else:
-        margin = None
-    if rules is None or drafts is not True or margin not in (None, found.learned.margin):
-        learned = None  # it holds for the baseline and the margin that it was learned with
+    together = decoding == "ensemble" and found.engine != "rules"  # the baseline alone has one way to answer
+    margin = ensemble_margin(found, margin) if together else None
+    if together and rules is None:
+        what = "the ensemble needs drafts" if not drafts else no_baseline(found)
+        raise UserError(what, "give drafts=PATH of a fitted baseline")
+    calibration = None
+    # it holds for the baseline and the margin that it was learned with
+    if rules is not None and drafts is True and margin in (None, found.learned.margin):
+        calibration = found.learned.ensemble if together else found.learned.constrained
     with ExitStack() as undo:
         engine = undo.enter_context(
             open_engine(found.engine, found.path, threads or cpu_limits.threads(), workers)
@@ -164,8 +163,8 @@ def load(
             prefixes, legal = PrefixCache(cache_mib), list[LegalDecoder]()
             for replica in engine.replicas:
                 cache = undo.enter_context(open_cache(found.engine, replica))
-                legal.append(LegalDecoder(cache, builder, settings, prefixes, rules, margin, learned))
-            reader = Reader(found, legal, prefixes, engine, learned is not None)
+                legal.append(LegalDecoder(cache, builder, settings, prefixes, rules, margin, calibration))
+            reader = Reader(found, legal, prefixes, engine, calibration is not None)
         undo.pop_all()  # the reader frees them
     return reader
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from click.testing import CliRunner, Result
+
+from cartlm import cli
 
 HEAVY = frozenset({"datasets", "gptqmodel", "llama_cpp", "torch", "transformers"})
 
@@ -42,3 +46,10 @@ def unit(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
     yield
     if new := imported() - before:
         pytest.fail(f"a unit test imports {', '.join(sorted(new))}: move it to tests/component")
+
+
+@pytest.fixture
+def cartlm(repo: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs a command in the folder `repo`, which a test module makes."""
+    monkeypatch.chdir(repo)
+    return lambda *arguments: CliRunner().invoke(cli.main, arguments, prog_name="cartlm")

@@ -7,6 +7,8 @@ machines need it on a disk that they share, or the catalog in each request.
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,12 @@ from ray import serve
 from starlette.types import ASGIApp
 
 from cartlm.errors import UserError
-from cartlm.serving.http.server import KEY, read_keys
-from cartlm.serving.reader import Mode
+from cartlm.serving.http.limits import Limits
+from cartlm.serving.http.server import KEY, opened, read_keys
+from cartlm.serving.reader import Mode, load
+
+REPLICA = ExitStack()
+"""What is open as long as the process of a replica lives; without a name Python would close it."""
 
 
 class Options(pydantic.BaseModel):
@@ -55,22 +61,12 @@ def app(args: dict[str, Any]) -> serve.Application:
 
 def make(options: Options) -> ASGIApp:
     """The service of one replica. Raises UserError without a key: requests come through Ray's proxy, so all look alike."""
-    from functools import partial
-
-    from cartlm.serving.http.app import make_app
-    from cartlm.serving.http.limits import Limits
-    from cartlm.serving.http.service import Service
-    from cartlm.serving.http.store import Store
-    from cartlm.serving.http.telemetry import Telemetry
-    from cartlm.serving.http.variants import Variants
-    from cartlm.serving.reader import load
-
     os.chdir(options.here)
     keys = read_keys(None, os.environ)
     if not keys:
         raise UserError("Ray Serve needs a key of the service", f"export {KEY}=... where the replicas run")
-    limits, telemetry = Limits(options.queue, options.timeout_s), Telemetry()
-    opened = partial(load, decoding=options.decoding, workers=options.workers, threads=options.threads)
-    variants = Variants(opened, limits, telemetry.observe)
-    variants.open(options.variants)
-    return make_app(Service(variants, Store(options.catalogs), telemetry), keys, limits)
+    limits = Limits(options.queue, options.timeout_s)
+    loaded = partial(load, decoding=options.decoding, workers=options.workers, threads=options.threads)
+    service = opened(options.variants, loaded, options.catalogs, keys, limits)
+    application, _ = REPLICA.enter_context(service)
+    return application

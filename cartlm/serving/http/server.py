@@ -6,11 +6,13 @@ import errno
 import os
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from cartlm.errors import UserError
 from cartlm.serving.http import logs
@@ -43,28 +45,39 @@ def serve(
     bound, or may not be without a key, and for what `load` and Store raise.
     """
     logs.to_stderr()
-    telemetry = Telemetry()
-    with bind(address, bool(keys)) as listening:
-        variants = Variants(load, limits, telemetry.observe)
-        store = Store(catalogs)
-        try:
-            variants.open(sources)
-            app = make_app(Service(variants, store, telemetry, log_messages), keys, limits)
-            host, port = listening.getsockname()[:2]
-            url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-            listening.listen(BACKLOG)  # from here on a request waits for the loop to begin
-            print(f"{url} answers with {', '.join(variants.names)}", flush=True)
-            logs.event("ready", url=url, variants=variants.names, key=bool(keys))
-            _run(app, listening, limits)
-        finally:
-            variants.close()
-            store.close()
+    with (
+        bind(address, bool(keys)) as listening,
+        opened(sources, load, catalogs, keys, limits, log_messages) as service,
+    ):
+        app, names = service
+        host, port = listening.getsockname()[:2]
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        listening.listen(BACKLOG)  # from here on a request waits for the loop to begin
+        print(f"{url} answers with {', '.join(names)}", flush=True)
+        logs.event("ready", url=url, variants=names, key=bool(keys))
+        _run(app, listening, limits)
     logs.event("stopped")
 
 
-def _run(app: object, listening: socket.socket, limits: Limits) -> None:
+@contextmanager
+def opened(
+    sources: list[str], load: Load, catalogs: Path, keys: tuple[str, ...], limits: Limits, log_messages: bool = False
+) -> Iterator[tuple[ASGIApp, list[str]]]:  # fmt: skip
+    """The application with the variants of `sources` loaded, and their names. Raises what `load` and Store raise."""
+    telemetry = Telemetry()
+    variants = Variants(load, limits, telemetry.observe)
+    store = Store(catalogs)
+    try:
+        variants.open(sources)
+        yield make_app(Service(variants, store, telemetry, log_messages), keys, limits), variants.names
+    finally:
+        variants.close()
+        store.close()
+
+
+def _run(app: ASGIApp, listening: socket.socket, limits: Limits) -> None:
     config = uvicorn.Config(
-        app,  # type: ignore[arg-type]
+        app,
         loop="asyncio", http="h11", ws="none", lifespan="off",  # h11 bounds the head of a request, httptools does not
         log_config=None, access_log=False, server_header=False, proxy_headers=False,
         h11_max_incomplete_event_size=MAX_HEADERS + 4 * MAX_PATH, limit_concurrency=MAX_CONNECTIONS,

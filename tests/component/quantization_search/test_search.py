@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,26 +25,19 @@ from cartlm.system import cpu_limits
 from cartlm.task import rows as row_files
 from tests import ROOT
 from tests.fixtures.gguf_files import rewrite
+from tests.fixtures.killed import killed_in
 from tests.fixtures.shared import full_disk
 from tests.fixtures.toy import TRAINED, toy_rows
 
 Search = Callable[..., Result]
 WORK = Path("runs/search-quantization")
-KILLED = """
-import os, signal
-from cartlm.quantization_search import trials
-from cartlm.system import cpu_limits
-cpu_limits.threads = lambda: 1
-judge, calls = trials.Trials._judge, []
-def dying(*given):
-    calls.append(1)
-    if len(calls) == 4:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return judge(*given)
-trials.Trials._judge = dying
-from cartlm.cli import main
-main(["search-quantization"])
-"""
+KILLED = killed_in(
+    "cartlm.quantization_search.trials",
+    "Trials",
+    "_judge",
+    4,
+    'from cartlm.cli import main; main(["search-quantization"])',
+)
 
 
 def steepen(name: str, data: Any) -> Any:
@@ -134,7 +126,7 @@ def test_the_mix_found_is_the_smallest_that_loses_nothing(
 
 def test_a_killed_search_goes_on(search: Search, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    killed = subprocess.run([sys.executable, "-c", KILLED], cwd=shop, env=environment, capture_output=True)
+    killed = subprocess.run(KILLED, cwd=shop, env=environment, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     journal = WORK / "tries.jsonl"
     assert len(journal.read_text().splitlines()) == 3

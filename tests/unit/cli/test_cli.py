@@ -27,13 +27,6 @@ def repo(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def cartlm(repo: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a command in the folder."""
-    monkeypatch.chdir(repo)
-    return lambda *arguments: CliRunner().invoke(cli.main, arguments, prog_name="cartlm")
-
-
 def failed(done: Result, *words: str) -> None:
     assert done.exit_code == 2, done.output
     assert len(done.stderr.splitlines()) == 1, done.stderr

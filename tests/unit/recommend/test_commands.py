@@ -9,9 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from cartlm import cli
 from tests import ROOT
 from tests.unit.recommend import shop
 
@@ -24,12 +23,6 @@ def repo(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "params.yaml", tmp_path)
     shop.write(tmp_path / "metrics")
     return tmp_path
-
-
-@pytest.fixture
-def cartlm(repo: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.chdir(repo)
-    return lambda *arguments: CliRunner().invoke(cli.main, arguments, prog_name="cartlm")
 
 
 def failed(done: Result, *words: str) -> None:
