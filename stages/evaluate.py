@@ -11,7 +11,6 @@ from typing import Any
 import click
 
 from cartlm import command
-from cartlm.engines.collect import file_digest
 from cartlm.evaluation import answers, constrained, no_orders, reading, scoring, shots
 from cartlm.metrics import write_exact
 from cartlm.system import cpu_limits, machine
@@ -48,7 +47,7 @@ def main(variant: str) -> None:
         sections: dict[str, Any] = {}
         right: constrained.Right = {}
         if within:
-            sections["inputs"] = {"model": file_digest(path), "baseline": file_digest(BASELINE)}
+            sections["inputs"] = reading.inputs(asked.model, separator, within)
             more, right = constrained.sections(sets, found)
             sections |= more
         sections |= no_orders.sections(sets, found, sections)
@@ -56,7 +55,7 @@ def main(variant: str) -> None:
             header = FORMAT_HEADER if settings.base.source == "embedded" else ""
             train, raw = row_files.read(TRAIN), RUNS / variant
             sections |= shots.sections(
-                engine, asked.builder, rows, train, settings.eval, file_digest(path), raw, header
+                engine, asked.builder, rows, train, settings.eval, asked.model, raw, header
             )
             count, part = settings.eval.flip_rows, RUNS / f"{variant}.flips.part.jsonl"
             sections |= answers.batch_disagreement(engine, job(rows), free, count, part)

@@ -127,13 +127,20 @@ class Fits:
 
     def __init__(self, way: str, rows: Sequence[Row], answers: Sequence[Answer]) -> None:
         self.whole = fit(way, rows, answers)
-        self._places = {(row.prompt, row.completion): place for place, row in enumerate(rows)}
-        self._others = lru_cache(lambda half: fit(way, rows[1 - half :: 2], answers[1 - half :: 2]))
+        self._half: dict[tuple[str, str], int] = {}  # a row that occurs twice is in one half
+        halves = [self._half.setdefault((row.prompt, row.completion), len(self._half) % 2) for row in rows]
+
+        @lru_cache
+        def without(half: int) -> Fit:
+            kept = [number for number, of in enumerate(halves) if of != half]
+            return fit(way, [rows[number] for number in kept], [answers[number] for number in kept])
+
+        self._without = without
 
     def of(self, row: Row) -> Fit:
         """The fit that may judge `row`."""
-        place = self._places.get((row.prompt, row.completion))
-        return self.whole if place is None else self._others(place % 2)
+        half = self._half.get((row.prompt, row.completion))
+        return self.whole if half is None else self._without(half)
 
 
 Right = dict[str, dict[str, list[bool]]]

@@ -195,11 +195,22 @@ class Within:
     none: bool = False
 
 
+def inputs(model: str, separator: str, within: Within) -> dict[str, str | int | bool]:
+    """What a margin or a calibration holds for: it says nothing of another model, baseline or way of asking.
+
+    `model` is a digest (`file_digest`). Raises UserError for a baseline that does not exist.
+    """
+    baseline = "" if within.baseline is None else rules.identity(within.baseline)
+    legal = {"max_quantity": within.max_quantity, "none": within.none}
+    return {"model": model, "baseline": baseline, "separator": separator, **legal}
+
+
 @dataclass(frozen=True)
 class Asked:
-    """An open engine, the prompt builder of its tokenizer, what describes it, and the job that rows become."""
+    """An open engine, the digest of its model, the prompt builder of its tokenizer, what describes it, and the job that rows become."""
 
     engine: Any
+    model: str
     builder: PromptBuilder
     about: dict[str, str | int]
     job: Callable[[Sequence[Row]], Job]
@@ -221,7 +232,7 @@ def open_asked(
             def once(rows: Sequence[Row]) -> Job:
                 return plain_job(model, rows, builder, max_new_tokens, batch_size)
 
-            yield Asked(engine, builder, engine.describe(), once)
+            yield Asked(engine, model, builder, engine.describe(), once)
         return
     legal = within.max_quantity, within.baseline, threads, within.none
     with open_reading(kind, path, separator, *legal) as reading:
@@ -230,4 +241,4 @@ def open_asked(
             reading.expect(rows)
             return draft_and_verify_job(model, rows, reading.builder, max_new_tokens)
 
-        yield Asked(reading, reading.builder, reading.engine.describe(), twice)
+        yield Asked(reading, model, reading.builder, reading.engine.describe(), twice)

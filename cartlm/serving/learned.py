@@ -20,10 +20,10 @@ class Learned:
     ensemble: Calibration | None = None
 
 
-def read(path: Path, model: str, baseline: str) -> Learned:
-    """From a file of metrics/eval; nothing of one that is of other models than those with these digests."""
+def read(path: Path, inputs: Mapping[str, str | int | bool]) -> Learned:
+    """From a file of metrics/eval; nothing of one with other `inputs` (cartlm.evaluation.reading)."""
     values = read_metrics(path)
-    if values.get("inputs") != {"model": model, "baseline": baseline}:
+    if values.get("inputs") != inputs:
         return Learned()
     margin = values.get("ensemble_calibration", {}).get("margin")
     return Learned(margin, *(_calibration(values, way) for way in ("constrained", "ensemble")))

@@ -15,6 +15,7 @@ from cartlm.baseline import reader as baseline
 from cartlm.engines.collect import file_digest
 from cartlm.errors import UserError
 from cartlm.evaluation.answers import MODEL_FILES, engine_name, model_path
+from cartlm.evaluation.reading import Within, inputs
 from cartlm.params import Params
 from cartlm.serving import learned as learning
 from cartlm.serving.learned import Learned
@@ -66,10 +67,11 @@ class Model:
 
     @cached_property
     def learned(self) -> Learned:
-        """What its evaluation learned, if that is of this model and this baseline."""
+        """What its evaluation learned, if that is of this model and this baseline, asked this way."""
         if self.evaluated is None or self.baseline is None or not self.evaluated.is_file():
             return Learned()
-        return learning.read(self.evaluated, self.digest, file_digest(self.baseline))
+        within = Within(self.settings.max_quantity, self.baseline, self.settings.none)
+        return learning.read(self.evaluated, inputs(self.digest, self.settings.separator, within))
 
     def identity(self) -> dict[str, str]:
         """What answers depend on beside the question: the model's digest and its engine's version."""

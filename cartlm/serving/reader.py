@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from queue import SimpleQueue
@@ -140,6 +140,7 @@ def load(
         max_quantity=max_quantity,
         none=none,
     )
+    found = replace(found, settings=settings)  # what was learned holds for the settings of the evaluation
     rules = baseline.load(path) if decoding != "free" and (path := _drafts(found, drafts)) else None
     together = decoding == "ensemble" and found.engine != "rules"  # the baseline alone has one way to answer
     margin = ensemble_margin(found, margin) if together else None

@@ -176,6 +176,13 @@ def test_no_row_is_judged_by_what_was_fitted_on_it() -> None:
     assert found["ensemble"]["exact_match"] < found["ensemble_calibration"]["right"]
 
 
+def test_a_row_that_occurs_twice_is_in_one_half() -> None:
+    once = toy_rows(40)
+    rows = [*once, *once[1:], once[0]]
+    fits = constrained.Fits("ensemble", rows, made(rows))
+    assert {fits.of(row).n for row in rows} == {40}
+
+
 def test_the_gain_is_paired_with_the_answers_before() -> None:
     rows = toy_rows(60)
     found, _ = constrained.sections(

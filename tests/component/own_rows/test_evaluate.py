@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 
 from cartlm import cli
 from cartlm.engines.collect import file_digest
+from cartlm.evaluation import reading
 from cartlm.metrics import read_metrics, write_metrics
 from cartlm.task import rows as row_files
 from stages import evaluate as stage
@@ -126,8 +127,8 @@ def test_an_ensemble_needs_a_margin_and_a_baseline_before_anything_is_asked(
     options = ("--variant", "f16", "--decoding", "ensemble", "--timed", "0")
     done = evaluate(*options)
     assert (done.exit_code, "no margin" in done.stderr) == (2, True), done.output
-    files = {"model": shop / "models/f16/model.gguf", "baseline": shop / "models/baseline/model.json"}
-    inputs = {name: file_digest(file) for name, file in files.items()}
+    within = reading.Within(1000, shop / "models/baseline/model.json")
+    inputs = reading.inputs(file_digest(shop / "models/f16/model.gguf"), "\n", within)
     write_metrics(shop / "metrics/eval/f16.json", {"ensemble_calibration": {"margin": 1.0}, "inputs": inputs})
     assert evaluate(*options).exit_code == 0
     (shop / "models/baseline/model.json").unlink()

@@ -15,6 +15,7 @@ import cartlm
 from cartlm.engines import llama_cpp, transformers
 from cartlm.engines.collect import file_digest
 from cartlm.errors import UserError
+from cartlm.evaluation import reading
 from cartlm.metrics import write_metrics
 from cartlm.task.intent import Intent
 from cartlm.task.rows import Row, make
@@ -172,21 +173,22 @@ def test_an_evaluation_gives_the_margin_and_the_calibration(repo: Path, load: Lo
     weights = {"intercept": -1.0, "log_odds": 0.5, "agrees": 2.0, "gap": -0.3}
     sections = {f"{way}_calibration": {"n": 300, **weights} for way in ("constrained", "ensemble")}
     sections["ensemble_calibration"]["margin"] = 1000.0
-    files = {"model": path / "model.gguf", "baseline": repo / "models/baseline/model.json"}
-    sections["inputs"] = {name: file_digest(file) for name, file in files.items()}
-    for name, found in sections[
-        "inputs"
-    ].items():  # a model or a baseline that was made again since is another
-        write_metrics(
-            repo / "metrics/eval/q4_k_m.json",
-            {**sections, "inputs": {**sections["inputs"], name: found[::-1]}},
-        )
+    within = reading.Within(1000, repo / "models/baseline/model.json")
+    inputs = reading.inputs(file_digest(path / "model.gguf"), "\n", within)
+    # a model or a baseline that was made again since is another, and so is another way of asking
+    other = {"model": "0", "baseline": "0", "separator": "", "max_quantity": 5, "none": True}
+    assert other.keys() == inputs.keys()
+    for name, value in other.items():
+        changed = {**sections, "inputs": {**inputs, name: value}}
+        write_metrics(repo / "metrics/eval/q4_k_m.json", changed)
         assert not load(path).calibrated
+    sections["inputs"] = inputs
     write_metrics(repo / "metrics/eval/q4_k_m.json", sections)
     together, alone = load(path, decoding="ensemble"), load(path)
     assert together.calibrated
     assert alone.calibrated
     assert not load(repo / "models/f16").calibrated
+    assert not load(path, max_quantity=5).calibrated
     rules, differ = load(repo / "models/baseline", decoding="ensemble"), 0
     for row in ASKED:
         found = together.predict(row.catalog, row.message)

@@ -44,7 +44,10 @@ INFORMATIONAL: tuple[tuple[str, str], ...] = (
         r"(\w+\.)?parameters|finetune\.(steps|trainable_parameters|micro_batch)",
         "shape and length of what was trained",
     ),
-    (r"(engine\w*|machine|details|kernels)\..+", "what it was measured on and with: notes name differences"),
+    (
+        r"(engine\w*|inputs|machine|details|kernels)\..+",
+        "what it was measured on and with: notes name differences",
+    ),
     (r"\w+\.(prompt|decoded)_tokens_per_query", "the work, not its speed"),
     (r"served\..+|.*_in_flight_\d+", "of too few rounds"),
     (r"harness\..+", "another program's speed, a check of ours"),
