@@ -155,7 +155,9 @@ def test_a_model_that_knows_no_orders_says_so(shop: Path) -> None:
     card = (shop / "out" / CARD).read_text()
     assert "takes every message" not in card
     assert '`{"action": "none", "product": "", "quantity": 0}`' in card
-    assert "Of 300 messages that are no order, 90.0 [86.0, 93.0] % are answered so, within the catalog" in card
+    assert (
+        "Of 300 messages that are no order, 90.0 [86.0, 93.0] % are answered so, within the catalog" in card
+    )
     assert "of the 1,000 orders of the test 1.0 [0.5, 1.8] % are lost" in card
     assert "or empty where `action` is `none`" in card
     assert "none=True" in card
