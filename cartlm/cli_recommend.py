@@ -14,7 +14,12 @@ from cartlm.recommend import answer, choice, cost, measured
 from cartlm.recommend.measured import ACCURACY, P95, RSS, SIZE
 
 METRICS = Path("metrics")
-TARGET = click.option("--target", default="cpu", show_default=True, help="A folder of metrics/bench.")
+TARGET = click.option(
+    "--target",
+    default="cpu",
+    show_default=True,
+    help="A folder of metrics/bench; cpu is the one machine that the output names.",
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="JSON instead of text.")
 
 
@@ -41,7 +46,7 @@ class Above0(click.ParamType):
 @TARGET
 @click.option("--min-accuracy", type=Above0(1), help="Least exact match, such as 0.8.")
 @click.option("--max-latency-ms-p95", type=Above0(), help="Most milliseconds of 95 % of the queries.")
-@click.option("--max-rss-mib", type=Above0(), help="Most memory, peak RSS.")
+@click.option("--max-rss-mib", type=Above0(), help="Most memory, peak RSS; 1 GB is 954 MiB, 1 GiB 1024.")
 @click.option("--max-size-mib", type=Above0(), help="Largest model file.")
 @click.option(
     "--decoding", type=click.Choice(["free", "constrained", "ensemble"]),
@@ -51,10 +56,14 @@ class Above0(click.ParamType):
     "--rows", type=click.Choice(["test", "natural"]), default="test", show_default=True,
     help="Accuracy on the test rows, or on messages that people typed.",
 )  # fmt: skip
+@click.option(
+    "--exclude", multiple=True, metavar="VARIANT", help="Leave it out, such as baseline; repeatable."
+)
 @JSON
 def recommend(
     target: str, min_accuracy: float | None, max_latency_ms_p95: float | None, max_rss_mib: float | None,
-    max_size_mib: float | None, decoding: measured.Decoding | None, rows: measured.Rows, as_json: bool,
+    max_size_mib: float | None, decoding: measured.Decoding | None, rows: measured.Rows, exclude: tuple[str, ...],
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Which variant to ship: the best within bounds, why, and the command that runs it; exit code 2 if none fits.
 
@@ -62,12 +71,17 @@ def recommend(
     """
     given = {ACCURACY: min_accuracy, P95: max_latency_ms_p95, RSS: max_rss_mib, SIZE: max_size_mib}
     bounds = {key: limit for key, limit in given.items() if limit is not None}
-    found = measured.read(METRICS, command.params().variants.names, target, decoding, rows)
+    names = command.params().variants.names
+    found = measured.without(measured.read(METRICS, names, target, decoding, rows), exclude)
     best = choice.choose(found, bounds) if bounds else None
+    chosen = best.winner if best else choice.knee(choice.front(found.candidates))
+    others = measured.other_ways(METRICS, names, found, exclude)
+    better = choice.elsewhere(found, chosen, others, bounds)
     if as_json:
-        print(json.dumps(answer.as_json(found, best, bounds), indent=2, ensure_ascii=False, allow_nan=False))
+        values = answer.as_json(found, best, bounds, better)
+        print(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
     else:
-        print(answer.choice_text(found, best, bounds) if best else answer.front_text(found))
+        print(answer.choice_text(found, best, bounds, better) if best else answer.front_text(found, better))
 
 
 @click.command("cost", cls=command.Guard)

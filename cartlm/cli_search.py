@@ -60,7 +60,7 @@ def search_quantization(
     chosen = search.choose_rows(rows.read(VALIDATION), limit)
     asking = Asking(
         chosen, way, settings.prompt.separator, settings.decoding.max_quantity, settings.eval.max_new_tokens,
-        cpu_limits.threads(),
+        cpu_limits.threads(), settings.decoding.none,
     )  # fmt: skip
     order = search.Order(model, kinds, tolerance, imatrix, WORK)
     calibration = rows.read(CALIBRATION) if imatrix else []

@@ -137,6 +137,7 @@ def write_result(path: Path, order: Order, asking: Asking, found: Found) -> None
     values: dict[str, Any] = {
         "rows": {"split": "validation", "n": len(asking.rows)},
         "decoding": asking.way,
+        **({"none": True} if asking.none else {}),
         "imatrix": order.with_imatrix,
         "tolerance_points": order.tolerance,
         "found": {"params": found.variant.model_dump(exclude_defaults=True), **found.best.as_json(first)},

@@ -35,6 +35,7 @@ class Asking:
     max_quantity: int
     max_new_tokens: int
     threads: int
+    none: bool = False  # "no order" is a legal answer
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Trials:
         self._about = [
             *code, llama_cpp_build.build_info(), collect.file_digest(source), matrix and matrix.name, asking.way,
             rows_hash(asking.rows), asking.separator, asking.max_quantity, asking.max_new_tokens,
+            *(["none"] if asking.none else []),  # a journal of before there was "no order" keeps its keys
         ]  # fmt: skip
         self._journal = folder / "tries.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +110,7 @@ class Trials:
         """Ask and score; answers are kept until the try is in the journal."""
         asking, key = self.asking, self._key(types)
         part = self.folder / f"{key}.part.jsonl"
-        within = Within(asking.max_quantity, baseline=None)
+        within = Within(asking.max_quantity, baseline=None, none=asking.none)
         with open_asked(
             "llama.cpp", path, asking.separator, asking.max_new_tokens, asking.threads, within
         ) as asked:

@@ -8,8 +8,20 @@ from typing import Any
 from cartlm.bench.ways import FREE, JUMP
 from cartlm.evaluation.paired import BASELINE, format_p, signed_points
 from cartlm.metrics import rounded
-from cartlm.recommend.choice import KNEE, RULE, Bounds, Choice, Gap, crossed, front, knee, misses
-from cartlm.recommend.measured import ACCURACY, COSTS, NAMES, P95, UNITS, Candidate, Measured
+from cartlm.recommend.choice import (
+    KNEE,
+    RULE,
+    Bounds,
+    Choice,
+    Elsewhere,
+    Gap,
+    against_f16,
+    crossed,
+    front,
+    knee,
+    misses,
+)  # fmt: skip
+from cartlm.recommend.measured import ACCURACY, COSTS, NAMES, P95, UNITS, Candidate, Decoding, Measured
 from cartlm.report import cells
 
 TABLE = ("variant", ACCURACY, *COSTS)
@@ -20,7 +32,13 @@ def commands(measured: Measured, name: str) -> list[str]:
     """What runs a variant so, and what packs it for elsewhere."""
     if name == BASELINE:  # no decoding changes its answers, and it is no model to export
         return [f"cartlm serve {name}"]
-    return [f"cartlm serve {name} --decoding {measured.decoding}", f"cartlm export {name} FOLDER"]
+    serve = serving(name, measured.decoding)
+    return [serve] if measured.decoding == "ensemble" else [serve, f"cartlm export {name} FOLDER"]
+
+
+def serving(name: str, decoding: Decoding) -> str:
+    """The command that answers so; only this repository has what an ensemble needs, an export has no baseline."""
+    return f"cartlm serve {name} --decoding {decoding}"
 
 
 def notes(measured: Measured) -> list[str]:
@@ -28,6 +46,7 @@ def notes(measured: Measured) -> list[str]:
     found = [
         f"Accuracy: exact match of {measured.n:,} {ROWS[measured.rows]}, {measured.decoding} decoding ({BASELINE}: its own answers).",
         f"Latency, memory and size: {measured.target}, always free decoding, one query at a time, on {measured.machine}.",
+        here(measured),
     ]
     if measured.decoding == "constrained" and (jump := measured.ways.get(JUMP)):
         found.append(
@@ -36,7 +55,8 @@ def notes(measured: Measured) -> list[str]:
         )
     if measured.decoding == "ensemble":
         found.append(
-            f"The ensemble runs {BASELINE} beside the model; its time, memory and file are not in these figures."
+            f"The ensemble runs {BASELINE} beside the model; its time, memory and file are not in these figures. "
+            "An export has no baseline: the ensemble is served from this repository (docs/howto/deploy.md)."
         )
     if measured.left_out:
         reasons = ", ".join(f"{name} ({why})" for name, why in measured.left_out.items())
@@ -44,8 +64,17 @@ def notes(measured: Measured) -> list[str]:
     return found
 
 
-def choice_text(measured: Measured, choice: Choice, bounds: Bounds) -> str:
-    """The choice, why, what it leaves behind, and the table of all that competed."""
+def here(measured: Measured) -> str:
+    """Which machine a target is."""
+    details, cores = measured.details, ""
+    if {"threads", "cores_logical"} <= details.keys():
+        cores = f", {details['threads']} threads on {details['cores_logical']} logical cores"
+    again = "; make bench measures yours" if measured.target == "cpu" else ""
+    return f"The target {measured.target} is this one machine{cores}{again}."
+
+
+def choice_text(measured: Measured, choice: Choice, bounds: Bounds, better: Elsewhere | None) -> str:
+    """The choice, why, what it leaves behind, what would be `better`, and the table of all that competed."""
     winner, gaps = choice.winner, choice.gaps.values()
     shown = ", ".join(winner.shown(key) for key in (ACCURACY, *COSTS))
     lines = [f"{winner.name}: {shown}", "", *(f"  {line}" for line in commands(measured, winner.name)), ""]
@@ -66,8 +95,22 @@ def choice_text(measured: Measured, choice: Choice, bounds: Bounds) -> str:
             lines.append(f"{words}: {'; '.join(map(gap_words, kept))}.")
     if gaps:
         lines.append(tested(choice))
+    lines += beside(measured, winner, better)
     rows = [{**each.row, "fits": fits(each, bounds)} for each in measured.candidates]
     return "\n".join([*lines, "", cells.aligned((*TABLE, "fits"), rows), "", *notes(measured)])
+
+
+def beside(measured: Measured, chosen: Candidate, better: Elsewhere | None) -> list[str]:
+    """The chosen variant against F16, and what another way of decoding gains."""
+    lines = []
+    if gap := against_f16(measured, chosen):
+        lines.append(f"Against f16 by the same decoding: {gap_words(gap)}.")
+    if better:
+        lines.append(
+            f"More accurate by another decoding: {gap_words(better.gap)}; {better.winner.name}, {better.winner.shown(P95)} of free "
+            f"decoding: {serving(better.winner.name, better.decoding)}"
+        )
+    return lines
 
 
 def why(measured: Measured, choice: Choice) -> str:
@@ -117,8 +160,8 @@ def fits(candidate: Candidate, bounds: Bounds) -> str:
     return f"{text} (unsure: {', '.join(NAMES[key] for key in near)})" if near else text
 
 
-def front_text(measured: Measured) -> str:
-    """The Pareto front, its knee, and what it leaves behind."""
+def front_text(measured: Measured, better: Elsewhere | None) -> str:
+    """The Pareto front, its knee, what it leaves behind, and what would be more accurate than the knee."""
     kept = front(measured.candidates)
     at = knee(kept)
     rows = [{**each.row, "knee": "<-" if each is at else ""} for each in kept]
@@ -130,14 +173,18 @@ def front_text(measured: Measured) -> str:
     lines = ["Pareto front: no other variant is as good in all four and better in one.", ""]
     lines += [cells.aligned((*TABLE, "knee"), rows), "", f"Knee: {at.name}, {KNEE}."]
     lines += [f"Dominated: {', '.join(behind)}."] if behind else []
-    lines += ["The front takes the values as they are: whether two are too close to call, a bound tells.", ""]
+    lines += ["The front takes the values as they are; with a bound, what is too close to call is said."]
+    lines += [*beside(measured, at, better), ""]
     return "\n".join([*lines, *(f"  {line}" for line in commands(measured, at.name)), "", *notes(measured)])
 
 
-def as_json(measured: Measured, choice: Choice | None, bounds: Bounds) -> dict[str, Any]:
+def as_json(
+    measured: Measured, choice: Choice | None, bounds: Bounds, better: Elsewhere | None
+) -> dict[str, Any]:
     """All of it for programs; without a choice the front."""
     kept = front(measured.candidates)
-    name = choice.winner.name if choice else knee(kept).name
+    chosen = choice.winner if choice else knee(kept)
+    name, gap = chosen.name, against_f16(measured, chosen)
     found: dict[str, Any] = {
         "target": measured.target,
         "machine": measured.machine,
@@ -158,6 +205,14 @@ def as_json(measured: Measured, choice: Choice | None, bounds: Bounds) -> dict[s
         }
     else:
         found |= {"front": [each.name for each in kept], "knee": name, "knee_is": KNEE}
+    found |= {"against_f16": _gap(gap)} if gap else {}
+    if better:
+        found["more_accurate"] = {
+            "decoding": better.decoding,
+            **_gap(better.gap),
+            **better.winner.row,
+            "commands": [serving(better.winner.name, better.decoding)],
+        }
     return found | {
         "commands": commands(measured, name),
         "variants": [_variant(each, bounds) for each in measured.candidates],

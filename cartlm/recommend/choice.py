@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cartlm.errors import UserError
-from cartlm.evaluation.paired import mcnemar_differences, pair_outcomes
+from cartlm.evaluation.paired import BASELINE, F16, mcnemar_differences, pair_outcomes
 from cartlm.evaluation.statistics import ALPHA, Pairs
-from cartlm.recommend.measured import ACCURACY, COSTS, NAMES, P95, SIZE, UNITS, Candidate, Measured
+from cartlm.metrics import Outcome
+from cartlm.recommend.measured import ACCURACY, COSTS, NAMES, P95, SIZE, UNITS, Candidate, Decoding, Measured
 from cartlm.report import cells
 from cartlm.report.cells import Interval
 
@@ -45,6 +46,10 @@ class Gap:
     def worse(self) -> bool:
         return not self.close and self.difference.value < 0
 
+    @property
+    def better(self) -> bool:
+        return not self.close and self.difference.value > 0
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -74,15 +79,17 @@ def crossed(candidate: Candidate, bounds: Bounds) -> list[str]:
     return [key for key, limit in bounds.items() if candidate[key].low < limit < candidate[key].high]
 
 
-def gaps(measured: Measured, reference: Candidate, others: Sequence[Candidate]) -> dict[str, Gap]:
-    """Each other variant's exact match less that of `reference`, by McNemar's exact test where both have stored rows.
+def gaps(
+    outcomes: Mapping[str, Sequence[Outcome]], reference: Candidate, others: Sequence[Candidate]
+) -> dict[str, Gap]:
+    """Each other variant's exact match less that of `reference`, by McNemar's exact test where both have `outcomes` by row.
 
     Holm-adjusted over these. Without rows the interval is Newcombe's from both Wilson intervals, as if the rows had been
     different ones (Statistics in Medicine 17 (1998) 873-890, method 10): wider than the true one.
     """
     pairs, found = dict[str, Pairs](), dict[str, Gap]()
     for each in others:
-        first, second = measured.outcomes.get(reference.name), measured.outcomes.get(each.name)
+        first, second = outcomes.get(reference.name), outcomes.get(each.name)
         try:
             pairs[each.name] = pair_outcomes(first or [], second or [])
         except ValueError:  # not stored, or not the same rows
@@ -108,14 +115,53 @@ def choose(measured: Measured, bounds: Bounds) -> Choice:
     if not fitting:
         raise nearest(measured.candidates, bounds)
     top = min(fitting, key=lambda each: (*each.losses, each.name))
-    to_top = gaps(measured, top, [each for each in fitting if each is not top])
+    to_top = gaps(measured.outcomes, top, [each for each in fitting if each is not top])
     level = [each for each in fitting if each is top or not to_top[each.name].worse]
     fastest = min(level, key=lambda each: (each[P95].value, each.name))
     quick = [each for each in level if each[P95].low <= fastest[P95].high]
     winner = min(quick, key=lambda each: (each[SIZE].value, each[P95].value, *each.losses, each.name))
     others = [each for each in fitting if each is not winner]
     dominated = [each.name for each in measured.candidates if winner.dominates(each)]
-    return Choice(winner, top, fastest, fitting, gaps(measured, winner, others), dominated)
+    return Choice(winner, top, fastest, fitting, gaps(measured.outcomes, winner, others), dominated)
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What the rule chooses by another way of decoding, measurably more accurate than a variant by this one."""
+
+    decoding: Decoding
+    winner: Candidate
+    gap: Gap
+
+
+def elsewhere(
+    found: Measured, chosen: Candidate, others: Sequence[Measured], bounds: Bounds
+) -> Elsewhere | None:
+    """The best of the other ways within the same bounds; None where none is measurably more accurate than `chosen`.
+
+    p is Holm-adjusted over the ways. The baseline answers alike by all of them.
+    """
+    winners = dict[Decoding, Candidate]()
+    for other in others:
+        if any(not misses(each, bounds) for each in other.candidates):
+            winner = choose(other, bounds).winner
+            if winner.name != BASELINE:
+                winners[other.decoding] = winner
+    outcomes: dict[str, Sequence[Outcome]] = {found.decoding: found.outcomes.get(chosen.name, [])}
+    for other in others:
+        if other.decoding in winners:
+            outcomes[other.decoding] = other.outcomes.get(winners[other.decoding].name, [])
+    # named by way: the same variant may be on both sides
+    ours = Candidate(found.decoding, chosen.values)
+    compared = gaps(outcomes, ours, [Candidate(way, each.values) for way, each in winners.items()])
+    better = [Elsewhere(way, each, compared[way]) for way, each in winners.items() if compared[way].better]
+    return max(better, key=lambda each: each.gap.difference.value, default=None)
+
+
+def against_f16(found: Measured, chosen: Candidate) -> Gap | None:
+    """How much more accurate than F16 by the same way of decoding; None for F16 itself, and where that does not compete."""
+    f16 = next((each for each in found.candidates if each.name == F16), None)
+    return gaps(found.outcomes, f16, [chosen])[chosen.name] if f16 is not None and chosen is not f16 else None
 
 
 def nearest(candidates: Sequence[Candidate], bounds: Bounds) -> UserError:

@@ -19,6 +19,8 @@ from cartlm.report.summary import read_optional
 MILLION = 10**6
 HOURS = 8766 / 12  # a month
 JOULES = 3.6e6  # a kWh
+FREE = "exact match, free"
+"""Heading of the accuracy: free decoding's, as the speed is."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def bill(metrics: Path, variants: Sequence[str], target: str, prices: Cost, mess
     Raises UserError without any price, for an unknown target, and where nothing can be priced.
     """
     if prices.machine_hour is None and prices.kwh is None and not prices.api:
-        way = "set cost.machine_hour, cost.kwh or an entry of cost.api there, each with source and date"
+        way = "set cost.machine_hour, cost.kwh or an entry of cost.api: docs/howto/choose-a-variant.md shows how"
         raise UserError("params.yaml has no price under cost", way)
     files = timings(metrics, target)
     names = [*(each for each in variants if each in files), *(each for each in files if each not in variants)]
@@ -156,9 +158,7 @@ def _api(metrics: Path, name: str, price: ApiPrice, files: Mapping[str, Mapping[
 
 def text(bill: Bill) -> str:
     """Tables and notes for people."""
-    keys = ["variant", ACCURACY, "queries_per_s", "EUR per million", "of these energy"]
-    keys += [f"break-even with {api.name}" for api in bill.apis if bill.prices.machine_hour]
-    keys += ["most a month"]
+    keys = ["variant", FREE, "queries_per_s", "EUR per million", "of these energy", "most a month"]
     keys += ["machines", "EUR a month"] if bill.messages is not None else []
     rows = [_row(bill, each) for each in bill.served] + [_api_row(bill, each) for each in bill.apis]
     used = [key for key in keys if key == "variant" or any(row.get(key) not in (None, "") for row in rows)]
@@ -166,16 +166,14 @@ def text(bill: Bill) -> str:
 
 
 def _row(bill: Bill, variant: Served) -> dict[str, Any]:
-    row: dict[str, Any] = {"variant": variant.name, "most a month": _volume(variant.capacity)}
+    row: dict[str, Any] = {"variant": variant.name, "most a month": _digits(variant.capacity)}
     for key, value in {
-        ACCURACY: variant.accuracy,
+        FREE: variant.accuracy,
         "queries_per_s": variant.rate,
         "EUR per million": variant.eur,
     }.items():
         row |= flat(key, value) if value else {}
     row["of these energy"] = variant.energy_eur
-    if bill.prices.machine_hour:
-        row |= {f"break-even with {api.name}": _volume(bill.break_even(variant, api)) for api in bill.apis}
     if month := bill.month(variant):
         row |= {"machines": f"{month[0]:,}", "EUR a month": _digits(month[1])}
     return row
@@ -183,15 +181,10 @@ def _row(bill: Bill, variant: Served) -> dict[str, Any]:
 
 def _api_row(bill: Bill, api: Api) -> dict[str, Any]:
     row: dict[str, Any] = {"variant": api.name, "EUR per million": api.eur}
-    row |= flat(ACCURACY, api.accuracy) if api.accuracy else {}
+    row |= flat(FREE, api.accuracy) if api.accuracy else {}
     return row | (
         {"EUR a month": _digits(bill.messages * api.eur / MILLION)} if bill.messages is not None else {}
     )
-
-
-def _volume(messages: float | None) -> str:
-    """A number of messages to three digits; None is never."""
-    return "never" if messages is None else _digits(messages)
 
 
 def _digits(value: float) -> str:
@@ -209,10 +202,11 @@ def notes(bill: Bill) -> list[str]:
         found.append("Random weights: this architecture's speed, not its accuracy.")
     if prices.machine_hour:
         found.append(
-            "EUR per million is of a machine that is busy all the time. Break-even and most are messages a month of one machine that "
-            f"runs all month ({HOURS:g} hours); never: even a busy one costs more than the API."
+            "EUR per million is of a machine that is busy all the time; most a month is what one machine answers that runs all month "
+            f"({HOURS:g} hours)."
         )
         found.append(f"A machine's hour: {_priced(prices.machine_hour)}.")
+        found += [_break_even(bill, api) for api in bill.apis]
     if prices.kwh:
         found.append(f"A kWh: {_priced(prices.kwh)}. Energy above idle: {bill.energy}.")
     for api in bill.apis:
@@ -226,6 +220,20 @@ def notes(bill: Bill) -> list[str]:
     if unset := " and ".join(key for key, is_missing in missing.items() if is_missing):
         found.append(f"No break-even without {unset} in params.yaml.")
     return found
+
+
+def _break_even(bill: Bill, api: Api) -> str:
+    """From how many messages a month one machine costs less than an API; only energy makes that differ between variants."""
+    volumes = {each.name: bill.break_even(each, api) for each in bill.served}
+    known = [volume for volume in volumes.values() if volume is not None]
+    never = ", ".join(name for name, volume in volumes.items() if volume is None)
+    if not known:
+        return f"Break-even with {api.name}: never, even a busy machine costs more."
+    span = " to ".join(dict.fromkeys((_digits(min(known)), _digits(max(known)))))
+    text = (
+        f"Break-even with {api.name}: from {span} messages a month one machine that runs all month costs less"
+    )
+    return text + (f"; never with {never}, where even a busy machine costs more." if never else ".")
 
 
 def _priced(price: Priced) -> str:
@@ -259,6 +267,7 @@ def as_json(bill: Bill) -> dict[str, Any]:
     about: dict[str, Any] = {
         "target": bill.target,
         "machine": bill.machine,
+        "decoding": "free",
         "prices": bill.prices.model_dump(),
     }
     about |= {} if bill.messages is None else {"messages_a_month": bill.messages}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from cartlm.errors import UserError
 from cartlm.evaluation.paired import BASELINE, read_exact_of
@@ -66,9 +67,10 @@ class Measured:
     rows: Rows
     n: int  # rows of that set
     candidates: Sequence[Candidate]
-    left_out: Mapping[str, str]  # variant -> why
+    left_out: dict[str, str]  # variant -> why
     outcomes: Mapping[str, Sequence[Outcome]]  # by row, where they are stored (metrics/exact)
     ways: Mapping[str, Any]  # metrics/decoding.json: latency by way of decoding, of one variant
+    details: Mapping[str, Any]  # of the machine, in the target's machine.json
 
 
 def timings(metrics: Path, target: str) -> dict[str, dict[str, Any]]:
@@ -143,7 +145,34 @@ def read(
         outcomes |= read_exact_of(metrics, [each.name], rows, way)
     machine = hardware.machine_names({each.name: files[each.name] for each in found})
     ways = read_optional(metrics / "decoding.json")
-    return Measured(target, machine, decoding, rows, counts.pop(), found, left_out, outcomes, ways)
+    details = read_optional(metrics / "bench" / target / "machine.json").get("details", {})
+    return Measured(target, machine, decoding, rows, counts.pop(), found, left_out, outcomes, ways, details)
+
+
+def other_ways(
+    metrics: Path, variants: Sequence[str], found: Measured, excluded: Sequence[str]
+) -> list[Measured]:
+    """The same by every other way of decoding that was evaluated."""
+    others = []
+    for way in get_args(Decoding):
+        if way != found.decoding:
+            with suppress(UserError):  # nothing was evaluated so
+                others.append(without(read(metrics, variants, found.target, way, found.rows), excluded))
+    return others
+
+
+def without(found: Measured, names: Sequence[str]) -> Measured:
+    """The same without these variants. Raises UserError for one that is not there, and where none is left."""
+    competing = [each.name for each in found.candidates]
+    for name in names:
+        if name not in competing and name not in found.left_out:
+            raise UserError(
+                f"--exclude {name}: there is no such variant", f"choose of: {', '.join(competing)}"
+            )
+    kept = [each for each in found.candidates if each.name not in names]
+    if not kept:
+        raise UserError(f"--exclude leaves nothing to recommend on {found.target}", "exclude fewer variants")
+    return replace(found, candidates=kept, left_out=found.left_out | dict.fromkeys(names, "excluded"))
 
 
 def interval(section: Mapping[str, Any], key: str) -> Interval | None:

@@ -13,12 +13,12 @@ from cartlm.report.summary import read_optional
 
 F16, F16_BITS = "f16", 16.0
 WAYS = ("free", "constrained")
-WIDTH, HEIGHT = 760, 430
-LEFT, RIGHT, TOP, BOTTOM = 62, 744, 64, 360
+WIDTH, HEIGHT = 760, 472
+LEFT, RIGHT, TOP, BOTTOM = 62, 744, 88, 384
 TITLE = "Exact match by type of the file"
 LEAST = 3  # types, F16 among them, that make a picture
 STYLE = """
-.paper { fill: #fff } .text { fill: #333; font: 12px system-ui, sans-serif } .name { font-weight: 600 }
+.paper { fill: #fff } .text { fill: #333; font: 12px system-ui, sans-serif } .name, .title { font-weight: 600 }
 .grid { stroke: #e3e3e3 } .line { fill: none; stroke-width: 1.6 } .bar { stroke-width: 1.2 } .mark { stroke-width: 1.8 }
 .plain { stroke-dasharray: 5 4 } .plain.mark { fill: #fff; stroke-dasharray: none }
 .free { stroke: #b4460f } .constrained { stroke: #00695c } .free.matrix.mark { fill: #b4460f } .constrained.matrix.mark { fill: #00695c }
@@ -61,7 +61,8 @@ def points(model: Model) -> list[Point]:
 def pictures(models: Sequence[Model], folder: Path) -> dict[Path, str]:
     """Path in `folder` -> SVG, of the models with enough types."""
     every = {folder / file_name(model): points(model) for model in models}
-    return {path: svg(f"{TITLE}: {path.stem}", found) for path, found in every.items() if _enough(found)}
+    titles = {folder / file_name(model): title(model) for model in models}
+    return {path: svg(titles[path], found) for path, found in every.items() if _enough(found)}
 
 
 def file_name(model: Model) -> str:
@@ -71,7 +72,13 @@ def file_name(model: Model) -> str:
 
 def markdown(model: Model) -> str:
     """The picture as a page in docs/ shows it; empty without one."""
-    return f"![{TITLE}](assets/{file_name(model)})" if _enough(points(model)) else ""
+    return f"![{title(model)}](assets/{file_name(model)})" if _enough(points(model)) else ""
+
+
+def title(model: Model) -> str:
+    """What the picture is of: the model, its parameters, and how many rows it was asked."""
+    n = read_optional(model.metrics / "eval" / f"{F16}.json").get("free", {}).get("n")
+    return f"{TITLE}: {model.label}" + (f", {n:,} test rows" if n else "")
 
 
 def _enough(found: Sequence[Point]) -> bool:
@@ -100,6 +107,7 @@ def svg(title: str, found: Sequence[Point]) -> str:
         return BOTTOM - (share - first) / (last - first) * (BOTTOM - TOP)
 
     parts = [f'<rect class="paper" width="{WIDTH}" height="{HEIGHT}" rx="6"/>']
+    parts.append(_text(LEFT, 22, title, name="text title"))
     for number in range(round((last - first) / step) + 1):
         share = first + number * step
         parts.append(_line("grid", LEFT, down(share), RIGHT, down(share)))
@@ -107,13 +115,16 @@ def svg(title: str, found: Sequence[Point]) -> str:
     middle = (TOP + BOTTOM) / 2
     parts.append(
         f'<text class="text" text-anchor="middle" transform="translate(16 {middle:.1f}) rotate(-90)">'
-        "exact match, 95 % interval</text>"
+        "exact match</text>"
     )
     for kind in kinds:
         x = LEFT + (kinds.index(kind) + 0.5) * room
         parts.append(_text(x, BOTTOM + 20, kind, "middle", "text name"))
         parts.append(_text(x, BOTTOM + 36, f"{bits[kind]:.3g}", "middle"))
-    parts.append(_text((LEFT + RIGHT) / 2, BOTTOM + 58, "type of the file, bits a weight", "middle"))
+    parts.append(_text((LEFT + RIGHT) / 2, BOTTOM + 56, "type of the file, bits a weight", "middle"))
+    notes = ["Bars: 95 % interval of each file.", "Types are equally far apart, whatever their bits."]
+    notes += [f"The axis begins at {100 * first:.0f} %."] if first > 0.001 else []
+    parts.append(_text((LEFT + RIGHT) / 2, BOTTOM + 76, " ".join(notes), "middle"))
     for number, (way, imatrix) in enumerate(series):
         name = f"{way} {'matrix' if imatrix else 'plain'}"
         own = sorted((each for each in found if (each.way, each.imatrix) == (way, imatrix)), key=lambda each: kinds.index(each.kind))  # fmt: skip
@@ -124,7 +135,7 @@ def svg(title: str, found: Sequence[Point]) -> str:
             parts.append(_line(f"bar {way}", x, down(each.low), x, down(each.high)))
             told = f"{each.kind}, {words(way, imatrix)}: {each.value:.3f} [{each.low:.3f}, {each.high:.3f}]"
             parts.append(f'<circle class="mark {name}" cx="{x:.1f}" cy="{down(each.value):.1f}" r="4"><title>{escape(told)}</title></circle>')  # fmt: skip
-        x, y = LEFT + 190 * (number % 2) * 1.8, 22 + 20 * (number // 2)
+        x, y = LEFT + 190 * (number % 2) * 1.8, 44 + 20 * (number // 2)
         parts.append(_line(f"line {name}", x, y, x + 34, y))
         parts.append(f'<rect class="mark {name}" x="{x + 13:.1f}" y="{y - 4}" width="8" height="8" rx="4"/>')
         parts.append(_text(x + 42, y + 4, words(way, imatrix)))

@@ -64,6 +64,7 @@ GAINED = (
     "Constrained against free answers, and the ensemble's against constrained ones, to the same rows: difference in "
     "exact match in points, Newcombe's interval, and McNemar's exact test, Holm-adjusted over this table."
 )
+UNTIMED = "Nothing was measured: the benchmark of this model was not run."
 RECALLED = (
     "Recall: the share of generated messages that are no order (chat, questions, mentions, wishes for what the catalog lacks) "
     "which are answered so. Precision: their share among all rows answered so. Orders lost: the share of the test rows, and "
@@ -121,8 +122,7 @@ def sections(metrics: Path, variants: Sequence[str], level: str = "##") -> list[
     parts += [
         *worth.section(metrics, level),
         f"{level} Speed and memory on the CPU",
-        cells.markdown(SPEED, fast) if fast else "",
-        bullets(speed_notes(metrics, rows)),
+        *([cells.markdown(SPEED, fast), bullets(speed_notes(metrics, rows))] if fast else [UNTIMED]),
     ]
     return [*filter(None, parts)]
 

@@ -9,11 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cartlm.errors import UserError
+from cartlm.errors import FULL, UserError
 from cartlm.evaluation import paired
 from cartlm.files import replacing, sha256
 from cartlm.params import Params
-from cartlm.pipeline.repository import run_git
+from cartlm.pipeline import dvc_lock
+from cartlm.pipeline.repository import Tree, run_git
 from cartlm.report import cells
 from cartlm.report.summary import read_base, read_optional
 from cartlm.serving.models import Model, Settings, find_model, find_root, params_of
@@ -33,39 +34,54 @@ SPEED = (
 )
 WAYS = {"": "free", "constrained": "within the catalog"}
 SLOTS = 4  # of llama-server
+BENCH = "bench-cpu"
+"""The stage that measures speed and memory."""
 
 
 def export(variant: str, target: Path, here: Path = Path(), anew: bool = False) -> list[str]:
     """Write the folder `target`, whole or not at all; the names of its files.
 
     Raises UserError for what is no variant of the params.yaml of `here`, for one whose evaluation is missing or of another model
-    than the one there now, and for a folder that exists already, unless it shall be made `anew` and was exported.
+    than the one there now, for a full disk, and for a folder that exists already, unless it shall be made `anew` and was exported.
     """
     root = find_root(here)
     names = params_of(root).variants.names if root else []
     if root is None or variant not in names:
         what = f"{variant!r} is no variant of a params.yaml here" + (f": {', '.join(names)}" if names else "")
         raise UserError(what, "name a variant; another model has no measurements to export")
+    if variant == "base":
+        raise UserError("base is the model before fine-tuning", "export f16, merged or a quantized variant")
     model = find_model(variant, root)
     if model.engine == "rules":
-        raise UserError(
-            f"{variant} is no language model", f"copy {model.path.name}, and name it to cartlm.load"
-        )
+        where = model.path.relative_to(root) if model.path.is_relative_to(root) else model.path
+        raise UserError(f"{variant} is one file and no language model", f"copy {where}: cartlm serve FILE")
     is_export = (target / SUMS).is_file()
     if target.exists() and not (anew and is_export):
         what = "exists already" if is_export or not target.is_dir() else "is a folder of something else"
         raise UserError(f"{target} {what}", "name another folder, or add --anew to replace an export")
-    evaluation = _evaluation(root, variant, model)
-    with replacing(target, folder=True) as folder:
-        files = [model.path] if model.path.is_file() else [p for p in model.path.iterdir() if p.is_file()]
-        for file in files:
-            shutil.copyfile(file, folder / file.name)
-        if model.engine == "llama.cpp":
-            (folder / MODELFILE).write_text(modelfile(model), "utf-8")
-        (folder / CARD).write_text(card(root, variant, model, evaluation), "utf-8")
-        written = sorted(path.name for path in folder.iterdir())
-        sums = "".join(f"{sha256(folder / name)}  {name}\n" for name in written)
-        (folder / SUMS).write_text(sums, "utf-8")
+    texts = {CARD: card(root, variant, model, _evaluation(root, variant, model))}
+    if model.engine == "llama.cpp":
+        texts[MODELFILE] = modelfile(model)
+    try:
+        with replacing(target, folder=True) as folder:
+            return _fill(folder, model, texts)
+    except OSError as error:  # of a copy it names the source
+        if error.errno not in FULL:
+            raise
+        way = "free some space, or name a folder on another disk"
+        raise UserError(f"no space left writing {target}", way) from None
+
+
+def _fill(folder: Path, model: Model, texts: Mapping[str, str]) -> list[str]:
+    """Write the model, the texts and all checksums; the names of the files."""
+    files = [model.path] if model.path.is_file() else [p for p in model.path.iterdir() if p.is_file()]
+    for file in files:
+        shutil.copyfile(file, folder / file.name)
+    for name, text in texts.items():
+        (folder / name).write_text(text, "utf-8")
+    written = sorted(path.name for path in folder.iterdir())
+    sums = "".join(f"{sha256(folder / name)}  {name}\n" for name in written)
+    (folder / SUMS).write_text(sums, "utf-8")
     return [*written, SUMS]
 
 
@@ -96,6 +112,9 @@ def card(root: Path, variant: str, model: Model, evaluation: Mapping[str, Any]) 
     params, metrics, settings = params_of(root), root / "metrics", model.settings
     base, data = read_base(metrics), read_optional(metrics / "data.json")
     bench = read_optional(metrics / "bench/cpu" / f"{variant}.json")
+    is_timed = "cpu" in bench
+    if is_timed and not _was_timed(root, variant, model):
+        bench = {}
     name = f"cartlm-{variant}"
     scores = [
         {**section, "rows": f"{rows} ({section['n']:,})", "decoding": way_name, "set": prefix or "test"}
@@ -130,7 +149,8 @@ def card(root: Path, variant: str, model: Model, evaluation: Mapping[str, Any]) 
             dequantized_from=base.get("dequantized_from"), rows=data.get("train", {}).get("n", params.data.train),
             languages=[each.capitalize() for each in params.data.train_languages or params.data.languages],
             source=params.data.source, made=_made(root, params, variant),
-            accuracy=cells.markdown(("rows", "decoding", "exact_match"), scores), gap=_difference(metrics, params, variant),
+            accuracy=cells.markdown(("rows", "decoding", "exact_match"), scores), gap=_difference(root, params, variant),
+            knows_none=settings.none, none_found=_none(evaluation), is_timed=is_timed, bench=BENCH,
             speed=cells.markdown(SPEED, [{"variant": variant, **bench["cpu"]}]) if "cpu" in bench else "",
             machine=bench.get("machine", {}).get("name"), separator=_words(settings.separator),
             file=model.path.name if model.engine == "llama.cpp" else None, slots=SLOTS, context=settings.max_tokens,
@@ -151,14 +171,58 @@ def _made(root: Path, params: Params, variant: str) -> str:
     return "weights of 16 bits"
 
 
-def _difference(metrics: Path, params: Params, variant: str) -> str:
+def _was_timed(root: Path, variant: str, model: Model) -> bool:
+    """Whether the benchmark read the model that is there now: the F16 file itself, another by its hash in metrics/quantize."""
+    tree = Tree(root)
+    stage = dvc_lock.read_stages(tree).get(BENCH)
+    source = "models/f16" if variant == paired.F16 else "metrics/quantize"
+    if stage is None or stage.hashes.get(source) != tree.md5(source):
+        return False
+    made = read_optional(root / "metrics/quantize" / f"{variant}.json").get("quantize", {})
+    return variant == paired.F16 or made.get("sha256", "").startswith(model.digest)
+
+
+def _difference(root: Path, params: Params, variant: str) -> str:
     """A sentence on what a quantized variant loses; empty for another."""
+    metrics = root / "metrics"
     every = paired.against_f16(paired.read_outcomes_of(metrics, params.variants.names))
     for one in every:
         if one.variant == variant:
+            if not _is_of_this_f16(root, variant):
+                return "The difference to F16 is left out: F16 was trained or evaluated at another time than this model."
             p = f"p = {paired.format_p(one.p_adjusted)}".replace("= <", "< ")
             return f"Against F16 on the same test rows, freely: {paired.format_points(one)} points ({p}, McNemar, Holm)."
     return ""
+
+
+def _is_of_this_f16(root: Path, variant: str) -> bool:
+    """Whether F16 was evaluated as it is now, and the variant was not made before its source was made anew."""
+    found = read_optional(root / f"metrics/eval/{paired.F16}.json")
+    try:
+        if found.get("inputs", {}).get("model") != find_model(paired.F16, root).digest:
+            return False
+    except FileNotFoundError:
+        return False
+    stages = dvc_lock.read_stages(Tree(root))
+    older = dvc_lock.remade_inputs(stages)
+    makers = {name for name, stage in stages.items() if f"models/{variant}" in stage.outs}
+    return not any(each.startswith("models/") for name in makers for each in older.get(name, []))
+
+
+def _none(evaluation: Mapping[str, Any]) -> str:
+    """A sentence on messages that are no order; empty where they were not evaluated."""
+    section = evaluation.get("none_constrained") or evaluation.get("none") or {}
+    if not {"recall", "false_none"} <= section.keys():
+        return ""
+    way = "within the catalog" if "none_constrained" in evaluation else "freely"
+    recall, lost = (
+        cells.with_interval(*(100 * section[f"{key}{end}"] for end in ("", "_low", "_high")))
+        for key in ("recall", "false_none")
+    )
+    return (
+        f"Of {section['n']:,} messages that are no order, {recall} % are answered so, {way}; of the {section['orders']:,} "
+        f"orders of the test {lost} % are lost to that answer."
+    )
 
 
 def _words(separator: str) -> str:

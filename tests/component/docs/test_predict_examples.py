@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from cartlm import cli
+from cartlm.metrics import write_metrics
 from cartlm.task.intent import parse_intent
 from tests import ROOT
 from tests.component.docs.pages import Page
@@ -26,9 +27,8 @@ def shop(toy_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return tmp_path
 
 
-def block(name: str, language: str) -> str:
-    (code,) = Page(name, (ROOT / name).read_text(encoding="utf-8")).blocks(language)
-    return code
+def block(name: str, language: str, number: int = 0) -> str:
+    return list(Page(name, (ROOT / name).read_text(encoding="utf-8")).blocks(language))[number]
 
 
 @pytest.mark.parametrize(("name", "answers"), [("docs/guide/decoding.md", 2), ("docs/howto/ask.md", 1)])
@@ -43,6 +43,14 @@ def test_the_example_in_python_runs(
         assert parse_intent(answer).product in ("Oat Milk 1 l", "Oat Milk 2 l", "Green Tea (20 bags)")
         assert 0 < float(probability) <= 1
         assert float(took) > 0
+
+
+def test_an_answer_that_is_not_calibrated_goes_to_a_person(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_metrics(shop / "metrics/eval/q4_k_m.json", {"constrained": {"confidence_at_90": 0.0}})
+    exec(compile(block("docs/howto/ask.md", "python", 1), "ask.md", "exec"), {})
+    assert capsys.readouterr().out == "to a person\n"
 
 
 def test_the_file_of_messages_is_answered(shop: Path) -> None:

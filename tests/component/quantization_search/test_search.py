@@ -18,6 +18,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from cartlm import cli
+from cartlm.evaluation.reading import open_asked
 from cartlm.quantization import gguf
 from cartlm.quantization.config import Gguf
 from cartlm.quantization_search import trials
@@ -142,6 +143,26 @@ def test_a_killed_search_goes_on(search: Search, shop: Path, monkeypatch: pytest
     assert (asked, json.loads((WORK / "result.json").read_text())) == ([], result)
     assert search("--decoding", "free", "--types", "Q8_0", "--tolerance", "100").exit_code == 0
     assert len(asked) == 2  # other answers: F16 and the one mix again
+
+
+def test_no_order_is_as_legal_as_in_evaluations(
+    search: Search, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It changes answers, so what was tried without it is asked again."""
+    once, legal = ("--limit", "2", "--types", "Q8_0", "--tolerance", "100", "--no-imatrix"), list[bool]()
+
+    def noting(*arguments: Any) -> Any:
+        legal.append(arguments[-1].none)
+        return open_asked(*arguments)
+
+    monkeypatch.setattr(trials, "open_asked", noting)
+    params = (shop / "params.yaml").read_text()
+    assert "\n  none: false" in params
+    for text in (params, params.replace("\n  none: false", "\n  none: true"), params):
+        (shop / "params.yaml").write_text(text)
+        assert search(*once).exit_code == 0
+    assert legal == [False, False, True, True]  # F16 and the mix, twice
+    assert len((WORK / "tries.jsonl").read_text().splitlines()) == 4
 
 
 @pytest.mark.parametrize(

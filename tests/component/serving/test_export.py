@@ -19,10 +19,13 @@ from click.testing import CliRunner, Result
 from cartlm import cli
 from cartlm.engines.collect import file_digest
 from cartlm.evaluation.answers import open_engine
-from cartlm.metrics import write_metrics
+from cartlm.files import sha256
+from cartlm.metrics import Outcome, write_metrics, write_outcomes
+from cartlm.pipeline.repository import Tree
 from cartlm.serving.export import CARD
 from cartlm.system import llama_cpp_build
 from tests.component.serving.conftest import failed
+from tests.fixtures.shared import full_disk
 from tests.fixtures.toy import toy_rows
 
 FREE = {"n": 200, "exact_match": 0.8, "exact_match_low": 0.739, "exact_match_high": 0.8494}
@@ -37,10 +40,27 @@ def shop(repo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         found = {"free": FREE, "natural": {**FREE, "rows": "abc"}, "inputs": inputs}
         write_metrics(repo / f"metrics/eval/{variant}.json", found)
     write_metrics(repo / "metrics/bench/cpu/q4_k_m.json", {"machine": {"name": "a toy CPU x2"}, "cpu": CPU})
+    write_metrics(repo / "metrics/quantize/q4_k_m.json", {"quantize": {"bits_per_weight": 4.8, "sha256": sha256(repo / "models/q4_k_m/model.gguf")}})  # fmt: skip
+    lock(repo, "metrics/quantize")
     base = {"name": "acme/toy", "source": "hub", "license": "Apache-2.0", "dequantized_from": "Q4_1"}
     write_metrics(repo / "metrics/merge.json", {"base": base})
     monkeypatch.chdir(repo)
     return repo
+
+
+def lock(repo: Path, read: str) -> None:
+    """The benchmark as DVC records it, after it read what is there now."""
+    dep = {"path": read, "hash": "md5", "md5": Tree(repo).md5(read)}
+    stages = {"bench-cpu": {"cmd": "none", "deps": [dep], "outs": [{"path": "metrics/bench/cpu"}]}}
+    (repo / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
+
+
+def outcomes(repo: Path, model: Path) -> None:
+    """F16 and Q4_K_M answered three rows; the evaluation of F16 is of `model`."""
+    for variant in ("f16", "q4_k_m"):
+        rows = [Outcome(f"test-{n}", "exact", "aa") for n in range(3)]
+        write_outcomes(repo / f"metrics/outcomes/{variant}.csv", rows)
+    write_metrics(repo / "metrics/eval/f16.json", {"free": FREE, "inputs": {"model": file_digest(model)}})
 
 
 def export(*arguments: str) -> Result:
@@ -71,6 +91,82 @@ def test_a_folder_of_transformers_is_whole_and_has_no_modelfile(shop: Path) -> N
     made = {path.name for path in (shop / "out").iterdir()}
     assert made == {path.name for path in (shop / "models/merged").iterdir()} | {CARD, "SHA256SUMS"}
     assert "vllm serve ." in (shop / "out" / CARD).read_text()
+
+
+def test_figures_of_another_model_are_left_out(shop: Path) -> None:
+    """The benchmark's where DVC does not know that it read this model, the difference's where F16 is another."""
+    outcomes(shop, shop / "models/f16/model.gguf")
+    assert export("q4_k_m", "out").exit_code == 0
+    card = (shop / "out" / CARD).read_text()
+    assert "a toy CPU x2" in card
+    assert "Against F16 on the same test rows, freely: 0.0" in card
+    assert "left out" not in card
+
+    quantized = shop / "metrics/quantize/q4_k_m.json"
+    quantized.write_text(quantized.read_text().replace("4.8", "4.9"))  # made anew since
+    outcomes(shop, quantized)
+    assert export("q4_k_m", "out", "--anew").exit_code == 0
+    card = (shop / "out" / CARD).read_text()
+    assert "a toy CPU x2" not in card
+    assert "Speed and memory are left out" in card
+    assert "The difference to F16 is left out" in card
+    assert "Against F16" not in card
+
+    lock(shop, "metrics/quantize")
+    write_metrics(quantized, {"quantize": {"bits_per_weight": 4.8, "sha256": "0" * 64}})
+    lock(shop, "metrics/quantize")  # of another file
+    (shop / "models/f16/model.gguf").unlink()
+    assert export("q4_k_m", "out", "--anew").exit_code == 0
+    assert (shop / "out" / CARD).read_text().count("left out") == 2
+
+
+def test_a_variant_made_before_its_source_is_not_compared_with_it(shop: Path) -> None:
+    outcomes(shop, shop / "models/f16/model.gguf")
+    path = shop / "dvc.lock"
+    stages = yaml.safe_load(path.read_text())["stages"]
+    for md5, compared in (("aa", True), ("bb", False)):
+        stages |= {
+            "convert-gguf": {"cmd": "none", "outs": [{"path": "models/f16", "md5": "aa"}]},
+            "quantize-gguf@q4_k_m": {
+                "cmd": "none",
+                "deps": [{"path": "models/f16", "md5": md5}],
+                "outs": [{"path": "models/q4_k_m", "md5": "cc"}],
+            },
+        }
+        path.write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
+        assert export("q4_k_m", "out", "--anew").exit_code == 0
+        assert ("Against F16 on the same" in (shop / "out" / CARD).read_text()) is compared
+
+
+def test_a_model_that_knows_no_orders_says_so(shop: Path) -> None:
+    params, path = shop / "params.yaml", shop / "metrics/eval/q4_k_m.json"
+    assert export("q4_k_m", "out").exit_code == 0
+    assert "takes every message for a wish." in (shop / "out" / CARD).read_text()
+
+    shares = {
+        f"{key}{end}": share
+        for key, of in (("recall", (0.9, 0.86, 0.93)), ("false_none", (0.01, 0.005, 0.018)))
+        for end, share in zip(("", "_low", "_high"), of, strict=True)
+    }
+    section = {"n": 300, "orders": 1000, **shares}
+    write_metrics(path, {**json.loads(path.read_text()), "none": section, "none_constrained": section})
+    params.write_text(params.read_text().replace("\n  none: false", "\n  none: true"))
+    assert export("q4_k_m", "out", "--anew").exit_code == 0
+    card = (shop / "out" / CARD).read_text()
+    assert "takes every message" not in card
+    assert '`{"action": "none", "product": "", "quantity": 0}`' in card
+    assert (
+        "Of 300 messages that are no order, 90.0 [86.0, 93.0] % are answered so, within the catalog" in card
+    )
+    assert "of the 1,000 orders of the test 1.0 [0.5, 1.8] % are lost" in card
+    assert "or empty where `action` is `none`" in card
+    assert "none=True" in card
+
+
+def test_a_full_disk_names_the_folder_and_leaves_none(shop: Path) -> None:
+    with full_disk(40_000):
+        failed(export("q4_k_m", "out"), "no space left writing out; free some space, or name a folder")
+    assert not [path for path in shop.iterdir() if "out" in path.name]
 
 
 @pytest.mark.slow
@@ -118,6 +214,7 @@ def _wait(port: int) -> None:
 
 
 def test_what_was_not_measured_is_not_exported(shop: Path) -> None:
+    failed(export("base", "out"), "base is the model before fine-tuning; export f16, merged")
     failed(export("f16", "out"), "f16 has no evaluation", "dvc repro")
     model = shop / "models/q4_k_m/model.gguf"
     changed = model.read_bytes() + b"\0"

@@ -86,7 +86,7 @@ def test_rows_that_differ_are_not_paired(tmp_path: Path) -> None:
     chosen = choice.choose(read(here), bounds)
     assert chosen.gaps["f16"].p is None
     assert chosen.gaps["q8_0"].p is not None
-    assert "Of f16 no answers are stored row by row" in answer.choice_text(read(here), chosen, bounds)
+    assert "Of f16 no answers are stored row by row" in answer.choice_text(read(here), chosen, bounds, None)
 
 
 def test_the_interval_of_unpaired_shares_is_newcombe_s() -> None:
@@ -130,7 +130,7 @@ def test_an_interval_that_crosses_a_bound_is_told(metrics: Path) -> None:
     found, bounds = read(metrics), {ACCURACY: 0.87, P95: 64.0}
     chosen = choice.choose(found, bounds)
     assert (chosen.winner.name, choice.crossed(chosen.winner, bounds)) == ("q4_k_m", [ACCURACY, P95])
-    told = answer.choice_text(found, chosen, bounds)
+    told = answer.choice_text(found, chosen, bounds, None)
     assert "Near a bound: p95 60 [55, 65] ms fits, but its interval crosses 64 ms." in told
     assert "no: exact match (unsure: exact match, p95)" in told, "q3_k_m"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from cartlm.metrics import write_metrics
 from tests import ROOT
 from tests.unit.recommend import shop
 
@@ -57,6 +58,68 @@ def test_the_baseline_is_served_and_not_exported(cartlm: Run) -> None:
     done = cartlm("recommend", "--max-latency-ms-p95", "5")
     assert "  cartlm serve baseline\n" in done.stdout
     assert "export" not in done.stdout
+
+
+def test_an_ensemble_is_served_and_not_exported(cartlm: Run) -> None:
+    """An export has no baseline."""
+    done = cartlm("recommend", "--decoding", "ensemble", "--min-accuracy", "0.8")
+    assert "  cartlm serve q3_k_m --decoding ensemble\n" in done.stdout
+    assert "cartlm export" not in done.stdout
+    assert "An export has no baseline" in done.stdout
+
+
+def test_another_decoding_that_gains_points_within_the_bounds_is_named(cartlm: Run) -> None:
+    """The baseline has 150 of 200; q3_k_m's ensemble has 182, but misses the second bound."""
+    done = cartlm("recommend", "--min-accuracy", "0.7")
+    assert done.stdout.startswith("q3_k_m: exact match 0.86")
+    assert "More accurate by another decoding" not in done.stdout, (
+        "five points of 200 are no difference unpaired"
+    )
+    more = cartlm("recommend", "--min-accuracy", "0.7", "--max-rss-mib", "65")
+    assert "More accurate" not in more.stdout
+    knee = cartlm("recommend")
+    assert re.search(
+        r"More accurate by another decoding: ensemble \+16\.0 points \[.*\]; q3_k_m, p95 62 \[58, 66\] ms of free decoding: "
+        r"cartlm serve q3_k_m --decoding ensemble\n",
+        knee.stdout,
+    )
+    found = json.loads(cartlm("recommend", "--json").stdout)["more_accurate"]
+    assert (found["decoding"], found["variant"], found["latency_ms_p95"]) == ("ensemble", "q3_k_m", 62.0)
+    assert found["commands"] == ["cartlm serve q3_k_m --decoding ensemble"]
+    assert "More accurate" not in cartlm("recommend", "--max-latency-ms-p95", "49").stdout, (
+        "the baseline alone fits"
+    )
+
+
+def test_the_difference_to_f16_is_always_shown(cartlm: Run) -> None:
+    """q4_k_m lost four rows and won none, so p = 2 / 2^4; F16 does not fit the size."""
+    arguments = ("recommend", "--decoding", "free", "--min-accuracy", "0.8", "--max-size-mib", "5")
+    assert "Against f16 by the same decoding: q4_k_m −2.0 points [" in (done := cartlm(*arguments).stdout)
+    assert "], p 0.12.\n" in done.split("Against f16")[1]
+    assert json.loads(cartlm(*arguments, "--json").stdout)["against_f16"]["difference"] == -0.02
+    assert "Against f16" not in cartlm(*arguments, "--exclude", "f16").stdout
+    assert "Against f16 by the same decoding: baseline −15.0 points" in cartlm("recommend").stdout
+
+
+def test_a_variant_may_be_left_out(cartlm: Run) -> None:
+    done = cartlm("recommend", "--exclude", "baseline", "--exclude", "q8_0")
+    assert "Knee: q3_k_m" in done.stdout
+    assert "baseline (excluded), q8_0 (excluded)." in done.stdout
+    assert "More accurate" not in done.stdout
+    failed(
+        cartlm("recommend", "--exclude", "q4"),
+        "--exclude q4: there is no such variant",
+        "baseline, f16, q8_0",
+    )
+    every = [part for name in shop.VARIANTS for part in ("--exclude", name)]
+    failed(cartlm("recommend", *every), "--exclude leaves nothing to recommend on cpu")
+
+
+def test_the_target_is_one_machine(cartlm: Run, repo: Path) -> None:
+    assert "The target cpu is this one machine; make bench measures yours." in cartlm("recommend").stdout
+    details = {"threads": 2, "cores_logical": 4}
+    write_metrics(repo / "metrics/bench/cpu/machine.json", {"machine": shop.MACHINE, "details": details})
+    assert "this one machine, 2 threads on 4 logical cores; make" in cartlm("recommend").stdout
 
 
 def test_without_bounds_the_front_and_the_knee(cartlm: Run) -> None:

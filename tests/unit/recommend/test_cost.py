@@ -77,9 +77,27 @@ def test_a_machine_that_never_costs_less(metrics: Path) -> None:
     (api,) = found.apis
     assert found.break_even(of(found, "q2_k"), api) is None
     assert found.break_even(of(found, "baseline"), api) == pytest.approx(36 * 730.5 / 400e-6)
-    lines = {line.split()[0]: line for line in cost.text(found).splitlines() if line}
-    assert "never" in lines["q2_k"]
-    assert "never" not in lines["baseline"]
+    told = cost.text(found)
+    assert (
+        "Break-even with gpt: from 65,700,000 messages a month one machine that runs all month costs less; never with f16, q8_0, "
+        in told
+    )
+    assert "q2_k, where even a busy machine costs more." in told
+    assert "baseline" not in told.split("never with")[1].splitlines()[0]
+    dear = cost.text(bill(metrics, prices(hour=3600.0, gpt=API)))
+    assert "Break-even with gpt: never, even a busy machine costs more." in dear
+
+
+def test_break_even_is_said_once(metrics: Path) -> None:
+    """Without energy it depends on prices alone; 36 EUR a kWh of 0.5 to 1 J make 5 to 10 EUR a million."""
+    told = cost.text(bill(metrics, prices(gpt=API)))
+    assert told.count("657,000") == 1
+    assert told.splitlines()[0].split("  ")[0] == "variant"
+    assert "exact match, free" in told.splitlines()[0]
+    assert "Break-even with gpt: from 658,000 to 674,000 messages" in cost.text(
+        bill(metrics, prices(kwh=36.0, gpt=API))
+    )
+    assert cost.as_json(bill(metrics, prices(gpt=API)))["decoding"] == "free"
 
 
 def test_tokens_are_the_server_s_where_it_was_asked(metrics: Path) -> None:

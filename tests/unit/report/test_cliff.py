@@ -94,4 +94,20 @@ def test_too_few_types_are_no_picture(model: Model) -> None:
     few = Model("few", model.metrics, ["f16", "q8_0", "q8_0-imatrix"], {})
     assert cliff.pictures([few], Path("docs/assets")) == {}
     assert cliff.markdown(few) == ""
-    assert cliff.markdown(model) == "![Exact match by type of the file](assets/cliff-toy.svg)"
+    assert cliff.markdown(model) == f"![{cliff.title(model)}](assets/cliff-toy.svg)"
+
+
+def test_it_says_what_it_is_of_and_how_to_read_it(model: Model) -> None:
+    """The shares are of 1,000 rows; the least is 0.5, whose interval reaches below."""
+    title = "Exact match by type of the file: toy, 4.2 M, 1,000 test rows"
+    write_metrics(model.metrics / "merge.json", {"parameters": 4_197_632})
+    root = drawn(model)
+    assert str(next(root.iter(f"{SVG}title")).text) == title
+    written = [str(text.text) for text in root.iter(f"{SVG}text")]
+    assert title in written
+    least = min(int(text.removesuffix(" %")) for text in written if text.endswith(" %"))
+    assert 0 < least < 50
+    (note,) = [text for text in written if text.startswith("Bars: 95 % interval")]
+    assert note.endswith(f"Types are equally far apart, whatever their bits. The axis begins at {least} %.")
+    whole = cliff.svg("from 0", [cliff.Point("F16", 16, "free", False, 0.1, 0.0, 0.2)])
+    assert "The axis begins" not in whole

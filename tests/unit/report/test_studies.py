@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cartlm.metrics import Outcome, write_metrics, write_outcomes
-from cartlm.report import paper, pretrained, studies
+from cartlm.report import paper, pretrained, results, studies
 from cartlm.report.models import OFFLINE, Model, default
 
 MACHINE = {"name": "a toy CPU x2", "hash": "abc"}
@@ -175,6 +176,14 @@ def test_the_terminal_shows_each_study_below_its_name(small: Model) -> None:
     assert lines[0] == "small: google/gemma-3-270m, 268,098,176 parameters, dequantized from Q4_K_M"
     assert [line.split()[0] for line in lines[2:-2]] == ["base", "base,", *VARIANTS[1:]]
     assert "cartlm stale" in lines[-1]
+
+
+def test_a_study_without_a_benchmark_says_so_in_a_line(offline: Model, small: Model) -> None:
+    page = studies.document([offline, small])
+    assert results.UNTIMED not in page
+    shutil.rmtree(small.metrics / "bench")
+    page = studies.document([offline, small])
+    assert page.split("### Speed and memory on the CPU")[1].strip().splitlines() == [results.UNTIMED]
 
 
 def test_missing_numbers_leave_cells_empty(offline: Model, tmp_path: Path) -> None:
