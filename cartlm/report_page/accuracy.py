@@ -89,7 +89,7 @@ def heat_section(sources: Sources) -> Section:
     views = [view for model in sources.models for view in heat_views(sources, model)]
     return Section(
         "slices",
-        "Where it fails: language, noise and variant",
+        "Slices: language, noise and variant",
         "Each cell is the exact match of one variant on one kind of test row; the darker, the more are exact.",
         "Parts of the test rows, free of any fit to them. The number of rows is in the heading; 95 % intervals of a part of 333 rows are "
         "about ±4 points. Noisy rows have typing errors or slang; novel ones have products and phrases that training never had. "
@@ -165,14 +165,15 @@ def reliability_section(sources: Sources) -> Section:
     """Stated confidence against the share of right answers, of each variant and decoding that has one."""
     views = []
     for model in sources.models:
-        for name, values in evaluations(model).items():
+        found = sorted(evaluations(model).items(), key=lambda each: each[0] == "merged")  # the same as f16
+        for name, values in found:
             for way in ("constrained", "ensemble"):
                 bins = read_bins(values.get(f"{way}_reliability", {}))
                 if bins:
                     views.append(reliability_view(sources, model, name, way, bins, values))
     return Section(
         "confidence",
-        "How sure answers are",
+        "Confidence: how sure answers are",
         "A mark on the diagonal keeps its word: of answers that claim 80 %, 80 % are right. The larger a mark, the more answers.",
         "Confidence is calibrated on validation rows and shown for test rows, in 10 bins. Calibration error: the mean distance between both, "
         "in 15 bins. Coverage: exact match of the surest answers; the others would go to a person. Vertical bars are Wilson's 95 % intervals.",
@@ -240,7 +241,7 @@ def worth_section(sources: Sources) -> Section:
     )
     return Section(
         "worth",
-        worth.TITLE,
+        f"Baseline: {worth.TITLE[0].lower()}{worth.TITLE[1:]}",
         worth.sentences(sources.metrics).replace("`", ""),
         "The baseline matches the message with the catalog lines and reads number and action by weights fitted on the training rows. "
         "Intervals are Wilson's.",

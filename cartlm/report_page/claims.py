@@ -28,7 +28,7 @@ def section(sources: Sources) -> Section:
     )
     return Section(
         "paper",
-        "The paper, claim by claim",
+        "Paper: claim by claim",
         "arXiv 2510.21970. Reproduced: our 95 % interval holds the paper's figure at its precision; better or not reproduced: the whole "
         "interval is on one side of it; not testable: what the figure is about was not measured here.",
         f"Accuracies here are of {measured.shown} on {measured.dataset}; the paper's are of {published.model} on {published.dataset}. A "

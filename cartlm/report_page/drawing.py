@@ -14,6 +14,8 @@ from markupsafe import Markup, escape
 WIDTH, HEIGHT = 760, 400
 LEFT, RIGHT, TOP, BOTTOM = 64, 736, 24, 336
 CHARACTER, LINE = 6.6, 14  # width and height of a label's letters, about
+AROUND = ((0.5, -1.3), (0.5, 1.3), (-0.5, -1.3), (-0.5, 1.3), (1, 0), (-1, 0), (1, -0.6), (1, 0.6))
+"""Where a label is tried around its mark: off the axes first, where the bars of its intervals are."""
 SERIES = 8  # colours of the page's style
 
 
@@ -118,8 +120,8 @@ class Labels:
     def place(self, x: float, y: float, words: str) -> Markup:
         """The name of the mark at a place."""
         width = CHARACTER * len(words)
-        for distance in (10, 24, 40, 58, 78, 100):
-            for right, down in ((1, 0), (-1, 0), (0.4, -1), (0.4, 1), (-0.4, -1), (-0.4, 1), (1, -0.7), (1, 0.7), (-1, -0.7), (-1, 0.7)):  # fmt: skip
+        for distance in (11, 24, 40, 58, 78, 100):
+            for right, down in AROUND:
                 left = x + right * distance - (width if right < 0 else 0)
                 middle = y + down * distance
                 box = left - 2, middle - LINE / 2, left + width + 2, middle + LINE / 2
@@ -127,7 +129,7 @@ class Labels:
                 if inside and not any(_meet(box, other) for other in self.taken):
                     self.taken.append(box)
                     end = left + (width if right < 0 else 0)
-                    pointer = line(x, y, end, middle, "pointer") if distance > 10 else Markup()
+                    pointer = line(x, y, end, middle, "pointer") if distance > 11 else Markup()
                     return pointer + text(left, middle + 4, words, class_="text name")
         return Markup()
 

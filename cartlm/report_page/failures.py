@@ -9,6 +9,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from cartlm.evaluation.paired import F16, UNQUANTIZED
 from cartlm.report_page import test_rows
 from cartlm.report_page.parts import Section, Sources, View, shown_path
 
@@ -24,7 +25,7 @@ def section(sources: Sources) -> Section:
     elif not (rows := {str(row["id"]): row for row in test_rows.read(sources.root)}):
         note = f"This checkout has no data/test.jsonl that these numbers are of: {test_rows.MAKE}, and the answers to them."
     else:
-        for name in sources.variants:
+        for name in sorted(sources.variants, key=lambda each: each in UNQUANTIZED and each != F16):
             answers = test_rows.answers(sources.root, sources.metrics, name)
             wrong = {
                 row: text for row, text in answers.items() if row in rows and text != rows[row]["completion"]
@@ -36,10 +37,11 @@ def section(sources: Sources) -> Section:
     return Section(
         "failures",
         "Failed examples",
-        note or "Rows answered wrongly by free decoding; what differs is marked.",
+        "Rows answered wrongly by free decoding; what differs is marked.",
         f"Every n-th wrong row of data/test.jsonl, at most {SHOWN} a variant. An answer is shown if metrics/outcomes has its hash.",
         "make repro",
         views,
+        note,
     )
 
 

@@ -50,7 +50,12 @@ def training_section(sources: Sources) -> Section:
                 [shown_path(sources.root, path)],
                 drawing.picture(title, *parts),
                 table(title, ("step", "epoch", "training loss", "validation loss"), rows),
-                ", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in about.items()),
+                ", ".join(
+                    f"{key.replace('_', ' ')}: {value:,}"
+                    if isinstance(value, int)
+                    else f"{key.replace('_', ' ')}: {value}"
+                    for key, value in about.items()
+                ),
             )
         )
     return Section(
@@ -105,8 +110,8 @@ def bytes_section(sources: Sources) -> Section:
         )  # fmt: skip
     return Section(
         "bytes",
-        "Bytes by group of tensors",
-        "A small model is mostly what quantization touches least: the embedding.",
+        "Bytes: where a file's size is",
+        "What a file's size is made of: some groups keep more bits than others.",
         "Counted from each file, in MiB; header and padding are what is no tensor.",
         "dvc repro",
         views,

@@ -69,6 +69,6 @@ for (const heading of document.querySelectorAll("thead th")) {
   heading.replaceChildren(button);
 }
 for (const form of document.querySelectorAll(".switches")) form.addEventListener("submit", (event) => event.preventDefault());
-addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((each) => (each.open = true)));
+addEventListener("beforeprint", () => document.querySelectorAll(".numbers, .about").forEach((each) => (each.open = true)));
 addEventListener("hashchange", follow);
 follow();

@@ -16,6 +16,8 @@ from cartlm.report_page.parts import Section, Sources
 from cartlm.report_page.recommendation import Advice
 
 HERE = Path(__file__).parent
+INTERVAL = re.compile(r"\[(\S+), (\S+)\]")
+"""Is kept on one line."""
 SHORT = ("variant", "exact_match", "latency_ms_p95", "peak_rss_mib", "size_mib")
 
 
@@ -98,4 +100,5 @@ def _render(name: str, **values: Any) -> str:
         if key in values:
             values[key] = Markup(values[key])
     loaded = Environment(loader=FileSystemLoader(HERE), autoescape=name.endswith(".html.jinja"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    loaded.filters["whole"] = lambda text: INTERVAL.sub("[\\1,\N{NO-BREAK SPACE}\\2]", text)
     return loaded.get_template(name).render(**values)

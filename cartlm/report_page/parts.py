@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,7 +56,8 @@ class Section:
     method: str
     command: str
     views: Sequence[View] = ()
-    blocks: Sequence[Markup] = field(default=())
+    empty: str = "Nothing was measured yet."
+    """What is said without a view."""
 
     @property
     def switches(self) -> dict[str, list[str]]:
@@ -91,14 +92,16 @@ def table(caption: str, keys: Sequence[str], rows: Sequence[Row], ids: Sequence[
     """Cells as `cartlm.report.cells` writes them, sorted by their values."""
     headings, *lines = cells.table(keys, rows)
     made = [
-        [Cell(text, _by(row.get(key), text)) for key, text in zip(keys, line, strict=True)]
+        [_cell(row.get(key), text) for key, text in zip(keys, line, strict=True)]
         for row, line in zip(rows, lines, strict=True)
     ]
     return Table(caption, headings, made, ids)
 
 
-def _by(value: Any, text: str) -> float | str:
-    return value if isinstance(value, int | float) else text.lower()
+def _cell(value: Any, text: str) -> Cell:
+    if isinstance(value, int):  # counted: all digits
+        return Cell(f"{value:,}", value)
+    return Cell(text, value if isinstance(value, float) else text.lower())
 
 
 def machines(files: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -13,6 +13,7 @@ from cartlm.recommend.choice import RULE, Choice, Gap
 from cartlm.recommend.measured import ACCURACY, P95, RANDOM, RSS, SIZE, Candidate, Measured
 from cartlm.report import cells, hardware
 from cartlm.report.cells import Interval
+from cartlm.report.summary import read_optional
 
 GIB = 1024  # MiB of the bound on memory that the first screen speaks of
 SURE = (
@@ -49,15 +50,24 @@ def targets(metrics: Path) -> list[str]:
     return sorted(found, key=lambda name: (name.startswith(RANDOM), name))
 
 
+def cores(metrics: Path, target: str) -> str:
+    """The cores that a target's programs had, as its machine.json has them; empty where it does not."""
+    threads = read_optional(metrics / "bench" / target / "machine.json").get("details", {}).get("threads")
+    return f"{threads} CPU cores, " if threads else ""
+
+
 def every(metrics: Path, variants: Sequence[str]) -> list[Advice]:
     """One for each target."""
     found = []
     for target in targets(metrics):
         try:
-            if target.startswith(RANDOM):
-                found.append(architecture(metrics, target))
-            else:
-                found.append(advice(measured.read(metrics, variants, target, None, "test")))
+            random = target.startswith(RANDOM)
+            one = (
+                architecture(metrics, target)
+                if random
+                else advice(measured.read(metrics, variants, target, None, "test"))
+            )
+            found.append(replace(one, machine=f"{cores(metrics, target)}{one.machine}"))
         except UserError as error:
             found.append(Advice(target, "", "", f"{error.message}."))
     return found
@@ -73,7 +83,7 @@ def advice(found: Measured) -> Advice:
     f16 = next((each for each in files.candidates if each.name == F16), None)
     lost = loss(files, winner, f16)
     sentence = (
-        f"ship {winner.name} with {found.decoding} decoding: it answers {cells.with_interval(*winner[ACCURACY])} of the test rows "
+        f"Ship {winner.name} with {found.decoding} decoding: it answers {cells.with_interval(*winner[ACCURACY])} of the test rows "
         f"exactly, {lost_words(lost, winner.name)}."
     )
     facts = [
@@ -83,7 +93,12 @@ def advice(found: Measured) -> Advice:
         Fact("peak memory [95 %]", f"{cells.with_interval(*winner[RSS])} MiB"),
         Fact("file", f"{cells.number(winner[SIZE].value)} MiB"),
     ]
-    more = [memory(files.candidates), *closest(best), *without_model(found, winner)]
+    more = [
+        memory(files.candidates),
+        *how_sure(lost, winner.name, found.n),
+        *closest(best),
+        *without_model(found, winner),
+    ]
     return Advice(
         found.target,
         found.machine,
@@ -112,6 +127,19 @@ def lost_words(lost: Gap | None, name: str) -> str:
         return f"nothing measurable lost against F16 ({points(lost.difference)}{p})"
     way = "fewer" if lost.worse else "more"
     return f"measurably {way} than F16 ({points(lost.difference)}{p})"
+
+
+def how_sure(lost: Gap | None, name: str, n: int) -> list[str]:
+    """The difference to F16 in words."""
+    if lost is None:
+        return []
+    low, high = (
+        f"{abs(100 * each):.1f} points {'more' if each > 0 else 'fewer'}" for each in lost.difference[1:]
+    )
+    test = "" if lost.p is None else f", McNemar's p {format_p(lost.p)}"
+    return [
+        f"How sure: on the same {n:,} rows, {name} answers between {low} and {high} exactly than F16 (95 %{test})."
+    ]
 
 
 def against(lost: Gap | None, name: str) -> str:
@@ -163,7 +191,7 @@ def without_model(found: Measured, winner: Candidate) -> list[str]:
     )
     return [
         f"A reader without a language model, {BASELINE}, {judged} on these generated rows: {points(gap.difference)}{p}; its p95 is "
-        f"{cells.with_interval(*base[P95])} ms. On which messages a model is worth it: section What needs no model."
+        f"{cells.with_interval(*base[P95])} ms. On which messages a model is worth it: section Baseline."
     ]
 
 
@@ -184,7 +212,7 @@ def architecture(metrics: Path, target: str) -> Advice:
     over = [each for each, file in timed.items() if file[RSS] > GIB]
     fits = f"with at most 1 GiB of memory, these do not fit: {', '.join(over)}" if over else "every file fits 1 GiB of memory"  # fmt: skip
     sentence = (
-        f"{name} is the fastest file of {target.removeprefix(RANDOM)}: p95 {shown[P95]} ms, peak memory {shown[RSS]} MiB; {fits}. "
+        f"Of {target.removeprefix(RANDOM)}, {name} is the fastest file: p95 {shown[P95]} ms, peak memory {shown[RSS]} MiB; {fits}. "
         "Its weights are random, so it has a speed and no accuracy."
     )
     return Advice(

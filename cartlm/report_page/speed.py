@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
@@ -18,13 +17,17 @@ ENERGY = ("energy_j_per_query", "energy_j_per_token", "energy_idle_w", "energy_s
 KEYS = ("variant", "prefill ms", "decode ms", "prefill_tokens_per_s", "decode_tokens_per_s", "latency_ms_p50", "latency_ms_p95", "queries_per_s", "load_s", "peak_rss_mib")  # fmt: skip
 
 
-def measured(metrics: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """Target -> variant -> its file, with the section of its speeds as `speed`."""
+def measured(sources: Sources) -> dict[str, dict[str, dict[str, Any]]]:
+    """Target -> variant -> its file, with the section of its speeds as `speed`; variants in the order of params.yaml."""
     found = {}
-    for folder in sorted((metrics / "bench").glob("*")):
+    for folder in sorted((sources.metrics / "bench").glob("*")):
         for part in ("cpu", "gpu"):
             if folder.is_dir() and (files := hardware.measurements(folder, part)):
-                found[folder.name] = {name: {**file, "speed": file[part]} for name, file in files.items()}
+                names = [
+                    *(name for name in sources.variants if name in files),
+                    *(name for name in files if name not in sources.variants),
+                ]
+                found[folder.name] = {name: {**files[name], "speed": files[name][part]} for name in names}
     return found
 
 
@@ -44,7 +47,7 @@ def split(speed: Mapping[str, Any]) -> tuple[float, float] | None:
 def section(sources: Sources) -> Section:
     """Bars of both phases, by target."""
     views = []
-    for target, files in measured(sources.metrics).items():
+    for target, files in measured(sources).items():
         bars, rows = [], []
         for name, file in files.items():
             speed = file["speed"]
@@ -80,7 +83,7 @@ def section(sources: Sources) -> Section:
 def energy_section(sources: Sources) -> Section:
     """Joules by target; where none were measured, why."""
     views = []
-    for target, files in measured(sources.metrics).items():
+    for target, files in measured(sources).items():
         rows = [{"variant": name, **file["energy"]} for name, file in files.items() if file.get("energy")]
         title = f"Energy on {target}"
         folder = sources.metrics / "bench" / target

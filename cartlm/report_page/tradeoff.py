@@ -30,6 +30,7 @@ COSTS = {
 """Key -> title of the axis; less is better."""
 DECODINGS = ("constrained", "free", "ensemble")
 ROWS = {"test": "test rows", "natural": "messages that people typed"}
+FILES, WITH_BASELINE = "model files", f"{BASELINE} too"
 NOWHERE = "files (any machine)"
 """The target of what needs no machine: a file's size."""
 
@@ -49,7 +50,7 @@ def section(sources: Sources) -> Section:
     views = [view for model in sources.models for view in model_views(sources, model)]
     return Section(
         ID,
-        "Accuracy against what it costs",
+        "Trade-off: accuracy against what it costs",
         "Up and to the left is better. The line joins the variants that no other beats in both quantities shown; grey ones are beaten. "
         "Select a mark to go to its row.",
         "Exact match of all rows by the decoding chosen, Wilson's 95 % interval. Latency, memory and energy: one query at a time, free "
@@ -77,15 +78,12 @@ def model_views(sources: Sources, model: Model) -> Iterator[View]:
                         if (share := accuracy(evaluation, name, decoding, rows))
                         and (cost := interval(costs.get(name, {}).get("speed", {}), key))
                     ]
-                    if len(marks) > 1 and any(decoding_of(each.name, decoding) == decoding for each in marks):
-                        choice = {
-                            "model": model.name, "target": target, "decoding": decoding, "rows": words, "against": COSTS[key],
-                        }  # fmt: skip
-                        yield view(sources, model, choice, key, with_front(marks), evaluations, costs)
-
-
-def decoding_of(name: str, decoding: str) -> str:
-    return "free" if name == BASELINE else decoding
+                    files = [each for each in marks if each.name != BASELINE]
+                    choice = {"model": model.name, "target": target, "decoding": decoding, "rows": words}
+                    for shown, kept in ((FILES, files), (WITH_BASELINE, marks if marks != files else [])):
+                        if len(files) > 1 and kept:
+                            whole = {**choice, "show": shown, "against": COSTS[key]}
+                            yield view(sources, model, whole, key, with_front(kept), evaluations, costs)
 
 
 def accuracy(evaluation: Mapping[str, Any], name: str, decoding: str, rows: str) -> Interval | None:
@@ -134,7 +132,15 @@ def view(
 ) -> View:  # fmt: skip
     """One combination."""
     prefix = "-".join(
-        ["row", model.name, choice["target"].split()[0], choice["decoding"], choice["rows"].split()[0], key]
+        [
+            "row",
+            model.name,
+            choice["target"].split()[0],
+            choice["decoding"],
+            choice["rows"].split()[0],
+            choice["show"].split()[0],
+            key,
+        ]
     )
     ids = [f"{prefix}-{mark.name}" for mark in marks]
     rows = [
@@ -174,7 +180,6 @@ def draw(title: str, cost: str, marks: Sequence[Mark], ids: Sequence[str]) -> Ma
         labels.keep_free(x(mark.cost.value), y(mark.accuracy.value))
     for mark, target in zip(marks, ids, strict=True):
         at, high = x(mark.cost.value), y(mark.accuracy.value)
-        kind = f"{'best' if mark.on_front else 'beaten'}{' rules' if mark.name == BASELINE else ''}"
         told = f"{mark.name}: exact match {cells.with_interval(*mark.accuracy)}, {cost} {cells.with_interval(*mark.cost)}"
         half = 6.0
         box = {"class_": "mark", "x": at - half, "y": high - half, "width": 2 * half, "height": 2 * half}
@@ -183,7 +188,17 @@ def draw(title: str, cost: str, marks: Sequence[Mark], ids: Sequence[str]) -> Ma
             drawing.line(at, y(mark.accuracy.low), at, y(mark.accuracy.high), "bar"),
             drawing.line(x(mark.cost.low), high, x(mark.cost.high), high, "bar"),
             drawing.tag("rect", **box, rx=0 if mark.name == BASELINE else half),
-            labels.place(at, high, mark.name),
         ]
-        parts.append(drawing.tag("a", *inside, href=f"#{target}", class_=f"point {kind}", aria_label=told))
+        parts.append(
+            drawing.tag(
+                "a",
+                *inside,
+                href=f"#{target}",
+                class_="point" if mark.on_front else "point beaten",
+                aria_label=told,
+            )
+        )
+    for mark in marks:  # over all bars
+        name = labels.place(x(mark.cost.value), y(mark.accuracy.value), mark.name)
+        parts.append(drawing.tag("g", name, class_="label" if mark.on_front else "label beaten"))
     return drawing.picture(title, *parts)

@@ -77,25 +77,21 @@ def section(sources: Sources) -> Section:
     """By target and metric."""
     commits = history(sources.root, sources.commits)
     views = [*views_of(commits, sources)] if len(commits) > 1 else []
-    few = (
-        ""
-        if views
-        else " This checkout has fewer than two such commits: git fetch --unshallow fetches a shallow clone's."
-    )
     return Section(
         "trends",
         "Trends",
         f"The same metric over the last {len(commits)} commits that touched metrics/, oldest first. A dashed line marks a change of the "
-        f"machine: left and right of it, speeds do not compare.{few}",
+        f"machine: left and right of it, speeds do not compare.",
         "Read from git, commit by commit, as committed then: rows, models and code may have changed in between, and the commit says how.",
         "git log -- metrics",
         views,
+        "This checkout has fewer than two such commits; git fetch --unshallow completes a shallow clone.",
     )
 
 
 def views_of(commits: Sequence[Commit], sources: Sources) -> Iterator[View]:
-    """Accuracies, then the costs of each target."""
-    variants = sources.variants
+    """Accuracies, then the costs of each target; not of the base model, which answers in another format."""
+    variants = [name for name in sources.variants if name != "base"]
     for key, words in ACCURACIES.items():
         yield from _view(commits, ANYWHERE, words, {name: (f"eval/{name}.json", key) for name in variants})
     targets = sorted(
@@ -145,7 +141,7 @@ def draw(
     title: str, words: str, commits: Sequence[Commit], series: Mapping[str, Sequence[Any]], hashes: Sequence[str]
 ) -> Markup:  # fmt: skip
     """A line a variant, named at its right end."""
-    right = drawing.RIGHT - 12 - drawing.CHARACTER * max(map(len, series))
+    right = drawing.RIGHT - 16 - drawing.CHARACTER * max(map(len, series))
     step = (right - drawing.LEFT) / max(1, len(commits) - 1)
     numbers = [value for values in series.values() for value in values if value is not None]
     log = min(numbers) > 0 and max(numbers) > 20 * min(numbers)
@@ -164,7 +160,7 @@ def draw(
             parts.append(drawing.line(x - step / 2, drawing.TOP, x - step / 2, drawing.BOTTOM, "machine"))
     ends = []
     for number, (name, values) in enumerate(series.items()):
-        colour = f"s{number % drawing.SERIES}"
+        colour = f"s{number % drawing.SERIES}{' again' if number >= drawing.SERIES else ''}"
         own = [
             (drawing.LEFT + step * at, y(value), commits[at], value)
             for at, value in enumerate(values)
@@ -186,5 +182,6 @@ def draw(
     placed = -99.0
     for place, name, colour in sorted(ends):  # names are at least a line apart
         placed = max(place, placed + 13)
-        parts.append(drawing.text(right + 8, placed + 4, name, class_=f"text name {colour}"))
+        parts.append(drawing.line(right, place, right + 14, placed, "pointer"))
+        parts.append(drawing.text(right + 16, placed + 4, name, class_=f"text name {colour}"))
     return drawing.picture(title, *parts)
