@@ -56,7 +56,7 @@ def log_ticks(low: float, high: float) -> list[float]:
     every = [digit * 10.0**power for power in range(-6, 9) for digit in (1, 2, 5)]
     first = max((each for each in every if each <= low * (1 + 1e-9)), default=every[0])
     last = min((each for each in every if each >= high * (1 - 1e-9)), default=every[-1])
-    return [each for each in every if first <= each <= max(last, first * 2)]
+    return [each for each in every if first <= each <= max(last, first * 2.5)]
 
 
 @dataclass(frozen=True)

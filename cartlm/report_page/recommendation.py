@@ -96,8 +96,8 @@ def advice(found: Measured) -> Advice:
     more = [
         memory(files.candidates),
         *how_sure(lost, winner.name, found.n),
-        *closest(best),
         *without_model(found, winner),
+        *closest(best),
     ]
     return Advice(
         found.target,
@@ -136,10 +136,13 @@ def how_sure(lost: Gap | None, name: str, n: int) -> list[str]:
     low, high = (
         f"{abs(100 * each):.1f} points {'more' if each > 0 else 'fewer'}" for each in lost.difference[1:]
     )
-    test = "" if lost.p is None else f", McNemar's p {format_p(lost.p)}"
-    return [
-        f"How sure: on the same {n:,} rows, {name} answers between {low} and {high} exactly than F16 (95 %{test})."
-    ]
+    rows = f"on {n:,} rows, {name} answers between {low} and {high} exactly than F16"
+    test = (
+        "by both intervals alone, as no rows are stored"
+        if lost.p is None
+        else f"McNemar's p {format_p(lost.p)}"
+    )
+    return [f"How sure: {rows} (95 %; {test})."]
 
 
 def against(lost: Gap | None, name: str) -> str:
