@@ -9,7 +9,6 @@ import click
 
 from cartlm import command
 from cartlm.compare.load import load_metrics
-from cartlm.data.card import OURS
 from cartlm.errors import UserError
 from cartlm.files import write_text
 from cartlm.params import Params
@@ -24,6 +23,7 @@ ROOT, METRICS, OUTPUT = Path("."), Path("metrics"), Path("build/report.html")
 
 def sources(settings: Params, root: Path = ROOT, show_rows: bool = False, commits: int = 20) -> Sources:
     """What the page of a checkout is made from."""
+    from cartlm.data.card import OURS
     from cartlm.report_page.parts import Sources  # as below: an environment for rows alone has no Jinja
 
     ours = models.default(root / METRICS, settings.variants.names, settings.base.path, settings.base.source)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cartlm.errors import UserError
+from cartlm.metrics import read_metrics
 from cartlm.report.summary import read_optional
 from cartlm.report_page import drawing
 from cartlm.report_page.drawing import Bar, stacked
@@ -14,7 +15,7 @@ from cartlm.report_page.parts import Section, Sources, View, machines, shown_pat
 
 CURVES = {"loss": "training", "eval_loss": "validation"}
 GROUPS = {"token_embd": "embedding", "embedding": "embedding", "output": "output", "attention": "attention", "mlp": "MLP", "ffn": "MLP", "norm": "norms", "header": "header", "padding": "padding"}  # fmt: skip
-"""Group of metrics/quantize, gptq or merge -> its name here."""
+"""Group of a metrics file -> its name here."""
 MIB = 2**20
 
 
@@ -86,9 +87,9 @@ def bytes_section(sources: Sources) -> Section:
     for model in sources.models:
         files: dict[str, dict[str, Any]] = {"merged": dict(read_optional(model.metrics / "merge.json"))}
         for name in model.variants:
-            for kind in ("quantize", "gptq"):
-                if values := read_optional(model.metrics / kind / f"{name}.json"):
-                    files[name] = dict(values)
+            for path in model.metrics.glob(f"*/{name}.json"):
+                if (values := read_metrics(path)).get("bytes"):
+                    files[name] = values
         grouped = {
             name: groups(values.get("bytes", {})) for name, values in files.items() if values.get("bytes")
         }
@@ -102,9 +103,7 @@ def bytes_section(sources: Sources) -> Section:
              "bits a weight": files[name].get("quantize", {}).get("bits_per_weight")}
             for name, parts in grouped.items()
         ]  # fmt: skip
-        folders = [
-            shown_path(sources.root, model.metrics / each) for each in ("merge.json", "quantize", "gptq")
-        ]
+        folders = [shown_path(sources.root, model.metrics / each) for each in ("merge.json", "quantize")]
         views.append(
             View({"model": model.name}, machines(files.values()), folders, stacked(title, legend, bars, "MiB"), table(title, ("variant", *legend, "MiB in all", "bits a weight"), rows))
         )  # fmt: skip

@@ -151,7 +151,7 @@ def view(
     names = [mark.name for mark in marks]
     files = [model.metrics / "eval" / f"{name}.json" for name in names]
     if choice["target"] == NOWHERE:
-        files += [model.metrics / "quantize", model.metrics / "gptq"]
+        files += [model.metrics / "quantize"]
     else:
         files += [model.metrics / "bench" / choice["target"]]
     about = [evaluations[name] for name in names] + [costs[name] for name in names]
