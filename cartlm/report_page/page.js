@@ -56,7 +56,7 @@ function sort(heading) {
   const rows = [...body.rows].sort((one, other) => {
     const [a, b] = [by(one), by(other)], [x, y] = [Number(a), Number(b)];
     if (a === "" || b === "") return (a === "") - (b === ""); // what was not measured comes last, either way
-    const order = Number.isNaN(x) || Number.isNaN(y) ? a.localeCompare(b) : x - y;
+    const order = Number.isNaN(x) - Number.isNaN(y) || (Number.isNaN(x) ? a.localeCompare(b) : x - y);
     return way === "ascending" ? order : -order;
   });
   body.append(...rows);

@@ -11,6 +11,7 @@ from typing import Any
 from cartlm.errors import UserError
 from cartlm.pipeline.repository import run_git
 from cartlm.report import cells
+from cartlm.report.models import Model
 from cartlm.report_page import accuracy, claims, failures, making, recommendation, speed, tradeoff, trends
 from cartlm.report_page.parts import Section, Sources
 from cartlm.report_page.recommendation import Advice
@@ -55,6 +56,7 @@ def html(sources: Sources) -> str:
         advice=recommendation.every(sources.metrics, sources.variants),
         sections=sections(sources),
         models=sources.models,
+        studies={each.name: measured_at(each) for each in sources.models if each.record},
         sure=recommendation.SURE,
         commit=commit(sources.root),
         script=script,
@@ -89,7 +91,16 @@ def short_table(sources: Sources, advice: Advice) -> str:
 def commit(root: Path) -> str:
     """Hash and date of HEAD, for the heading; empty outside of git."""
     done = run_git(root, "log", "-1", "--format=%h of %cs")
-    return done.stdout.strip() if done.returncode == 0 else ""
+    if done.returncode:
+        return ""
+    changed = run_git(root, "status", "--porcelain", "--", "metrics", "results").stdout.strip()
+    return done.stdout.strip() + (" and numbers that are not committed yet" if changed else "")
+
+
+def measured_at(model: Model) -> str:
+    """Preset, commit and date of a study."""
+    about = {key: str(model.record.get(key, "unknown")) for key in ("preset", "commit", "date")}
+    return f"{about['preset']} at commit {about['commit'][:8]}, {about['date']}"
 
 
 def _render(name: str, **values: Any) -> str:

@@ -61,20 +61,27 @@ def every(metrics: Path, variants: Sequence[str]) -> list[Advice]:
     found = []
     for target in targets(metrics):
         try:
-            random = target.startswith(RANDOM)
-            one = (
-                architecture(metrics, target)
-                if random
-                else advice(measured.read(metrics, variants, target, None, "test"))
-            )
+            if target.startswith(RANDOM):
+                one = architecture(metrics, target)
+            else:
+                tested = measured.read(metrics, variants, target, None, "test")
+                one = advice(tested, natural(metrics, variants, tested))
             found.append(replace(one, machine=f"{cores(metrics, target)}{one.machine}"))
         except UserError as error:
             found.append(Advice(target, "", "", f"{error.message}."))
     return found
 
 
-def advice(found: Measured) -> Advice:
-    """The choice among the model files, and the baseline beside it."""
+def natural(metrics: Path, variants: Sequence[str], tested: Measured) -> list[Measured]:
+    """The same of messages that people typed, where these were asked."""
+    try:
+        return [measured.read(metrics, variants, tested.target, tested.decoding, "natural")]
+    except UserError:
+        return []
+
+
+def advice(found: Measured, others: Sequence[Measured] = ()) -> Advice:
+    """The choice among the model files, and the baseline beside it; `others` are of other rows."""
     files = replace(found, candidates=[each for each in found.candidates if each.name != BASELINE])
     if not files.candidates:
         return Advice(found.target, found.machine, "", "No model file was measured.")
@@ -89,14 +96,14 @@ def advice(found: Measured) -> Advice:
     facts = [
         Fact("exact match [95 %]", cells.with_interval(*winner[ACCURACY])),
         Fact("against F16", against(lost, winner.name)),
-        Fact("p95 [95 %]", f"{cells.with_interval(*winner[P95])} ms"),
+        Fact("p95 latency [95 %]", f"{cells.with_interval(*winner[P95])} ms"),
         Fact("peak memory [95 %]", f"{cells.with_interval(*winner[RSS])} MiB"),
-        Fact("file", f"{cells.number(winner[SIZE].value)} MiB"),
+        Fact(f"file, models/{winner.name}", f"{cells.number(winner[SIZE].value)} MiB"),
     ]
     more = [
         memory(files.candidates),
         *how_sure(lost, winner.name, found.n),
-        *without_model(found, winner),
+        *without_model(winner, [found, *others]),
         *closest(best),
     ]
     return Advice(
@@ -133,16 +140,14 @@ def how_sure(lost: Gap | None, name: str, n: int) -> list[str]:
     """The difference to F16 in words."""
     if lost is None:
         return []
-    low, high = (
-        f"{abs(100 * each):.1f} points {'more' if each > 0 else 'fewer'}" for each in lost.difference[1:]
-    )
-    rows = f"on {n:,} rows, {name} answers between {low} and {high} exactly than F16"
-    test = (
-        "by both intervals alone, as no rows are stored"
-        if lost.p is None
-        else f"McNemar's p {format_p(lost.p)}"
-    )
-    return [f"How sure: {rows} (95 %; {test})."]
+    _, *limits = lost.difference
+    low, high = (f"{abs(100 * each):.1f} points {'better' if each > 0 else 'worse'}" for each in limits)
+    if lost.p is None:
+        test = "no rows are stored, so both intervals alone say so"
+    else:
+        sees = "no" if lost.close else "a"
+        test = f"McNemar's test of the same rows sees {sees} difference, p {format_p(lost.p)}"
+    return [f"How sure: by {n:,} rows, {name} is between {low} and {high} than F16 (95 %); {test}."]
 
 
 def against(lost: Gap | None, name: str) -> str:
@@ -178,23 +183,23 @@ def closest(best: Choice) -> list[str]:
     return [f"{words}: {'; '.join(map(answer.gap_words, kept))}." for words, kept in kinds.items() if kept]
 
 
-def without_model(found: Measured, winner: Candidate) -> list[str]:
-    """The baseline beside the winner."""
-    base = next((each for each in found.candidates if each.name == BASELINE), None)
-    if base is None:
+def without_model(winner: Candidate, sets: Sequence[Measured]) -> list[str]:
+    """The baseline beside the winner, on each set of rows that both answered."""
+    told, fast = [], ""
+    for found in sets:
+        by_name = {each.name: each for each in found.candidates}
+        if BASELINE in by_name and winner.name in by_name:
+            (gap,) = choice.gaps(found, by_name[winner.name], [by_name[BASELINE]]).values()
+            judged = (
+                "too close to call" if gap.close else f"measurably {'less' if gap.worse else 'more'} accurate"
+            )
+            p = "" if gap.p is None else f", p {format_p(gap.p)}"
+            told.append(f"{judged} on {found.n:,} {answer.ROWS[found.rows]} ({points(gap.difference)}{p})")
+            fast = by_name[BASELINE].shown(P95)
+    if not told:
         return []
-    gap = choice.gaps(found, winner, [base])[BASELINE]
-    p = "" if gap.p is None else f", p {format_p(gap.p)}"
-    judged = (
-        "cannot be told apart"
-        if gap.close
-        else "is measurably less accurate"
-        if gap.worse
-        else "is measurably more accurate"
-    )
     return [
-        f"A reader without a language model, {BASELINE}, {judged} on these generated rows: {points(gap.difference)}{p}; its p95 is "
-        f"{cells.with_interval(*base[P95])} ms. On which messages a model is worth it: section Baseline."
+        f"Without a language model, {BASELINE} is {' and '.join(told)}; {fast}. By kind of message: Baseline, below."
     ]
 
 

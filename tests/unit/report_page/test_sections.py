@@ -36,8 +36,8 @@ def test_the_recommendation_names_the_file_its_loss_and_how_sure_that_is(sources
     assert advice.commands[0] == "cartlm serve q3_k_m --decoding constrained"
     fits, sure, without, *_ = advice.more
     assert "every file fits: the most is f16 with 80.0 MiB" in fits
-    assert "between 10.5 points fewer and 2.4 points more" in sure
-    assert "baseline, is measurably less accurate" in without
+    assert "between 10.5 points worse and 2.4 points better than F16" in sure
+    assert "baseline is measurably less accurate on 200 test rows (−11.0 points [−18.6, −3.2])" in without
 
 
 def test_a_paired_test_says_what_is_measurably_lost(sources: Sources) -> None:
@@ -50,6 +50,27 @@ def test_a_paired_test_says_what_is_measurably_lost(sources: Sources) -> None:
         found, *(next(each for each in found.candidates if each.name == name) for name in ("q2_k", "f16"))
     )
     assert recommendation.lost_words(gap, "q2_k").startswith("measurably fewer than F16 (−30.0 points")
+
+
+def test_a_card_has_a_recommendation_of_its_own(sources: Sources) -> None:
+    for path in (sources.metrics / "bench/cpu").glob("*.json"):
+        values = read_metrics(path)
+        write_metrics(sources.metrics / "bench/t4" / path.name, {"machine": {"name": "T4", "hash": "t"}, "gpu": values["cpu"] | {"vram_run_used_mib": 900.0}})  # fmt: skip
+    assert [(each.target, each.machine, each.ship) for each in recommendation.every(sources.metrics, sources.variants)] == [
+        ("cpu", "a toy CPU x2", "q3_k_m"), ("t4", "T4", "q3_k_m"),
+    ]  # fmt: skip
+    assert tradeoff.section(sources).switches["target"] == ["cpu", "t4"]
+    assert chosen(tradeoff.section(sources).views, target="t4", decoding="free", rows="test rows", show="model files", against="VRAM, MiB")  # fmt: skip
+
+
+def test_random_weights_have_a_speed_and_no_accuracy(sources: Sources) -> None:
+    cpu = {"latency_ms_p95": 900.0, "peak_rss_mib": 1300.0, "size_mib": 770.0}
+    for name, more in (("q4_k_m", {}), ("q8_0", {"latency_ms_p95": 1200.0, "peak_rss_mib": 800.0})):
+        write_metrics(sources.metrics / f"bench/cpu-llama/{name}.json", {"machine": {"name": "x", "hash": "x"}, "cpu": cpu | more})  # fmt: skip
+    found = recommendation.every(sources.metrics, sources.variants)[-1]
+    assert (found.target, found.ship) == ("cpu-llama", "")
+    assert "q4_k_m is the fastest file" in found.sentence
+    assert "these do not fit: q4_k_m." in found.sentence
 
 
 def test_a_file_above_a_gib_does_not_fit(sources: Sources) -> None:
