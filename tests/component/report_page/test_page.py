@@ -250,7 +250,7 @@ def test_trends_follow_the_commits_and_mark_another_machine(tmp_path: Path) -> N
     sources = toy_page.write(tmp_path)
     path = sources.metrics / "bench/cpu/f16.json"
     git(tmp_path, "init", "-q")
-    for number, (p95, machine) in enumerate([(100.0, "aa"), (90.0, "aa"), (40.0, "bb")]):
+    for number, (p95, machine) in enumerate([(100.0, "aa"), (90.0, "aa"), (80.0, "aa"), (40.0, "bb")]):
         values = read_metrics(path)
         write_metrics(path, {**values, "machine": {"name": f"CPU {machine}", "hash": machine}, "cpu": {**values["cpu"], "latency_ms_p95": p95}})  # fmt: skip
         for other in ("baseline", "q8_0", "q4_k_m", "q3_k_m", "q2_k"):
@@ -270,14 +270,14 @@ def test_trends_follow_the_commits_and_mark_another_machine(tmp_path: Path) -> N
     ]
     assert view.table
     f16 = view.table.headings.index("f16")
-    assert [row[f16].by for row in view.table.rows] == [40.0, 90.0, 100.0]
+    assert [row[f16].by for row in view.table.rows] == [40.0, 80.0, 90.0, 100.0]
     assert view.picture.count('class="machine"') == 1
     assert "<b>" not in view.picture
     write_metrics(path, {**read_metrics(path), "cpu": {"latency_ms_p95": 30.0}})
     assert trends.history(tmp_path, 20)[-1].name == "workspace"
     assert [each.subject for each in trends.history(tmp_path, 2)][:2] == [
-        "<b>commit 1</b>",
         "<b>commit 2</b>",
+        "<b>commit 3</b>",
     ]
 
 
