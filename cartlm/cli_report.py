@@ -28,7 +28,11 @@ def sources(settings: Params, root: Path = ROOT, show_rows: bool = False, commit
 
     ours = models.default(root / METRICS, settings.variants.names, settings.base.path, settings.base.source)
     shown = show_rows or settings.data.show_rows or settings.data.source in OURS
-    return Sources(root, [ours, *models.studies(root)], settings.data.path or paper.GENERATED, shown, commits)
+    path = settings.data.path or paper.GENERATED
+    dataset = (
+        path if settings.data.source == "hub" else Path(path).name
+    )  # a reader need not know where it is here
+    return Sources(root, [ours, *models.studies(root)], dataset, shown, commits)
 
 
 @click.command(cls=command.Guard)

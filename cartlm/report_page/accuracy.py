@@ -122,7 +122,7 @@ def heat_views(sources: Sources, model: Model) -> Iterator[View]:
         lines = [
             [
                 Cell(name, name),
-                *(_shaded(*cut[words]) if words in cut else Cell("", -1.0) for words in columns),
+                *(_shaded(cut[words][0]) if words in cut else Cell("", -1.0) for words in columns),
             ]
             for name, cut in shares.items()
         ]
@@ -136,13 +136,8 @@ def heat_views(sources: Sources, model: Model) -> Iterator[View]:
         )
 
 
-def _shaded(share: float, n: int) -> Cell:
-    low, high = wilson(round(share * n), n)
-    return Cell(
-        cells.with_interval(share, low, high).partition(" ")[0],
-        share,
-        max(0, min(9, int(20 * (share - 0.5)))),
-    )
+def _shaded(share: float) -> Cell:
+    return Cell(f"{share:.2f}", share, max(0, min(9, int(20 * (share - 0.5)))))
 
 
 def crossed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,17 @@ def test_a_broken_file_is_named_in_one_line(
     assert done.stderr.count("\n") == 1
     assert says in done.stderr
     assert not (checkout / "build").exists()
+
+
+def test_without_metrics_or_params_it_is_one_line(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(checkout / "metrics")
+    done = in_folder(checkout, monkeypatch)
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert "metrics/eval has no evaluation of a variant in params.yaml; make repro" in done.stderr
+    (checkout / "params.yaml").unlink()
+    done = in_folder(checkout, monkeypatch)
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert "params.yaml" in done.stderr
 
 
 def test_a_page_that_cannot_be_written_is_one_line(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
