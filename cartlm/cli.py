@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from cartlm import cli_recommend, cli_search, cli_serving, command
+from cartlm import cli_recommend, cli_report, cli_search, cli_serving, command
 from cartlm import params as params_file
 from cartlm.compare import judge
 from cartlm.compare.comparison import as_json as comparison_json
@@ -35,7 +35,7 @@ FILE = click.Path(path_type=Path)
 @click.group(
     cls=command.Group,
     no_args_is_help=False,
-    commands=[*cli_serving.COMMANDS, *cli_recommend.COMMANDS, *cli_search.COMMANDS],
+    commands=[*cli_serving.COMMANDS, *cli_recommend.COMMANDS, *cli_report.COMMANDS, *cli_search.COMMANDS],
 )
 def main() -> None:
     """A shop's intent reader from a small language model. Run these in the root of the repository.

@@ -45,6 +45,12 @@ def test_commands_and_library_are_documented(site: Path) -> None:
     assert "cartlm.task.prompt.PromptBuilder" in (site / "reference/task.html").read_text(encoding="utf-8")
 
 
+def test_the_page_of_all_numbers_is_in_the_site(site: Path) -> None:
+    text = (site / "report.html").read_text(encoding="utf-8")
+    assert "Ship " in text
+    assert 'href="../report.html"' in (site / "howto/see-all-numbers.html").read_text(encoding="utf-8")
+
+
 def test_the_tables_render(site: Path) -> None:
     for name in ("data", "paper", "pull-request"):
         assert "<table>" in (site / f"{name}.html").read_text(encoding="utf-8"), name

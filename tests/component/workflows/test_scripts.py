@@ -49,13 +49,15 @@ class Branch:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text)
 
-    def push(self, files: dict[str, str], branch: str = "main") -> subprocess.CompletedProcess[str]:
+    def push(
+        self, files: dict[str, str], branch: str = "main", *options: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run push_results.sh as bench.yml does: the patch is made on the measuring machine, the commit elsewhere."""
         self.write(self.measured, files)
         git(self.measured, "add", "--all")
         self.patch.write_text(git(self.measured, "diff", "--cached", "--binary"))
         git(self.measured, "reset", "--quiet", "--hard")
-        script = [str(SCRIPTS / "push_results.sh"), branch, str(self.patch), "Measure"]
+        script = [str(SCRIPTS / "push_results.sh"), branch, str(self.patch), "Measure", *options]
         return subprocess.run(script, cwd=self.measured, capture_output=True, text=True)
 
     def log(self) -> list[str]:
@@ -116,6 +118,21 @@ def test_what_is_no_result_is_not_committed(branch: Branch, path: str) -> None:
     assert branch.log() == ["t: more"]
 
 
+def test_a_nightly_branch_is_replaced_by_the_newest_results(branch: Branch) -> None:
+    git(branch.other, "push", "--quiet", "origin", "HEAD:bench/cpu")
+    first = branch.push({"metrics/a.json": "2\n"}, "bench/cpu", "--replace")
+    git(branch.measured, "checkout", "--quiet", "--detach", "origin/main")  # the next night's checkout
+    second = branch.push({"metrics/a.json": "3\n"}, "bench/cpu", "--replace")
+    assert [each.stdout.splitlines()[-1] for each in (first, second)] == ["pushed", "pushed"]
+    log = git(branch.origin, "log", "--format=%s", "bench/cpu").splitlines()
+    assert log == ["Measure", "more"]
+    assert git(branch.origin, "show", "bench/cpu:metrics/a.json") == "3\n"
+    assert branch.log() == ["t: more"]
+    for options in (["main", "--force"], ["main", "--replace"]):
+        assert branch.push(RESULTS, *options).returncode == 2
+    assert branch.log() == ["t: more"]
+
+
 def test_what_is_no_name_of_a_branch_is_refused(branch: Branch) -> None:
     done = branch.push(RESULTS, branch="-f ../x")
     assert done.returncode == 2
@@ -124,6 +141,8 @@ def test_what_is_no_name_of_a_branch_is_refused(branch: Branch) -> None:
 
 STUB = """#!/usr/bin/env bash
 [ "$2 $3" = "cartlm.cli compare" ] && {{ echo "$*"; exit {code}; }}
+[ "$2 $3 $4" = "cartlm.cli report --output" ] && {{ mkdir -p "$(dirname "$5")"; echo page >"$5"; exit {plots}; }}
+[ "$2 $3 $4" = "cartlm.cli report --markdown" ] && {{ echo "Ship it"; exit 0; }}
 [ "$2" = dvc ] && {{ mkdir -p "$6"; echo page >"$6/index.html"; exit {plots}; }}
 """
 
@@ -147,6 +166,7 @@ def test_a_report_keeps_the_verdict_and_is_whole(tmp_path: Path, code: int, plot
     report = branch.measured / "report"
     assert f"compare --comment {left} {head}" in (report / "comment/comment.md").read_text()
     assert (report / "plots/index.html").exists() == (code < 2)
+    assert ("Ship it" in (report / "comment/comment.md").read_text()) == (code < 2 and plots == 0)
 
 
 def test_what_is_audited_is_every_pinned_version_and_llama_cpp_python() -> None:

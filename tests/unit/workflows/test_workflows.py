@@ -37,7 +37,9 @@ def only_dispatched(flow: str, job: str) -> bool:
     content = FLOWS[flow]["jobs"][job]
     needs = content.get("needs", [])
     before = [needs] if isinstance(needs, str) else needs
-    return content.get("if") == "github.event_name == 'workflow_dispatch'" or any(
+    condition = content.get("if", "")
+    own = re.match(r"github\.event_name == '(workflow_dispatch|schedule)'($| &&)", condition)
+    return bool(own and "||" not in condition.partition("(")[0]) or any(
         only_dispatched(flow, each) for each in before
     )
 
@@ -87,6 +89,19 @@ def test_the_job_that_commits_takes_its_scripts_from_the_default_branch() -> Non
     assert writers == [("bench", "commit")]
     runs = "\n".join(step["run"] for step in steps("bench", "commit") if "run" in step)
     assert not re.search(r"\bmake\b|(?<!trusted/)\.github/scripts", runs)
+
+
+def test_a_schedule_measures_only_where_a_variable_asks_for_it() -> None:
+    assert "schedule" in FLOWS["bench"]["on"]
+    scheduled = [
+        job for job in FLOWS["bench"]["jobs"] if "schedule" in FLOWS["bench"]["jobs"][job].get("if", "")
+    ]
+    assert scheduled == ["nightly"]
+    assert "vars.CARTLM_BENCH_NIGHTLY ==" in FLOWS["bench"]["jobs"]["nightly"]["if"]
+    (ask,) = steps("bench", "nightly")
+    asked = set(re.findall(r"-f (\w+)=", ask["run"]))
+    assert asked <= FLOWS["bench"]["on"]["workflow_dispatch"]["inputs"].keys()
+    assert "into" in asked  # nothing is pushed to the default branch
 
 
 def test_make_targets_and_scripts_exist() -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,37 +11,18 @@ from cartlm.serving.http.limits import Limits
 from cartlm.serving.reader import Reader, load
 from tests.component.serving.http.conftest import Server
 from tests.fixtures.baseline import write_baseline
+from tests.fixtures.browser import PICTURES, PLANTED, Visit, browser, needs_chromium
 from tests.fixtures.http_service import running, served
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium")
-PLANTED = "<script>window.planted = 1</script><img src=x onerror='window.planted = 1'> two tea"
-PICTURES = os.environ.get("CARTLM_SCREENSHOTS")
-"""A folder for pictures of the page, for people to look at."""
+pytestmark = needs_chromium
+__all__ = ["browser"]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-class Visit:
-    """A page, the requests that it made, and what its console said."""
+class Page(Visit):
+    """The page of the service, once it has its variants."""
 
     def __init__(self, browser: Any, url: str, **options: Any) -> None:
-        self.page = browser.new_context(**options).new_page()
-        self.page.set_default_timeout(60_000)
-        self.console: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda said: self.console.append(said.text))
-        self.page.on("pageerror", lambda error: self.console.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto(url)
+        super().__init__(browser, url, **options)
         self.page.wait_for_selector("#first option", state="attached")
 
     def read(self, message: str, count: int) -> list[str]:
@@ -55,10 +33,6 @@ class Visit:
             "count => document.querySelectorAll('.intent, .failed').length === count", arg=count
         )
         return list(self.page.locator(".answer").all_inner_texts())
-
-    def picture(self, name: str) -> None:
-        if PICTURES:
-            self.page.screenshot(path=str(Path(PICTURES) / f"{name}.png"), full_page=True)
 
 
 def tabbed(page: Any, key: str) -> str:
@@ -79,7 +53,7 @@ def tabbed(page: Any, key: str) -> str:
 def test_two_variants_answer_side_by_side_by_keyboard(
     server: Server, browser: Any, name: str, options: dict[str, Any]
 ) -> None:
-    visit = Visit(browser, server.url, **options)
+    visit = Page(browser, server.url, **options)
     page = visit.page
     page.fill("#catalog", "Tea\n\n  Oat Milk 1 l \nGreen Tea <b>20</b>\n")
     assert page.inner_text("#count") == "3 products"

@@ -1,0 +1,61 @@
+"""The command `cartlm report`; `cartlm.cli` adds it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cartlm import command
+from cartlm.compare.load import load_metrics
+from cartlm.errors import UserError
+from cartlm.files import write_text
+from cartlm.params import Params
+from cartlm.pipeline.repository import Tree
+from cartlm.report import models, paper
+
+if TYPE_CHECKING:
+    from cartlm.report_page.parts import Sources
+
+ROOT, METRICS, OUTPUT = Path("."), Path("metrics"), Path("build/report.html")
+
+
+def sources(settings: Params, root: Path = ROOT, show_rows: bool = False, commits: int = 20) -> Sources:
+    """What the page of a checkout is made from."""
+    from cartlm.data.card import OURS
+    from cartlm.report_page.parts import Sources  # as below: an environment for rows alone has no Jinja
+
+    ours = models.default(root / METRICS, settings.variants.names, settings.base.path, settings.base.source)
+    shown = show_rows or settings.data.show_rows or settings.data.source in OURS
+    path = settings.data.path or paper.GENERATED
+    dataset = (
+        path if settings.data.source == "hub" else Path(path).name
+    )  # a reader need not know where it is here
+    return Sources(root, [ours, *models.studies(root)], dataset, shown, commits)
+
+
+@click.command(cls=command.Guard)
+@click.option(
+    "--output", type=click.Path(path_type=Path), default=OUTPUT, show_default=True, help="The page's file."
+)  # fmt: skip
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print the recommendation as Markdown instead.")
+@click.option("--commits", type=click.IntRange(2, 500), default=20, show_default=True, help="Of the trend.")
+@click.option("--show-rows", is_flag=True, help="Failed rows of a private source too.")
+def report(output: Path, as_markdown: bool, commits: int, show_rows: bool) -> None:
+    """All measured numbers as one page that opens from disk and fetches nothing, from metrics/ and results/."""
+    from cartlm.report_page import page
+
+    if output.is_dir():
+        raise UserError(f"{output} is a folder", f"cartlm report --output {output / OUTPUT.name}")
+    load_metrics(Tree(ROOT))  # a number that no stage writes is named with its file
+    found = sources(command.params(), ROOT, show_rows, commits)
+    if as_markdown:
+        print(page.markdown(found), end="")
+        return
+    text = page.html(found)
+    write_text(output, text)
+    print(f"{output} is ready, {len(text.encode()) / 1e6:.1f} MB: open it in a browser")
+
+
+COMMANDS = (report,)
