@@ -122,7 +122,7 @@ def loss(found: Measured, winner: Candidate, f16: Candidate | None) -> Gap | Non
     """The winner's exact match less that of F16, adjusted over all variants compared with F16."""
     if f16 is None or winner is f16:
         return None
-    return choice.gaps(found, f16, [each for each in found.candidates if each is not f16])[winner.name]
+    return choice.gaps(found.outcomes, f16, [each for each in found.candidates if each is not f16])[winner.name]
 
 
 def lost_words(lost: Gap | None, name: str) -> str:
@@ -189,7 +189,7 @@ def without_model(winner: Candidate, sets: Sequence[Measured]) -> list[str]:
     for found in sets:
         by_name = {each.name: each for each in found.candidates}
         if BASELINE in by_name and winner.name in by_name:
-            (gap,) = choice.gaps(found, by_name[winner.name], [by_name[BASELINE]]).values()
+            (gap,) = choice.gaps(found.outcomes, by_name[winner.name], [by_name[BASELINE]]).values()
             judged = (
                 "too close to call" if gap.close else f"measurably {'less' if gap.worse else 'more'} accurate"
             )
