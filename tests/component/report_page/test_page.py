@@ -62,6 +62,7 @@ def column(page: Any, section: str, number: int) -> list[str]:
     ))  # fmt: skip
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_switches_deep_links_and_sorting_work_by_keyboard(browser: Any, committed: Path) -> None:
     visit = Visit(browser, committed.as_uri(), viewport={"width": 1280, "height": 900})
@@ -80,12 +81,12 @@ def test_switches_deep_links_and_sorting_work_by_keyboard(browser: Any, committe
     mark = linked.page.locator("#trade-off .view:not([hidden]) a.point").first
     mark.focus()
     linked.page.keyboard.press("Enter")
+    linked.page.wait_for_selector("tr.target")  # the browser reports the new address later
     row = linked.page.locator("tr.target")
-    assert row.is_visible()
     assert row.locator("th").inner_text() == str(mark.get_attribute("aria-label")).partition(":")[0]
     hidden = linked.page.evaluate("document.querySelector('#trade-off .view[hidden] tr[id]').id")
     row_link = Visit(browser, f"{committed.as_uri()}#{hidden}")
-    assert row_link.page.locator("tr.target").is_visible()
+    row_link.page.wait_for_selector("tr.target")
     heading = page.locator("#paper thead th").nth(1).locator("button")
     heading.focus()
     page.keyboard.press("Enter")
@@ -102,6 +103,7 @@ def test_switches_deep_links_and_sorting_work_by_keyboard(browser: Any, committe
         assert len([url for url in each.asked if url.startswith("file:")]) == 1
 
 
+@pytest.mark.slow
 @needs_chromium
 @pytest.mark.parametrize(
     ("name", "options"),
