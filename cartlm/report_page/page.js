@@ -21,8 +21,8 @@ function nearest(section, wanted, first) {
 }
 
 function follow() {
-  const [id, query] = decodeURIComponent(location.hash.slice(1)).split("?");
-  const target = id && document.getElementById(id);
+  const [id, query] = location.hash.slice(1).split("?");
+  const target = document.getElementById(id);
   if (!target) return;
   const section = target.closest("section");
   if (query !== undefined && section) {

@@ -29,10 +29,8 @@ def test_the_recommendation_names_the_file_its_loss_and_how_sure_that_is(sources
     (advice,) = recommendation.every(sources.metrics, sources.variants)
     # of what a test cannot tell from q8_0, q3_k_m is as fast as q4_k_m, and smaller
     assert advice.ship == "q3_k_m"
-    assert advice.sentence == (
-        "Ship q3_k_m with constrained decoding: it answers 0.86 [0.81, 0.90] of the test rows exactly, nothing measurable lost "
-        "against F16 (−4.0 points [−10.5, +2.4])."
-    )
+    for figure in ("q3_k_m", "constrained", "0.86 [0.81, 0.90]", "−4.0 points [−10.5, +2.4]"):
+        assert figure in advice.sentence
     assert advice.commands[0] == "cartlm serve q3_k_m --decoding constrained"
     fits, sure, without, *_ = advice.more
     assert "every file fits: the most is f16 with 80.0 MiB" in fits
