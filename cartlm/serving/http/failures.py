@@ -66,7 +66,9 @@ def add_handlers(app: FastAPI) -> None:
         headers = dict(error.headers or {})
         # Starlette names only the methods of the path's first route
         path = getattr(request.scope.get("route"), "path", None)
-        if error.status_code == HTTP_405_METHOD_NOT_ALLOWED and (described := app.openapi()["paths"].get(path)):
+        if error.status_code == HTTP_405_METHOD_NOT_ALLOWED and (
+            described := app.openapi()["paths"].get(path)
+        ):
             headers["Allow"] = ", ".join(sorted(method.upper() for method in described))
         return Refused(error.status_code, str(error.detail), headers).response()
 
