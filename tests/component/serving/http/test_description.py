@@ -62,4 +62,4 @@ def test_no_request_is_a_servers_error_and_each_answer_is_described(tmp_path: Pa
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2000:]
     made = re.search(r"^  (\d+) generated", done.stdout, re.MULTILINE)
     assert made, done.stdout[-2000:]
-    assert int(made[1]) >= 10 * int(CASES)  # most of the 14 operations take parameters
+    assert int(made[1]) >= 8 * int(CASES)  # most of the 14 operations take parameters
