@@ -137,7 +137,9 @@ def test_a_kill_loses_no_catalog_and_a_termination_no_request(tmp_path: Path) ->
         more = [pool.submit(ask_on, second) for _ in range(MORE)]
         asked = ask_many(second, pool, MORE)
         second.popen.send_signal(signal.SIGTERM)
-        wait_for(lambda: "Waiting for" in second.log.read_text())  # uvicorn: no connection is accepted any more
+        wait_for(
+            lambda: "Waiting for" in second.log.read_text()
+        )  # uvicorn: no connection is accepted any more
         (tmp_path / "hold").unlink()
         answers = [each.result() for each in asked]
         received = set().union(*(each.result() for each in more)) | {
