@@ -159,12 +159,13 @@ def pin() -> None:
 
 @main.command("pin-images", hidden=True)
 def pin_images() -> None:
-    """Ask the registry for the digests of the Dockerfiles' base images, and write them there."""
+    """Ask the registry for the digests of the images in the Dockerfiles and docker/compose.yaml, and write them there."""
     from cartlm.pipeline import revisions
 
-    for file in map(Path, ("Dockerfile.cpu", "Dockerfile.gpu")):
+    for file in map(Path, ("Dockerfile.cpu", "Dockerfile.gpu", "docker/compose.yaml")):
         try:
-            print(f"{file} builds on {revisions.pin_image(file, datetime.date.today())}")
+            for image in revisions.pin_images(file, datetime.date.today()):
+                print(f"{file} names {image}")
         except UserError as error:
             command.progress(f"{file} is unchanged: {error}")
 

@@ -1,4 +1,4 @@
-"""Hub revisions for params.yaml, digests of base images for the Dockerfiles: asked of hub and registry, never guessed."""
+"""Hub revisions for params.yaml, digests of images for the Dockerfiles and docker/compose.yaml: asked, never guessed."""
 
 from __future__ import annotations
 
@@ -21,9 +21,13 @@ from cartlm.system import processes
 from cartlm.training.config import Base
 
 COMMIT = re.compile("[0-9a-f]{40}")
-BASE_IMAGE = re.compile(
-    r"(?:# The registry's digest on .*\n)?ARG BASE_IMAGE=([^\s@]+)(@sha256:[0-9a-f]{64})?\n"
+IMAGE = re.compile(
+    r"(?:^ *# The registry's digest on .*\n)?"
+    r"^(?P<indent> *)(?P<key>ARG BASE_IMAGE=|image: \"\$\{\w+:-(?=[^:]*/))"
+    r"(?P<name>[^\s@}]+)(?P<digest>@sha256:[0-9a-f]{64})?(?P<end>(?:\}\")?\n)",
+    re.MULTILINE,
 )
+"""What a Dockerfile of ours builds on, or an image of others in docker/compose.yaml: its name has a slash."""
 ASKED = re.compile(r"^# the hub's [^;]*;?")
 
 
@@ -99,19 +103,23 @@ def ask_registry(image: str) -> str:
     raise UserError(f"no registry answers for {image}: {lines[-1]}", hint)
 
 
-def pin_image(dockerfile: Path, asked: datetime.date) -> str:
-    """Put the registry's digest into a Dockerfile of ours; returns what it builds on.
+def pin_images(file: Path, asked: datetime.date) -> list[str]:
+    """Put the registry's digests into a Dockerfile of ours or docker/compose.yaml; returns what it names now.
 
-    Raises UserError, and changes nothing, without an answer, and where no line names a base image.
+    Raises UserError, and changes nothing, without an answer, and where no line names an image.
     """
-    text = dockerfile.read_text(encoding="utf-8")
-    found = BASE_IMAGE.search(text)
+    text = file.read_text(encoding="utf-8")
+    found = list(IMAGE.finditer(text))
     if not found:
-        raise UserError(f"{dockerfile} has no line ARG BASE_IMAGE=NAME:TAG", f"git checkout {dockerfile}")
-    digest = ask_registry(found[1])
-    pinned = f"{found[1]}@{digest}"
-    if found[2] == f"@{digest}":
-        return f"{pinned}; unchanged"
-    line = f"# The registry's digest on {asked.isoformat()}.\nARG BASE_IMAGE={pinned}\n"
-    write_text(dockerfile, text[: found.start()] + line + text[found.end() :])
-    return pinned
+        raise UserError(f"{file} names no image as NAME:TAG", f"git checkout {file}")
+    digests = {each: f"@{ask_registry(each['name'])}" for each in found}
+    for each, digest in reversed(digests.items()):
+        if each["digest"] != digest:
+            note = f"{each['indent']}# The registry's digest on {asked.isoformat()}.\n"
+            line = f"{each['indent']}{each['key']}{each['name']}{digest}{each['end']}"
+            text = text[: each.start()] + note + line + text[each.end() :]
+    write_text(file, text)
+    return [
+        f"{each['name']}{digest}{'; unchanged' if each['digest'] == digest else ''}"
+        for each, digest in digests.items()
+    ]

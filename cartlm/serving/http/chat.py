@@ -30,12 +30,18 @@ Text = Annotated[str, Field(max_length=MAX_BODY)]
 ASKED = responses(400, 404, 429, 500, 503)
 
 
-class Part(BaseModel):
+class _Strict(BaseModel):
+    """`true` is not 1, and "1" is neither."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class Part(_Strict):
     type: str
     text: Text = ""
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(_Strict):
     role: str
     content: Text | Annotated[list[Part], Field(max_length=64)] | None = None
 
@@ -45,15 +51,13 @@ class ChatMessage(BaseModel):
         return self.content or ""
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(_Strict):
     include_usage: bool = False
 
 
-class _Asked(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
+class _Asked(_Strict):
     model: schemas.Variant
-    n: Literal[1] | None = None
+    n: Annotated[int, Field(ge=1, le=1)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -114,9 +118,7 @@ class Completion(BaseModel):
     usage: Usage
 
 
-STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
-}
+STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 
 def _card(lane: Lane, default: bool) -> schemas.ModelCard:

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.status import HTTP_405_METHOD_NOT_ALLOWED
 
 from cartlm.errors import UserError
 
@@ -61,8 +62,14 @@ def add_handlers(app: FastAPI) -> None:
         return Refused(422, first_problem(error.errors())).response()
 
     @app.exception_handler(HTTPException)
-    async def plain(_: Request, error: HTTPException) -> JSONResponse:
-        headers = dict(error.headers) if error.headers else None
+    async def plain(request: Request, error: HTTPException) -> JSONResponse:
+        headers = dict(error.headers or {})
+        # Starlette names only the methods of the path's first route
+        path = getattr(request.scope.get("route"), "path", None)
+        if error.status_code == HTTP_405_METHOD_NOT_ALLOWED and (
+            described := app.openapi()["paths"].get(path)
+        ):
+            headers["Allow"] = ", ".join(sorted(method.upper() for method in described))
         return Refused(error.status_code, str(error.detail), headers).response()
 
     @app.exception_handler(UserError)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import signal
@@ -26,6 +27,7 @@ from cartlm.serving.http.variants import Load, Variants
 
 KEY = "CARTLM_API_KEY"
 BACKLOG = 2048
+TURNS, TURN_S = 10, 0.01  # turns, not time alone: each reads from all connections, however long it takes
 KEEP_ALIVE_S = 75  # longer than the minute for which load balancers keep a connection
 
 
@@ -75,6 +77,18 @@ def opened(
         store.close()
 
 
+class _Server(uvicorn.Server):
+    """Reads what clients have sent already before it ends: uvicorn closes a connection on which it has read nothing yet."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await asyncio.sleep(TURN_S)  # a turn of the loop accepts all that have connected
+        for server in self.servers:
+            server.close()
+        for _ in range(TURNS):
+            await asyncio.sleep(TURN_S)
+        await super().shutdown(sockets)
+
+
 def _run(app: ASGIApp, listening: socket.socket, limits: Limits) -> None:
     config = uvicorn.Config(
         app,
@@ -86,7 +100,7 @@ def _run(app: ASGIApp, listening: socket.socket, limits: Limits) -> None:
     # uvicorn raises the signal again when it is done: then there is nothing left to end
     before = {each: signal.signal(each, _nothing) for each in (signal.SIGTERM, signal.SIGINT)}
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        _Server(config).run(sockets=[listening])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,10 +13,14 @@ from typing import Any
 import pytest
 import yaml
 
+from cartlm import cli
 from tests import ROOT
 
 COMPOSE = yaml.safe_load((ROOT / "docker/compose.yaml").read_text(encoding="utf-8"))
-SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+ALL: dict[str, dict[str, Any]] = COMPOSE["services"]
+OF_SERVING = {"serve", "serve-gpu", "prometheus", "grafana"}
+SERVICES = {name: service for name, service in ALL.items() if name not in OF_SERVING}
+"""Those of the chain."""
 DOCKER = """#!/bin/sh
 # Prints its arguments and settings; NONE is an image that does not exist.
 [ "$1" = info ] && { echo "$SECURITY"; exit "${DAEMON:-0}"; }
@@ -48,6 +53,82 @@ def test_services_are_those_promised() -> None:
     rapl = yaml.safe_load((ROOT / "docker/compose.rapl.yaml").read_text(encoding="utf-8"))["services"]
     assert rapl.keys() < SERVICES.keys()
     assert all(volume.endswith(":ro") for service in rapl.values() for volume in service["volumes"])
+
+
+@pytest.mark.parametrize("name", sorted(OF_SERVING))
+def test_what_answers_others_may_do_little(name: str) -> None:
+    """No privileges, nothing writable but its own volume, no port that other machines reach, no image without a version."""
+    service = ALL[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert all(port.startswith(("127.0.0.1:", "${CARTLM_ADDRESS:-127.0.0.1:")) for port in service["ports"])
+    writable = [volume for volume in service["volumes"] if not volume.endswith(":ro")]
+    assert len(writable) == 1
+    assert writable[0].partition(":")[0] in COMPOSE["volumes"]
+    image = service["image"].partition(":-")[2].removesuffix("}")
+    assert re.fullmatch(r"[\w/-]+:(cpu|gpu|v?\d+\.\d+\.\d+)(@sha256:[0-9a-f]{64})?", image)
+    for volume in service["volumes"]:
+        source = volume.partition(":")[0]
+        made_by_stages = source in ("../models", "../metrics")
+        assert source in COMPOSE["volumes"] or made_by_stages or (ROOT / "docker" / source).is_file(), source
+
+
+def test_serve_is_the_command_as_it_is() -> None:
+    """Its options exist, it does not start without a key, and it has time to answer what it accepted."""
+    for name in ("serve", "serve-gpu"):
+        service = ALL[name]
+        program, verb, *options = shlex.split(
+            service["command"].replace("${CARTLM_VARIANTS:-}", "q4_k_m f16")
+        )
+        assert (program, verb) == ("cartlm", "serve")
+        given = cli.main.commands[verb].make_context(verb, options).params
+        assert given["sources"] == ("q4_k_m", "f16")
+        assert COMPOSE["secrets"].keys() >= {*service["secrets"]}
+        assert f"/run/secrets/{service['secrets'][0]}" == str(given["key_file"])
+        assert str(given["catalogs"].parent) in [each.split(":")[1] for each in service["volumes"]]
+        assert service["ports"][0].endswith(f":{given['port']}")
+        assert int(service["stop_grace_period"].removesuffix("s")) > 2 * given["timeout_s"] + 5
+        assert "/readyz" in service["healthcheck"]["test"][-1]
+        assert service["networks"]["default"]["aliases"] == ["serve"]
+    scraped = yaml.safe_load((ROOT / "docker/monitoring/prometheus.yaml").read_text("utf-8"))[
+        "scrape_configs"
+    ][0]
+    assert scraped["static_configs"][0]["targets"] == ["serve:8000"]
+    assert scraped["authorization"]["credentials_file"] == f"/run/secrets/{ALL['prometheus']['secrets'][0]}"
+    assert {name for name, each in ALL.items() if each.get("profiles") == ["monitoring"]} == {
+        "prometheus",
+        "grafana",
+    }
+
+
+def test_both_images_have_what_it_needs() -> None:
+    for target in ("cpu", "gpu"):
+        text = (ROOT / f"Dockerfile.{target}").read_text("utf-8").replace("\\\n", "")
+        (install,) = [
+            line
+            for line in text.splitlines()
+            if "hashes.txt" in line and f"-r /build/docker/{target}.txt" in line
+        ]
+        assert "/build/docker/serve.txt" in install
+        assert re.search(r"chmod 1777 .*/var/lib/cartlm ", text)
+
+
+def test_compose_reads_the_file() -> None:
+    if shutil.which("docker-compose") is None:
+        pytest.skip("docker-compose is missing; install it: apt-get install docker-compose")
+    command = [
+        "docker-compose",
+        "-f",
+        "docker/compose.yaml",
+        "--profile",
+        "monitoring",
+        "config",
+        "--services",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) == ALL.keys()
 
 
 def test_their_commands_are_make_s_own() -> None:

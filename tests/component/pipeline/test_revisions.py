@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 from huggingface_hub import constants
 
@@ -203,8 +204,9 @@ esac
 
 @pytest.fixture
 def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Result]:
-    for name in ("Dockerfile.cpu", "Dockerfile.gpu"):
-        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "docker").mkdir()
+    for name in ("Dockerfile.cpu", "Dockerfile.gpu", "docker/compose.yaml"):
+        shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/docker").write_text(DOCKER)
     (tmp_path / "bin/docker").chmod(0o755)
@@ -219,20 +221,27 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], R
     return run
 
 
-def test_base_images_get_their_digest(tmp_path: Path, images: Callable[[str], Result]) -> None:
+def test_images_get_their_digest(tmp_path: Path, images: Callable[[str], Result]) -> None:
     before = (tmp_path / "Dockerfile.cpu").read_text()
     for digit in "ab":
         done = images(f"sha256:{digit * 64}")
         assert done.exit_code == 0, done.stderr
-        assert done.stdout.count("\n") == 2
+        assert done.stdout.count("\n") == 4
         text = (tmp_path / "Dockerfile.cpu").read_text()
         assert re.search(
             f"^ARG BASE_IMAGE=python:3.11.\\d+-slim-bookworm@sha256:{digit * 64}$", text, re.MULTILINE
         )
         assert text.count("The registry's digest on") == 1
         assert len(text.splitlines()) == len(before.splitlines()) + 1
+        compose = (tmp_path / "docker/compose.yaml").read_text()
+        assert compose.count("# The registry's digest on") == compose.count(f"@sha256:{digit * 64}}}") == 2
+        now, then = yaml.safe_load(compose), yaml.safe_load((ROOT / "docker/compose.yaml").read_text())
+        for name, service in now["services"].items():
+            image = then["services"][name]["image"]
+            pinned = image.replace("}", f"@sha256:{digit * 64}}}") if "/" in image else image
+            assert service == then["services"][name] | {"image": pinned}
     again = images(f"sha256:{'b' * 64}")
-    assert again.stdout.count("unchanged") == 2
+    assert again.stdout.count("unchanged") == 4
     assert (tmp_path / "Dockerfile.cpu").read_text() == text
 
 
@@ -244,6 +253,6 @@ def test_without_an_answer_nothing_is_written(
 ) -> None:
     done = images(digest)
     assert done.exit_code == 0
-    assert done.stderr.count("\n") == 2
+    assert done.stderr.count("\n") == 3
     assert said in done.stderr
     assert (tmp_path / "Dockerfile.gpu").read_text() == (ROOT / "Dockerfile.gpu").read_text()

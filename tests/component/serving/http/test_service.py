@@ -100,6 +100,8 @@ def test_a_second_variant_answers_by_its_name(server: Server) -> None:
         ),
         ("/v1/chat/completions", {"model": "toy", "messages": [{"role": "system", "content": "t"}]}, "user"),
         ("/v1/chat/completions", {"model": "toy", "messages": []}, "messages"),
+        ("/v1/completions", {"model": "toy", "prompt": "Catalog:\nTea\n\nUser:\ntea", "n": True}, "n"),
+        ("/v1/completions", {"model": "toy", "prompt": "Catalog:\nTea\n\nUser:\ntea", "stream": 0}, "stream"),
     ],
 )
 def test_what_cannot_be_read_is_422_and_one_line(server: Server, path: str, asked: Any, word: str) -> None:
