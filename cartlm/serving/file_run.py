@@ -131,7 +131,7 @@ def confidence_note(key: Mapping[str, Any], model: str | Path) -> str:
     """What to say where confidences are not shares of right answers; else empty."""
     if is_calibrated(key) is not False:
         return ""
-    return f"confidence is the model's own probability, no share of right answers: metrics/eval has none of {model}"
+    return f"confidence is the model's own probability, not calibrated: metrics/eval does not know {model}"
 
 
 def _finished(job: Job, key: Mapping[str, Any]) -> Count | None:

@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from cartlm.errors import FULL, UserError
@@ -54,7 +53,7 @@ class Folder:
         before, parts = self._manifest()
         if changed(before, key) and (anew or not any(PART.fullmatch(name) for name in names)):
             return None
-        check_key(Path(self.url), before, key)
+        check_key(self.url, before, key)
         return parts
 
     def begin(self, key: Mapping[str, Any], parts: Sequence[Partition]) -> None:

@@ -88,7 +88,7 @@ def hold(file: IO[Any], output: Path | str) -> bool:
     return True
 
 
-def check_key(output: Path, begun: Mapping[str, Any], key: Mapping[str, Any]) -> None:
+def check_key(output: Path | str, begun: Mapping[str, Any], key: Mapping[str, Any]) -> None:
     """Raise UserError where the answers in `output` depend on something else, naming what."""
     if differs := changed(begun, key):
         what = f"{output} was made with another {', '.join(differs)}"

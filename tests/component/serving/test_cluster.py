@@ -185,8 +185,8 @@ def test_partitions_hold_every_row_once(repo: Path, asked: Path) -> None:
         ]
 
 
-def test_a_bad_row_is_rejected_with_its_place_and_the_others_are_answered(
-    repo: Path, on_ray: Predict
+def test_a_bad_row_is_rejected_as_by_one_process_and_the_others_are_answered(
+    repo: Path, on_ray: Predict, predict: Predict
 ) -> None:
     row, rows = good()[0], good(5)
     bad: list[Any] = [
@@ -197,6 +197,7 @@ def test_a_bad_row_is_rejected_with_its_place_and_the_others_are_answered(
         '{"message": "tea", "message": "tee"}',
         "[" * 5000,
         "5",
+        " ",
         row | {"id": [1]},
         row | {"catalog": ["Tea", "Tea"]},
     ]
@@ -209,8 +210,14 @@ def test_a_bad_row_is_rejected_with_its_place_and_the_others_are_answered(
     assert column(repo / "out", "id") == [*(each["id"] for each in rows), "a0"]
     found = rejects(repo / "out")
     assert [(each["file"], each["line"]) for each in found] == [
-        ("rows.jsonl", line) for line in (*range(6, 15), 16)
+        ("rows.jsonl", line) for line in (*range(6, 13), 14, 15, 17)
     ]
+    plain = predict("--variant", "baseline", "--input", "rows.jsonl", "--output", "alone.parquet")
+    assert plain.exit_code == 0, plain.output
+    alone = [json.loads(line) for line in (repo / "alone.parquet.rejected.jsonl").open()]
+    places = [{name: each[name] for name in ("line", "id", "reason")} for each in found]
+    assert places == alone
+    assert answers(*parts(repo / "out")) == answers(repo / "alone.parquet")
     words = (
         "half of a",
         "half of a",
