@@ -16,7 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -231,7 +231,7 @@ def _ray(job: ClusterJob) -> Iterator[int]:
         raise UserError(f"--ray needs the package {error.name}", "pip install -e '.[ray]'") from None
     if job.address != LOCAL:
         _check_answers(job.address)
-    with _ours_on_stderr():
+    with _without_its_output():
         try:
             ray.init(**_started(job), log_to_driver=False, logging_level=logging.CRITICAL)
         except Exception as error:  # each of Ray's parts raises its own
@@ -245,8 +245,9 @@ def _ray(job: ClusterJob) -> Iterator[int]:
 
 
 @contextmanager
-def _ours_on_stderr() -> Iterator[None]:
-    """Python's stderr alone: Ray's C++ parts write there what they mend, and what is raised or in their logs, too."""
+def _without_its_output() -> Iterator[None]:
+    """Only what Python writes to stderr. Ray prints what it mends, such as a worker that died: from C++ to the descriptor of stderr,
+    from Python to stdout. Its logs have it, too."""
     ours, number = sys.stderr, 2
     ours.flush()
     with (
@@ -257,7 +258,8 @@ def _ours_on_stderr() -> Iterator[None]:
         with suppress(OSError):  # a test's stderr has no number
             sys.stderr = kept if ours.fileno() == number else ours
         try:
-            yield
+            with redirect_stdout(nothing):
+                yield
         finally:
             sys.stderr = ours
             os.dup2(kept.fileno(), number)

@@ -62,9 +62,9 @@ def command(*more: str) -> list[str]:
 def test_a_killed_worker_and_a_killed_driver_lose_and_repeat_nothing(
     repo: Path, asked: Path, predict: Predict
 ) -> None:
-    stderr = repo / "stderr.txt"
-    kill_worker_and_driver(command("--workers", "1"), repo, repo / "out", stderr, (2, 8))
-    lines = [line for line in re.split(r"[\r\n]+", stderr.read_text()) if line]
+    log = repo / "log.txt"
+    kill_worker_and_driver(command("--workers", "1"), repo, repo / "out", log, (2, 8))
+    lines = [line for line in re.split(r"[\r\n]+", log.read_text()) if line]
     assert lines, "the progress"
     assert all(line.startswith("predict: ") for line in lines), lines
     made = {part: part.stat().st_mtime_ns for part in (repo / "out").glob("part-*.parquet")}
@@ -111,7 +111,7 @@ def test_what_fails_in_a_worker_is_one_line(repo: Path, asked: Path) -> None:
 
 
 @pytest.fixture
-def on_ray(repo: Path, predict: Predict, monkeypatch: pytest.MonkeyPatch) -> Predict:
+def on_ray(repo: Path, predict: Predict, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Predict:
     """`cartlm predict --ray`, its one worker in this process instead of Ray."""
     write_baseline(repo / "models/baseline/model.json")
 
@@ -121,6 +121,11 @@ def on_ray(repo: Path, predict: Predict, monkeypatch: pytest.MonkeyPatch) -> Pre
 
     def answer(worker: Any, arguments: Any, left: list[partitions.Partition], size: int) -> dict[str, float]:
         actor = worker(*pickle.loads(pickle.dumps(arguments)))
+        with monkeypatch.context() as elsewhere:  # a worker's own folder
+            elsewhere.chdir(tmp_path)
+            return asked_of(actor, left)
+
+    def asked_of(actor: Any, left: list[partitions.Partition]) -> dict[str, float]:
         for part in left:
             if failed := actor({"partition": [json.dumps(asdict(part))]})["failed"][0]:
                 raise UserError(failed)
@@ -276,9 +281,9 @@ def test_a_broken_page_is_one_line_that_names_the_file(repo: Path, on_ray: Predi
 
 def test_files_count_their_rows_together_and_differ_in_no_column(repo: Path, on_ray: Predict) -> None:
     rows = [{"message": each["message"], "catalog": each["catalog"]} for each in good(6)]
-    jsonl(repo / "in/a.jsonl", ["\ufeff" + json.dumps({"note": "the first row is no order"}), *rows])
+    jsonl(repo / "in/a.jsonl", [json.dumps({"note": "the first row is no order"}), *rows])
     jsonl(repo / "in/b.jsonl", [])
-    jsonl(repo / "in/c/d.NDJSON", [*rows[:3], "", *rows[3:]])
+    jsonl(repo / "in/c/d.NDJSON", ["\ufeff" + json.dumps(rows[0]), *rows[1:3], "", *rows[3:]])
     jsonl(repo / "in/.hidden.jsonl", rows)
     done = on_ray("--input", "in", "--output", "in/out")
     assert done.exit_code == 0, done.output
@@ -288,6 +293,9 @@ def test_files_count_their_rows_together_and_differ_in_no_column(repo: Path, on_
     ]
     again = on_ray("--input", "in", "--output", "in/out")
     assert "12 answers" in again.stdout, again.output  # what it wrote is not read
+    jsonl(repo / "in/out/mine.jsonl", rows)  # and nothing else there
+    assert "12 answers" in on_ray("--input", "in", "--output", "in/out").stdout
+    (repo / "in/out/mine.jsonl").unlink()
     assert "12 answers" in on_ray("--input", "in", "--output", "second").stdout
     failed(on_ray("--input", "in", "--output", "in"), "both --output and --input")
 
