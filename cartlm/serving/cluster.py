@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
@@ -36,6 +37,7 @@ LOCAL = "local"
 PHASES = ("load_s", "read_s", "answer_s", "write_s")
 PARTITION = 2000  # rows
 OBJECT_STORE = 256 << 20  # bytes, of a local Ray: partitions are named to the workers, not sent
+RETRIES = 4  # of a part whose worker dies; Ray itself would never stop
 PORT_S, CONNECT_S = 10, 90  # until a port answers, and until the cluster behind it does
 _AFTER_START = "look into /tmp/ray/session_latest/logs, or go without --ray"
 
@@ -111,6 +113,9 @@ class Worker:
             found |= self._partition(Partition(**json.loads(part)))
         except UserError as error:  # what is raised, Ray wraps in others and in a traceback
             found["failed"] = str(error)
+        except OSError as error:
+            what = f"{socket.gethostname()} cannot load {self._job.model}: {error}"
+            found["failed"] = str(UserError(what, "give every machine the same model under the same path"))
         return {name: [value] for name, value in found.items()}
 
     def _partition(self, part: Partition) -> dict[str, float]:
@@ -202,10 +207,12 @@ def _answer(
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised, too
     items, busy = [{"partition": json.dumps(asdict(part))} for part in left], Counter[str]()
-    done = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        worker, fn_constructor_args=arguments, batch_size=1, num_cpus=1,
-        compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
-    )  # fmt: skip
+    with warnings.catch_warnings():  # no parameter but a deprecated one has the retries
+        warnings.simplefilter("ignore")
+        done = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            worker, fn_constructor_args=arguments, batch_size=1, num_cpus=1, max_task_retries=RETRIES,
+            compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
+        )  # fmt: skip
     try:
         with tqdm(
             total=sum(part.rows for part in left), desc="predict", unit="message", file=sys.stderr
@@ -215,6 +222,11 @@ def _answer(
                 if failed := row.pop("failed"):
                     raise UserError(failed)
                 busy.update(row)
+    except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError):
+        what = f"workers died {RETRIES + 1} times on one part, by a fault or for lack of memory"
+        raise UserError(
+            what, "fewer --workers take less memory; the reason is in /tmp/ray/session_latest/logs"
+        ) from None
     except ray.exceptions.RayError as error:  # its text is a traceback with colours
         raise RuntimeError(str(error).strip().rpartition("\n")[2]) from error
     return dict(busy)

@@ -110,6 +110,24 @@ def test_what_fails_in_a_worker_is_one_line(repo: Path, asked: Path) -> None:
     assert all(line.startswith("predict: ") for other in others for line in other.split("\r") if line), others
 
 
+class Dying:
+    """A worker that one partition kills each time."""
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        if json.loads(batch["partition"][0])["number"]:
+            os._exit(1)
+        return {"answered": [1], "rejected": [0], "failed": [""]}
+
+
+@pytest.mark.slow
+def test_a_part_that_kills_every_worker_ends_the_run(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "RETRIES", 1)
+    job = cluster.ClusterJob("rows.jsonl", "out", "f16")
+    parts = [partitions.Partition(at, "rows.jsonl", at + 1, 1, at + 1, 1) for at in range(2)]
+    with cluster._ray(job), pytest.raises(UserError, match="workers died 2 times on one part"):
+        cluster._answer(Dying, (), parts, 1)
+
+
 @pytest.fixture
 def on_ray(repo: Path, predict: Predict, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Predict:
     """`cartlm predict --ray`, its one worker in this process instead of Ray."""
