@@ -303,6 +303,9 @@ def _check_answers(address: str) -> None:
         )
     except subprocess.TimeoutExpired:
         raise _no_ray(address, f"no answer within {CONNECT_S} s") from None
+    if "Authentication token" in done.stderr:
+        what = f"the Ray cluster at {address} wants its token"
+        raise UserError(what, "export RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or ~/.ray/auth_token as there")
     if done.returncode:
         raise _no_ray(address, (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
 
