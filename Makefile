@@ -16,7 +16,7 @@ export CARTLM_BENCH_CHECK ?= $(CHECK)
 # Named after what asked for it: another lock, or the checkout moved, is another stamp.
 STAMP := .venv/setup-$(shell (pwd; cat docker/dev.txt pyproject.toml) | cksum | tr ' ' -)
 
-.PHONY: help setup repro check test test-nightly lint docs bench bench-gpu doctor stale pull push bench-decoding architecture base remote preset study pin image compare check-compare check-requests check-serve fuzz-serve report clean
+.PHONY: help setup repro check test test-nightly lint docs bench bench-gpu doctor stale pull push bench-decoding architecture base remote preset study pin image compare check-compare check-requests check-ray check-serve fuzz-serve report clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -34,7 +34,7 @@ repro bench: ; @$(IN) $@-$(TARGET)
 doctor pull push remote stale: ; @$(IN) repro-$(TARGET) make $@ $(WORDS)
 architecture: ; @$(IN) repro-$(TARGET) $(if $(filter gpu,$(TARGET)),python -m gpu.architecture,make $@)
 test: ; @$(if $(filter gpu,$(TARGET)),$(error tests run in the image for cpu: make test TARGET=cpu),$(IN) test make test $(WORDS))
-setup check lint docs test-nightly bench-decoding bench-gpu base preset study pin compare check-compare check-requests check-serve fuzz-serve report: ; $(error make $@ runs outside of images: leave TARGET out)
+setup check lint docs test-nightly bench-decoding bench-gpu base preset study pin compare check-compare check-requests check-ray check-serve fuzz-serve report: ; $(error make $@ runs outside of images: leave TARGET out)
 else
 setup: $(if $(CARTLM_IMAGE),,$(STAMP)) # the virtual environment and llama.cpp; the other targets call it
 	@$(if $(CARTLM_IMAGE),$(PY) -I cartlm/system/llama_cpp_check.py,docker/llama_cpp.sh --quiet --venv .venv)
@@ -145,6 +145,9 @@ check-serve: setup # cartlm serve at 4 times the rate that it sustains, beside i
 
 fuzz-serve: setup # 10,000 requests that follow the OpenAPI description or break it, by schemathesis (half an hour)
 	@CARTLM_SCHEMATHESIS="1250 examples,coverage,fuzzing,stateful" $(PY) -m pytest -q -s -n 0 -o timeout=0 tests/component/serving/http/test_description.py
+
+check-ray: setup # N=100000 messages by two actors of Ray, killed and resumed, get the answers of one process; the speed of both
+	@$(PY) -m tests.benchmarks.check_ray --timed --messages $(or $(N),100000)
 
 endif
 

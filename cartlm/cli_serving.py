@@ -62,8 +62,8 @@ MAX_TOKENS = click.option(
     "--workers", type=click.IntRange(1), help="Of --ray: copies of the model.  [default: one a CPU]"
 )
 @click.option(
-    "--partition", "rows", type=click.IntRange(1), default=2000, show_default=True,
-    help="Of --ray: rows that are done together or not at all.",
+    "--partition", "rows", type=click.IntRange(1),
+    help="Of --ray: rows that are done together or not at all.  [default: 2000]",
 )  # fmt: skip
 def predict(message: str | None, source: str | None, output: str | None, **options: Any) -> int:
     """What MESSAGE asks for, as JSON; `-` reads messages from standard input, one a line.
@@ -81,6 +81,13 @@ def predict(message: str | None, source: str | None, output: str | None, **optio
         raise UserError("give either a message, or both --input and --output", "cartlm predict --help")
     if options["address"] is not None and source is None:
         raise UserError("--ray goes with --input and --output", "cartlm predict --help")
+    for name, option in (("workers", "--workers"), ("rows", "--partition")):
+        if options["address"] is None and options[name] is not None:
+            raise UserError(f"{option} goes with --ray", f"leave {option} out, or add --ray")
+    if options["details"] and source is not None:
+        raise UserError(
+            "--details goes with a message; the output has confidence and latency", "leave it out"
+        )
     path = options.pop("catalog")
     if path is None and source is None:
         raise UserError("there is no catalog for the message", "add --catalog FILE, with one product a line")
@@ -115,17 +122,19 @@ def _stdin() -> Iterator[str]:
 def _cluster(
     source: str, output: str, variant: str, catalog: list[str] | None, options: dict[str, Any]
 ) -> int:
-    from cartlm.serving.cluster import ClusterJob, predict_on_ray
+    from cartlm.serving.cluster import PARTITION, ClusterJob, predict_on_ray
     from cartlm.serving.columns import parse_columns
+    from cartlm.serving.file_run import confidence_note
     from cartlm.serving.models import find_model
     from cartlm.serving.questions import COLUMNS
 
     model, columns = str(find_model(variant).path.absolute()), parse_columns(options["columns"], COLUMNS)
-    names = ("decoding", "max_tokens", "anew", "address", "workers", "rows")
-    job = ClusterJob(
-        source, output.rstrip("/"), model, columns=columns, catalog=catalog, **{name: options[name] for name in names}
-    )  # fmt: skip
-    print(predict_on_ray(job))
+    names = ("decoding", "max_tokens", "anew", "address", "workers")
+    given = {name: options[name] for name in names} | {"rows": options["rows"] or PARTITION}
+    outcome = predict_on_ray(ClusterJob(source, output, model, columns=columns, catalog=catalog, **given))
+    if note := confidence_note(outcome.key, variant):
+        command.progress(f"{output}: {note}")
+    print(outcome.text())
     return 0
 
 
@@ -134,10 +143,6 @@ def _file(source: str, output: str, variant: str, catalog: list[str] | None, opt
     from cartlm.serving.file_run import Job, predict_file
     from cartlm.serving.questions import COLUMNS
 
-    if options["details"]:
-        raise UserError(
-            "--details goes with a message; the output file has confidence and latency", "leave it out"
-        )
     columns = parse_columns(options["columns"], COLUMNS)
     given = {name: options[name] for name in ("decoding", "max_tokens", "anew")}
     job = Job(Path(source), Path(output), variant, columns, catalog, **given)

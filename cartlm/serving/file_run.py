@@ -86,6 +86,8 @@ def predict_file(job: Job, say: Callable[[str], None]) -> str:
                 )
         seconds = time.perf_counter() - started
         count, latency = _publish(job, journal, key)
+    if note := confidence_note(key, job.model):
+        say(f"{job.output}: {note}")
     speed = f"; {left / seconds:.3g} messages/s" if left else ""
     middle = f", median latency {latency:.3g} ms" if latency is not None else ""
     return f"{_counted(count)} in {job.output}{_rejected_in(job, count)}{speed}{middle}"
@@ -116,6 +118,20 @@ def answers_key(
         "settings": asdict(found.settings.given(max_tokens=max_tokens)),
         "version": cartlm.__version__,
     }
+
+
+def is_calibrated(key: Mapping[str, Any]) -> bool | None:
+    """Whether confidences of a run with this key are shares of right answers (`Reader.calibrated`); None where it has none."""
+    if key["decoding"] == "free" or key["engine"].startswith("rules"):
+        return None
+    return bool(key.get("learned", {}).get(key["decoding"]))
+
+
+def confidence_note(key: Mapping[str, Any], model: str | Path) -> str:
+    """What to say where confidences are not shares of right answers; else empty."""
+    if is_calibrated(key) is not False:
+        return ""
+    return f"confidence is the model's own probability, not calibrated: metrics/eval does not know {model}"
 
 
 def _finished(job: Job, key: Mapping[str, Any]) -> Count | None:
@@ -197,7 +213,8 @@ def _publish(job: Job, journal: Journal, key: Mapping[str, Any]) -> tuple[Count,
         path.unlink(missing_ok=True)
     write_answers(job.output, (line for line in journal.lines() if "reason" not in line), numbered)
     count = Count(len(times), rejected)
-    write_text(_beside(job.output, "run.json"), json.dumps({"key": key, **asdict(count)}, indent=2) + "\n")
+    run = {"key": key, **asdict(count), "calibrated": is_calibrated(key)}
+    write_text(_beside(job.output, "run.json"), json.dumps(run, indent=2) + "\n")
     journal.path.unlink()
     return count, statistics.median(times) if times else None
 

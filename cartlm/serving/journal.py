@@ -5,6 +5,7 @@ The file is beside the output and begins with what the answers depend on. A line
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -16,6 +17,8 @@ from typing import IO, Any
 from cartlm.errors import UserError
 
 Line = dict[str, Any]
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+"""The errno of a network disk that cannot lock."""
 
 
 class Journal:
@@ -45,38 +48,55 @@ def journal_path(output: Path) -> Path:
 def open_journal(output: Path, key: Mapping[str, Any], anew: bool) -> Iterator[Journal]:
     """The journal of `output`, which no other process has open meanwhile.
 
-    One of the same key goes on. One whose key differs is emptied with `anew`; else it raises UserError, naming what
-    differs, as where another process has it open.
+    One of the same key goes on. One whose key differs is emptied with `anew`, or where it has no row; else it raises
+    UserError, naming what differs, as where another process has it open. One that gets no row is removed.
     """
     path = journal_path(output)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is writing {output}", "wait for it, or end it") from None
+        hold(file, output)
         file.seek(0)
         begun, end = _header(file.readline())
-        if begun is not None and not (anew and _changed(begun, key)):
+        done, end = _sound_rows(file, end) if begun is not None else (0, 0)
+        if begun is not None and not (changed(begun, key) and (anew or not done)):
             check_key(output, begun, key)
-            done, end = _sound_rows(file, end)
             os.ftruncate(file.fileno(), end)
         else:
             os.ftruncate(file.fileno(), 0)
             file.write(_encoded({"key": key}))
             file.flush()
             done = 0
-        yield Journal(path, file, done)
+        journal = Journal(path, file, done)
+        try:
+            yield journal
+        except BaseException:
+            if not journal.done:  # such as a model that cannot be loaded
+                path.unlink(missing_ok=True)
+            raise
 
 
-def check_key(output: Path, begun: Mapping[str, Any], key: Mapping[str, Any]) -> None:
+def hold(file: IO[Any], output: Path | str) -> bool:
+    """Lock `file` until it is closed; False on a disk without locks. Raises UserError where another process holds it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"another process is writing {output}", "wait for it, or end it") from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return False
+    return True
+
+
+def check_key(output: Path | str, begun: Mapping[str, Any], key: Mapping[str, Any]) -> None:
     """Raise UserError where the answers in `output` depend on something else, naming what."""
-    if changed := _changed(begun, key):
-        what = f"{output} was made with another {', '.join(changed)}"
+    if differs := changed(begun, key):
+        what = f"{output} was made with another {', '.join(differs)}"
         raise UserError(what, "name another output, or add --anew to replace it")
 
 
-def _changed(begun: Mapping[str, Any], key: Mapping[str, Any]) -> list[str]:
+def changed(begun: Mapping[str, Any], key: Mapping[str, Any]) -> list[str]:
+    """What the answers depend on that differs."""
     return [name for name in key if begun.get(name) != key[name]]
 
 

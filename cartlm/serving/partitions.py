@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
-import json
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from cartlm.data.tables import folded
+from cartlm.data import tables
+from cartlm.data.tables import Records, Source, folded, repeated_column
 from cartlm.errors import UserError
 
 READ = (".jsonl", ".ndjson", ".parquet")
+TEMPORARY, MANIFEST = ".tmp-", "manifest.json"
+PART = re.compile(r"part-\d{6,}\.(parquet|rejected\.jsonl)")
 CHUNK = 1 << 20  # bytes
+STORE_S = 30  # Google's client asks for a quarter of an hour before it gives up
+_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
 class Partition:
-    """Some rows of one file: `first` is the number of the first one from 1, `offset` its place in bytes (JSON Lines)."""
+    """Some rows of one file, named from the input's folder.
+
+    `first` is the number of the first of them in the file, `start` in all files, from 1; it is in this `line`, at this
+    `offset` in bytes (of JSON Lines; of Parquet the line is the row).
+    """
 
     number: int
     path: str
     first: int
     rows: int
+    start: int
+    line: int
     offset: int = 0
 
     @property
@@ -32,141 +46,259 @@ class Partition:
         return f"part-{self.number:06}"
 
 
+@dataclass(frozen=True)
+class Input:
+    """The files of an input: `names` below the folder `root` of a filesystem of pyarrow."""
+
+    filesystem: Any
+    root: str
+    names: Sequence[str]
+
+    def path(self, name: str) -> str:
+        """Where the filesystem has a file."""
+        return f"{self.root}/{name}"
+
+
+@dataclass
+class Contents:
+    """What a file holds: its SHA-256, its columns (as they are matched -> as the file has them), which of them are numbers of
+    64 bits, and (row, line, offset) of the first row of each partition."""
+
+    name: str
+    digest: str = ""
+    rows: int = 0
+    columns: dict[str, str] = field(default_factory=dict)
+    numbers: set[str] = field(default_factory=set)
+    begins: list[tuple[int, int, int]] = field(default_factory=list)
+    sound: bool = False
+    problem: str = ""
+
+
+def absolute(url: str) -> str:
+    """The same URL, or a local path as other processes find it."""
+    return url if re.match(r"[a-z0-9]+:/", url) or not url else os.path.abspath(url)
+
+
 def open_url(url: str) -> tuple[Any, str]:
     """pyarrow's filesystem of a URL or a local path, and the path there. Raises UserError for one that it does not know."""
     from pyarrow import fs
 
-    try:
-        if "://" in url:
-            filesystem, path = fs.FileSystem.from_uri(url)
-            return filesystem, path
-        return fs.LocalFileSystem(), url
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{url} cannot be opened: {str(error).splitlines()[0]}", "name a path, or s3://BUCKET/PATH"
-        ) from None
-
-
-def list_files(url: str) -> tuple[Any, list[Any]]:
-    """The filesystem, and pyarrow's FileInfo of a file or of all files of READ in a folder, by name. Raises UserError for none."""
-    from pyarrow import fs
-
-    filesystem, path = open_url(url)
-    try:
-        info = filesystem.get_file_info(path)
-        if info.type == fs.FileType.Directory:
-            found = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
-            files = sorted(found, key=lambda each: each.path)
-        else:
-            files = [info] if info.type == fs.FileType.File else []
-    except OSError as error:
-        raise UserError(
-            f"{url} cannot be read: {str(error).splitlines()[0]}", "check the URL and its keys"
-        ) from None
-    files = [each for each in files if each.path.endswith(READ)]
-    if not files:
-        raise UserError(f"{url} has no file of {', '.join(READ)}", "name such a file, or a folder with some")
-    return filesystem, files
-
-
-def plan(filesystem: Any, paths: list[str], size: int) -> list[Partition]:
-    """All rows in partitions of at most `size`; reads JSON Lines once, and of Parquet no rows. Raises UserError for a broken file."""
-    parts: list[Partition] = []
-    for path in paths:
-        with _readable(path):
-            begins = (_parquet if path.endswith(".parquet") else _lines)(filesystem, path, size)
-        parts += [Partition(len(parts) + at, path, *begin) for at, begin in enumerate(begins)]
-    return parts
+    with readable(url, "name a path, or s3://BUCKET/PATH", "opened"):
+        if not url:
+            raise ValueError("the name is empty")
+        if "://" not in url:
+            if re.match(r"[a-z0-9]+:/", url):
+                raise ValueError("a URL has :// in it")
+            return fs.LocalFileSystem(), os.path.abspath(url)
+        if url.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in url:
+            url += f"{'&' if '?' in url else '?'}retry_limit_seconds={STORE_S}"
+        filesystem, path = fs.FileSystem.from_uri(url)
+        if not path.strip("/"):
+            raise ValueError("it names no folder or file")
+        return filesystem, path.rstrip("/")
 
 
 @contextmanager
-def _readable(path: str) -> Iterator[None]:
+def readable(name: str, way: str = "mend the file", what: str = "read") -> Iterator[None]:
+    """Turns what pyarrow raises into one line."""
+    from pyarrow import ArrowException
+
     try:
         yield
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}", "mend the file") from None
+    except (OSError, ValueError, ArrowException) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{name or repr(name)} cannot be {what}: {reason}", way) from None
 
 
-def columns_of(filesystem: Any, path: str) -> dict[str, str]:
-    """The columns of a file, as they are matched -> as the file has them; of JSON Lines those of its first row.
+def list_files(url: str, output: str) -> Input:
+    """A file, or all files of READ in a folder, by name; not the folder `output`, and no results of other runs.
 
-    Raises UserError for a broken file.
+    Raises UserError for none, and where input and output are the same.
     """
-    with _readable(path):
-        if path.endswith(".parquet"):
-            from pyarrow import parquet
+    from pyarrow import fs
 
-            names = parquet.read_schema(path, filesystem=filesystem).names
+    filesystem, path = open_url(url)
+    with readable(url, "check the URL and its keys"):
+        info = filesystem.get_file_info(path)
+        if info.type == fs.FileType.Directory:
+            found = [each.path for each in filesystem.get_file_info(fs.FileSelector(path, recursive=True))]
+            root = path
         else:
-            with filesystem.open_input_file(path) as file:
-                names = list(json.loads(io.BufferedReader(file).readline()))
-    return {folded(name): name for name in names}
-
-
-def records(filesystem: Any, part: Partition) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """(line, record) of each row, or (line, problem); keys are `folded`. As cartlm.data.tables.Source.records."""
-    rows = _parquet_rows if part.path.endswith(".parquet") else _json_rows
-    for line, record in enumerate(rows(filesystem, part), part.first):
-        if isinstance(record, str):
-            yield line, record
-        else:
-            yield line, {folded(name): value for name, value in record.items()}
-
-
-def _parquet(filesystem: Any, path: str, size: int) -> list[tuple[int, int, int]]:
-    from pyarrow import parquet
-
-    with filesystem.open_input_file(path) as file:
-        rows = parquet.ParquetFile(file).metadata.num_rows
-    return [(first + 1, min(size, rows - first), 0) for first in range(0, rows, size)]
-
-
-def _lines(filesystem: Any, path: str, size: int) -> list[tuple[int, int, int]]:
-    """(first row, rows, offset); empty lines are rows, which have no answer."""
-    offsets, lines, begin = [0], 0, 0
-    with filesystem.open_input_stream(path) as stream:
-        last = b"\n"
-        while chunk := stream.read(CHUNK):
-            at = chunk.find(b"\n")
-            while at >= 0:
-                lines += 1
-                if lines % size == 0:
-                    offsets.append(begin + at + 1)
-                at = chunk.find(b"\n", at + 1)
-            begin, last = begin + len(chunk), chunk
-    lines += not last.endswith(b"\n")  # the last line may lack its end
-    starts = range(0, lines, size)
-    return [
-        (first + 1, min(size, lines - first), offset) for first, offset in zip(starts, offsets, strict=False)
+            found = [info.path] if info.type == fs.FileType.File else []
+            root = os.path.dirname(path)
+    if not found:
+        raise UserError(f"{url} is not there, or has no file", "name a file, or a folder with some")
+    answers = _place(*open_url(output))
+    if _place(filesystem, path) == answers:
+        raise UserError(f"{output} is both --output and --input", "name another output")
+    runs = {os.path.dirname(each) for each in found if os.path.basename(each) == MANIFEST}
+    names = [
+        os.path.relpath(each, root)
+        for each in sorted(found)
+        if each.lower().endswith(READ)
+        and not os.path.basename(each).startswith(".")
+        and not _place(filesystem, each).startswith(f"{answers}/")
+        and not (os.path.dirname(each) in runs and PART.fullmatch(os.path.basename(each)))
     ]
+    if not names:
+        table = next((each for each in found if each.lower().endswith((".csv", ".tsv"))), "FILE.csv")
+        what = f"{url} has no file of {', '.join(READ)}, which --ray reads"
+        code = "from pyarrow import csv, parquet as p; p.write_table(csv.read_csv('{}'), '{}.parquet')"
+        raise UserError(what, f'of CSV make one: python -c "{code.format(table, table.rpartition(".")[0])}"')
+    return Input(filesystem, root, names)
 
 
-def _parquet_rows(filesystem: Any, part: Partition) -> Iterator[dict[str, Any]]:
+def _place(filesystem: Any, path: str) -> str:
+    """A name that only this file has."""
+    kind = filesystem.type_name
+    return f"{kind}:{os.path.realpath(path) if kind == 'local' else path}"
+
+
+def survey(source: Input, name: str, wanted: Set[str], size: int) -> Contents:
+    """What a file holds, in partitions of at most `size` rows; reads it once, but of Parquet no rows.
+
+    JSON Lines are parsed until all columns that are `wanted` were met. Raises UserError for a broken file.
+    """
+    path = source.path(name)
+    with readable(path), source.filesystem.open_input_file(path) as file:
+        return (_survey_parquet if _is_parquet(name) else _survey_lines)(file, Contents(name), wanted, size)
+
+
+def _is_parquet(name: str) -> bool:
+    return name.lower().endswith(".parquet")
+
+
+def _survey_parquet(file: Any, found: Contents, wanted: Set[str], size: int) -> Contents:
+    from pyarrow import parquet, types
+
+    table = parquet.ParquetFile(file)
+    for each in table.schema_arrow:
+        found.columns.setdefault(folded(each.name), each.name)
+        if types.is_integer(each.type) and not types.is_uint64(each.type):
+            found.numbers.add(folded(each.name))
+    if twice := repeated_column([each for each in table.schema_arrow.names if folded(each) in wanted]):
+        raise ValueError(f"the column {twice!r:.60} occurs twice")
+    found.rows = table.metadata.num_rows
+    found.begins = [(row + 1, row + 1, 0) for row in range(0, found.rows, size)]
+    found.sound = found.rows > 0
+    file.seek(0)
+    digest = hashlib.sha256()
+    while chunk := file.read(CHUNK):
+        digest.update(chunk)
+    found.digest = digest.hexdigest()
+    return found
+
+
+def _survey_lines(file: Any, found: Contents, wanted: Set[str], size: int) -> Contents:
+    digest, rows = hashlib.sha256(), Source(Path(found.name), [*wanted])
+    for line, offset, data in _lines(file, 1, digest):
+        if not found.rows and (other := _is_other(data)):
+            raise ValueError(other)
+        if found.rows % size == 0:
+            found.begins.append((found.rows + 1, line, offset))
+        found.rows += 1
+        if not found.sound or not rows.columns.keys() >= wanted:
+            record = _record(rows, data)
+            found.sound = found.sound or not isinstance(record, str)
+            found.problem = found.problem or (
+                f"{found.name}:{line}: {record}" if isinstance(record, str) else ""
+            )
+    found.digest, found.columns = digest.hexdigest(), rows.columns
+    return found
+
+
+def _lines(file: Any, line: int, digest: Any = None) -> Iterator[tuple[int, int, bytes]]:
+    """(number, offset, bytes) of the lines that are not blank, from where the file is; `line` is the first one's number."""
+    offset = file.tell()
+    for number, data in enumerate(io.BufferedReader(file, CHUNK), line):
+        if digest:
+            digest.update(data)
+        if data.strip(b" \t\r\n" + _BOM):
+            yield number, offset, data
+        offset += len(data)
+
+
+def _is_other(head: bytes) -> str:
+    """Why a file with this first line is not JSON Lines; empty for none."""
+    if kind := next((kind for magic, kind in tables.BINARY.items() if head.startswith(magic)), ""):
+        return f"not text but {kind}"
+    head = head.removeprefix(_BOM).strip()
+    if head.startswith(b"[") or head == b"{" or (head.startswith(b"{") and head.endswith(b",")):
+        return "--ray reads one JSON object a line, and this is an array or an object of several lines"
+    return ""
+
+
+def plan(contents: Sequence[Contents], size: int) -> list[Partition]:
+    """All rows of all files in partitions of at most `size`."""
+    parts, before = list[Partition](), 0
+    for each in contents:
+        for row, line, offset in each.begins:
+            rows = min(size, each.rows - row + 1)
+            parts.append(Partition(len(parts), each.name, row, rows, before + row, line, offset))
+        before += each.rows
+    return parts
+
+
+def records(source: Input, part: Partition, wanted: Sequence[str]) -> Records:
+    """(line, record) of each row, or (line, problem); keys are `folded`. As cartlm.data.tables.Source.records.
+
+    Raises UserError where the file cannot be read any further.
+    """
+    rows = _parquet_rows if _is_parquet(part.path) else _json_rows
+    path = source.path(part.path)
+    way = "mend or remove the file, then the same command with another output or --anew"
+    with readable(path, way), source.filesystem.open_input_file(path) as file:
+        yield from rows(file, part, Source(Path(part.path), wanted))
+
+
+def _json_rows(file: Any, part: Partition, rows: Source) -> Records:
+    file.seek(part.offset)
+    for (line, _, data), _ in zip(_lines(file, part.line), range(part.rows), strict=False):
+        yield line, _record(rows, data)
+
+
+def _record(rows: Source, line: bytes) -> dict[str, Any] | str:
+    try:
+        return rows._record(tables._DECODER.decode(line.decode().strip("\ufeff \t\r\n")))
+    except UnicodeDecodeError:
+        return tables._NOT_UTF8
+    except (ValueError, RecursionError) as error:
+        return tables._not_json(error)
+
+
+def _parquet_rows(file: Any, part: Partition, rows: Source) -> Records:
     from pyarrow import parquet
 
-    with filesystem.open_input_file(part.path) as file:
-        source = parquet.ParquetFile(file)
-        begin, skipped, wanted = 0, 0, list[int]()
-        for group in range(source.num_row_groups):
-            rows = source.metadata.row_group(group).num_rows
-            if begin + rows > part.first - 1 and begin < part.first - 1 + part.rows:
-                skipped = skipped if wanted else begin
-                wanted.append(group)
-            begin += rows
-        place = skipped
-        for batch in source.iter_batches(row_groups=wanted):
-            for record in batch.to_pylist():
-                if part.first - 1 <= place < part.first - 1 + part.rows:
-                    yield record
-                place += 1
+    table = parquet.ParquetFile(file)
+    begin, end = part.first - 1, part.first - 1 + part.rows
+    place, skipped, wanted = 0, 0, list[int]()
+    for group in range(table.num_row_groups):
+        size = table.metadata.row_group(group).num_rows
+        if place + size > begin and place < end:
+            skipped = skipped if wanted else place
+            wanted.append(group)
+        place += size
+    names = [name for name in table.schema_arrow.names if folded(name) in rows._wanted()]
+    place = skipped
+    for batch in table.iter_batches(tables.PARQUET_ROWS, row_groups=wanted, columns=names):
+        here = batch.slice(
+            max(0, begin - place), max(0, min(end, place + batch.num_rows) - max(begin, place))
+        )
+        yield from enumerate(_batch_rows(here, rows), max(begin, place) + 1)
+        place += batch.num_rows
 
 
-def _json_rows(filesystem: Any, part: Partition) -> Iterator[dict[str, Any] | str]:
-    with filesystem.open_input_file(part.path) as file:
-        file.seek(part.offset)
-        for _, line in zip(range(part.rows), io.BufferedReader(file), strict=False):
+def _batch_rows(batch: Any, rows: Source) -> Iterator[dict[str, Any] | str]:
+    try:
+        whole = batch.to_pylist()
+    except Exception:  # a value that Python does not take is only its row's fault
+        for at in range(batch.num_rows):
             try:
-                record = json.loads(line.decode("utf-8"))
-                yield record if isinstance(record, dict) else f"not a JSON object but {record!r:.40}"
-            except ValueError as error:
-                yield f"not JSON: {error}"
+                (value,) = batch.slice(at, 1).to_pylist()
+                yield rows._record(value)
+            except UnicodeDecodeError:
+                yield tables._NOT_UTF8
+            except Exception as error:
+                yield f"not a row that can be read ({' '.join(str(error).split()):.120})"
+        return
+    yield from map(rows._record, whole)

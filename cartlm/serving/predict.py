@@ -14,7 +14,7 @@ def predict_lines(
 ) -> Iterator[tuple[str, bool]]:
     """(JSON, whether it is an intent) of each message: the intent, or an `error` and the `answer` if there is one.
 
-    `details` adds confidence, latency and what decoding did.
+    `details` adds confidence, whether that is calibrated (`Reader.calibrated`), latency and what decoding did.
     """
     for message in messages:
         try:
@@ -24,7 +24,8 @@ def predict_lines(
             yield json.dumps({"error": str(error), **answer}, ensure_ascii=False), False
             continue
         if details:
-            values = {**asdict(found.intent), "confidence": found.confidence, "latency_ms": found.latency_ms}
+            sure = {"confidence": found.confidence, "calibrated": reader.calibrated}
+            values = {**asdict(found.intent), **sure, "latency_ms": found.latency_ms}
             yield json.dumps({**values, "work": asdict(found.work)}, ensure_ascii=False), True
         else:
             yield found.intent.canonical(), True

@@ -21,6 +21,8 @@ from cartlm.serving.http.limits import Limits
 from cartlm.serving.http.server import KEY, opened, read_keys
 from cartlm.serving.reader import Mode, load
 
+PLACEHOLDER = "change-me"
+"""The key in docs/assets/ray-serve.yaml."""
 REPLICA = ExitStack()
 """What is open as long as the process of a replica lives; without a name Python would close it."""
 
@@ -44,7 +46,7 @@ class Options(pydantic.BaseModel):
 def app(args: dict[str, Any]) -> serve.Application:
     """The application of a config file. Replicas, CPUs and autoscaling are the file's `deployments`, under the name cartlm.
 
-    Raises UserError for wrong options.
+    Raises UserError for wrong options, and for the key of the config file in the docs.
     """
     try:
         options = Options(**args)
@@ -52,6 +54,8 @@ def app(args: dict[str, Any]) -> serve.Application:
         first = error.errors()[0]
         what = f"args of cartlm: {'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise UserError(what, "see docs/serve.md") from None
+
+    _keys()
 
     def build() -> ASGIApp:
         return make(options)
@@ -62,11 +66,18 @@ def app(args: dict[str, Any]) -> serve.Application:
 def make(options: Options) -> ASGIApp:
     """The service of one replica. Raises UserError without a key: requests come through Ray's proxy, so all look alike."""
     os.chdir(options.here)
-    keys = read_keys(None, os.environ)
-    if not keys:
+    if not (keys := _keys()):
         raise UserError("Ray Serve needs a key of the service", f"export {KEY}=... where the replicas run")
     limits = Limits(options.queue, options.timeout_s)
     loaded = partial(load, decoding=options.decoding, workers=options.workers, threads=options.threads)
     service = opened(options.variants, loaded, options.catalogs, keys, limits)
     application, _ = REPLICA.enter_context(service)
     return application
+
+
+def _keys() -> tuple[str, ...]:
+    keys = read_keys(None, os.environ)
+    if PLACEHOLDER in keys:
+        what = f"{KEY} is still {PLACEHOLDER}, which everyone knows"
+        raise UserError(what, "python -c 'import secrets; print(secrets.token_urlsafe())'")
+    return keys

@@ -222,6 +222,26 @@ def test_a_finished_run_is_not_repeated_and_another_one_is_noticed(predict: Pred
     assert (repo / "theirs.csv").read_text(encoding="utf-8") == "by hand"
 
 
+def test_a_refused_command_does_not_block_the_corrected_one(predict: Predict, repo: Path) -> None:
+    write_baseline(repo / "models/baseline/model.json")
+    arguments = ("--input", learned(repo / "rows.jsonl", 6), "--output", "answers.csv", *FOREIGN)
+    failed(predict(*arguments, "--decoding", "ensemble"), "no margin")
+    assert not (repo / "answers.csv.part.jsonl").exists()
+    assert predict(*arguments).exit_code == 0
+
+
+@pytest.mark.parametrize(("way", "said"), [("constrained", False), ("free", None), ("baseline", None)])
+def test_a_confidence_that_is_not_calibrated_is_named(
+    predict: Predict, repo: Path, way: str, said: bool | None
+) -> None:
+    write_baseline(repo / "models/baseline/model.json")
+    options = ("--variant", way) if way == "baseline" else ("--decoding", way)
+    source = learned(repo / "rows.jsonl", 6)
+    done = predict("--input", source, "--output", "answers.csv", *FOREIGN, *options)
+    assert ("answers.csv: confidence is the model's own probability" in done.stderr) == (said is False)
+    assert json.loads((repo / "answers.csv.run.json").read_text())["calibrated"] is said
+
+
 def test_another_baseline_makes_another_run_but_with_free_decoding(predict: Predict, repo: Path) -> None:
     """Confidence, and the ensemble's answers, depend on it."""
     baseline = repo / "models/baseline/model.json"

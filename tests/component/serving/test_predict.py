@@ -66,6 +66,7 @@ def test_details_are_confidence_latency_and_work(predict: Predict, repo: Path) -
     done = predict("--catalog", catalog(repo, row.catalog), row.message, "--details")
     found = json.loads(done.stdout)
     assert found["confidence"] > 0.5
+    assert found["calibrated"] is False
     assert found["latency_ms"] > 0
     assert found["work"]["decoding"] == "constrained"
     assert {name: found[name] for name in ("action", "product", "quantity")} == json.loads(row.completion)

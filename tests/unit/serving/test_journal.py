@@ -67,6 +67,15 @@ def test_another_input_or_model_is_noticed_and_nothing_is_lost(tmp_path: Path) -
     assert run(output, []) == (1, ["a"])
 
 
+def test_a_run_without_a_row_blocks_no_other(tmp_path: Path) -> None:
+    output = tmp_path / "answers.csv"
+    with pytest.raises(ValueError, match="no model"), open_journal(output, KEY, False):
+        raise ValueError("no model")
+    assert not journal_path(output).exists()
+    run(output, [])  # as after a kill
+    assert run(output, ["a"], KEY | {"model": "c"}) == (0, ["a"])
+
+
 def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
     output = tmp_path / "answers.csv"
     with open_journal(output, KEY, False), pytest.raises(UserError, match="another process"):

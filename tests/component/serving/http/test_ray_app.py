@@ -97,3 +97,16 @@ def test_a_replica_needs_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="needs a key"):
         ray_app.make(ray_app.Options(variants=["f16"], catalogs=tmp_path / "catalogs.db"))
+
+
+def test_the_key_of_the_docs_is_refused_before_a_replica_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = yaml.safe_load((ROOT / "docs/assets/ray-serve.yaml").read_text())
+    (application,) = config["applications"]
+    monkeypatch.setenv("CARTLM_API_KEY", application["runtime_env"]["env_vars"]["CARTLM_API_KEY"])
+    with pytest.raises(UserError, match="everyone knows"):
+        ray_app.app(application["args"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="everyone knows"):
+        ray_app.make(ray_app.Options(variants=["f16"], catalogs=tmp_path / "catalogs.db"))

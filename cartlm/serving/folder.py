@@ -1,0 +1,146 @@
+"""The output of `cartlm predict --ray`: a folder with a manifest and the files of partitions, on a disk or in a store.
+
+manifest.json names what the answers depend on and the partitions of the input, part-NNNNNN.parquet has the answers of a
+partition, part-NNNNNN.rejected.jsonl the rows without one. Files are written under another name and renamed, a partition's
+answers last: a partition is done or not there, whoever was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from typing import Any
+
+from cartlm.errors import FULL, UserError
+from cartlm.serving.file_run import is_calibrated
+from cartlm.serving.journal import changed, check_key, hold
+from cartlm.serving.partitions import MANIFEST, PART, TEMPORARY, Partition, open_url, readable
+
+LOCK = ".lock"
+ABANDONED_S = 24 * 3600  # a file is written in seconds
+
+
+class Folder:
+    """The folder at a URL or an absolute path. Every method raises UserError where it cannot be read or written."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._files, self._path = open_url(url)
+
+    def answers(self, part: Partition) -> str:
+        """The name of the file that is there where a partition is done."""
+        return f"{part.name}.parquet"
+
+    def names(self) -> set[str]:
+        """Of all files; not those that are being written, and not the lock."""
+        return {name for name, _ in self._listed() if not name.startswith(TEMPORARY) and name != LOCK}
+
+    def begun(self, key: Mapping[str, Any], anew: bool) -> list[Partition] | None:
+        """The partitions of an earlier run with the same key; None where there is none, or none that is to be kept.
+
+        Raises UserError where another run's answers, or someone else's files, are there.
+        """
+        names = self.names()
+        if MANIFEST not in names:
+            if names:
+                raise UserError(f"{self.url} holds something else", "name another output")
+            return None
+        before, parts = self._manifest()
+        if changed(before, key) and (anew or not any(PART.fullmatch(name) for name in names)):
+            return None
+        check_key(self.url, before, key)
+        return parts
+
+    def begin(self, key: Mapping[str, Any], parts: Sequence[Partition]) -> None:
+        """Replace an earlier run: its partitions first, so that whatever is left after a kill belongs to the manifest."""
+        for name in sorted(filter(PART.fullmatch, self.names())):
+            self._delete(name)
+        manifest = {
+            "key": key,
+            "calibrated": is_calibrated(key),
+            "partitions": [asdict(part) for part in parts],
+        }
+        self.write(MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """No other run writes here meanwhile, where the disk has locks; a store has none. Removes what killed runs left."""
+        from pyarrow import fs
+
+        if not isinstance(self._files, fs.LocalFileSystem):
+            self._sweep(time.time() - ABANDONED_S)
+            yield
+            return
+        with readable(self.url, "name another output", "written"):
+            os.makedirs(self._path, exist_ok=True)
+            file = open(f"{self._path}/{LOCK}", "a", encoding="utf-8")  # noqa: SIM115
+        with file:
+            # whoever wrote temporaries held the lock, and is gone
+            self._sweep(time.time() if hold(file, self.url) else time.time() - ABANDONED_S)
+            yield
+
+    def write(self, name: str, data: bytes) -> None:
+        """A file that is there whole or not at all."""
+        temporary = f"{self._path}/{TEMPORARY}{uuid.uuid4().hex}-{name}"
+        try:
+            self._files.create_dir(self._path)
+            with self._files.open_output_stream(temporary) as stream:
+                stream.write(data)
+            self._files.move(temporary, f"{self._path}/{name}")
+        except OSError as error:
+            with suppress(OSError):
+                self._files.delete_file(temporary)
+            full = error.errno in FULL
+            why = os.strerror(error.errno) if error.errno else " ".join(str(error).split())[:200]
+            way = "free some space" if full else f"ls -ld {self.url}"
+            what = f"{self.url}/{name} cannot be written: {why}"
+            raise UserError(
+                what, f"{way}, then run the same command again: parts that are done stay"
+            ) from None
+
+    def rows(self, part: Partition) -> int:
+        """How many answers a finished partition has."""
+        from pyarrow import parquet
+
+        name = f"{self._path}/{self.answers(part)}"
+        with (
+            readable(name, f"delete {name}, then run the same command again"),
+            self._files.open_input_file(name) as file,
+        ):
+            return int(parquet.ParquetFile(file).metadata.num_rows)
+
+    def _listed(self) -> list[tuple[str, float]]:
+        """(name, seconds since 1970 of the last change) of all that is there."""
+        from pyarrow import fs
+
+        with readable(self.url, "name another output"):
+            found = self._files.get_file_info(fs.FileSelector(self._path, allow_not_found=True))
+        return [(each.base_name, (each.mtime_ns or 0) / 1e9) for each in found]
+
+    def _sweep(self, before: float) -> None:
+        for name, changed_s in self._listed():
+            if name.startswith(TEMPORARY) and changed_s <= before:
+                self._delete(name)
+
+    def _delete(self, name: str) -> None:
+        with readable(f"{self.url}/{name}", "name another output", "deleted"), suppress(FileNotFoundError):
+            self._files.delete_file(f"{self._path}/{name}")
+
+    def _manifest(self) -> tuple[dict[str, Any], list[Partition]]:
+        name = f"{self.url}/{MANIFEST}"
+        try:
+            with readable(name), self._files.open_input_stream(f"{self._path}/{MANIFEST}") as stream:
+                data = stream.read()
+            manifest = json.loads(data)
+            key, parts = dict(manifest["key"]), [Partition(**part) for part in manifest["partitions"]]
+            if any(not isinstance(part.number, int) or not isinstance(part.rows, int) for part in parts):
+                raise ValueError("a partition has no number or rows")
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            what = f"{name} is none that cartlm predict --ray wrote ({type(error).__name__}: {error!s:.100})"
+            raise UserError(what, "name another output, or delete that folder") from None
+        return key, parts
