@@ -105,12 +105,15 @@ def beside(measured: Measured, chosen: Candidate, better: Elsewhere | None) -> l
     lines = []
     if gap := against_f16(measured, chosen):
         lines.append(f"Against f16 by the same decoding: {gap_words(gap)}.")
-    if better:
-        lines.append(
-            f"More accurate by another decoding: {gap_words(better.gap)}; {better.winner.name}, {better.winner.shown(P95)} of free "
-            f"decoding: {serving(better.winner.name, better.decoding)}"
-        )
-    return lines
+    return [*lines, more_accurate(better)] if better else lines
+
+
+def more_accurate(better: Elsewhere) -> str:
+    """What another way of decoding gains, and the command that answers so."""
+    return (
+        f"More accurate by another decoding: {gap_words(better.gap)}; {better.winner.name}, {better.winner.shown(P95)} of free "
+        f"decoding: {serving(better.winner.name, better.decoding)}"
+    )
 
 
 def why(measured: Measured, choice: Choice) -> str:

@@ -159,9 +159,14 @@ def elsewhere(
 
 
 def against_f16(found: Measured, chosen: Candidate) -> Gap | None:
-    """How much more accurate than F16 by the same way of decoding; None for F16 itself, and where that does not compete."""
+    """How much more accurate than F16 by the same way of decoding; None for F16 itself, and where that does not compete.
+
+    p is Holm-adjusted over all that compete, since the chosen one was chosen among these.
+    """
     f16 = next((each for each in found.candidates if each.name == F16), None)
-    return gaps(found.outcomes, f16, [chosen])[chosen.name] if f16 is not None and chosen is not f16 else None
+    if f16 is None or chosen is f16:
+        return None
+    return gaps(found.outcomes, f16, [each for each in found.candidates if each is not f16])[chosen.name]
 
 
 def nearest(candidates: Sequence[Candidate], bounds: Bounds) -> UserError:

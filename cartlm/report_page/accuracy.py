@@ -23,7 +23,7 @@ SLICES = {
     "language_spanish": "Spanish",
     "noise_clean": "clean",
     "noise_noisy": "noisy",
-    "phrasing_everyday": "everyday wording",
+    "phrasing_everyday": "typed like orders",
     "novel": "novel",
 }
 LANGUAGES, NOISES = ("croatian", "english", "spanish"), ("clean", "noisy")

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup, escape
 
+from cartlm.report import cells
+
 WIDTH, HEIGHT = 760, 400
 LEFT, RIGHT, TOP, BOTTOM = 64, 736, 24, 336
-CHARACTER, LINE = 6.6, 14  # width and height of a label's letters, about
+CHARACTER, BOLD, LINE = 6.6, 7.6, 14  # widths and height of a label's letters, about
 AROUND = ((0.5, -1.3), (0.5, 1.3), (-0.5, -1.3), (-0.5, 1.3), (1, 0), (-1, 0), (1, -0.6), (1, 0.6))
 """Where a label is tried around its mark: off the axes first, where the bars of its intervals are."""
 SERIES = 8  # colours of the page's style
@@ -150,7 +152,7 @@ class Bar:
 def stacked(title: str, legend: Sequence[str], bars: Sequence[Bar], unit: str) -> Markup:
     """Horizontal bars of several parts, the legend above."""
     height = TOP + 26 + 26 * len(bars) + 44
-    left = max(LEFT, 16 + CHARACTER * max(len(bar.name) for bar in bars))
+    left = max(LEFT, 16 + BOLD * max(len(bar.name) for bar in bars))
     most = max(max(sum(bar.parts) for bar in bars), 1e-9)
     room = Scale(linear_ticks(0, most), left, RIGHT - CHARACTER * max(len(bar.shown) for bar in bars))
     bottom = TOP + 30 + 26 * len(bars)
@@ -167,7 +169,7 @@ def stacked(title: str, legend: Sequence[str], bars: Sequence[Bar], unit: str) -
         y, start = TOP + 12 + 26 * row, 0.0
         parts.append(text(left - 8, y + 14, bar.name, "end", "text name"))
         for number, value in enumerate(bar.parts):
-            told = tag("title", f"{bar.name}, {legend[number]}: {value:,.3g} {unit}")
+            told = tag("title", f"{bar.name}, {legend[number]}: {cells.number(value)} {unit}")
             width = room(start + value) - room(start)
             parts.append(tag("rect", told, class_=f"fill s{number}", x=room(start), y=y, width=max(width, 0.5), height=20))  # fmt: skip
             start += value

@@ -8,6 +8,7 @@ from typing import Any
 
 from cartlm.errors import UserError
 from cartlm.metrics import read_metrics
+from cartlm.report import cells
 from cartlm.report.summary import read_optional
 from cartlm.report_page import drawing
 from cartlm.report_page.drawing import Bar, stacked
@@ -96,7 +97,7 @@ def bytes_section(sources: Sources) -> Section:
         if not grouped:
             continue
         legend = list(dict.fromkeys(group for parts in grouped.values() for group in parts))
-        bars = [Bar(name, [parts.get(group, 0) / MIB for group in legend], f"{sum(parts.values()) / MIB:,.3g}") for name, parts in grouped.items()]  # fmt: skip
+        bars = [Bar(name, [parts.get(group, 0) / MIB for group in legend], cells.number(sum(parts.values()) / MIB)) for name, parts in grouped.items()]  # fmt: skip
         title = f"Bytes by group of tensors: {model.label}"
         rows = [
             {"variant": name, **{group: parts.get(group, 0) / MIB for group in legend}, "MiB in all": sum(parts.values()) / MIB,

@@ -2,6 +2,9 @@
 // Views are all in the page: a switch shows one of them, a deep link names it, a heading sorts its table.
 const choiceOf = (view) => JSON.parse(view.dataset.choice);
 
+const wishes = new WeakMap(); // section -> the options last chosen
+const shown = (section) => section.querySelector(".view:not([hidden])");
+
 function show(section, view) {
   for (const each of section.querySelectorAll(".view")) each.hidden = each !== view;
   const choice = choiceOf(view);
@@ -27,6 +30,7 @@ function follow() {
   const section = target.closest("section");
   if (query !== undefined && section) {
     const view = nearest(section, Object.fromEntries(new URLSearchParams(query)));
+    wishes.delete(section);
     if (view) show(section, view);
   }
   const view = target.closest(".view");
@@ -40,8 +44,10 @@ function follow() {
 document.addEventListener("change", (event) => {
   const select = event.target.closest(".switches select");
   if (!select) return;
-  const section = select.closest("section"), wanted = {};
-  for (const each of section.querySelectorAll(".switches select")) wanted[each.name] = each.value;
+  const section = select.closest("section"), wanted = wishes.get(section) ?? {};
+  for (const each of section.querySelectorAll(".switches select")) wanted[each.name] ??= choiceOf(shown(section))[each.name];
+  wanted[select.name] = select.value;
+  wishes.set(section, wanted); // an option that the view at hand lacks comes back with a view that has it
   const view = nearest(section, wanted, select.name);
   show(section, view);
   history.replaceState(null, "", `#${section.id}?${new URLSearchParams(choiceOf(view))}`);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,12 @@ def sections(sources: Sources) -> list[Section]:
     ]
 
 
+def preferring(variant: str, section: Section) -> Section:
+    """The same that begins with this variant, where its views are of one each."""
+    views = sorted(section.views, key=lambda view: view.choice.get("variant", variant) != variant)
+    return replace(section, views=views)
+
+
 def check(sources: Sources) -> None:
     """Raises UserError where nothing was evaluated."""
     if not any((sources.metrics / "eval" / f"{name}.json").exists() for name in sources.variants):
@@ -50,11 +57,13 @@ def html(sources: Sources) -> str:
     """The whole page. Raises UserError for files that no stage writes, and where there are none."""
     check(sources)
     script, style = ((HERE / name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
+    advice = recommendation.every(sources.metrics, sources.variants)
+    ship = next((each.ship for each in advice if each.ship), "")
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     return _render(
         "page.html.jinja",
-        advice=recommendation.every(sources.metrics, sources.variants),
-        sections=sections(sources),
+        advice=advice,
+        sections=[preferring(ship, each) for each in sections(sources)],
         models=sources.models,
         studies={each.name: measured_at(each) for each in sources.models if each.record},
         sure=recommendation.SURE,

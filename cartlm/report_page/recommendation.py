@@ -65,7 +65,9 @@ def every(metrics: Path, variants: Sequence[str]) -> list[Advice]:
                 one = architecture(metrics, target)
             else:
                 tested = measured.read(metrics, variants, target, None, "test")
-                one = advice(tested, natural(metrics, variants, tested))
+                rivals = [BASELINE] if any(each.name == BASELINE for each in tested.candidates) else []
+                ways = measured.other_ways(metrics, variants, tested, rivals)
+                one = advice(tested, natural(metrics, variants, tested), ways)
             found.append(replace(one, machine=f"{cores(metrics, target)}{one.machine}"))
         except UserError as error:
             found.append(Advice(target, "", "", f"{error.message}."))
@@ -80,29 +82,30 @@ def natural(metrics: Path, variants: Sequence[str], tested: Measured) -> list[Me
         return []
 
 
-def advice(found: Measured, others: Sequence[Measured] = ()) -> Advice:
-    """The choice among the model files, and the baseline beside it; `others` are of other rows."""
+def advice(found: Measured, others: Sequence[Measured] = (), ways: Sequence[Measured] = ()) -> Advice:
+    """The choice among the model files, and the baseline beside it; `others` are of other rows, `ways` of other decoding."""
     files = replace(found, candidates=[each for each in found.candidates if each.name != BASELINE])
     if not files.candidates:
         return Advice(found.target, found.machine, "", "No model file was measured.")
     best = choice.choose(files, {})
     winner = best.winner
-    f16 = next((each for each in files.candidates if each.name == F16), None)
-    lost = loss(files, winner, f16)
+    lost = choice.against_f16(files, winner)
+    better = choice.elsewhere(files, winner, ways, {})
     sentence = (
-        f"Ship {winner.name} with {found.decoding} decoding: it answers {cells.with_interval(*winner[ACCURACY])} of the test rows "
+        f"Of the model files, ship {winner.name} with {found.decoding} decoding: it answers {cells.with_interval(*winner[ACCURACY])} of the test rows "
         f"exactly, {lost_words(lost, winner.name)}."
     )
     facts = [
         Fact("exact match [95 %]", cells.with_interval(*winner[ACCURACY])),
         Fact("against F16", against(lost, winner.name)),
-        Fact("p95 latency [95 %]", f"{cells.with_interval(*winner[P95])} ms"),
-        Fact("peak memory [95 %]", f"{cells.with_interval(*winner[RSS])} MiB"),
+        Fact("p95 latency, free decoding [95 %]", f"{cells.with_interval(*winner[P95])} ms"),
+        Fact("peak memory of the engine [95 %]", f"{cells.with_interval(*winner[RSS])} MiB"),
         Fact(f"file, models/{winner.name}", f"{cells.number(winner[SIZE].value)} MiB"),
     ]
     more = [
         memory(files.candidates),
         *how_sure(lost, winner.name, found.n),
+        *([answer.more_accurate(better)] if better else []),
         *without_model(winner, [found, *others]),
         *closest(best),
     ]
@@ -116,13 +119,6 @@ def advice(found: Measured, others: Sequence[Measured] = ()) -> Advice:
         answer.commands(found, winner.name),
         f"{RULE}. {answer.why(files, best)}",
     )
-
-
-def loss(found: Measured, winner: Candidate, f16: Candidate | None) -> Gap | None:
-    """The winner's exact match less that of F16, adjusted over all variants compared with F16."""
-    if f16 is None or winner is f16:
-        return None
-    return choice.gaps(found.outcomes, f16, [each for each in found.candidates if each is not f16])[winner.name]
 
 
 def lost_words(lost: Gap | None, name: str) -> str:
@@ -166,7 +162,7 @@ def memory(files: Sequence[Candidate]) -> str:
     over = [each.name for each in files if each[RSS].high > GIB]
     most = max(files, key=lambda each: each[RSS].value)
     if not over:
-        return f"With at most 1 GiB of memory, every file fits: the most is {most.name} with {cells.number(most[RSS].value)} MiB."
+        return f"With at most 1 GiB of memory, every file fits: {most.name} needs most, {cells.number(most[RSS].value)} MiB of the engine alone. A service takes more (docs/howto/deploy.md)."
     return f"With at most 1 GiB of memory, these do not fit: {', '.join(over)}."
 
 

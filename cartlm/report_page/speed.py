@@ -53,7 +53,7 @@ def section(sources: Sources) -> Section:
             speed = file["speed"]
             times = split(speed)
             if times:
-                bars.append(Bar(name, times, f"{sum(times):,.3g} ms"))
+                bars.append(Bar(name, times, f"{cells.number(sum(times))} ms"))
             rows.append(
                 {
                     "variant": name,

@@ -80,9 +80,10 @@ def section(sources: Sources) -> Section:
     return Section(
         "trends",
         "Trends",
-        f"The same metric over the last {len(commits)} commits that touched metrics/, oldest first. A dashed line marks a change of the "
-        f"machine: left and right of it, speeds do not compare.",
-        "Read from git, commit by commit, as committed then: rows, models and code may have changed in between, and the commit says how.",
+        f"The same metric over the last {len(commits)} commits that touched metrics/, oldest first. Rows, models and code may have "
+        "changed in between: the commit says how. A dotted vertical line marks a change of the machine: speeds on its two sides do not "
+        "compare.",
+        "Read from git, commit by commit, as committed then.",
         "git log -- metrics",
         views,
         "This checkout has fewer than two such commits; git fetch --unshallow completes a shallow clone.",

@@ -78,6 +78,8 @@ def test_switches_deep_links_and_sorting_work_by_keyboard(browser: Any, committe
     assert page.locator("#trade-off select[name=target]").input_value() == choice["target"]
     linked = Visit(browser, page.url)  # the address is a deep link
     assert shown(linked.page, "trade-off") == choice
+    page.locator("#trade-off select[name=model]").select_option("offline")
+    assert shown(page, "trade-off")["target"] == "cpu"  # what was chosen before comes back
     mark = linked.page.locator("#trade-off .view:not([hidden]) a.point").first
     mark.focus()
     linked.page.keyboard.press("Enter")
@@ -166,7 +168,7 @@ def test_the_page_has_no_markup_of_a_name_and_asks_for_nothing(sources: Sources)
 
 def test_markdown_has_the_sentence_and_the_table(sources: Sources) -> None:
     text = page.markdown(sources)
-    assert "**cpu** (a toy CPU x2): Ship q3_k_m" in text
+    assert "**cpu** (a toy CPU x2): Of the model files, ship q3_k_m" in text
     assert "| **q3_k_m** | 0.86 [0.81, 0.90] |" in text
     assert "\n\n\n" not in text
 
@@ -208,7 +210,7 @@ def test_the_command_writes_the_page_and_prints_markdown(
     done = in_folder(checkout, monkeypatch)
     assert (done.exit_code, done.stderr) == (0, "")
     assert "build/report.html is ready" in done.stdout
-    assert "Ship q3_k_m" in (checkout / "build/report.html").read_text("utf-8")
+    assert "ship q3_k_m" in (checkout / "build/report.html").read_text("utf-8")
     assert in_folder(checkout, monkeypatch, "--markdown").stdout.startswith("### Which file to ship")
 
 

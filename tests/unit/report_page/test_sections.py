@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cartlm.errors import UserError
 from cartlm.metrics import read_metrics, write_metrics
-from cartlm.recommend import measured
-from cartlm.report_page import accuracy, claims, failures, making, recommendation, speed, tradeoff
-from cartlm.report_page.parts import Sources, View
+from cartlm.recommend import choice, measured
+from cartlm.report_page import accuracy, claims, failures, making, page, recommendation, speed, tradeoff
+from cartlm.report_page.parts import Section, Sources, View
 from tests.unit.report_page import toy_page
 
 
@@ -33,7 +34,7 @@ def test_the_recommendation_names_the_file_its_loss_and_how_sure_that_is(sources
         assert figure in advice.sentence
     assert advice.commands[0] == "cartlm serve q3_k_m --decoding constrained"
     fits, sure, without, *_ = advice.more
-    assert "every file fits: the most is f16 with 80.0 MiB" in fits
+    assert "every file fits: f16 needs most, 80.0 MiB" in fits
     assert "between 10.5 points worse and 2.4 points better than F16" in sure
     assert "baseline is measurably less accurate on 200 test rows (−11.0 points [−18.6, −3.2])" in without
 
@@ -44,10 +45,25 @@ def test_a_paired_test_says_what_is_measurably_lost(sources: Sources) -> None:
     # four rows lost of 200, none won: p = 2 / 2^4, times Holm's number of variants that are compared with f16
     assert advice.ship == "q4_k_m"
     assert "nothing measurable lost against F16 (−2.0 points [−4.8, +0.4], p 0.25)" in advice.sentence
-    gap = recommendation.loss(
-        found, *(next(each for each in found.candidates if each.name == name) for name in ("q2_k", "f16"))
-    )
+    gap = choice.against_f16(found, next(each for each in found.candidates if each.name == "q2_k"))
     assert recommendation.lost_words(gap, "q2_k").startswith("measurably fewer than F16 (−30.0 points")
+
+
+def test_a_more_accurate_decoding_is_named(sources: Sources) -> None:
+    found = measured.read(sources.metrics, sources.variants, "cpu", "free", "test")
+    assert not [line for line in recommendation.advice(found).more if line.startswith("More accurate")]
+    right = [each._replace(outcome="exact") for each in found.outcomes["f16"]]
+    files = measured.without(found, ["baseline"])
+    ensemble = replace(files, decoding="ensemble", outcomes=dict.fromkeys(found.outcomes, right))
+    (line,) = [line for line in recommendation.advice(found, ways=[ensemble]).more if line.startswith("More accurate")]  # fmt: skip
+    assert "+12.0 points" in line
+    assert line.endswith("cartlm serve q2_k --decoding ensemble")
+
+
+def test_views_of_one_variant_begin_with_the_recommended_one() -> None:
+    views = [View({"variant": name}, (), ()) for name in ("f16", "q8_0")]
+    found = page.preferring("q8_0", Section("x", "X", "", "", "", views))
+    assert [view.choice["variant"] for view in found.views] == ["q8_0", "f16"]
 
 
 def test_a_card_has_a_recommendation_of_its_own(sources: Sources) -> None:
