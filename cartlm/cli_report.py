@@ -12,6 +12,7 @@ from cartlm.compare.load import load_metrics
 from cartlm.errors import UserError
 from cartlm.files import write_text
 from cartlm.params import Params
+from cartlm.pipeline import dvc_lock
 from cartlm.pipeline.repository import Tree
 from cartlm.report import models, paper
 
@@ -22,12 +23,19 @@ ROOT, METRICS, OUTPUT = Path("."), Path("metrics"), Path("build/report.html")
 
 
 def sources(settings: Params, root: Path = ROOT, show_rows: bool = False, commits: int = 20) -> Sources:
-    """What the page of a checkout is made from."""
+    """What the page of a checkout is made from. Raises UserError for numbers that no stage writes."""
     from cartlm.data.card import OURS
     from cartlm.report_page.parts import Sources  # as below: an environment for rows alone has no Jinja
 
+    for tree in (Tree(root), *(Tree(root, None, f"results/{each.name}") for each in models.studies(root))):
+        load_metrics(tree)  # names the file
     ours = models.default(root / METRICS, settings.variants.names, settings.base.path, settings.base.source)
-    shown = show_rows or settings.data.show_rows or settings.data.source in OURS
+    data = dvc_lock.read_stages(Tree(root)).get(
+        "data"
+    )  # the rows that are here, whatever params.yaml says by now
+    made = data.params.get("params.yaml", {}).get("data", {}) if data else {}
+    is_ours = settings.data.source in OURS and made.get("source", settings.data.source) in OURS
+    shown = show_rows or settings.data.show_rows or is_ours
     path = settings.data.path or paper.GENERATED
     dataset = (
         path if settings.data.source == "hub" else Path(path).name
@@ -48,13 +56,17 @@ def report(output: Path, as_markdown: bool, commits: int, show_rows: bool) -> No
 
     if output.is_dir():
         raise UserError(f"{output} is a folder", f"cartlm report --output {output / OUTPUT.name}")
-    load_metrics(Tree(ROOT))  # a number that no stage writes is named with its file
     found = sources(command.params(), ROOT, show_rows, commits)
     if as_markdown:
         print(page.markdown(found), end="")
         return
     text = page.html(found)
-    write_text(output, text)
+    try:
+        write_text(output, text)
+    except OSError as error:
+        raise UserError(
+            f"{output} cannot be written: {error.strerror}", "cartlm report --output FILE elsewhere"
+        ) from None
     print(f"{output} is ready, {len(text.encode()) / 1e6:.1f} MB: open it in a browser")
 
 

@@ -16,7 +16,13 @@ code=0
 # A picture that fails takes nothing from the numbers.
 "$python" -m dvc plots diff -o "$folder/plots" "$left" "$head" || echo "report.sh: no plots" >&2
 if "$python" -m cartlm.cli report --output "$folder/page/report.html" && short="$("$python" -m cartlm.cli report --markdown)"; then
-    printf '\n<details><summary>Which file to ship</summary>\n\n%s\n\n</details>\n' "$short" >>"$folder/comment/comment.md"
+    short="$(printf '\n<details><summary>Which file to ship</summary>\n\n%s\n\n</details>' "$short")"
+    # comment.py refuses more than 65,000 characters; bytes are at least as many
+    if [ $(($(wc -c <"$folder/comment/comment.md") + $(printf '%s\n' "$short" | wc -c))) -le 65000 ]; then
+        printf '%s\n' "$short" >>"$folder/comment/comment.md"
+    else
+        echo "report.sh: no room in the comment for which file to ship: see the page" >&2
+    fi
 else
     echo "report.sh: no page" >&2
 fi

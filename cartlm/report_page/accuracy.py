@@ -91,8 +91,8 @@ def heat_section(sources: Sources) -> Section:
         "slices",
         "Slices: language, noise and variant",
         "Each cell is the exact match of one variant on one kind of test row; the darker, the more are exact.",
-        "Shares of parts of the test rows, whose number is in the heading; 95 % intervals of a part of 333 rows are "
-        "about ±4 points. Noisy rows have typing errors or slang; novel ones have products and phrases that training never had. "
+        "Shares of parts of the test rows, whose number is in the heading: the fewer, the wider the interval. "
+        "Noisy rows have typing errors or slang; novel ones have products and phrases that training never had. "
         "Language by noise is counted from the rows themselves, where data/test.jsonl is that of dvc.lock (dvc repro data makes it).",
         "make repro",
         views,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ def training_section(sources: Sources) -> Section:
             continue
         title = f"Loss while fine-tuning {model.label}"
         values = [row[key] for row in points for key in CURVES if key in row and row[key] > 0]
+        if not values:
+            continue
         x = drawing.Scale(drawing.linear_ticks(0, points[-1]["step"]), drawing.LEFT, drawing.RIGHT)
         y = drawing.upwards(values, log=True)
         parts = [drawing.axes(x, y, "step", "loss", lambda value: f"{value:g}")]
@@ -75,7 +78,8 @@ def read_curve(path: Path) -> list[dict[str, float]]:
     with path.open(encoding="utf-8", newline="") as file:
         try:
             rows = [
-                {key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)
+                {key: number for key, value in row.items() if value and math.isfinite(number := float(value))}
+                for row in csv.DictReader(file)
             ]
         except (TypeError, ValueError):
             raise UserError(f"{path} does not have numbers in all columns", f"git checkout {path}") from None

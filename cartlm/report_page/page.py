@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from cartlm.compare.markdown import inert
 from cartlm.errors import UserError
 from cartlm.pipeline.repository import run_git
 from cartlm.report import cells
@@ -17,6 +19,7 @@ from cartlm.report_page import accuracy, claims, failures, making, recommendatio
 from cartlm.report_page.parts import Section, Sources
 from cartlm.report_page.recommendation import Advice
 
+T = TypeVar("T")
 HERE = Path(__file__).parent
 INTERVAL = re.compile(r"\[(\S+), (\S+)\]")
 """Is kept on one line."""
@@ -24,21 +27,26 @@ SHORT = ("variant", "exact_match", "latency_ms_p95", "peak_rss_mib", "size_mib")
 
 
 def sections(sources: Sources) -> list[Section]:
-    """All parts of the page below its first screen's sentence."""
+    """All parts of the page below its first screen's sentence. Raises UserError for metrics of another form than is written now."""
+    makers = (
+        tradeoff.section, accuracy.cliff_section, accuracy.heat_section, accuracy.worth_section, speed.section,
+        speed.energy_section, making.training_section, making.bytes_section, accuracy.reliability_section, claims.section,
+        failures.section, trends.section,
+    )  # fmt: skip
     return [
-        tradeoff.section(sources),
-        accuracy.cliff_section(sources),
-        accuracy.heat_section(sources),
-        accuracy.worth_section(sources),
-        speed.section(sources),
-        speed.energy_section(sources),
-        making.training_section(sources),
-        making.bytes_section(sources),
-        accuracy.reliability_section(sources),
-        claims.section(sources),
-        failures.section(sources),
-        trends.section(sources),
+        _made(f"{make.__module__}.{make.__name__}".removeprefix("cartlm."), make, sources) for make in makers
     ]
+
+
+def _made(name: str, make: Callable[[Sources], T], sources: Sources) -> T:
+    try:
+        return make(sources)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        what = f"{name}: a file of metrics/ or results/ has another form than this version writes: {type(error).__name__}: {error}"
+        raise UserError(
+            what,
+            "make repro, or take the files of a commit that this version made: git log -- metrics results",
+        ) from error
 
 
 def preferring(variant: str, section: Section) -> Section:
@@ -57,7 +65,7 @@ def html(sources: Sources) -> str:
     """The whole page. Raises UserError for files that no stage writes, and where there are none."""
     check(sources)
     script, style = ((HERE / name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
-    advice = recommendation.every(sources.metrics, sources.variants)
+    advice = _made("the recommendation", advise, sources)
     ship = next((each.ship for each in advice if each.ship), "")
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     return _render(
@@ -77,12 +85,16 @@ def html(sources: Sources) -> str:
 def markdown(sources: Sources) -> str:
     """The recommendation for each target and the table behind it, for a pull request."""
     check(sources)
-    advice = recommendation.every(sources.metrics, sources.variants)
+    advice = _made("the recommendation", advise, sources)
     tables = {each.target: short_table(sources, each) for each in advice if each.ship}
     text = _render(
         "page.md.jinja", advice=advice, tables=tables, sure=recommendation.SURE, commit=commit(sources.root)
     )
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def advise(sources: Sources) -> list[Advice]:
+    return recommendation.every(sources.metrics, sources.variants)
 
 
 def short_table(sources: Sources, advice: Advice) -> str:
@@ -120,5 +132,6 @@ def _render(name: str, **values: Any) -> str:
         if key in values:
             values[key] = Markup(values[key])
     loaded = Environment(loader=FileSystemLoader(HERE), autoescape=name.endswith(".html.jinja"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    loaded.filters["inert"] = inert
     loaded.filters["whole"] = lambda text: INTERVAL.sub("[\\1,\N{NO-BREAK SPACE}\\2]", text)
     return loaded.get_template(name).render(**values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,8 @@ def _view(
     commits: Sequence[Commit], target: str, words: str, where: Mapping[str, tuple[str, str]]
 ) -> Iterator[View]:
     every = {
-        name: [each.files.get(path, {}).get(key) for each in commits] for name, (path, key) in where.items()
+        name: [_number(each.files.get(path, {}).get(key)) for each in commits]
+        for name, (path, key) in where.items()
     }
     series = {
         name: values for name, values in every.items() if sum(value is not None for value in values) > 1
@@ -136,6 +138,12 @@ def _view(
         {"target": target, "metric": words}, names, [f"metrics/{'eval' if target == ANYWHERE else f'bench/{target}'}, from git"],
         draw(title, words, commits, series, [mark for mark, _ in hashes] if target != ANYWHERE else []), table(title, keys, rows),
     )  # fmt: skip
+
+
+def _number(value: Any) -> float | None:
+    """None for what cannot be drawn: nobody can mend a commit."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return value if is_number else None
 
 
 def draw(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from cartlm import cli
+from cartlm import cli, cli_report, params
 from cartlm.errors import UserError
 from cartlm.metrics import read_metrics, write_metrics
 from cartlm.report_page import page, trends
@@ -221,6 +222,13 @@ def test_the_command_writes_the_page_and_prints_markdown(
         ("metrics/eval/f16.json", "[]", "metrics/eval/f16.json is not a JSON object"),
         ("metrics/eval/f16.json", '{"free": {"exact_match": "much"}}', "free.exact_match is 'much'"),
         ("metrics/bench/cpu/f16.json", '{"cpu": {"latency_ms_p95": NaN}}', "cpu.latency_ms_p95 is nan"),
+        (
+            "metrics/eval/f16.json",
+            '{"free": {"exact_match": 0.5}}',
+            "has another form than this version writes",
+        ),
+        ("metrics/eval/f16.json", '{"free": 7}', "has another form than this version writes"),
+        ("results/other/metrics/eval/f16.json", '{"free": {"exact_match": NaN}}', "free.exact_match is nan"),
         ("metrics/exact/f16.csv", "a,b\n", "metrics/exact/f16.csv has not the columns"),
         ("metrics/finetune.csv", "step,loss\n1,much\n", "metrics/finetune.csv does not have numbers"),
         ("dvc.lock", "stages: 1", "dvc.lock is no lock file"),
@@ -230,6 +238,7 @@ def test_the_command_writes_the_page_and_prints_markdown(
 def test_a_broken_file_is_named_in_one_line(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, file: str, text: str, says: str
 ) -> None:
+    shutil.copytree(ROOT / "results/smollm2", checkout / "results/other")
     (checkout / file).write_text(text, encoding="utf-8")
     done = in_folder(checkout, monkeypatch)
     assert done.exit_code == 2
@@ -252,11 +261,23 @@ def test_without_metrics_or_params_it_is_one_line(checkout: Path, monkeypatch: p
 def test_a_page_that_cannot_be_written_is_one_line(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (checkout / "file").touch()
     (checkout / "folder").mkdir()
-    for output in ("file/report.html", "folder"):
+    for output in ("file/report.html", "folder", "/dev/null/x.html"):
         done = in_folder(checkout, monkeypatch, "--output", output)
         assert done.exit_code == 2
         assert done.stderr.count("\n") == 1
-        assert output.partition("/")[0] in done.stderr
+        assert output in done.stderr
+        assert "--output" in done.stderr
+
+
+def test_private_rows_stay_private_when_params_change_after_them(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose rows they are is what dvc.lock says of them."""
+    assert cli_report.sources(params.load(checkout / "params.yaml"), checkout).show_rows
+    lock = json.loads((checkout / "dvc.lock").read_text())
+    lock["stages"]["data"]["params"] = {"params.yaml": {"data": {"source": "file"}}}
+    (checkout / "dvc.lock").write_text(json.dumps(lock))
+    assert not cli_report.sources(params.load(checkout / "params.yaml"), checkout).show_rows
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -290,6 +311,14 @@ def test_trends_follow_the_commits_and_mark_another_machine(tmp_path: Path) -> N
     f16 = view.table.headings.index("f16")
     assert [row[f16].by for row in view.table.rows] == [40.0, 80.0, 90.0, 100.0]
     assert view.picture.count('class="machine"') == 1
+    for odd in ("high", [1], float("nan")):
+        path.write_text(json.dumps({**read_metrics(path), "cpu": {"latency_ms_p95": odd}}))
+        git(tmp_path, "commit", "-qam", "odd")
+    (view,) = [each for each in trends.section(sources).views if each.choice == {"target": "cpu", "metric": "p95 latency, ms"}]  # fmt: skip
+    assert view.table
+    assert [row[f16].by for row in view.table.rows][3:] == [40.0, 80.0, 90.0, 100.0]
+    assert "nan" not in view.picture
+    git(tmp_path, "reset", "--hard", "-q", "HEAD~3")
     assert "<b>" not in view.picture
     write_metrics(path, {**read_metrics(path), "cpu": {"latency_ms_p95": 30.0}})
     assert trends.history(tmp_path, 20)[-1].name == "workspace"

@@ -140,7 +140,7 @@ def test_what_is_no_name_of_a_branch_is_refused(branch: Branch) -> None:
 
 
 STUB = """#!/usr/bin/env bash
-[ "$2 $3" = "cartlm.cli compare" ] && {{ echo "$*"; exit {code}; }}
+[ "$2 $3" = "cartlm.cli compare" ] && {{ echo "$*"; head -c "${{PADDING:-0}}" /dev/zero | tr '\\0' x; exit {code}; }}
 [ "$2 $3 $4" = "cartlm.cli report --output" ] && {{ mkdir -p "$(dirname "$5")"; echo page >"$5"; exit {plots}; }}
 [ "$2 $3 $4" = "cartlm.cli report --markdown" ] && {{ echo "Ship it"; exit 0; }}
 [ "$2" = dvc ] && {{ mkdir -p "$6"; echo page >"$6/index.html"; exit {plots}; }}
@@ -167,6 +167,22 @@ def test_a_report_keeps_the_verdict_and_is_whole(tmp_path: Path, code: int, plot
     assert f"compare --comment {left} {head}" in (report / "comment/comment.md").read_text()
     assert (report / "plots/index.html").exists() == (code < 2)
     assert ("Ship it" in (report / "comment/comment.md").read_text()) == (code < 2 and plots == 0)
+
+
+@pytest.mark.parametrize(("padding", "fits"), [(60_000, True), (64_900, False)])
+def test_a_report_stays_within_the_size_of_a_comment(tmp_path: Path, padding: int, fits: bool) -> None:
+    branch = Branch(tmp_path)
+    python = tmp_path / "python"
+    python.write_text(STUB.format(code=0, plots=0))
+    python.chmod(0o755)
+    environ = {**os.environ, "PYTHON": str(python), "PADDING": str(padding)}
+    command = [str(SCRIPTS / "report.sh"), "HEAD", "HEAD", "report"]
+    done = subprocess.run(command, cwd=branch.measured, env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    text = (branch.measured / "report/comment/comment.md").read_text()
+    assert len(text) >= padding
+    assert ("Ship it" in text) == fits
+    assert len(text) <= 65_000
 
 
 def test_what_is_audited_is_every_pinned_version_and_llama_cpp_python() -> None:

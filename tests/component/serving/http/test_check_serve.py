@@ -13,6 +13,7 @@ from tests.fixtures.toy import toy_rows
 
 GOOD: dict[str, Any] = {
     "statuses": {"200": 900, "429": 2000}, "wrong": 0, "accepted_ms_p99": 120.0, "full_queue_ms": 100.0,
+    "served_per_s": 30.0, "answered_per_s": 28.0,
     "rss_mib_first": 200.0, "rss_mib_last": 201.0, "batch_rate_ratio": 0.95, "overhead_ms_p50": 2.0,
 }  # fmt: skip
 
@@ -36,8 +37,9 @@ def test_each_broken_promise_is_found() -> None:
         ({"statuses": {"200": 9}}, "429"),
         ({"statuses": {"200": 9, "429": 9, "ReadError": 1}}, "429"),
         ({"wrong": 1}, "answer"),
-        ({"accepted_ms_p99": 151.0}, "queue"),
+        ({"accepted_ms_p99": 251.0}, "queue"),
         ({"accepted_ms_p99": float("nan")}, "queue"),
+        ({"answered_per_s": 14.0}, "collapse"),
         ({"rss_mib_last": 221.0}, "memory"),
         ({"batch_rate_ratio": 0.89}, "rate"),
         ({"overhead_ms_p50": 5.1}, "HTTP"),
