@@ -20,9 +20,9 @@ GOOD: dict[str, Any] = {
 
 @pytest.mark.slow
 def test_a_service_is_measured(toy_gguf: Path) -> None:
-    """With 16 that may wait and 40 times its rate most are refused; no figure is a promise here, as other tests run beside this."""
-    found = measure(Options(str(toy_gguf), 1, 1, queue=16), toy_rows()[:8], times=40, seconds=0.5, rounds=1)
-    assert set(found["statuses"]) == {"200", "429"}
+    """Most are refused; a fast machine sends more than the service has connections for, too. No figure is a promise here."""
+    found = measure(Options(str(toy_gguf), 1, 1, queue=16), toy_rows()[:8], times=10, seconds=0.2, rounds=1)
+    assert {"200", "429"} <= set(found["statuses"]) <= {"200", "429", "503"}
     assert sum(found["statuses"].values()) == found["asked"]
     assert found["wrong"] == 0
     assert found["rss_mib_last"] > 20
