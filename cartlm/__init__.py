@@ -3,7 +3,7 @@
 import cartlm
 
 with cartlm.load("models/q4_k_m") as shop:
-    print(shop.predict(["Milk 1 l", "Milk 2 l"], "2 of the big milk please").intent)
+    print(shop.predict(["Milk 1 l", "Milk 2 l"], "2 of the 2L milk please").intent)
 """
 
 from typing import TYPE_CHECKING

@@ -15,6 +15,7 @@ import click
 
 from cartlm import command
 from cartlm.errors import UserError
+from cartlm.text import counted
 
 if TYPE_CHECKING:
     from cartlm.own_rows import labelled
@@ -35,7 +36,7 @@ MAX_TOKENS = click.option(
 
 
 @click.command(cls=command.Guard)
-@click.argument("message", required=False)
+@click.argument("messages", nargs=-1, metavar="[MESSAGE]")
 @click.option("--catalog", type=FILE, help="Text file, one product a line, for all messages.")
 @click.option(
     "--input", "source", metavar="FILE", help="Read the messages of this JSONL, CSV or Parquet file."
@@ -65,7 +66,7 @@ MAX_TOKENS = click.option(
     "--partition", "rows", type=click.IntRange(1),
     help="Of --ray: rows that are done together or not at all.  [default: 2000]",
 )  # fmt: skip
-def predict(message: str | None, source: str | None, output: str | None, **options: Any) -> int:
+def predict(messages: tuple[str, ...], source: str | None, output: str | None, **options: Any) -> int:
     """What MESSAGE asks for, as JSON; `-` reads messages from standard input, one a line.
 
     Exit code 1 if any of these has no answer: a message that is blank or too long; with free decoding also an answer
@@ -77,6 +78,10 @@ def predict(message: str | None, source: str | None, output: str | None, **optio
     from cartlm.serving import models
     from cartlm.serving.catalogs import read_catalog
 
+    if len(messages) > 1:
+        what = f"one message at a time, not {len(messages)}: {messages[1]!r:.60}"
+        raise UserError(what, "put a message in quotes; - reads many, one per line")
+    message = messages[0] if messages else None
     if (message is None) == (source is None) or (source is None) != (output is None):
         raise UserError("give either a message, or both --input and --output", "cartlm predict --help")
     if options["address"] is not None and source is None:
@@ -321,7 +326,9 @@ def evaluate(
     else:
         print(report.text(read, found, show))
     if output:
-        command.progress(f"{output}: {report.write_wrong(output, found)} rows that are not answered exactly")
+        command.progress(
+            f"{output}: {counted(report.write_wrong(output, found), 'row')} not answered exactly"
+        )
 
 
 def _report_read(read: labelled.OwnRows, strict: bool) -> None:

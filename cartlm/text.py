@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
+def counted(n: int, noun: str) -> str:
+    """A number and its noun: `1 row`, `2,000 rows`."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 def few(names: Sequence[str], most: int) -> str:
     """The first of them, and how many more."""
     left = len(names) - most

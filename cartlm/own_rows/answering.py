@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -26,7 +27,7 @@ from cartlm.serving.reader import Mode, ensemble_margin
 from cartlm.system import cpu_limits
 from cartlm.task.prompt import PromptBuilder
 from cartlm.task.rows import Row
-from cartlm.text import few
+from cartlm.text import counted, few
 
 NOTHING = Answer("", (), "stop", 0, 0, 0, 0.0, 0.0)
 """The answer to a row that could not be asked."""
@@ -68,11 +69,12 @@ def answer_rows(variant: Variant, rows: Sequence[Row], order: Order) -> Answered
     twice, margin = model.engine in ENGINES, None
     if twice and order.way == "ensemble":
         margin = ensemble_margin(model)
-    latency = _latency_ms(model, rows, order, margin)
+    busy, latency = _busy(), _latency_ms(model, rows, order, margin)
     within = Within(params.decoding.max_quantity, model.baseline, params.decoding.none) if twice else None
     separator, limit = params.prompt.separator, params.eval.max_new_tokens
     with open_asked(model.engine, model.path, separator, limit, cpu_limits.threads(), within) as asked:
         places, notes = _askable(asked.builder, rows, params)
+        notes += busy if latency else []
         kept = [rows[at] for at in places]
         job = asked.job(kept)
         order.store.mkdir(parents=True, exist_ok=True)
@@ -120,6 +122,15 @@ def _askable(builder: PromptBuilder, rows: Sequence[Row], params: Params) -> tup
         what = f"prompts are longer than those of training (prompt.max_tokens={most})"
         notes.append(f"{len(long)} {what}: {few(long, 4)}")
     return asked, notes
+
+
+def _busy() -> list[str]:
+    """A note where more wants to run than there are CPUs: the threads of a model then wait for one another."""
+    load, cpus = os.getloadavg()[0], os.cpu_count() or 1
+    what = (
+        f"the machine was busy (load average {load:.3g} on {counted(cpus, 'CPU')}), so latencies are too high"
+    )
+    return [what] if load > cpus else []
 
 
 def _latency_ms(model: Model, rows: Sequence[Row], order: Order, margin: float | None) -> list[float]:

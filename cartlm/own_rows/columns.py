@@ -39,7 +39,8 @@ class Mapped:
         """The action that a cell means, whatever its case. Raises ValueError."""
         words = {**{each: each for each in self.known}, **{folded(word): ours for ours, word in self.actions}}
         if (found := words.get(folded(str(value)))) is None:
-            raise ValueError(f"the action is {value!r:.60}, not one of: {', '.join(words)}")
+            what = f"the action is {value!r:.60}, not one of: {', '.join(words)}"
+            raise ValueError(f"{what}; --actions add=...,remove=... maps your words")
         return found
 
 

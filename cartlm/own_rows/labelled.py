@@ -11,6 +11,7 @@ from cartlm.data import records
 from cartlm.data.near_duplicates import key, repeats
 from cartlm.data.roles import TEST
 from cartlm.data.tables import Source, folded
+from cartlm.errors import UserError
 from cartlm.own_rows.columns import LABEL, Mapped, resolve
 from cartlm.task import rows as row_files
 from cartlm.task.intent import NO_ORDER, NONE, parse_intent
@@ -48,6 +49,8 @@ def read(path: Path, mapped: Mapped, catalog: Sequence[str] | None = None) -> Ow
 
     Raises UserError for a file that cannot be read, or without a column that is named or necessary.
     """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder", "name one file")
     source = Source(path, mapped.wanted)
     source.survey()
     fields = resolve(source, mapped, catalog is not None)

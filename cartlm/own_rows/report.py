@@ -20,6 +20,7 @@ from cartlm.own_rows.labelled import OwnRows
 from cartlm.own_rows.results import Evaluation, Slice, plain_section
 from cartlm.report import cells
 from cartlm.task.intent import NO_ORDER, Intent, parse_intent
+from cartlm.text import counted
 
 OUTPUTS = (".jsonl", ".csv")
 """Suffixes of the file of wrong answers."""
@@ -35,14 +36,16 @@ def text(read: OwnRows, evaluation: Evaluation, show: int) -> str:
     wrong = evaluation.wrong()
     parts = [_variants(evaluation), _slices(evaluation), _differences(evaluation)]
     if shown := wrong[:show]:
-        title = f"Not answered exactly, {len(shown)} of {len(wrong)} rows:"
+        title = f"Not answered exactly, {len(shown)} of {counted(len(wrong), 'row')}:"
         parts.append(f"{title}\n{_wrong(evaluation, shown)}")
     broken = f", {len(read.broken)} broken and left out" if read.broken else ""
     ways = {
         str(one.answered.about["decoding"]) for one in evaluation.variants if "decoding" in one.answered.about
     }
     decoded = f", decoding {' and '.join(sorted(ways))}" if ways else ""
-    return "\n\n".join([f"{read.path}: {len(read.rows)} rows{broken}{decoded}", *filter(None, parts)])
+    return "\n\n".join(
+        [f"{read.path}: {counted(len(read.rows), 'row')}{broken}{decoded}", *filter(None, parts)]
+    )
 
 
 def _variants(evaluation: Evaluation) -> str:
@@ -77,7 +80,7 @@ def _differences(evaluation: Evaluation) -> str:
     """Each variant against the first, by McNemar's test and Newcombe's interval."""
     first = evaluation.variants[0].name
     return "\n".join(
-        f"{each.variant} against {first}: {format_points(each)} points of exact match, {each.pairs.won} rows won, "
+        f"{each.variant} against {first}: {format_points(each)} points of exact match, {counted(each.pairs.won, 'row')} won, "
         f"{each.pairs.lost} lost, p {format_p(each.p_adjusted)}"
         for each in evaluation.differences
     )

@@ -32,6 +32,7 @@ from cartlm.serving.partitions import Contents, Input, Partition
 from cartlm.serving.questions import COLUMNS, find_columns, questions
 from cartlm.serving.reader import Mode, Reader, load
 from cartlm.system import cpu_limits
+from cartlm.text import counted
 
 LOCAL = "local"
 PHASES = ("load_s", "read_s", "answer_s", "write_s")
@@ -87,7 +88,8 @@ class Outcome:
             speed = (
                 f"; {self.asked / self.run_s:.3g} messages/s, after {self.start_s:.0f} s until Ray was ready"
             )
-        return f"{self.answered:,} answers and {self.rejected:,} rows without one in {self.output}{speed}"
+        answers, rows = counted(self.answered, "answer"), counted(self.rejected, "row")
+        return f"{answers} and {rows} without one in {self.output}{speed}"
 
 
 class Worker:

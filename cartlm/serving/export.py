@@ -32,7 +32,7 @@ SPEED = (
     "decode_tokens_per_s",
     "peak_rss_mib",
 )
-WAYS = {"": "free", "constrained": "within the catalog"}
+WAYS = {"": "free", "constrained": "constrained"}
 SLOTS = 4  # of llama-server
 BENCH = "bench-cpu"
 """The stage that measures speed and memory."""
@@ -136,7 +136,7 @@ def card(root: Path, variant: str, model: Model, evaluation: Mapping[str, Any]) 
         pipeline_tag="text-generation",
     )  # fmt: skip
     body = {
-        "prompt": render_prompt(["Milk 1 l", "Milk 2 l"], "2 of the big milk") + settings.separator,
+        "prompt": render_prompt(["Milk 1 l", "Milk 2 l"], "2 of the 2L milk") + settings.separator,
         "max_tokens": settings.max_new_tokens,
         "temperature": 0,
     }
@@ -214,13 +214,13 @@ def _none(evaluation: Mapping[str, Any]) -> str:
     section = evaluation.get("none_constrained") or evaluation.get("none") or {}
     if not {"recall", "false_none"} <= section.keys():
         return ""
-    way = "within the catalog" if "none_constrained" in evaluation else "freely"
+    way = "constrained" if "none_constrained" in evaluation else "free"
     recall, lost = (
         cells.with_interval(*(100 * section[f"{key}{end}"] for end in ("", "_low", "_high")))
         for key in ("recall", "false_none")
     )
     return (
-        f"Of {section['n']:,} messages that are no order, {recall} % are answered so, {way}; of the {section['orders']:,} "
+        f"Of {section['n']:,} messages that are no order, {recall} % are answered so ({way} decoding); of the {section['orders']:,} "
         f"orders of the test {lost} % are lost to that answer."
     )
 

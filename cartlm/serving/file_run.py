@@ -29,6 +29,7 @@ from cartlm.serving.models import find_model
 from cartlm.serving.outputs import check_apart, check_output, write_answers, write_jsonl
 from cartlm.serving.questions import Question, open_input, questions
 from cartlm.serving.reader import Mode, Reader, Unreadable, load
+from cartlm.text import counted
 
 AHEAD = 4  # rows a worker may be ahead of the oldest unfinished one, so that none of them waits
 
@@ -63,6 +64,9 @@ def predict_file(job: Job, say: Callable[[str], None]) -> str:
     Raises UserError for an input that cannot be read to its end, a column that is missing, and an output that was made
     with other rows, another model or other options. `say` gets notes; progress goes to stderr.
     """
+    if job.input.is_dir():
+        way = "--ray reads folders (docs/howto/predict-a-file.md), or name one file"
+        raise UserError(f"{job.input} is a folder", way)
     check_output(job.output)
     check_apart(job.output, {"--input": job.input})
     source, columns, rows = open_input(job.input, job.columns, job.catalog is not None)
@@ -224,9 +228,9 @@ def _beside(output: Path, ending: str) -> Path:
 
 
 def _counted(count: Count) -> str:
-    return f"{count.answered:,} answer{'' if count.answered == 1 else 's'}"
+    return counted(count.answered, "answer")
 
 
 def _rejected_in(job: Job, count: Count) -> str:
-    rows = f"{count.rejected:,} row{'' if count.rejected == 1 else 's'}"
+    rows = counted(count.rejected, "row")
     return f", {rows} without one in {_beside(job.output, 'rejected.jsonl')}" if count.rejected else ""

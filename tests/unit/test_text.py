@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cartlm.text import help_to_read
+from cartlm.text import counted, help_to_read
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,7 @@ def test_answers_that_cannot_be_parsed_are_shown(text: str, hint: str) -> None:
     assert "\n" not in line
     assert hint in line
     assert help_to_read([text] * 5, 10, "the hint") == ""
+
+
+def test_one_thing_has_no_plural() -> None:
+    assert [counted(n, "row") for n in (0, 1, 2000)] == ["0 rows", "1 row", "2,000 rows"]

@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cartlm import cli
+import cartlm
+from cartlm import cli, params
 from cartlm.metrics import write_metrics
-from cartlm.task.intent import parse_intent
+from cartlm.task.intent import Intent, parse_intent
 from tests import ROOT
 from tests.component.docs.pages import Page
 from tests.fixtures.baseline import write_baseline
+
+OAT = ["Oat Milk 1 l", "Oat Milk 2 l"]
 
 
 @pytest.fixture
@@ -61,4 +64,40 @@ def test_the_file_of_messages_is_answered(shop: Path) -> None:
     with (shop / "answers.csv").open(encoding="utf-8", newline="") as file:
         found = [(row["id"], row["product"]) for row in csv.DictReader(file)]
     assert [id for id, _ in found] == ["a17", "a18"]
-    assert {product for _, product in found} <= {"Milk 1L", "Milk 2L", "Oat Milk 1L"}
+    assert {product for _, product in found} <= {*OAT, "Green Tea (20 bags)"}
+
+
+ASKED = [
+    ("README.md", ["Jeans", "Flash Drive (64GB)", "Flash Drive (32GB)"], "daj mi 2 flash drivea, one od 64",
+     Intent("add", "Flash Drive (64GB)", 2)),
+    ("docs/howto/ask.md", [*OAT, "Green Tea (20 bags)"], "2 large oat milks please", Intent("add", OAT[1], 2)),
+    ("docs/howto/predict-a-file.md", [*OAT, "Green Tea (20 bags)"], "no green tea after all",
+     Intent("remove", "Green Tea (20 bags)", 1)),
+    ("docs/guide/decoding.md", [*OAT, "Green Tea (20 bags)"], "no green tea after all",
+     Intent("remove", "Green Tea (20 bags)", 1)),
+    ("docs/serve.md", OAT, "2 large oat milks please", Intent("add", OAT[1], 2)),
+    ("docs/serve.md", OAT, "remove oat milk 1 l", Intent("remove", OAT[0], 1)),
+    ("docs/howto/deploy.md", ["Milk 1L", "Milk 2L"], "2 of the 2L milk", Intent("add", "Milk 2L", 2)),
+    ("docs/howto/test-my-logs.md", ["Milk 1L", "Milk 2L"], "2 of the 2L milk please", Intent("add", "Milk 2L", 2)),
+    ("docs/howto/test-my-logs.md", ["Milk 1L", "Milk 2L"], "makni mlijeko od litre", Intent("remove", "Milk 1L", 1)),
+    ("cartlm/__init__.py", ["Milk 1 l", "Milk 2 l"], "2 of the 2L milk please", Intent("add", "Milk 2 l", 2)),
+    ("cartlm/serving/model_card.md.jinja", ["Milk 1 l", "Milk 2 l"], "2 of the 2L milk", Intent("add", "Milk 2 l", 2)),
+]  # fmt: skip
+"""(file, catalog, message in it, what the default model has to make of it)."""
+
+
+def test_the_default_model_understands_the_messages_of_the_docs(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, model = params.load(ROOT / "params.yaml"), "models/q4_k_m/model.gguf"
+    if not (ROOT / model).is_file():
+        pytest.skip(f"{model} is not made here: make repro, or make pull")
+    if (settings.base.source, settings.data.source) != ("embedded", "rules"):
+        pytest.skip("params.yaml has another base model or other rows than the docs are about")
+    monkeypatch.chdir(ROOT)
+    with cartlm.load(model) as reader:
+        found = {(file, text): reader.predict(catalog, text).intent for file, catalog, text, _ in ASKED}
+    assert found == {(file, text): wanted for file, _, text, wanted in ASKED}
+
+
+@pytest.mark.parametrize(("file", "message"), [(file, message) for file, _, message, _ in ASKED])
+def test_these_messages_are_in_the_docs(file: str, message: str) -> None:
+    assert message in (ROOT / file).read_text(encoding="utf-8")

@@ -141,7 +141,7 @@ def test_a_variant_made_before_its_source_is_not_compared_with_it(shop: Path) ->
 def test_a_model_that_knows_no_orders_says_so(shop: Path) -> None:
     params, path = shop / "params.yaml", shop / "metrics/eval/q4_k_m.json"
     assert export("q4_k_m", "out").exit_code == 0
-    assert "takes every message for a wish." in (shop / "out" / CARD).read_text()
+    assert "treats every message as an order." in (shop / "out" / CARD).read_text()
 
     shares = {
         f"{key}{end}": share
@@ -153,10 +153,11 @@ def test_a_model_that_knows_no_orders_says_so(shop: Path) -> None:
     params.write_text(params.read_text().replace("\n  none: false", "\n  none: true"))
     assert export("q4_k_m", "out", "--anew").exit_code == 0
     card = (shop / "out" / CARD).read_text()
-    assert "takes every message" not in card
+    assert "treats every message" not in card
     assert '`{"action": "none", "product": "", "quantity": 0}`' in card
     assert (
-        "Of 300 messages that are no order, 90.0 [86.0, 93.0] % are answered so, within the catalog" in card
+        "Of 300 messages that are no order, 90.0 [86.0, 93.0] % are answered so (constrained decoding)"
+        in card
     )
     assert "of the 1,000 orders of the test 1.0 [0.5, 1.8] % are lost" in card
     assert "or empty where `action` is `none`" in card

@@ -275,6 +275,8 @@ def test_an_unusable_input_is_one_line_before_a_model_is_loaded(predict: Predict
     )
     failed(predict("--input", "rows.csv", "--output", "answers.xlsx"), "answers.xlsx is neither")
     failed(predict("--input", "rows.csv", "--output", "rows.csv"), "both --output and --input")
+    (repo / "chats").mkdir()
+    failed(predict("--input", "chats", "--output", "answers"), "chats is a folder; --ray reads folders")
     failed(predict("--input", "none.csv", "--output", "answers.csv"), "none.csv: No such file")
     failed(predict("--input", "rows.csv", "--output", "answers.csv", "--columns", "text"), "--columns 'text'")
     assert not (repo / "answers.csv.part.jsonl").exists()

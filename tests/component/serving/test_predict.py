@@ -85,6 +85,11 @@ def test_options_that_do_not_go_together_are_one_line(predict: Predict, repo: Pa
     path = catalog(repo, list(LINES))
     failed(predict("--catalog", path), "a message, or both --input and --output")
     failed(predict("tea"), "no catalog")
+    failed(
+        predict("--catalog", path, "tea", "milk"),
+        "one message at a time, not 2: 'milk'; ",
+        "- reads many, one per line",
+    )
     failed(predict("tea", "--catalog", path, "--input", "rows.csv", "--output", "out.csv"), "either")
     failed(predict("--input", "rows.csv", "--catalog", path), "--output")
     failed(predict("tea", "--catalog", path, "--columns", "message=text"), "--columns")

@@ -117,6 +117,15 @@ def test_a_row_with_a_special_token_counts_as_unparseable(run: Run, monkeypatch:
     assert baseline["unparseable"] == round(1 / 24, 5)
 
 
+@pytest.mark.parametrize("load", [0.0, 1e6])
+def test_latencies_of_a_busy_machine_have_a_note(
+    run: Run, monkeypatch: pytest.MonkeyPatch, load: float
+) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    assert ("the machine was busy (load average 1e+06" in run(*FOREIGN).stderr) == (load > 0)
+    assert "busy" not in run(*FOREIGN, "--timed", "0").stderr
+
+
 def test_mistakes_are_one_line(run: Run, shop: Path) -> None:
     (shop / "notes").mkdir()
     columns = "it has: Nr, Text, Artikel, Aktion, Menge, Karte, Haus"
@@ -124,6 +133,8 @@ def test_mistakes_are_one_line(run: Run, shop: Path) -> None:
     failed(run("--columns", "message=Txt"), "'Txt'", columns)
     failed(run(*FOREIGN, "--slice", "Ort"), "'Ort'", columns)
     failed(run(*COLUMNS), "24 of 24 rows in logs.csv are broken")
+    done = CliRunner().invoke(cli.main, ["evaluate", "notes", "--variant", "baseline"])
+    failed(done, "notes is a folder; name one file")
     failed(run(*FOREIGN, "--output", "wrong.xlsx"), "neither in .jsonl")
     failed(run(*FOREIGN, "--server", "http://127.0.0.1:1/v1"), "--server and --model")
     failed(run(*FOREIGN, "--server", "ftp://shop", "--model", "m"), "base_url is not like")

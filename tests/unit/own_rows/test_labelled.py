@@ -90,7 +90,10 @@ def test_rows_that_are_no_order_are_read_where_models_answer_so(
     ]  # fmt: skip
     without = labelled.read(path, parse([], [], []))
     assert without.rows == []
-    assert without.broken[0] == (2, f"the action is {said!r}, not one of: add, remove")
+    assert without.broken[0] == (
+        2,
+        f"the action is {said!r}, not one of: add, remove; --actions add=...,remove=... maps your words",
+    )
     published = [{"prompt": render_prompt(["Tea"], "hello"), "completion": NO_ORDER.canonical()}]
     file = write_lines(tmp_path / "published.jsonl", published)
     (own,) = labelled.read(file, parse([], [], [], none=True)).rows
@@ -127,7 +130,7 @@ def test_broken_rows_have_line_and_reason(tmp_path: Path) -> None:
         ({"Text": ""}, "nothing in 'Text' (message)"),
         ({"Artikel": "Unicorn"}, "product 'Unicorn' is not a catalog line"),
         ({"Menge": "many"}, "quantity is 'many'"),
-        ({"Aktion": "kaputt"}, "the action is 'kaputt', not one of: add, remove, kaufen, weg"),
+        ({"Aktion": "kaputt"}, "the action is 'kaputt', not one of: add, remove, kaufen, weg; --actions"),
         ({"Karte": []}, "is not a catalog line"),
         ({"Text": "bell \x07"}, "U+0007"),
     ]
