@@ -27,7 +27,7 @@ CATALOGS = Path("runs/serve/catalogs.db")
 LISTED = 20  # broken rows on stderr
 DECODING = click.option(
     "--decoding", type=click.Choice(["constrained", "ensemble", "free"]), default="constrained", show_default=True,
-    help="constrained: only answers of the catalog; ensemble: also the baseline's, where the model hardly objects.",
+    help="constrained: only answers of the catalog; ensemble: the baseline's, unless the model clearly prefers another.",
 )  # fmt: skip
 
 MAX_TOKENS = click.option(
@@ -37,7 +37,7 @@ MAX_TOKENS = click.option(
 
 @click.command(cls=command.Guard)
 @click.argument("messages", nargs=-1, metavar="[MESSAGE]")
-@click.option("--catalog", type=FILE, help="Text file, one product a line, for all messages.")
+@click.option("--catalog", type=FILE, help="Text file, one product per line, for all messages.")
 @click.option(
     "--input", "source", metavar="FILE", help="Read the messages of this JSONL, CSV or Parquet file."
 )
@@ -60,14 +60,14 @@ MAX_TOKENS = click.option(
     help="On a Ray cluster, or on one of this machine alone; --input and --output may be folders and s3:// URLs.",
 )  # fmt: skip
 @click.option(
-    "--workers", type=click.IntRange(1), help="Of --ray: copies of the model.  [default: one a CPU]"
+    "--workers", type=click.IntRange(1), help="Of --ray: copies of the model.  [default: one per CPU]"
 )
 @click.option(
     "--partition", "rows", type=click.IntRange(1),
     help="Of --ray: rows that are done together or not at all.  [default: 2000]",
 )  # fmt: skip
 def predict(messages: tuple[str, ...], source: str | None, output: str | None, **options: Any) -> int:
-    """What MESSAGE asks for, as JSON; `-` reads messages from standard input, one a line.
+    """What MESSAGE asks for, as JSON; `-` reads messages from standard input, one per line.
 
     Exit code 1 if any of these has no answer: a message that is blank or too long; with free decoding also an answer
     that is not valid JSON or names no product of the catalog.
@@ -95,7 +95,9 @@ def predict(messages: tuple[str, ...], source: str | None, output: str | None, *
         )
     path = options.pop("catalog")
     if path is None and source is None:
-        raise UserError("there is no catalog for the message", "add --catalog FILE, with one product a line")
+        raise UserError(
+            "there is no catalog for the message", "add --catalog FILE, with one product per line"
+        )
     catalog = None if path is None else read_catalog(path)
     variant = options.pop("variant") or models.default_variant()
     if source is not None and output is not None:
@@ -167,7 +169,7 @@ def _file(source: str, output: str, variant: str, catalog: list[str] | None, opt
 @click.option(
     "--key-file",
     type=FILE,
-    help="API keys, one a line.  [default: the variable CARTLM_API_KEY, if it is set]",
+    help="API keys, one per line.  [default: the variable CARTLM_API_KEY, if it is set]",
 )
 @DECODING
 @MAX_TOKENS
@@ -248,7 +250,7 @@ def export(variant: str, folder: Path, anew: bool) -> None:
     help="completions: the bare prompt, for a model fine-tuned here; chat: with an instruction.",
 )  # fmt: skip
 @click.option("--key-variable", metavar="NAME", help="The environment variable with the server's key.")
-@click.option("--catalog", type=FILE, help="Text file, one product a line: the catalog of all rows.")
+@click.option("--catalog", type=FILE, help="Text file, one product per line: the catalog of all rows.")
 @click.option(
     "--columns",
     multiple=True,

@@ -212,7 +212,7 @@ def notes(bill: Bill) -> list[str]:
     for api in bill.apis:
         price = prices.api[api.name]
         found.append(
-            f"{api.name}: {cells.number(api.prompt_tokens)} prompt and {cells.number(api.answer_tokens)} answer tokens a message, counted "
+            f"{api.name}: {cells.number(api.prompt_tokens)} prompt and {cells.number(api.answer_tokens)} answer tokens per message, counted "
             f"by {api.counted_by}; {price.input_eur_per_million_tokens:g} and {price.output_eur_per_million_tokens:g} EUR per million "
             f"tokens ({price.source}, {price.date})."
         )

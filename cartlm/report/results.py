@@ -39,17 +39,17 @@ BOTH = (
     "pretrained (`merge.onto`)."
 )
 ABOUT = {
-    "free": "Exact match: {} test rows, greedy decoding, Wilson's interval. The shares beside it are of parts of these rows.",
+    "free": "Exact match: {} test rows, greedy decoding, Wilson's interval. The shares beside it are subsets.",
     "constrained": "Constrained: the likeliest legal answer to each of {} rows, which names a line of the catalog "
-    "([how](guide/decoding.md)). Columns without either word are of free decoding; `base` is asked freely alone, and all answers "
-    "of `baseline` are legal.",
+    "([how](guide/decoding.md)). All other columns are free decoding; `base` is decoded only freely, and "
+    "`baseline` always names a catalog line.",
     "ensemble": "Ensemble: the baseline's answer wherever the model hardly prefers another legal one, by a margin chosen on "
     "validation rows ([how](guide/decoding.md#model-and-baseline-together)).",
     "natural": "Natural: {} messages that people typed to order fast food (MultiDoGO), in English and almost all of them "
-    "`add`; they are in no other figure.",
+    "`add`; they count in no other column.",
     "header": "`base` has not seen our JSON: without a header that names the format it answers in one of its own, and no "
     "answer is exact. Asked with that header, it shows what the model could do before fine-tuning.",
-    "few_shot": "Zero-shot and few-shot: `base` on {} of the test rows, asked as one asks a base model, with an instruction or with "
+    "few_shot": "Zero-shot and few-shot: `base` on {} of the test rows, with an instruction or with "
     "training rows in front of the prompt; its answer ends with its first line.",
 }
 """What the accuracies rest on, by the section of a file of metrics/eval."""

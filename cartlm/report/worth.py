@@ -39,7 +39,7 @@ KINDS = {
     "style_order": "that order in everyday words",
     "style_aside": "that only give a reason",
     "lines_menu": "about a menu",
-    "spelling_own": "about names spelled in their own way",
+    "spelling_own": "with unusually spelled names",
     "name_form_full": "that copy the catalog line",
     "name_form_inflected": "that inflect the product's name",
     "name_form_short": "that give one word of the product's name",
@@ -79,7 +79,7 @@ class Kind:
 
     @property
     def against(self) -> str:
-        return f"{percent(self.f16)} against {percent(self.baseline)}"
+        return f"{percent(self.f16.value)} against {percent(self.baseline.value)}"
 
 
 def kinds(metrics: Path) -> list[Kind]:
@@ -111,12 +111,12 @@ def sentences(metrics: Path) -> str:
     if test is None:
         return ""
     told = [
-        f"Of {test.n:,} {TEST}, the fine-tuned model (`{F16}`) answers {percent(test.f16)} exactly, and a reader without a "
-        f"language model (`{BASELINE}`) {percent(test.baseline)}."
+        f"Of {test.n:,} {TEST}, the fine-tuned model (`{F16}`, decoded freely) answers {percent(test.f16.value)} exactly, and a reader without a "
+        f"language model (`{BASELINE}`) {percent(test.baseline.value)}."
     ]
     gains, losses = (largest(found.values(), variant) for variant in (F16, BASELINE))
     if gains:
-        told.append(f"The model is worth it most for messages {listed(gains)}.")
+        told.append(f"The model helps most with messages {listed(gains)}.")
     if losses:
         told.append(f"The reader is better for messages {listed(losses)}.")
     if natural:
@@ -138,7 +138,7 @@ def together(metrics: Path) -> list[str]:
         for name, words in {"ensemble": "the test messages", "natural_ensemble": "what people typed"}.items()
         if name in evaluation
     }
-    parts = [f"{100 * share:.0f} % of {words}" for words, share in shares.items()]
+    parts = [f"{percent(share)} of {words}" for words, share in shares.items()]
     return [f"Together, as an ensemble, they answer {' and '.join(parts)}."] if parts else []
 
 
@@ -153,8 +153,9 @@ def listed(kinds: Sequence[Kind]) -> str:
     return " and ".join(filter(None, [", ".join(named[:-1]), named[-1]]))
 
 
-def percent(share: Interval) -> str:
-    return f"{100 * share.value:.0f} %"
+def percent(share: float) -> str:
+    """Rounded as in the table beside it: 0.805, a little more in binary, is 0.81 there."""
+    return f"{100 * round(share, 2):.0f} %"
 
 
 def section(metrics: Path, level: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Catalogs as people write them: a file with one product a line, or a cell of a table."""
+"""Catalogs as people write them: a file with one product per line, or a cell of a table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cartlm.errors import UserError
 
 
 def read_catalog(path: Path) -> list[str]:
-    """The products of a text file, one a line, stripped; blank lines are dropped.
+    """The products of a text file, one per line, stripped; blank lines are dropped.
 
     Raises UserError for an unreadable file, an unclear encoding, no product, a product twice, or a character that no
     product has.
@@ -24,12 +24,14 @@ def read_catalog(path: Path) -> list[str]:
         records.check_texts(lines)
     except (OSError, ValueError) as error:
         what = getattr(error, "strerror", None) or error
-        raise UserError(f"the catalog {path}: {what}", "name a UTF-8 file with one product a line") from None
+        raise UserError(
+            f"the catalog {path}: {what}", "name a UTF-8 file with one product per line"
+        ) from None
     return lines
 
 
 def cell_lines(value: Any) -> list[str]:
-    """The products of a cell, stripped: a list, a list written as text, a product a line, or separated by " | ".
+    """The products of a cell, stripped: a list, a list written as text, a product per line, or separated by " | ".
 
     Raises ValueError for anything else, for a catalog without products, and for one line of text that seems to have another
     separator.

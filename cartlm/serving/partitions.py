@@ -224,7 +224,7 @@ def _is_other(head: bytes) -> str:
         return f"not text but {kind}"
     head = head.removeprefix(_BOM).strip()
     if head.startswith(b"[") or head == b"{" or (head.startswith(b"{") and head.endswith(b",")):
-        return "--ray reads one JSON object a line, and this is an array or an object of several lines"
+        return "--ray reads one JSON object per line, and this is an array or an object of several lines"
     return ""
 
 

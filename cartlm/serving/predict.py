@@ -1,4 +1,4 @@
-"""Messages one a line, as `cartlm predict` prints their intents."""
+"""Messages one per line, as `cartlm predict` prints their intents."""
 
 from __future__ import annotations
 

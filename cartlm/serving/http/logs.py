@@ -1,4 +1,4 @@
-"""Logs as JSON, an object a line, on standard error."""
+"""Logs as JSON, an object per line, on standard error."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_a_killed_worker_and_a_killed_driver_lose_and_repeat_nothing(
     (repo / "out/.tmp-cut-part-000020.parquet").write_bytes(b"half")
     done = subprocess.run(command(), cwd=repo, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert f"{ROWS - 1} answers and 1 rows" in done.stdout
+    assert f"{ROWS - 1} answers and 1 row " in done.stdout
     assert all(part.stat().st_mtime_ns == time_ns for part, time_ns in made.items())
     assert not list((repo / "out").glob(".tmp-*"))
 
@@ -371,7 +371,7 @@ def test_anew_removes_only_what_a_run_wrote_and_a_kill_leaves_a_whole_run(
         patch.setattr(folder.Folder, "write", killed)
         failed(on_ray("--input", "fewer.jsonl", "--output", "out", "--anew"), "interrupted")
     done = on_ray("--input", "rows.jsonl", "--output", "out")  # the first run again
-    assert "10 answers and 1 rows" in done.stdout, done.output
+    assert "10 answers and 1 row " in done.stdout, done.output
     assert "5 answers and 0 rows" in on_ray("--input", "fewer.jsonl", "--output", "out", "--anew").stdout
     mine = {"notes.txt", "part-of-mine.parquet", "part-000000.csv"}
     assert {path.name for path in (repo / "out").iterdir()} == {

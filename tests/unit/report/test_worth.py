@@ -55,7 +55,7 @@ def test_the_kinds_where_the_reader_leads_are_named_too(tmp_path: Path) -> None:
     write(tmp_path, "f16", 0.81, 0.83, phrasing_classic=0.92, style_bare=0.6, lines_menu=0.66)
     write(tmp_path, "baseline", 0.81, 0.95, phrasing_classic=0.7, style_bare=0.9, lines_menu=0.7)
     text = worth.sentences(tmp_path)
-    assert "worth it most for messages in classic wording (92 % against 70 %)." in text
+    assert "The model helps most with messages in classic wording (92 % against 70 %)." in text
     assert "better for messages that are a bare name (60 % against 90 %)." in text
     assert "menu" not in text, "their intervals overlap"
 
@@ -133,3 +133,9 @@ def test_the_ensemble_of_both_has_a_sentence(metrics: Path) -> None:
     assert text.endswith(
         "Together, as an ensemble, they answer 94 % of the test messages and 96 % of what people typed."
     )
+
+
+def test_a_percentage_is_rounded_as_the_share_in_the_table(tmp_path: Path) -> None:
+    write(tmp_path, "f16", 0.805, None)
+    write(tmp_path, "baseline", 0.811, None)
+    assert "answers 81 % exactly" in worth.sentences(tmp_path)
