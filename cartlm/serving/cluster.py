@@ -27,6 +27,7 @@ from cartlm.errors import UserError
 from cartlm.serving import partitions
 from cartlm.serving.file_run import answer_line, answers_key
 from cartlm.serving.folder import Folder
+from cartlm.serving.journal import changed
 from cartlm.serving.outputs import parquet_bytes
 from cartlm.serving.partitions import Contents, Input, Partition
 from cartlm.serving.questions import COLUMNS, find_columns, questions
@@ -36,6 +37,7 @@ from cartlm.system import cpu_limits
 LOCAL = "local"
 PHASES = ("load_s", "read_s", "answer_s", "write_s")
 PARTITION = 2000  # rows
+OF_ROWS = ("input", "columns", "rows")  # what of a run's key only the machine that started it knows
 OBJECT_STORE = 256 << 20  # bytes, of a local Ray: partitions are named to the workers, not sent
 RETRIES = 4  # of a part whose worker dies; Ray itself would never stop
 PORT_S, CONNECT_S = 10, 90  # until a port answers, and until the cluster behind it does
@@ -139,11 +141,13 @@ class Worker:
     def _opened(self) -> Reader:
         if self._reader is None:
             job = self._job
-            mine = answers_key(job.model, job.decoding, job.catalog, job.max_tokens)
-            if differs := [name for name, value in mine.items() if self._key[name] != value]:
+            mine = {name: self._key[name] for name in OF_ROWS}
+            mine |= answers_key(job.model, job.decoding, job.catalog, job.max_tokens)
+            if differs := changed(self._key, mine):
                 host = socket.gethostname()
                 what = f"{host} has another {', '.join(differs)} of {job.model} than the machine that started the run"
-                raise UserError(what, "give every machine the same model and version")
+                way = "give every machine the same cartlm, model, baseline, params.yaml and metrics/eval"
+                raise UserError(what, way)
             self._reader = load(job.model, decoding=job.decoding, max_tokens=job.max_tokens, threads=1)
         return self._reader
 

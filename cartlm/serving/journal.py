@@ -96,8 +96,8 @@ def check_key(output: Path | str, begun: Mapping[str, Any], key: Mapping[str, An
 
 
 def changed(begun: Mapping[str, Any], key: Mapping[str, Any]) -> list[str]:
-    """What the answers depend on that differs."""
-    return [name for name in key if begun.get(name) != key[name]]
+    """What the answers depend on that differs, or that only one of them has."""
+    return [name for name in {**key, **begun} if begun.get(name) != key.get(name)]
 
 
 def _header(line: bytes) -> tuple[Line | None, int]:

@@ -354,6 +354,38 @@ def test_a_begun_run_goes_on_by_the_contents_of_its_input(
     failed(on_ray("--input", "../moved", "--output", "../out"), "another input", "--anew")
 
 
+def test_a_baseline_that_came_or_went_makes_another_run(repo: Path, on_ray: Predict) -> None:
+    jsonl(repo / "rows.jsonl", good())
+    baseline, run = repo / "models/baseline/model.json", ("--input", "rows.jsonl", "--variant", "f16")
+    assert on_ray(*run, "--output", "with").exit_code == 0
+    (repo / "with/part-000001.parquet").unlink()
+    baseline.unlink()
+    failed(on_ray(*run, "--output", "with"), "with was made with another learned, baseline", "--anew")
+    assert on_ray(*run, "--output", "without").exit_code == 0
+    write_baseline(baseline)
+    failed(on_ray(*run, "--output", "without"), "without was made with another learned, baseline", "--anew")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_worker_with_another_baseline_than_the_driver_is_named(
+    repo: Path, on_ray: Predict, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    jsonl(repo / "rows.jsonl", good())
+    baseline = repo / "models/baseline/model.json"
+
+    class Elsewhere(cluster.Worker):
+        def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+            write_baseline(baseline) if there else baseline.unlink(missing_ok=True)
+            return super().__call__(batch)
+
+    if there:
+        baseline.unlink()
+    monkeypatch.setattr(cluster, "Worker", Elsewhere)
+    done = on_ray("--input", "rows.jsonl", "--output", "out", "--variant", "f16")
+    failed(done, "has another learned, baseline of", "give every machine the same cartlm, model, baseline")
+    assert not parts(repo / "out")
+
+
 def test_anew_removes_only_what_a_run_wrote_and_a_kill_leaves_a_whole_run(
     repo: Path, on_ray: Predict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
