@@ -26,7 +26,7 @@ from cartlm.data.tables import Source, folded
 from cartlm.errors import UserError
 from cartlm.serving import partitions
 from cartlm.serving.file_run import answer_line, answers_key
-from cartlm.serving.folder import Folder
+from cartlm.serving.folder import RUN, Folder, run_id
 from cartlm.serving.journal import changed
 from cartlm.serving.outputs import parquet_bytes
 from cartlm.serving.partitions import Contents, Input, Partition
@@ -130,10 +130,11 @@ class Worker:
         every = [answer_line(reader, question) for question in asked]
         seconds.append(time.perf_counter())
         answers, rejected = ([line for line in every if ("reason" in line) == no] for no in (False, True))
+        folder.check_run(self._key)
         if rejected:
             lines = (json.dumps({"file": part.path, **line}, ensure_ascii=False) for line in rejected)
-            folder.write(f"{part.name}.rejected.jsonl", "".join(f"{line}\n" for line in lines).encode())
-        folder.write(folder.answers(part), parquet_bytes(answers, self._numbered))
+            folder.write(folder.rejected(part), "".join(f"{line}\n" for line in lines).encode())
+        folder.write(folder.answers(part), parquet_bytes(answers, self._numbered, {RUN: run_id(self._key)}))
         seconds.append(time.perf_counter())
         phases = {name: seconds[at + 1] - seconds[at] for at, name in enumerate(PHASES)}
         return {"answered": len(answers), "rejected": len(rejected), **phases}
@@ -175,27 +176,32 @@ def predict_on_ray(job: ClusterJob) -> Outcome:
     )
     outcome = Outcome(job.output, 0, 0, key)
     parts = folder.begun(key, job.anew)
-    if parts is None or _left(folder, parts):
+    if parts is None or _left(folder, parts, key):
         with folder.locked():
             started = time.perf_counter()
             with _ray(job) as workers:
                 ready = time.perf_counter()
                 if (parts := folder.begun(key, job.anew)) is None:
                     folder.begin(key, parts := partitions.plan(contents, job.rows))
-                if left := _left(folder, parts):
+                if left := _left(folder, parts, key):
+                    folder.clear(left)
                     rows, size = sum(part.rows for part in left), max(1, min(workers, len(left)))
                     busy = _answer(Worker, (job, source, key, columns, numbered), left, size)
                     run_s = time.perf_counter() - ready
                     outcome = replace(
                         outcome, asked=rows, workers=size, start_s=ready - started, run_s=run_s, busy=busy
                     )
-    answered = sum(folder.rows(part) for part in parts)
+    done = folder.done(parts, key)
+    if lost := [part for part in parts if part.number not in done]:
+        what = f"{folder.url}/{folder.answers(lost[0])} was deleted or overwritten by another run meanwhile"
+        raise UserError(what, "end that run, then run the same command again")
+    answered = sum(done.values())
     return replace(outcome, answered=answered, rejected=sum(part.rows for part in parts) - answered)
 
 
-def _left(folder: Folder, parts: Sequence[Partition]) -> list[Partition]:
-    there = folder.names()
-    return [part for part in parts if folder.answers(part) not in there]
+def _left(folder: Folder, parts: Sequence[Partition], key: Mapping[str, Any]) -> list[Partition]:
+    done = folder.done(parts, key)
+    return [part for part in parts if part.number not in done]
 
 
 def _answer(

@@ -21,6 +21,8 @@ from pyarrow import parquet
 
 from cartlm.errors import UserError
 from cartlm.serving import cluster, folder, partitions
+from cartlm.serving.cluster import Worker
+from cartlm.serving.file_run import answers_key
 from tests.component.serving.conftest import Predict, failed
 from tests.fixtures.baseline import write_baseline
 from tests.fixtures.ray_runs import answers, kill_worker_and_driver, parts
@@ -409,6 +411,59 @@ def test_anew_removes_only_what_a_run_wrote_and_a_kill_leaves_a_whole_run(
     assert {path.name for path in (repo / "out").iterdir()} == {
         *mine, "manifest.json", ".lock", "part-000000.parquet", "part-000001.parquet",
     }  # fmt: skip
+
+
+def orphan(job: cluster.ClusterJob, manifest: dict[str, Any]) -> dict[str, Any]:
+    """What a worker of the run with this manifest, whose driver is dead, makes of its second part."""
+    part, key = manifest["partitions"][1], manifest["key"]
+    source = partitions.list_files(job.input, job.output)
+    columns = {name: name for name in ("id", "message", "catalog")}
+    return Worker(job, source, key, columns, False)({"partition": [json.dumps(part)]})
+
+
+def test_a_worker_of_a_dead_run_does_not_write_into_the_next_one(
+    repo: Path, on_ray: Predict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jsonl(repo / "rows.jsonl", good())
+    run = ("--input", "rows.jsonl", "--output", "out", "--variant", "f16")
+    model = str(repo / "models/f16/model.gguf")
+    job = cluster.ClusterJob(str(repo / "rows.jsonl"), str(repo / "out"), model, 4, decoding="free")
+    free = answers_key(model, "free", None, None)
+    assert on_ray(*run, "--decoding", "free").exit_code == 0
+    manifest = repo / "out/manifest.json"
+    first = json.loads(manifest.read_text())
+    assert first["key"].items() >= free.items()
+    assert on_ray(*run, "--anew").exit_code == 0
+    made = {path: path.read_bytes() for path in (repo / "out").iterdir()}
+    (late,) = orphan(job, first)["failed"]
+    assert "out is another run's by now" in late
+    assert {path: path.read_bytes() for path in (repo / "out").iterdir()} == made
+
+    # it may have asked just before the next run began
+    with monkeypatch.context() as patch:
+        patch.setattr(folder.Folder, "check_run", lambda *_: None)
+        assert orphan(job, first)["failed"] == [""]
+    (repo / "out/part-000001.rejected.jsonl").write_text("{}\n")
+    part = repo / "out/part-000001.parquet"
+    assert part.read_bytes() != made[part]
+    done = on_ray(*run)
+    assert done.exit_code == 0, done.output
+    assert "10 answers and 0 rows" in done.stdout
+    assert "messages/s" in done.stdout
+    assert not rejects(repo / "out")
+    assert None not in column(repo / "out", "confidence"), "no free answer"
+
+    class Overtaken(cluster.Worker):
+        def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+            found = super().__call__(batch)
+            with monkeypatch.context() as patch:
+                patch.setattr(folder.Folder, "check_run", lambda *_: None)
+                orphan(job, first)
+            return found
+
+    monkeypatch.setattr(cluster, "Worker", Overtaken)
+    part.unlink()
+    failed(on_ray(*run), "part-000001.parquet", "another run", "same command again")
 
 
 def test_a_second_run_is_refused_and_deletes_nothing_of_the_first(repo: Path, on_ray: Predict) -> None:
