@@ -22,7 +22,7 @@ from typing import Any
 from cartlm.errors import FULL, UserError
 from cartlm.serving.file_run import is_calibrated
 from cartlm.serving.journal import changed, check_key, hold
-from cartlm.serving.partitions import MANIFEST, PART, TEMPORARY, Partition, open_url, readable
+from cartlm.serving.partitions import MANIFEST, TEMPORARY, Partition, open_url, readable
 
 LOCK = ".lock"
 RUN = b"cartlm.run"
@@ -66,15 +66,15 @@ class Folder:
                 raise UserError(f"{self.url} holds something else", "name another output")
             return None
         before, parts = self._manifest()
-        if changed(before, key) and (anew or not any(PART.fullmatch(name) for name in names)):
+        if changed(before, key) and (anew or not any(self.answers(part) in names for part in parts)):
             return None
         check_key(self.url, before, key)
         return parts
 
     def begin(self, key: Mapping[str, Any], parts: Sequence[Partition]) -> None:
         """Replace an earlier run: its partitions first, so that whatever is left after a kill belongs to the manifest."""
-        for name in sorted(filter(PART.fullmatch, self.names())):
-            self._delete(name)
+        if MANIFEST in self.names():
+            self.clear(self._manifest()[1])
         manifest = {
             "key": key,
             "calibrated": is_calibrated(key),

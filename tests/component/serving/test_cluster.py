@@ -393,7 +393,8 @@ def test_anew_removes_only_what_a_run_wrote_and_a_kill_leaves_a_whole_run(
 ) -> None:
     jsonl(repo / "rows.jsonl", [*good(), good()[0] | {"message": ""}])
     assert on_ray("--input", "rows.jsonl", "--output", "out").exit_code == 0
-    for name in ("notes.txt", "part-of-mine.parquet", "part-000000.csv"):
+    mine = {"notes.txt", "part-of-mine.parquet", "part-000000.csv", "part-000777.parquet"}
+    for name in mine:
         (repo / "out" / name).write_text("mine")
     jsonl(repo / "fewer.jsonl", good(5))
     failed(on_ray("--input", "fewer.jsonl", "--output", "out"), "another input", "--anew")
@@ -407,10 +408,20 @@ def test_anew_removes_only_what_a_run_wrote_and_a_kill_leaves_a_whole_run(
     done = on_ray("--input", "rows.jsonl", "--output", "out")  # the first run again
     assert "10 answers and 1 rows" in done.stdout, done.output
     assert "5 answers and 0 rows" in on_ray("--input", "fewer.jsonl", "--output", "out", "--anew").stdout
-    mine = {"notes.txt", "part-of-mine.parquet", "part-000000.csv"}
     assert {path.name for path in (repo / "out").iterdir()} == {
         *mine, "manifest.json", ".lock", "part-000000.parquet", "part-000001.parquet",
     }  # fmt: skip
+
+
+def test_a_run_without_a_part_is_replaced_beside_files_that_no_run_wrote(repo: Path, on_ray: Predict) -> None:
+    jsonl(repo / "rows.jsonl", good())
+    assert on_ray("--input", "rows.jsonl", "--output", "out").exit_code == 0
+    for part in parts(repo / "out"):
+        part.unlink()
+    (repo / "out/part-000777.parquet").write_text("mine")
+    jsonl(repo / "fewer.jsonl", good(5))
+    assert on_ray("--input", "fewer.jsonl", "--output", "out").exit_code == 0
+    assert (repo / "out/part-000777.parquet").read_text() == "mine"
 
 
 def orphan(job: cluster.ClusterJob, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -582,7 +593,11 @@ def test_what_cannot_be_read_or_written_is_one_line(repo: Path, asked: Path, pre
     (repo / "taken/notes.txt").touch()
     failed(on_ray(*good, "--output", "taken"), "something else", "another output")
     (repo / "out").mkdir()
-    (repo / "out" / partitions.MANIFEST).write_text(json.dumps({"key": {"input": "other"}, "partitions": []}))
+    other = {
+        "key": {"input": "other"},
+        "partitions": [asdict(partitions.Partition(0, "a.jsonl", 1, 1, 1, 1))],
+    }
+    (repo / "out" / partitions.MANIFEST).write_text(json.dumps(other))
     (repo / "out/part-000000.parquet").touch()
     failed(on_ray(*good, "--output", "out"), "another input", "--anew")
     (repo / "rows.parquet").write_bytes(b"PAR1 not really")
