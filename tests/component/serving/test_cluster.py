@@ -333,6 +333,38 @@ def test_files_count_their_rows_together_and_differ_in_no_column(repo: Path, on_
     assert not (repo / "third").exists()
 
 
+def test_a_file_is_read_once_whatever_links_to_it_and_a_dead_link_is_refused(repo: Path) -> None:
+    (repo / "in/deep.jsonl").mkdir(parents=True)
+    for name in ("one.jsonl", "deep.jsonl/two.jsonl"):
+        jsonl(repo / "in" / name, good(2))
+    for link, target in (
+        ("again", "."),
+        ("also", "."),
+        ("deep.jsonl/up", ".."),
+        ("a.jsonl", "one.jsonl"),
+        ("named.jsonl", ".hidden.jsonl"),
+        ("z.jsonl", "rows.txt"),
+    ):
+        (repo / "in" / link).symlink_to(target)
+    for name in ("elsewhere/three.jsonl", "in/.hidden.jsonl", "in/rows.txt"):
+        jsonl(repo / name, good(1))
+    (repo / "in/linked").symlink_to(repo / "elsewhere")
+    (repo / "in/notes.txt").symlink_to("nowhere")
+
+    def names() -> list[str]:
+        return list(partitions.list_files(str(repo / "in"), str(repo / "out")).names)
+
+    assert names() == ["deep.jsonl/two.jsonl", "linked/three.jsonl", "named.jsonl", "one.jsonl", "z.jsonl"]
+    for target in ("nowhere", "dead.jsonl"):
+        (repo / "in/dead.jsonl").symlink_to(target)
+        with pytest.raises(UserError, match=r"in/dead\.jsonl is no file.*; remove it"):
+            names()
+        (repo / "in/dead.jsonl").unlink()
+    os.mkfifo(repo / "in/pipe.jsonl")
+    with pytest.raises(UserError, match=r"in/pipe\.jsonl is no file"):
+        names()
+
+
 def test_a_begun_run_goes_on_by_the_contents_of_its_input(
     repo: Path, on_ray: Predict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
