@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import re
+import shlex
 from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -145,11 +146,27 @@ def list_files(url: str, output: str) -> Input:
             places.setdefault(place, os.path.relpath(each, root))
     names = sorted(places.values())
     if not names:
-        table = next((each for each in found if each.lower().endswith((".csv", ".tsv"))), "FILE.csv")
         what = f"{url} has no file of {', '.join(READ)}, which --ray reads"
-        code = "from pyarrow import csv, parquet as p; p.write_table(csv.read_csv('{}'), '{}.parquet')"
-        raise UserError(what, f'of CSV make one: python -c "{code.format(table, table.rpartition(".")[0])}"')
+        if filesystem.type_name != "local":
+            found = []
+        table = next((each for each in found if each.lower().endswith((".csv", ".tsv"))), "")
+        raise UserError(what, _conversion(table) if table else "convert what is there")
     return Input(filesystem, root, names)
+
+
+def _conversion(table: str) -> str:
+    """The command that makes Parquet of a local CSV file; its delimiter is what the header has most of."""
+    with readable(table), open(table, encoding="utf-8", errors="replace") as file:
+        head = file.readline()
+    usual = "\t" if table.lower().endswith(".tsv") else ","
+    delimiter = max([usual, *tables.DELIMITERS], key=head.count)
+    parse = f"csv.ParseOptions(delimiter={delimiter!r}, newlines_in_values=True)"
+    code = (
+        "import sys; from pyarrow import csv, parquet; "
+        f"parquet.write_table(csv.read_csv(sys.argv[1], parse_options={parse}), sys.argv[2])"
+    )
+    paths = shlex.join([table, f"{os.path.splitext(table)[0]}.parquet"])
+    return f'convert it: python -c "{code}" {paths}'
 
 
 def _files(filesystem: Any, folder: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import pickle
@@ -363,6 +364,38 @@ def test_a_file_is_read_once_whatever_links_to_it_and_a_dead_link_is_refused(rep
     os.mkfifo(repo / "in/pipe.jsonl")
     with pytest.raises(UserError, match=r"in/pipe\.jsonl is no file"):
         names()
+
+
+@pytest.mark.parametrize(
+    ("name", "delimiter"), [("it's $HOME.csv", ","), ("Excel.CSV", ";"), ("rows.tsv", "\t")]
+)
+def test_the_command_that_converts_csv_does(repo: Path, name: str, delimiter: str) -> None:
+    rows = [{"id": str(at), "message": f"{at} x, y; z", "catalog": "Tea\nOat Milk"} for at in range(3)]
+    with (repo / name).open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0]], delimiter=delimiter, quoting=csv.QUOTE_ALL)
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(UserError) as found:
+        partitions.list_files(str(repo / name), str(repo / "out"))
+    command = found.value.hint[found.value.hint.index("python -c") :].replace("python", sys.executable, 1)
+    subprocess.run(command, shell=True, check=True)
+    made = parquet.read_table((repo / name).with_suffix(".parquet")).to_pylist()
+    assert [{**row, "id": str(row["id"])} for row in made] == rows
+
+
+def test_no_command_converts_what_is_no_local_csv(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyarrow import fs
+
+    for name in ("rows.jsonl.gz", "rows.csv"):
+        (repo / name).write_text("message\n")
+    store = fs.SubTreeFileSystem(str(repo), fs.LocalFileSystem())
+    with pytest.raises(UserError) as found:
+        partitions.list_files(str(repo / "rows.jsonl.gz"), str(repo / "out"))
+    assert "python" not in found.value.hint
+    monkeypatch.setattr(partitions, "open_url", lambda url: (store, url.removeprefix("s3://")))
+    with pytest.raises(UserError) as found:
+        partitions.list_files("s3://rows.csv", "s3://out")
+    assert "python" not in found.value.hint
 
 
 def test_a_begun_run_goes_on_by_the_contents_of_its_input(
