@@ -37,7 +37,7 @@ from cartlm.system import cpu_limits
 LOCAL = "local"
 PHASES = ("load_s", "read_s", "answer_s", "write_s")
 PARTITION = 2000  # rows
-OF_ROWS = ("input", "columns", "rows")  # what of a run's key only the machine that started it knows
+OF_ROWS = ("input", "columns", "partition")  # what of a run's key only the machine that started it knows
 OBJECT_STORE = 256 << 20  # bytes, of a local Ray: partitions are named to the workers, not sent
 RETRIES = 4  # of a part whose worker dies; Ray itself would never stop
 PORT_S, CONNECT_S = 10, 90  # until a port answers, and until the cluster behind it does
@@ -169,7 +169,7 @@ def predict_on_ray(job: ClusterJob) -> Outcome:
     key = {
         "input": hashlib.sha256(inputs.encode()).hexdigest(),
         "columns": {ours: folded(theirs) for ours, theirs in sorted(columns.items())},
-        "rows": job.rows, **answers_key(job.model, job.decoding, job.catalog, job.max_tokens),
+        "partition": job.rows, **answers_key(job.model, job.decoding, job.catalog, job.max_tokens),
     }  # fmt: skip
     numbered = "id" not in columns or all(
         folded(columns["id"]) in each.numbers for each in contents if each.rows

@@ -421,6 +421,13 @@ def test_a_begun_run_goes_on_by_the_contents_of_its_input(
     failed(on_ray("--input", "../moved", "--output", "../out"), "another input", "--anew")
 
 
+def test_another_partition_is_named_as_the_option_is(repo: Path, on_ray: Predict) -> None:
+    jsonl(repo / "rows.jsonl", good())
+    run = ("--input", "rows.jsonl", "--output", "out")
+    assert on_ray(*run).exit_code == 0
+    failed(on_ray(*run, "--partition", "3"), "out was made with another partition;", "--anew")
+
+
 def test_a_baseline_that_came_or_went_makes_another_run(repo: Path, on_ray: Predict) -> None:
     jsonl(repo / "rows.jsonl", good())
     baseline, run = repo / "models/baseline/model.json", ("--input", "rows.jsonl", "--variant", "f16")
