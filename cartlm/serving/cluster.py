@@ -41,6 +41,7 @@ OF_ROWS = ("input", "columns", "partition")  # what of a run's key only the mach
 OBJECT_STORE = 256 << 20  # bytes, of a local Ray: partitions are named to the workers, not sent
 RETRIES = 4  # of a part whose worker dies; Ray itself would never stop
 PORT_S, CONNECT_S = 10, 90  # until a port answers, and until the cluster behind it does
+_SAME = "install the same cartlm on every machine: pip install -e '.[ray]'"
 _AFTER_START = "look into /tmp/ray/session_latest/logs, or go without --ray"
 
 
@@ -115,6 +116,8 @@ class Worker:
             found |= self._partition(Partition(**json.loads(part)))
         except UserError as error:  # what is raised, Ray wraps in others and in a traceback
             found["failed"] = str(error)
+        except ImportError as error:  # of a package, too
+            found["failed"] = str(UserError(f"{socket.gethostname()} cannot run cartlm: {error}", _SAME))
         except OSError as error:
             what = f"{socket.gethostname()} cannot load {self._job.model}: {error}"
             found["failed"] = str(UserError(what, "give every machine the same model under the same path"))
@@ -232,13 +235,16 @@ def _answer(
                 if failed := row.pop("failed"):
                     raise UserError(failed)
                 busy.update(row)
-    except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError):
+    except ray.exceptions.RayError as error:  # its text is a traceback with colours
+        said = str(error)
+        if lacks := re.search(r"(?:ModuleNotFound|Import)Error: (.{1,200})", said):
+            raise UserError(f"a worker cannot run cartlm: {lacks[1]}", _SAME) from None
+        if not isinstance(error, (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)):
+            raise RuntimeError(said.strip().rpartition("\n")[2]) from error
         what = f"workers died {RETRIES + 1} times on one part, by a fault or for lack of memory"
         raise UserError(
             what, "fewer --workers take less memory; the reason is in /tmp/ray/session_latest/logs"
         ) from None
-    except ray.exceptions.RayError as error:  # its text is a traceback with colours
-        raise RuntimeError(str(error).strip().rpartition("\n")[2]) from error
     return dict(busy)
 
 

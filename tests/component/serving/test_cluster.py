@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
 import pickle
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -123,12 +125,19 @@ class Dying:
 
 
 @pytest.mark.slow
-def test_a_part_that_kills_every_worker_ends_the_run(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_kills_every_worker_or_that_none_can_import_ends_the_run(
+    repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cluster, "RETRIES", 1)
     job = cluster.ClusterJob("rows.jsonl", "out", "f16")
     parts = [partitions.Partition(at, "rows.jsonl", at + 1, 1, at + 1, 1) for at in range(2)]
-    with cluster._ray(job), pytest.raises(UserError, match="workers died 2 times on one part"):
-        cluster._answer(Dying, (), parts, 1)
+    with cluster._ray(job):
+        with pytest.raises(UserError, match="workers died 2 times on one part"):
+            cluster._answer(Dying, (), parts, 1)
+        (repo / "only_here.py").write_text("class Worker:\n    pass\n")
+        monkeypatch.syspath_prepend(repo)
+        with pytest.raises(UserError, match=r"No module named 'only_here'.*install the same cartlm on every"):
+            cluster._answer(importlib.import_module("only_here").Worker, (), parts, 1)
 
 
 @pytest.fixture
@@ -458,6 +467,20 @@ def test_a_worker_with_another_baseline_than_the_driver_is_named(
     done = on_ray("--input", "rows.jsonl", "--output", "out", "--variant", "f16")
     failed(done, "has another learned, baseline of", "give every machine the same cartlm, model, baseline")
     assert not parts(repo / "out")
+
+
+def test_a_package_that_a_worker_lacks_is_named(
+    repo: Path, on_ray: Predict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jsonl(repo / "rows.jsonl", good())
+    for error in (ModuleNotFoundError("No module named 'llama_cpp'"), PackageNotFoundError("llama_cpp")):
+
+        def lacks(*_: Any, error: ImportError = error, **__: Any) -> Any:
+            raise error
+
+        monkeypatch.setattr(cluster, "load", lacks)
+        done = on_ray("--input", "rows.jsonl", "--output", "out")
+        failed(done, socket.gethostname(), "llama_cpp", "install the same cartlm on every machine")
 
 
 def test_anew_removes_only_what_a_run_wrote_and_a_kill_leaves_a_whole_run(
