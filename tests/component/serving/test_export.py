@@ -117,7 +117,9 @@ def test_figures_of_another_model_are_left_out(shop: Path) -> None:
     lock(shop, "metrics/quantize")  # of another file
     (shop / "models/f16/model.gguf").unlink()
     assert export("q4_k_m", "out", "--anew").exit_code == 0
-    assert (shop / "out" / CARD).read_text().count("left out") == 2
+    card = (shop / "out" / CARD).read_text()
+    assert card.count("left out") == 2
+    assert "The difference to F16 is left out: F16 is not here." in card
 
 
 def test_a_variant_made_before_its_source_is_not_compared_with_it(shop: Path) -> None:
