@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -213,13 +214,11 @@ def _is_of_this_f16(root: Path, variant: str, digest: str) -> bool:
 def _none(evaluation: Mapping[str, Any]) -> str:
     """A sentence on messages that are no order; empty where they were not evaluated."""
     section = evaluation.get("none_constrained") or evaluation.get("none") or {}
-    if not {"recall", "false_none"} <= section.keys():
+    shares = [[f"{key}{end}" for end in ("", "_low", "_high")] for key in ("recall", "false_none")]
+    if not {"n", "orders", *chain(*shares)} <= section.keys():
         return ""
     way = "within the catalog" if "none_constrained" in evaluation else "freely"
-    recall, lost = (
-        cells.with_interval(*(100 * section[f"{key}{end}"] for end in ("", "_low", "_high")))
-        for key in ("recall", "false_none")
-    )
+    recall, lost = (cells.with_interval(*(100 * section[name] for name in names)) for names in shares)
     return (
         f"Of {section['n']:,} messages that are no order, {recall} % are answered so, {way}; of the {section['orders']:,} "
         f"orders of the test {lost} % are lost to that answer."

@@ -164,6 +164,12 @@ def test_a_model_that_knows_no_orders_says_so(shop: Path) -> None:
     assert "or empty where `action` is `none`" in card
     assert "none=True" in card
 
+    for limit in ("recall_low", "false_none_high", "n", "orders"):
+        without = {name: value for name, value in section.items() if name != limit}
+        write_metrics(path, {**json.loads(path.read_text()), "none_constrained": without})
+        assert export("q4_k_m", "out", "--anew").exit_code == 0
+        assert "messages that are no order, " not in (shop / "out" / CARD).read_text()
+
 
 def test_a_full_disk_names_the_folder_and_leaves_none(shop: Path) -> None:
     with full_disk(40_000):
