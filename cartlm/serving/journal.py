@@ -53,8 +53,7 @@ def open_journal(output: Path, key: Mapping[str, Any], anew: bool) -> Iterator[J
     """
     path = journal_path(output)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
-        hold(file, output)
+    with _held(path, output) as file:
         file.seek(0)
         begun, end = _header(file.readline())
         done, end = _sound_rows(file, end) if begun is not None else (0, 0)
@@ -73,6 +72,24 @@ def open_journal(output: Path, key: Mapping[str, Any], anew: bool) -> Iterator[J
             if not journal.done:  # such as a model that cannot be loaded
                 path.unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def _held(path: Path, output: Path) -> Iterator[IO[bytes]]:
+    """The file at `path`, locked; another process may remove it between opening and locking."""
+    while True:
+        with path.open("a+b") as file:
+            hold(file, output)
+            if _is_at(path, file):
+                yield file
+                return
+
+
+def _is_at(path: Path, file: IO[bytes]) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def hold(file: IO[Any], output: Path | str) -> bool:
