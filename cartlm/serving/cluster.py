@@ -26,7 +26,8 @@ from cartlm.data.tables import Source, folded
 from cartlm.errors import UserError
 from cartlm.serving import partitions
 from cartlm.serving.file_run import answer_line, answers_key
-from cartlm.serving.folder import Folder
+from cartlm.serving.folder import RUN, Folder, run_id
+from cartlm.serving.journal import changed
 from cartlm.serving.outputs import parquet_bytes
 from cartlm.serving.partitions import Contents, Input, Partition
 from cartlm.serving.questions import COLUMNS, find_columns, questions
@@ -37,9 +38,11 @@ from cartlm.text import counted
 LOCAL = "local"
 PHASES = ("load_s", "read_s", "answer_s", "write_s")
 PARTITION = 2000  # rows
+OF_ROWS = ("input", "columns", "partition")  # what of a run's key only the machine that started it knows
 OBJECT_STORE = 256 << 20  # bytes, of a local Ray: partitions are named to the workers, not sent
 RETRIES = 4  # of a part whose worker dies; Ray itself would never stop
 PORT_S, CONNECT_S = 10, 90  # until a port answers, and until the cluster behind it does
+_SAME = "install the same cartlm on every machine: pip install -e '.[ray]'"
 _AFTER_START = "look into /tmp/ray/session_latest/logs, or go without --ray"
 
 
@@ -115,6 +118,8 @@ class Worker:
             found |= self._partition(Partition(**json.loads(part)))
         except UserError as error:  # what is raised, Ray wraps in others and in a traceback
             found["failed"] = str(error)
+        except ImportError as error:  # of a package, too
+            found["failed"] = str(UserError(f"{socket.gethostname()} cannot run cartlm: {error}", _SAME))
         except OSError as error:
             what = f"{socket.gethostname()} cannot load {self._job.model}: {error}"
             found["failed"] = str(UserError(what, "give every machine the same model under the same path"))
@@ -130,10 +135,11 @@ class Worker:
         every = [answer_line(reader, question) for question in asked]
         seconds.append(time.perf_counter())
         answers, rejected = ([line for line in every if ("reason" in line) == no] for no in (False, True))
+        folder.check_run(self._key)
         if rejected:
             lines = (json.dumps({"file": part.path, **line}, ensure_ascii=False) for line in rejected)
-            folder.write(f"{part.name}.rejected.jsonl", "".join(f"{line}\n" for line in lines).encode())
-        folder.write(folder.answers(part), parquet_bytes(answers, self._numbered))
+            folder.write(folder.rejected(part), "".join(f"{line}\n" for line in lines).encode())
+        folder.write(folder.answers(part), parquet_bytes(answers, self._numbered, {RUN: run_id(self._key)}))
         seconds.append(time.perf_counter())
         phases = {name: seconds[at + 1] - seconds[at] for at, name in enumerate(PHASES)}
         return {"answered": len(answers), "rejected": len(rejected), **phases}
@@ -141,11 +147,13 @@ class Worker:
     def _opened(self) -> Reader:
         if self._reader is None:
             job = self._job
-            mine = answers_key(job.model, job.decoding, job.catalog, job.max_tokens)
-            if differs := [name for name, value in mine.items() if self._key[name] != value]:
+            mine = {name: self._key[name] for name in OF_ROWS}
+            mine |= answers_key(job.model, job.decoding, job.catalog, job.max_tokens)
+            if differs := changed(self._key, mine):
                 host = socket.gethostname()
                 what = f"{host} has another {', '.join(differs)} of {job.model} than the machine that started the run"
-                raise UserError(what, "give every machine the same model and version")
+                way = "give every machine the same cartlm, model, baseline, params.yaml and metrics/eval"
+                raise UserError(what, way)
             self._reader = load(job.model, decoding=job.decoding, max_tokens=job.max_tokens, threads=1)
         return self._reader
 
@@ -166,34 +174,39 @@ def predict_on_ray(job: ClusterJob) -> Outcome:
     key = {
         "input": hashlib.sha256(inputs.encode()).hexdigest(),
         "columns": {ours: folded(theirs) for ours, theirs in sorted(columns.items())},
-        "rows": job.rows, **answers_key(job.model, job.decoding, job.catalog, job.max_tokens),
+        "partition": job.rows, **answers_key(job.model, job.decoding, job.catalog, job.max_tokens),
     }  # fmt: skip
     numbered = "id" not in columns or all(
         folded(columns["id"]) in each.numbers for each in contents if each.rows
     )
     outcome = Outcome(job.output, 0, 0, key)
     parts = folder.begun(key, job.anew)
-    if parts is None or _left(folder, parts):
+    if parts is None or _left(folder, parts, key):
         with folder.locked():
             started = time.perf_counter()
             with _ray(job) as workers:
                 ready = time.perf_counter()
                 if (parts := folder.begun(key, job.anew)) is None:
                     folder.begin(key, parts := partitions.plan(contents, job.rows))
-                if left := _left(folder, parts):
+                if left := _left(folder, parts, key):
+                    folder.clear(left)
                     rows, size = sum(part.rows for part in left), max(1, min(workers, len(left)))
                     busy = _answer(Worker, (job, source, key, columns, numbered), left, size)
                     run_s = time.perf_counter() - ready
                     outcome = replace(
                         outcome, asked=rows, workers=size, start_s=ready - started, run_s=run_s, busy=busy
                     )
-    answered = sum(folder.rows(part) for part in parts)
+    done = folder.done(parts, key)
+    if lost := [part for part in parts if part.number not in done]:
+        what = f"{folder.url}/{folder.answers(lost[0])} was deleted or overwritten by another run meanwhile"
+        raise UserError(what, "end that run, then run the same command again")
+    answered = sum(done.values())
     return replace(outcome, answered=answered, rejected=sum(part.rows for part in parts) - answered)
 
 
-def _left(folder: Folder, parts: Sequence[Partition]) -> list[Partition]:
-    there = folder.names()
-    return [part for part in parts if folder.answers(part) not in there]
+def _left(folder: Folder, parts: Sequence[Partition], key: Mapping[str, Any]) -> list[Partition]:
+    done = folder.done(parts, key)
+    return [part for part in parts if part.number not in done]
 
 
 def _answer(
@@ -224,13 +237,16 @@ def _answer(
                 if failed := row.pop("failed"):
                     raise UserError(failed)
                 busy.update(row)
-    except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError):
+    except ray.exceptions.RayError as error:  # its text is a traceback with colours
+        said = str(error)
+        if lacks := re.search(r"(?:ModuleNotFound|Import)Error: (.{1,200})", said):
+            raise UserError(f"a worker cannot run cartlm: {lacks[1]}", _SAME) from None
+        if not isinstance(error, (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)):
+            raise RuntimeError(said.strip().rpartition("\n")[2]) from error
         what = f"workers died {RETRIES + 1} times on one part, by a fault or for lack of memory"
         raise UserError(
             what, "fewer --workers take less memory; the reason is in /tmp/ray/session_latest/logs"
         ) from None
-    except ray.exceptions.RayError as error:  # its text is a traceback with colours
-        raise RuntimeError(str(error).strip().rpartition("\n")[2]) from error
     return dict(busy)
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -188,20 +189,21 @@ def _difference(root: Path, params: Params, variant: str) -> str:
     every = paired.against_f16(paired.read_outcomes_of(metrics, params.variants.names))
     for one in every:
         if one.variant == variant:
-            if not _is_of_this_f16(root, variant):
+            try:
+                digest = find_model(paired.F16, root).digest
+            except FileNotFoundError:
+                return "The difference to F16 is left out: F16 is not here."
+            if not _is_of_this_f16(root, variant, digest):
                 return "The difference to F16 is left out: F16 was trained or evaluated at another time than this model."
             p = f"p = {paired.format_p(one.p_adjusted)}".replace("= <", "< ")
             return f"Against F16 on the same test rows, freely: {paired.format_points(one)} points ({p}, McNemar, Holm)."
     return ""
 
 
-def _is_of_this_f16(root: Path, variant: str) -> bool:
+def _is_of_this_f16(root: Path, variant: str, digest: str) -> bool:
     """Whether F16 was evaluated as it is now, and the variant was not made before its source was made anew."""
     found = read_optional(root / f"metrics/eval/{paired.F16}.json")
-    try:
-        if found.get("inputs", {}).get("model") != find_model(paired.F16, root).digest:
-            return False
-    except FileNotFoundError:
+    if found.get("inputs", {}).get("model") != digest:
         return False
     stages = dvc_lock.read_stages(Tree(root))
     older = dvc_lock.remade_inputs(stages)
@@ -212,13 +214,11 @@ def _is_of_this_f16(root: Path, variant: str) -> bool:
 def _none(evaluation: Mapping[str, Any]) -> str:
     """A sentence on messages that are no order; empty where they were not evaluated."""
     section = evaluation.get("none_constrained") or evaluation.get("none") or {}
-    if not {"recall", "false_none"} <= section.keys():
+    shares = [[f"{key}{end}" for end in ("", "_low", "_high")] for key in ("recall", "false_none")]
+    if not {"n", "orders", *chain(*shares)} <= section.keys():
         return ""
     way = "constrained" if "none_constrained" in evaluation else "free"
-    recall, lost = (
-        cells.with_interval(*(100 * section[f"{key}{end}"] for end in ("", "_low", "_high")))
-        for key in ("recall", "false_none")
-    )
+    recall, lost = (cells.with_interval(*(100 * section[name] for name in names)) for names in shares)
     return (
         f"Of {section['n']:,} messages that are no order, {recall} % are answered so ({way} decoding); of the {section['orders']:,} "
         f"orders of the test {lost} % are lost to that answer."

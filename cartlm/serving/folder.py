@@ -2,16 +2,19 @@
 
 manifest.json names what the answers depend on and the partitions of the input, part-NNNNNN.parquet has the answers of a
 partition, part-NNNNNN.rejected.jsonl the rows without one. Files are written under another name and renamed, a partition's
-answers last: a partition is done or not there, whoever was killed.
+answers last: a partition is done or not there, whoever was killed. The answers name their run: a worker may outlive its driver
+and still write when another run has begun.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
@@ -19,10 +22,18 @@ from typing import Any
 from cartlm.errors import FULL, UserError
 from cartlm.serving.file_run import is_calibrated
 from cartlm.serving.journal import changed, check_key, hold
-from cartlm.serving.partitions import MANIFEST, PART, TEMPORARY, Partition, open_url, readable
+from cartlm.serving.partitions import MANIFEST, TEMPORARY, Partition, open_url, readable
 
 LOCK = ".lock"
+RUN = b"cartlm.run"
+"""In the metadata of a file of answers: `run_id` of the run that made them."""
+OPEN = 16  # files at the same time; a store takes its time for each
 ABANDONED_S = 24 * 3600  # a file is written in seconds
+
+
+def run_id(key: Mapping[str, Any]) -> bytes:
+    """The SHA-256 of what a run's answers depend on."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest().encode()
 
 
 class Folder:
@@ -35,6 +46,10 @@ class Folder:
     def answers(self, part: Partition) -> str:
         """The name of the file that is there where a partition is done."""
         return f"{part.name}.parquet"
+
+    def rejected(self, part: Partition) -> str:
+        """The name of the file of its rows without an answer."""
+        return f"{part.name}.rejected.jsonl"
 
     def names(self) -> set[str]:
         """Of all files; not those that are being written, and not the lock."""
@@ -51,15 +66,15 @@ class Folder:
                 raise UserError(f"{self.url} holds something else", "name another output")
             return None
         before, parts = self._manifest()
-        if changed(before, key) and (anew or not any(PART.fullmatch(name) for name in names)):
+        if changed(before, key) and (anew or not any(self.answers(part) in names for part in parts)):
             return None
         check_key(self.url, before, key)
         return parts
 
     def begin(self, key: Mapping[str, Any], parts: Sequence[Partition]) -> None:
         """Replace an earlier run: its partitions first, so that whatever is left after a kill belongs to the manifest."""
-        for name in sorted(filter(PART.fullmatch, self.names())):
-            self._delete(name)
+        if MANIFEST in self.names():
+            self.clear(self._manifest()[1])
         manifest = {
             "key": key,
             "calibrated": is_calibrated(key),
@@ -80,7 +95,7 @@ class Folder:
             os.makedirs(self._path, exist_ok=True)
             file = open(f"{self._path}/{LOCK}", "a", encoding="utf-8")  # noqa: SIM115
         with file:
-            # whoever wrote temporaries held the lock, and is gone
+            # a worker that outlives its driver may lose a file here: its part counts as not done
             self._sweep(time.time() if hold(file, self.url) else time.time() - ABANDONED_S)
             yield
 
@@ -103,8 +118,29 @@ class Folder:
                 what, f"{way}, then run the same command again: parts that are done stay"
             ) from None
 
-    def rows(self, part: Partition) -> int:
-        """How many answers a finished partition has."""
+    def check_run(self, key: Mapping[str, Any]) -> None:
+        """Raise UserError where another run has begun here, as the worker of a driver that was killed finds."""
+        if changed(self._manifest()[0], key):
+            raise UserError(f"{self.url} is another run's by now", "start one run at a time")
+
+    def done(self, parts: Sequence[Partition], key: Mapping[str, Any]) -> dict[int, int]:
+        """The number of each partition that the run with this key finished -> how many answers it has."""
+        names, run = self.names(), run_id(key)
+        there = [part for part in parts if self.answers(part) in names]
+        with ThreadPoolExecutor(OPEN) as pool:
+            counts = pool.map(lambda part: self._rows(part, run), there)
+            return {part.number: rows for part, rows in zip(there, counts, strict=True) if rows is not None}
+
+    def clear(self, parts: Sequence[Partition]) -> None:
+        """Delete what is there of these partitions."""
+        names = self.names()
+        for part in parts:
+            for name in (self.answers(part), self.rejected(part)):
+                if name in names:
+                    self._delete(name)
+
+    def _rows(self, part: Partition, run: bytes) -> int | None:
+        """How many answers a partition has; None where another run made them."""
         from pyarrow import parquet
 
         name = f"{self._path}/{self.answers(part)}"
@@ -112,7 +148,8 @@ class Folder:
             readable(name, f"delete {name}, then run the same command again"),
             self._files.open_input_file(name) as file,
         ):
-            return int(parquet.ParquetFile(file).metadata.num_rows)
+            found = parquet.ParquetFile(file).metadata
+            return int(found.num_rows) if (found.metadata or {}).get(RUN) == run else None
 
     def _listed(self) -> list[tuple[str, float]]:
         """(name, seconds since 1970 of the last change) of all that is there."""

@@ -53,8 +53,7 @@ def open_journal(output: Path, key: Mapping[str, Any], anew: bool) -> Iterator[J
     """
     path = journal_path(output)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
-        hold(file, output)
+    with _held(path, output) as file:
         file.seek(0)
         begun, end = _header(file.readline())
         done, end = _sound_rows(file, end) if begun is not None else (0, 0)
@@ -73,6 +72,24 @@ def open_journal(output: Path, key: Mapping[str, Any], anew: bool) -> Iterator[J
             if not journal.done:  # such as a model that cannot be loaded
                 path.unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def _held(path: Path, output: Path) -> Iterator[IO[bytes]]:
+    """The file at `path`, locked; another process may remove it between opening and locking."""
+    while True:
+        with path.open("a+b") as file:
+            hold(file, output)
+            if _is_at(path, file):
+                yield file
+                return
+
+
+def _is_at(path: Path, file: IO[bytes]) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def hold(file: IO[Any], output: Path | str) -> bool:
@@ -96,8 +113,8 @@ def check_key(output: Path | str, begun: Mapping[str, Any], key: Mapping[str, An
 
 
 def changed(begun: Mapping[str, Any], key: Mapping[str, Any]) -> list[str]:
-    """What the answers depend on that differs."""
-    return [name for name in key if begun.get(name) != key[name]]
+    """What the answers depend on that differs, or that only one of them has."""
+    return [name for name in {**key, **begun} if begun.get(name) != key.get(name)]
 
 
 def _header(line: bytes) -> tuple[Line | None, int]:

@@ -61,14 +61,22 @@ def write_jsonl(path: Path, values: Iterable[dict[str, Any]]) -> None:
             file.write(json.dumps(value, ensure_ascii=False) + "\n")
 
 
-def parquet_bytes(answers: Sequence[dict[str, Any]], numbered: bool) -> bytes:
-    """A Parquet file of COLUMNS of the answers."""
+def parquet_bytes(
+    answers: Sequence[dict[str, Any]], numbered: bool, metadata: Mapping[bytes, bytes]
+) -> bytes:
+    """A Parquet file of COLUMNS of the answers, with `metadata` of its own."""
     buffer = io.BytesIO()
-    _write_parquet(buffer, ({name: answer.get(name) for name in COLUMNS} for answer in answers), numbered)
+    rows = ({name: answer.get(name) for name in COLUMNS} for answer in answers)
+    _write_parquet(buffer, rows, numbered, metadata)
     return buffer.getvalue()
 
 
-def _write_parquet(target: Path | io.BytesIO, rows: Iterator[dict[str, Any]], numbered: bool) -> None:
+def _write_parquet(
+    target: Path | io.BytesIO,
+    rows: Iterator[dict[str, Any]],
+    numbered: bool,
+    metadata: Mapping[bytes, bytes] | None = None,
+) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -80,7 +88,8 @@ def _write_parquet(target: Path | io.BytesIO, rows: Iterator[dict[str, Any]], nu
             ("quantity", pa.int64()),
             ("confidence", pa.float64()),
             ("latency_ms", pa.float64()),
-        ]
+        ],
+        metadata,
     )
     with parquet.ParquetWriter(target, schema) as writer:
         while part := list(islice(rows, ROWS)):

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import re
+import shlex
 from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -121,8 +122,7 @@ def list_files(url: str, output: str) -> Input:
     with readable(url, "check the URL and its keys"):
         info = filesystem.get_file_info(path)
         if info.type == fs.FileType.Directory:
-            found = [each.path for each in filesystem.get_file_info(fs.FileSelector(path, recursive=True))]
-            root = path
+            found, root = _files(filesystem, path), path
         else:
             found = [info.path] if info.type == fs.FileType.File else []
             root = os.path.dirname(path)
@@ -132,20 +132,64 @@ def list_files(url: str, output: str) -> Input:
     if _place(filesystem, path) == answers:
         raise UserError(f"{output} is both --output and --input", "name another output")
     runs = {os.path.dirname(each) for each in found if os.path.basename(each) == MANIFEST}
-    names = [
-        os.path.relpath(each, root)
-        for each in sorted(found)
-        if each.lower().endswith(READ)
-        and not os.path.basename(each).startswith(".")
-        and not _place(filesystem, each).startswith(f"{answers}/")
-        and not (os.path.dirname(each) in runs and PART.fullmatch(os.path.basename(each)))
-    ]
+    places = dict[str, str]()  # a file that several links lead to is read once
+    for each in found:
+        folder, name = os.path.split(each)
+        if (
+            name.lower().endswith(READ)
+            and not name.startswith(".")
+            and not (place := _place(filesystem, each)).startswith(f"{answers}/")
+            and not (folder in runs and PART.fullmatch(name))
+        ):
+            if filesystem.type_name == "local" and not os.path.isfile(each):
+                raise UserError(f"{each} is no file, or a link to none", "remove it, or mend the link")
+            places.setdefault(place, os.path.relpath(each, root))
+    names = sorted(places.values())
     if not names:
-        table = next((each for each in found if each.lower().endswith((".csv", ".tsv"))), "FILE.csv")
         what = f"{url} has no file of {', '.join(READ)}, which --ray reads"
-        code = "from pyarrow import csv, parquet as p; p.write_table(csv.read_csv('{}'), '{}.parquet')"
-        raise UserError(what, f'of CSV make one: python -c "{code.format(table, table.rpartition(".")[0])}"')
+        if filesystem.type_name != "local":
+            found = []
+        table = next((each for each in found if each.lower().endswith((".csv", ".tsv"))), "")
+        raise UserError(what, _conversion(table) if table else "convert what is there")
     return Input(filesystem, root, names)
+
+
+def _conversion(table: str) -> str:
+    """The command that makes Parquet of a local CSV file; its delimiter is what the header has most of."""
+    with readable(table), open(table, encoding="utf-8", errors="replace") as file:
+        head = file.readline()
+    usual = "\t" if table.lower().endswith(".tsv") else ","
+    delimiter = max([usual, *tables.DELIMITERS], key=head.count)
+    parse = f"csv.ParseOptions(delimiter={delimiter!r}, newlines_in_values=True)"
+    code = (
+        "import sys; from pyarrow import csv, parquet; "
+        f"parquet.write_table(csv.read_csv(sys.argv[1], parse_options={parse}), sys.argv[2])"
+    )
+    paths = shlex.join([table, f"{os.path.splitext(table)[0]}.parquet"])
+    return f'convert it: python -c "{code}" {paths}'
+
+
+def _files(filesystem: Any, folder: str) -> list[str]:
+    """Of all files of a folder and those below it the paths; of each folder its own files before links."""
+    from pyarrow import fs
+
+    if filesystem.type_name != "local":
+        found = filesystem.get_file_info(fs.FileSelector(folder, recursive=True))
+        return [each.path for each in found if each.type == fs.FileType.File]
+
+    def failed(error: OSError) -> None:
+        raise error
+
+    paths, seen = list[str](), set[str]()
+    for here, folders, files in os.walk(folder, onerror=failed, followlinks=True):
+        if (place := os.path.realpath(here)) in seen:  # a link that loops, or a second one
+            folders.clear()
+            continue
+        seen.add(place)
+        for names in (folders, files):
+            names.sort(key=lambda name: (os.path.islink(f"{here}/{name}"), name))
+        paths += [f"{here}/{name}" for name in files]
+    return paths
 
 
 def _place(filesystem: Any, path: str) -> str:

@@ -11,6 +11,7 @@ goes. Run that on a machine that does nothing else.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import shutil
 import subprocess
@@ -59,7 +60,7 @@ def main(messages: int, variant: str, workers: int, rows: Path, timed: bool) -> 
     kill_worker_and_driver(
         cartlm(on_ray), ROOT, output, KEPT / "stderr.txt", (PARTS // 5, PARTS // 2), wait_s=1800
     )
-    left = PARTS - len(parts(output))
+    left = math.ceil(messages / size) - len(parts(output))
     run(on_ray)
     result = compared(answers(alone), answers(*parts(output))) | {"parts_after_kill": left}
     if timed:

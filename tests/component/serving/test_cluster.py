@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import importlib
 import json
 import os
 import pickle
@@ -12,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ from pyarrow import parquet
 
 from cartlm.errors import UserError
 from cartlm.serving import cluster, folder, partitions
+from cartlm.serving.cluster import Worker
+from cartlm.serving.file_run import answers_key
 from tests.component.serving.conftest import Predict, failed
 from tests.fixtures.baseline import write_baseline
 from tests.fixtures.ray_runs import answers, kill_worker_and_driver, parts
@@ -120,12 +125,19 @@ class Dying:
 
 
 @pytest.mark.slow
-def test_a_part_that_kills_every_worker_ends_the_run(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_kills_every_worker_or_that_none_can_import_ends_the_run(
+    repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cluster, "RETRIES", 1)
     job = cluster.ClusterJob("rows.jsonl", "out", "f16")
     parts = [partitions.Partition(at, "rows.jsonl", at + 1, 1, at + 1, 1) for at in range(2)]
-    with cluster._ray(job), pytest.raises(UserError, match="workers died 2 times on one part"):
-        cluster._answer(Dying, (), parts, 1)
+    with cluster._ray(job):
+        with pytest.raises(UserError, match="workers died 2 times on one part"):
+            cluster._answer(Dying, (), parts, 1)
+        (repo / "only_here.py").write_text("class Worker:\n    pass\n")
+        monkeypatch.syspath_prepend(repo)
+        with pytest.raises(UserError, match=r"No module named 'only_here'.*install the same cartlm on every"):
+            cluster._answer(importlib.import_module("only_here").Worker, (), parts, 1)
 
 
 @pytest.fixture
@@ -331,6 +343,70 @@ def test_files_count_their_rows_together_and_differ_in_no_column(repo: Path, on_
     assert not (repo / "third").exists()
 
 
+def test_a_file_is_read_once_whatever_links_to_it_and_a_dead_link_is_refused(repo: Path) -> None:
+    (repo / "in/deep.jsonl").mkdir(parents=True)
+    for name in ("one.jsonl", "deep.jsonl/two.jsonl"):
+        jsonl(repo / "in" / name, good(2))
+    for link, target in (
+        ("again", "."),
+        ("also", "."),
+        ("deep.jsonl/up", ".."),
+        ("a.jsonl", "one.jsonl"),
+        ("named.jsonl", ".hidden.jsonl"),
+        ("z.jsonl", "rows.txt"),
+    ):
+        (repo / "in" / link).symlink_to(target)
+    for name in ("elsewhere/three.jsonl", "in/.hidden.jsonl", "in/rows.txt"):
+        jsonl(repo / name, good(1))
+    (repo / "in/linked").symlink_to(repo / "elsewhere")
+    (repo / "in/notes.txt").symlink_to("nowhere")
+
+    def names() -> list[str]:
+        return list(partitions.list_files(str(repo / "in"), str(repo / "out")).names)
+
+    assert names() == ["deep.jsonl/two.jsonl", "linked/three.jsonl", "named.jsonl", "one.jsonl", "z.jsonl"]
+    for target in ("nowhere", "dead.jsonl"):
+        (repo / "in/dead.jsonl").symlink_to(target)
+        with pytest.raises(UserError, match=r"in/dead\.jsonl is no file.*; remove it"):
+            names()
+        (repo / "in/dead.jsonl").unlink()
+    os.mkfifo(repo / "in/pipe.jsonl")
+    with pytest.raises(UserError, match=r"in/pipe\.jsonl is no file"):
+        names()
+
+
+@pytest.mark.parametrize(
+    ("name", "delimiter"), [("it's $HOME.csv", ","), ("Excel.CSV", ";"), ("rows.tsv", "\t")]
+)
+def test_the_command_that_converts_csv_does(repo: Path, name: str, delimiter: str) -> None:
+    rows = [{"id": str(at), "message": f"{at} x, y; z", "catalog": "Tea\nOat Milk"} for at in range(3)]
+    with (repo / name).open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0]], delimiter=delimiter, quoting=csv.QUOTE_ALL)
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(UserError) as found:
+        partitions.list_files(str(repo / name), str(repo / "out"))
+    command = found.value.hint[found.value.hint.index("python -c") :].replace("python", sys.executable, 1)
+    subprocess.run(command, shell=True, check=True)
+    made = parquet.read_table((repo / name).with_suffix(".parquet")).to_pylist()
+    assert [{**row, "id": str(row["id"])} for row in made] == rows
+
+
+def test_no_command_converts_what_is_no_local_csv(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyarrow import fs
+
+    for name in ("rows.jsonl.gz", "rows.csv"):
+        (repo / name).write_text("message\n")
+    store = fs.SubTreeFileSystem(str(repo), fs.LocalFileSystem())
+    with pytest.raises(UserError) as found:
+        partitions.list_files(str(repo / "rows.jsonl.gz"), str(repo / "out"))
+    assert "python" not in found.value.hint
+    monkeypatch.setattr(partitions, "open_url", lambda url: (store, url.removeprefix("s3://")))
+    with pytest.raises(UserError) as found:
+        partitions.list_files("s3://rows.csv", "s3://out")
+    assert "python" not in found.value.hint
+
+
 def test_a_begun_run_goes_on_by_the_contents_of_its_input(
     repo: Path, on_ray: Predict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,12 +430,66 @@ def test_a_begun_run_goes_on_by_the_contents_of_its_input(
     failed(on_ray("--input", "../moved", "--output", "../out"), "another input", "--anew")
 
 
+def test_another_partition_is_named_as_the_option_is(repo: Path, on_ray: Predict) -> None:
+    jsonl(repo / "rows.jsonl", good())
+    run = ("--input", "rows.jsonl", "--output", "out")
+    assert on_ray(*run).exit_code == 0
+    failed(on_ray(*run, "--partition", "3"), "out was made with another partition;", "--anew")
+
+
+def test_a_baseline_that_came_or_went_makes_another_run(repo: Path, on_ray: Predict) -> None:
+    jsonl(repo / "rows.jsonl", good())
+    baseline, run = repo / "models/baseline/model.json", ("--input", "rows.jsonl", "--variant", "f16")
+    assert on_ray(*run, "--output", "with").exit_code == 0
+    (repo / "with/part-000001.parquet").unlink()
+    baseline.unlink()
+    failed(on_ray(*run, "--output", "with"), "with was made with another learned, baseline", "--anew")
+    assert on_ray(*run, "--output", "without").exit_code == 0
+    write_baseline(baseline)
+    failed(on_ray(*run, "--output", "without"), "without was made with another learned, baseline", "--anew")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_worker_with_another_baseline_than_the_driver_is_named(
+    repo: Path, on_ray: Predict, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    jsonl(repo / "rows.jsonl", good())
+    baseline = repo / "models/baseline/model.json"
+
+    class Elsewhere(cluster.Worker):
+        def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+            write_baseline(baseline) if there else baseline.unlink(missing_ok=True)
+            return super().__call__(batch)
+
+    if there:
+        baseline.unlink()
+    monkeypatch.setattr(cluster, "Worker", Elsewhere)
+    done = on_ray("--input", "rows.jsonl", "--output", "out", "--variant", "f16")
+    failed(done, "has another learned, baseline of", "give every machine the same cartlm, model, baseline")
+    assert not parts(repo / "out")
+
+
+def test_a_package_that_a_worker_lacks_is_named(
+    repo: Path, on_ray: Predict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jsonl(repo / "rows.jsonl", good())
+    for error in (ModuleNotFoundError("No module named 'llama_cpp'"), PackageNotFoundError("llama_cpp")):
+
+        def lacks(*_: Any, error: ImportError = error, **__: Any) -> Any:
+            raise error
+
+        monkeypatch.setattr(cluster, "load", lacks)
+        done = on_ray("--input", "rows.jsonl", "--output", "out")
+        failed(done, socket.gethostname(), "llama_cpp", "install the same cartlm on every machine")
+
+
 def test_anew_removes_only_what_a_run_wrote_and_a_kill_leaves_a_whole_run(
     repo: Path, on_ray: Predict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jsonl(repo / "rows.jsonl", [*good(), good()[0] | {"message": ""}])
     assert on_ray("--input", "rows.jsonl", "--output", "out").exit_code == 0
-    for name in ("notes.txt", "part-of-mine.parquet", "part-000000.csv"):
+    mine = {"notes.txt", "part-of-mine.parquet", "part-000000.csv", "part-000777.parquet"}
+    for name in mine:
         (repo / "out" / name).write_text("mine")
     jsonl(repo / "fewer.jsonl", good(5))
     failed(on_ray("--input", "fewer.jsonl", "--output", "out"), "another input", "--anew")
@@ -373,10 +503,73 @@ def test_anew_removes_only_what_a_run_wrote_and_a_kill_leaves_a_whole_run(
     done = on_ray("--input", "rows.jsonl", "--output", "out")  # the first run again
     assert "10 answers and 1 row " in done.stdout, done.output
     assert "5 answers and 0 rows" in on_ray("--input", "fewer.jsonl", "--output", "out", "--anew").stdout
-    mine = {"notes.txt", "part-of-mine.parquet", "part-000000.csv"}
     assert {path.name for path in (repo / "out").iterdir()} == {
         *mine, "manifest.json", ".lock", "part-000000.parquet", "part-000001.parquet",
     }  # fmt: skip
+
+
+def test_a_run_without_a_part_is_replaced_beside_files_that_no_run_wrote(repo: Path, on_ray: Predict) -> None:
+    jsonl(repo / "rows.jsonl", good())
+    assert on_ray("--input", "rows.jsonl", "--output", "out").exit_code == 0
+    for part in parts(repo / "out"):
+        part.unlink()
+    (repo / "out/part-000777.parquet").write_text("mine")
+    jsonl(repo / "fewer.jsonl", good(5))
+    assert on_ray("--input", "fewer.jsonl", "--output", "out").exit_code == 0
+    assert (repo / "out/part-000777.parquet").read_text() == "mine"
+
+
+def orphan(job: cluster.ClusterJob, manifest: dict[str, Any]) -> dict[str, Any]:
+    """What a worker of the run with this manifest, whose driver is dead, makes of its second part."""
+    part, key = manifest["partitions"][1], manifest["key"]
+    source = partitions.list_files(job.input, job.output)
+    columns = {name: name for name in ("id", "message", "catalog")}
+    return Worker(job, source, key, columns, False)({"partition": [json.dumps(part)]})
+
+
+def test_a_worker_of_a_dead_run_does_not_write_into_the_next_one(
+    repo: Path, on_ray: Predict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jsonl(repo / "rows.jsonl", good())
+    run = ("--input", "rows.jsonl", "--output", "out", "--variant", "f16")
+    model = str(repo / "models/f16/model.gguf")
+    job = cluster.ClusterJob(str(repo / "rows.jsonl"), str(repo / "out"), model, 4, decoding="free")
+    free = answers_key(model, "free", None, None)
+    assert on_ray(*run, "--decoding", "free").exit_code == 0
+    manifest = repo / "out/manifest.json"
+    first = json.loads(manifest.read_text())
+    assert first["key"].items() >= free.items()
+    assert on_ray(*run, "--anew").exit_code == 0
+    made = {path: path.read_bytes() for path in (repo / "out").iterdir()}
+    (late,) = orphan(job, first)["failed"]
+    assert "out is another run's by now" in late
+    assert {path: path.read_bytes() for path in (repo / "out").iterdir()} == made
+
+    # it may have asked just before the next run began
+    with monkeypatch.context() as patch:
+        patch.setattr(folder.Folder, "check_run", lambda *_: None)
+        assert orphan(job, first)["failed"] == [""]
+    (repo / "out/part-000001.rejected.jsonl").write_text("{}\n")
+    part = repo / "out/part-000001.parquet"
+    assert part.read_bytes() != made[part]
+    done = on_ray(*run)
+    assert done.exit_code == 0, done.output
+    assert "10 answers and 0 rows" in done.stdout
+    assert "messages/s" in done.stdout
+    assert not rejects(repo / "out")
+    assert None not in column(repo / "out", "confidence"), "no free answer"
+
+    class Overtaken(cluster.Worker):
+        def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+            found = super().__call__(batch)
+            with monkeypatch.context() as patch:
+                patch.setattr(folder.Folder, "check_run", lambda *_: None)
+                orphan(job, first)
+            return found
+
+    monkeypatch.setattr(cluster, "Worker", Overtaken)
+    part.unlink()
+    failed(on_ray(*run), "part-000001.parquet", "another run", "same command again")
 
 
 def test_a_second_run_is_refused_and_deletes_nothing_of_the_first(repo: Path, on_ray: Predict) -> None:
@@ -495,7 +688,11 @@ def test_what_cannot_be_read_or_written_is_one_line(repo: Path, asked: Path, pre
     (repo / "taken/notes.txt").touch()
     failed(on_ray(*good, "--output", "taken"), "something else", "another output")
     (repo / "out").mkdir()
-    (repo / "out" / partitions.MANIFEST).write_text(json.dumps({"key": {"input": "other"}, "partitions": []}))
+    other = {
+        "key": {"input": "other"},
+        "partitions": [asdict(partitions.Partition(0, "a.jsonl", 1, 1, 1, 1))],
+    }
+    (repo / "out" / partitions.MANIFEST).write_text(json.dumps(other))
     (repo / "out/part-000000.parquet").touch()
     failed(on_ray(*good, "--output", "out"), "another input", "--anew")
     (repo / "rows.parquet").write_bytes(b"PAR1 not really")

@@ -117,7 +117,9 @@ def test_figures_of_another_model_are_left_out(shop: Path) -> None:
     lock(shop, "metrics/quantize")  # of another file
     (shop / "models/f16/model.gguf").unlink()
     assert export("q4_k_m", "out", "--anew").exit_code == 0
-    assert (shop / "out" / CARD).read_text().count("left out") == 2
+    card = (shop / "out" / CARD).read_text()
+    assert card.count("left out") == 2
+    assert "The difference to F16 is left out: F16 is not here." in card
 
 
 def test_a_variant_made_before_its_source_is_not_compared_with_it(shop: Path) -> None:
@@ -162,6 +164,12 @@ def test_a_model_that_knows_no_orders_says_so(shop: Path) -> None:
     assert "of the 1,000 orders of the test 1.0 [0.5, 1.8] % are lost" in card
     assert "or empty where `action` is `none`" in card
     assert "none=True" in card
+
+    for limit in ("recall_low", "false_none_high", "n", "orders"):
+        without = {name: value for name, value in section.items() if name != limit}
+        write_metrics(path, {**json.loads(path.read_text()), "none_constrained": without})
+        assert export("q4_k_m", "out", "--anew").exit_code == 0
+        assert "messages that are no order, " not in (shop / "out" / CARD).read_text()
 
 
 def test_a_full_disk_names_the_folder_and_leaves_none(shop: Path) -> None:

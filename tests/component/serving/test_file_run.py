@@ -252,6 +252,8 @@ def test_another_baseline_makes_another_run_but_with_free_decoding(predict: Pred
         assert predict(*options).exit_code == 0
         baseline.write_text(baseline.read_text().replace('"threshold": 1.0', '"threshold": 2.0'))
         assert (predict(*options).exit_code == 0) == same
+        baseline.unlink()
+        assert (predict(*options).exit_code == 0) == same
         write_baseline(baseline)
 
 

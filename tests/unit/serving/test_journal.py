@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
 from cartlm.errors import UserError
+from cartlm.serving import journal
 from cartlm.serving.journal import journal_path, open_journal
 
 KEY = {"input": "a", "model": "b"}
@@ -17,11 +18,11 @@ def run(
     output: Path, texts: list[str], key: dict[str, Any] = KEY, anew: bool = False
 ) -> tuple[int, list[Any]]:
     """How many rows were there, and all after adding these."""
-    with open_journal(output, key, anew) as journal:
-        done = journal.done
+    with open_journal(output, key, anew) as opened:
+        done = opened.done
         for text in texts:
-            journal.add({"id": text})
-        return done, [line["id"] for line in journal.lines()]
+            opened.add({"id": text})
+        return done, [line["id"] for line in opened.lines()]
 
 
 def test_lines_stay_between_runs_in_their_order(tmp_path: Path) -> None:
@@ -74,6 +75,24 @@ def test_a_run_without_a_row_blocks_no_other(tmp_path: Path) -> None:
     assert not journal_path(output).exists()
     run(output, [])  # as after a kill
     assert run(output, ["a"], KEY | {"model": "c"}) == (0, ["a"])
+
+
+def test_answers_never_go_to_a_file_that_another_run_removes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other fails, or ends, between the moment this one opens the journal and the moment it locks it."""
+    output, hold, others = tmp_path / "answers.csv", journal.hold, ["removed", "removed and begun anew"]
+
+    def held(file: IO[Any], name: Path) -> bool:
+        if others:
+            journal_path(output).unlink()
+            if others.pop().endswith("anew"):
+                run(output, ["a"])
+        return hold(file, name)
+
+    monkeypatch.setattr(journal, "hold", held)
+    assert run(output, ["b"]) == (1, ["a", "b"])
+    assert run(output, []) == (2, ["a", "b"])
 
 
 def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
