@@ -140,7 +140,7 @@ def _cluster(
     given = {name: options[name] for name in names} | {"rows": options["rows"] or PARTITION}
     outcome = predict_on_ray(ClusterJob(source, output, model, columns=columns, catalog=catalog, **given))
     if note := confidence_note(outcome.key, variant):
-        command.progress(f"{output}: {note}")
+        command.progress(f"{outcome.output}: {note}")
     print(outcome.text())
     return 0
 
@@ -148,8 +148,11 @@ def _cluster(
 def _file(source: str, output: str, variant: str, catalog: list[str] | None, options: dict[str, Any]) -> int:
     from cartlm.serving.columns import parse_columns
     from cartlm.serving.file_run import Job, predict_file
+    from cartlm.serving.partitions import shown
     from cartlm.serving.questions import COLUMNS
 
+    if url := next((each for each in (source, output) if "://" in each), ""):
+        raise UserError(f"{shown(url)} is a URL, which only --ray reads", "add --ray, or name local files")
     columns = parse_columns(options["columns"], COLUMNS)
     given = {name: options[name] for name in ("decoding", "max_tokens", "anew")}
     job = Job(Path(source), Path(output), variant, columns, catalog, **given)

@@ -179,7 +179,7 @@ def predict_on_ray(job: ClusterJob) -> Outcome:
     numbered = "id" not in columns or all(
         folded(columns["id"]) in each.numbers for each in contents if each.rows
     )
-    outcome = Outcome(job.output, 0, 0, key)
+    outcome = Outcome(folder.url, 0, 0, key)
     parts = folder.begun(key, job.anew)
     if parts is None or _left(folder, parts, key):
         with folder.locked():
@@ -340,7 +340,8 @@ def _columns(job: ClusterJob, contents: Sequence[Contents]) -> dict[str, str]:
     if not sound:
         problems = [each.problem for each in contents if each.problem]
         raise UserError(
-            problems[0] if problems else f"{job.input} holds no rows", "mend the file, or name another input"
+            problems[0] if problems else f"{partitions.shown(job.input)} holds no rows",
+            "mend the file, or name another input",
         )
     shared = job.catalog is not None
     every = {

@@ -22,7 +22,7 @@ from typing import Any
 from cartlm.errors import FULL, UserError
 from cartlm.serving.file_run import is_calibrated
 from cartlm.serving.journal import changed, check_key, hold
-from cartlm.serving.partitions import MANIFEST, TEMPORARY, Partition, open_url, readable
+from cartlm.serving.partitions import MANIFEST, TEMPORARY, Partition, mending, open_url, readable, shown, why
 
 LOCK = ".lock"
 RUN = b"cartlm.run"
@@ -40,7 +40,7 @@ class Folder:
     """The folder at a URL or an absolute path. Every method raises UserError where it cannot be read or written."""
 
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
+        self.url = shown(url).rstrip("/")
         self._files, self._path = open_url(url)
 
     def answers(self, part: Partition) -> str:
@@ -111,9 +111,9 @@ class Folder:
             with suppress(OSError):
                 self._files.delete_file(temporary)
             full = error.errno in FULL
-            why = os.strerror(error.errno) if error.errno else " ".join(str(error).split())[:200]
-            way = "free some space" if full else f"ls -ld {self.url}"
-            what = f"{self.url}/{name} cannot be written: {why}"
+            reason = os.strerror(error.errno) if error.errno else why(error)
+            way = mending(error, "free some space" if full else f"ls -ld {self.url}")
+            what = f"{self.url}/{name} cannot be written: {reason}"
             raise UserError(
                 what, f"{way}, then run the same command again: parts that are done stay"
             ) from None

@@ -21,6 +21,7 @@ READ = (".jsonl", ".ndjson", ".parquet")
 TEMPORARY, MANIFEST = ".tmp-", "manifest.json"
 PART = re.compile(r"part-\d{6,}\.(parquet|rejected\.jsonl)")
 CHUNK = 1 << 20  # bytes
+OF_STORE = "check bucket, region, endpoint and keys: in the URL, or in AWS_* on every machine of the cluster"
 STORE_S = 30  # Google's client asks for a quarter of an hour before it gives up
 _BOM = b"\xef\xbb\xbf"
 
@@ -84,7 +85,8 @@ def open_url(url: str) -> tuple[Any, str]:
     """pyarrow's filesystem of a URL or a local path, and the path there. Raises UserError for one that it does not know."""
     from pyarrow import fs
 
-    with readable(url, "name a path, or s3://BUCKET/PATH", "opened"):
+    way = "name a path, or s3://BUCKET/PATH" + (", with / in a key as %2F" if shown(url) != url else "")
+    with readable(url, way, "opened"):
         if not url:
             raise ValueError("the name is empty")
         if "://" not in url:
@@ -107,8 +109,27 @@ def readable(name: str, way: str = "mend the file", what: str = "read") -> Itera
     try:
         yield
     except (OSError, ValueError, ArrowException) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{name or repr(name)} cannot be {what}: {reason}", way) from None
+        reason = why(error, name) or type(error).__name__
+        what = f"{shown(name) or repr(name)} cannot be {what}: {reason}"
+        raise UserError(what, mending(error, way)) from None
+
+
+def why(error: BaseException, url: str = "") -> str:
+    """What pyarrow says, without the keys of the URL."""
+    return " ".join(str(error).replace(url, shown(url)).split())[:300]
+
+
+def mending(error: BaseException, way: str) -> str:
+    """What to do: `way`, but for an S3 store that refused or does not answer."""
+    of_store = any(word in str(error) for word in ("AWS Error", "allow_bucket_creation"))
+    return OF_STORE if of_store else way
+
+
+def shown(url: str) -> str:
+    """A URL as it is printed: without its keys and options. A local path is itself."""
+    if "://" not in url:
+        return url
+    return re.sub(r"^(?!hdfs)(\w+://)[^/@:]*:[^@]*@", r"\1", url).partition("?")[0].rstrip("/")
 
 
 def list_files(url: str, output: str) -> Input:
@@ -127,10 +148,10 @@ def list_files(url: str, output: str) -> Input:
             found = [info.path] if info.type == fs.FileType.File else []
             root = os.path.dirname(path)
     if not found:
-        raise UserError(f"{url} is not there, or has no file", "name a file, or a folder with some")
+        raise UserError(f"{shown(url)} is not there, or has no file", "name a file, or a folder with some")
     answers = _place(*open_url(output))
     if _place(filesystem, path) == answers:
-        raise UserError(f"{output} is both --output and --input", "name another output")
+        raise UserError(f"{shown(output)} is both --output and --input", "name another output")
     runs = {os.path.dirname(each) for each in found if os.path.basename(each) == MANIFEST}
     places = dict[str, str]()  # a file that several links lead to is read once
     for each in found:
@@ -146,7 +167,7 @@ def list_files(url: str, output: str) -> Input:
             places.setdefault(place, os.path.relpath(each, root))
     names = sorted(places.values())
     if not names:
-        what = f"{url} has no file of {', '.join(READ)}, which --ray reads"
+        what = f"{shown(url)} has no file of {', '.join(READ)}, which --ray reads"
         if filesystem.type_name != "local":
             found = []
         table = next((each for each in found if each.lower().endswith((".csv", ".tsv"))), "")
