@@ -85,7 +85,7 @@ def open_url(url: str) -> tuple[Any, str]:
     """pyarrow's filesystem of a URL or a local path, and the path there. Raises UserError for one that it does not know."""
     from pyarrow import fs
 
-    way = "name a path, or s3://BUCKET/PATH" + (", with / in a key as %2F" if shown(url) != url else "")
+    way = "name a path, or s3://BUCKET/PATH" + (", with / in a key as %2F" if "@" in url else "")
     with readable(url, way, "opened"):
         if not url:
             raise ValueError("the name is empty")
@@ -129,7 +129,7 @@ def shown(url: str) -> str:
     """A URL as it is printed: without its keys and options. A local path is itself."""
     if "://" not in url:
         return url
-    return re.sub(r"^(?!hdfs)(\w+://)[^/@:]*:[^@]*@", r"\1", url).partition("?")[0].rstrip("/")
+    return re.sub(r"^(?!hdfs)(\w+://)[^/@:]*:[^@]*@", r"\1", url).partition("?")[0]
 
 
 def list_files(url: str, output: str) -> Input:

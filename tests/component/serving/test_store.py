@@ -139,7 +139,7 @@ def test_a_url_without_ray_is_refused(predict: Predict) -> None:
     ("url", "printed"),
     [
         ("s3://k:a/b@shop/in/a@b?region=x", "s3://shop/in/a@b"),
-        ("s3://shop/a:b@c/", "s3://shop/a:b@c"),
+        ("s3://shop/a:b@c/", "s3://shop/a:b@c/"),
         ("s3://k:a?b@shop/in", "s3://shop/in"),
         ("abfs://container@account.dfs.core.windows.net/in?sas_token=x", "abfs://container@account.dfs.core.windows.net/in"),
         ("abfs://:key@account/in", "abfs://account/in"),
