@@ -27,7 +27,8 @@ def sources(settings: Params, root: Path = ROOT, show_rows: bool = False, commit
     from cartlm.data.card import OURS
     from cartlm.report_page.parts import Sources  # as below: an environment for rows alone has no Jinja
 
-    for tree in (Tree(root), *(Tree(root, None, f"results/{each.name}") for each in models.studies(root))):
+    studies = models.studies(root)
+    for tree in (Tree(root), *(Tree(root, None, f"results/{each.name}") for each in studies)):
         load_metrics(tree)  # names the file
     ours = models.default(root / METRICS, settings.variants.names, settings.base.path, settings.base.source)
     data = dvc_lock.read_stages(Tree(root)).get(
@@ -40,7 +41,7 @@ def sources(settings: Params, root: Path = ROOT, show_rows: bool = False, commit
     dataset = (
         path if settings.data.source == "hub" else Path(path).name
     )  # a reader need not know where it is here
-    return Sources(root, [ours, *models.studies(root)], dataset, shown, commits)
+    return Sources(root, [ours, *studies], dataset, shown, commits)
 
 
 @click.command(cls=command.Guard)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+LANGUAGE_CODES = {"english": "en", "croatian": "hr", "spanish": "es"}
+"""Our name of a language -> ISO 639-1, for model cards and HTML."""
+
 
 def counted(n: int, noun: str) -> str:
     """A number and its noun: `1 row`, `2,000 rows`."""

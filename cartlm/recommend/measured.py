@@ -41,8 +41,7 @@ class Candidate:
 
     def dominates(self, other: Candidate) -> bool:
         """Whether it is nowhere worse and somewhere better, by the values alone."""
-        pairs = [*zip(self.losses, other.losses, strict=True)]
-        return all(ours <= theirs for ours, theirs in pairs) and self.losses != other.losses
+        return dominates(self.losses, other.losses)
 
     def shown(self, key: str) -> str:
         """One quantity for people, as `p95 79.9 [74.3, 85.8] ms`."""
@@ -55,6 +54,11 @@ class Candidate:
         for key, value in self.values.items():
             row |= flat(key, value)
         return row
+
+
+def dominates(ours: Sequence[float], theirs: Sequence[float]) -> bool:
+    """Whether our losses are nowhere larger and somewhere smaller."""
+    return all(one <= other for one, other in zip(ours, theirs, strict=True)) and ours != theirs
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,17 @@ from cartlm.report import cells, cliff, worth
 from cartlm.report.models import Model
 from cartlm.report.summary import read_optional
 from cartlm.report_page import drawing, test_rows
-from cartlm.report_page.parts import Cell, Section, Sources, Table, View, machines, shown_path, table
+from cartlm.report_page.parts import (
+    Cell,
+    Section,
+    Sources,
+    Table,
+    View,
+    evaluations,
+    machines,
+    shown_path,
+    table,
+)
 
 WAYS = ("constrained", "free", "ensemble")
 SLICES = {
@@ -27,12 +37,6 @@ SLICES = {
     "novel": "novel",
 }
 LANGUAGES, NOISES = ("croatian", "english", "spanish"), ("clean", "noisy")
-
-
-def evaluations(model: Model) -> dict[str, Mapping[str, Any]]:
-    """Variant -> its file of metrics/eval, where there is one."""
-    found = {name: read_optional(model.metrics / "eval" / f"{name}.json") for name in model.variants}
-    return {name: values for name, values in found.items() if values}
 
 
 def cliff_section(sources: Sources) -> Section:

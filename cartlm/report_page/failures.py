@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 from cartlm.evaluation.paired import F16, UNQUANTIZED
 from cartlm.report_page import test_rows
 from cartlm.report_page.parts import Section, Sources, View, shown_path
+from cartlm.text import LANGUAGE_CODES
 
 SHOWN = 12  # rows a variant
 FIELDS = ("action", "product", "quantity")
@@ -78,10 +79,7 @@ def example(row: Mapping[str, Any], answer: str) -> Markup:
     catalog = Markup("").join(Markup("<li>{}</li>").format(each) for each in row["catalog"])
     return Markup(
         '<li><p class="message" lang="{}">{}</p><dl>{}</dl><details><summary>catalog, {}</summary><ul>{}</ul></details></li>'
-    ).format(LANGUAGES.get(str(row["language"]), ""), row["message"], pair, row["id"], catalog)
-
-
-LANGUAGES = {"english": "en", "croatian": "hr", "spanish": "es"}
+    ).format(LANGUAGE_CODES.get(str(row["language"]), ""), row["message"], pair, row["id"], catalog)
 
 
 def read(text: str) -> dict[str, Any] | None:

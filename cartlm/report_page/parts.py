@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from cartlm.report import cells
+from cartlm.report import cells, hardware
 from cartlm.report.models import Model
+from cartlm.report.summary import read_optional
 
 Row = Mapping[str, Any]
 
@@ -102,6 +103,26 @@ def _cell(value: Any, text: str) -> Cell:
     if isinstance(value, int):  # counted: all digits
         return Cell(f"{value:,}", value)
     return Cell(text, value if isinstance(value, float) else text.lower())
+
+
+def evaluations(model: Model) -> dict[str, Mapping[str, Any]]:
+    """Variant -> its file of metrics/eval, where there is one."""
+    found = {name: read_optional(model.metrics / "eval" / f"{name}.json") for name in model.variants}
+    return {name: values for name, values in found.items() if values}
+
+
+def benches(model: Model) -> dict[str, dict[str, dict[str, Any]]]:
+    """Target -> variant -> its file, with the section of its speeds as `speed`; variants in the order of params.yaml."""
+    found = {}
+    for folder in sorted((model.metrics / "bench").glob("*")):
+        for part in ("cpu", "gpu"):
+            if folder.is_dir() and (files := hardware.measurements(folder, part)):
+                names = [
+                    *(name for name in model.variants if name in files),
+                    *(name for name in files if name not in model.variants),
+                ]
+                found[folder.name] = {name: {**files[name], "speed": files[name][part]} for name in names}
+    return found
 
 
 def machines(files: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -7,28 +7,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from cartlm.report import cells, hardware
+from cartlm.report import cells
 from cartlm.report.summary import read_optional
 from cartlm.report_page.drawing import Bar, stacked
-from cartlm.report_page.parts import Section, Sources, View, machines, shown_path, table
+from cartlm.report_page.parts import Section, Sources, View, benches, machines, shown_path, table
 
 PHASES = ("prefill", "decode")
 ENERGY = ("energy_j_per_query", "energy_j_per_token", "energy_idle_w", "energy_source")
 KEYS = ("variant", "prefill ms", "decode ms", "prefill_tokens_per_s", "decode_tokens_per_s", "latency_ms_p50", "latency_ms_p95", "queries_per_s", "load_s", "peak_rss_mib")  # fmt: skip
-
-
-def measured(sources: Sources) -> dict[str, dict[str, dict[str, Any]]]:
-    """Target -> variant -> its file, with the section of its speeds as `speed`; variants in the order of params.yaml."""
-    found = {}
-    for folder in sorted((sources.metrics / "bench").glob("*")):
-        for part in ("cpu", "gpu"):
-            if folder.is_dir() and (files := hardware.measurements(folder, part)):
-                names = [
-                    *(name for name in sources.variants if name in files),
-                    *(name for name in files if name not in sources.variants),
-                ]
-                found[folder.name] = {name: {**files[name], "speed": files[name][part]} for name in names}
-    return found
 
 
 def split(speed: Mapping[str, Any]) -> tuple[float, float] | None:
@@ -47,7 +33,7 @@ def split(speed: Mapping[str, Any]) -> tuple[float, float] | None:
 def section(sources: Sources) -> Section:
     """Bars of both phases, by target."""
     views = []
-    for target, files in measured(sources).items():
+    for target, files in benches(sources.models[0]).items():
         bars, rows = [], []
         for name, file in files.items():
             speed = file["speed"]
@@ -83,7 +69,7 @@ def section(sources: Sources) -> Section:
 def energy_section(sources: Sources) -> Section:
     """Joules by target; where none were measured, why."""
     views = []
-    for target, files in measured(sources).items():
+    for target, files in benches(sources.models[0]).items():
         rows = [{"variant": name, **file["energy"]} for name, file in files.items() if file.get("energy")]
         title = f"Energy on {target}"
         folder = sources.metrics / "bench" / target

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from markupsafe import Markup
 
 from cartlm.evaluation.paired import BASELINE
 from cartlm.metrics import read_metrics
-from cartlm.recommend.measured import ACCURACY, RANDOM, flat, interval, section_name
-from cartlm.report import cells, hardware
+from cartlm.recommend.measured import ACCURACY, RANDOM, dominates, flat, interval, section_name
+from cartlm.report import cells
 from cartlm.report.cells import Interval
 from cartlm.report.models import Model
-from cartlm.report.summary import read_optional
 from cartlm.report_page import drawing
-from cartlm.report_page.parts import Section, Sources, View, machines, shown_path, table
+from cartlm.report_page.parts import Section, Sources, View, benches, evaluations, machines, shown_path, table
 
 ID = "trade-off"
 COSTS = {
@@ -44,6 +43,11 @@ class Mark:
     accuracy: Interval
     on_front: bool = False
 
+    @property
+    def losses(self) -> tuple[float, float]:
+        """Both values, turned so that less is better."""
+        return -self.accuracy.value, self.cost.value
+
 
 def section(sources: Sources) -> Section:
     """All combinations that were measured, the recommended one first."""
@@ -63,18 +67,14 @@ def section(sources: Sources) -> Section:
 
 def model_views(sources: Sources, model: Model) -> Iterator[View]:
     """By target, decoding, rows and quantity."""
-    evaluations = {
-        name: read_optional(model.metrics / "eval" / f"{name}.json")
-        for name in model.variants
-        if name != "base"
-    }
+    evaluated = {name: values for name, values in evaluations(model).items() if name != "base"}
     for target, costs in measured_costs(model).items():
         for rows, words in ROWS.items():
             for decoding in DECODINGS:
                 for key in COSTS:
                     marks = [
                         Mark(name, cost, share)
-                        for name, evaluation in evaluations.items()
+                        for name, evaluation in evaluated.items()
                         if (share := accuracy(evaluation, name, decoding, rows))
                         and (cost := interval(costs.get(name, {}).get("speed", {}), key))
                     ]
@@ -83,7 +83,7 @@ def model_views(sources: Sources, model: Model) -> Iterator[View]:
                     for shown, kept in ((FILES, files), (WITH_BASELINE, marks if marks != files else [])):
                         if len(files) > 1 and kept:
                             whole = {**choice, "show": shown, "against": COSTS[key]}
-                            yield view(sources, model, whole, key, with_front(kept), evaluations, costs)
+                            yield view(sources, model, whole, key, with_front(kept), evaluated, costs)
 
 
 def accuracy(evaluation: Mapping[str, Any], name: str, decoding: str, rows: str) -> Interval | None:
@@ -94,16 +94,14 @@ def accuracy(evaluation: Mapping[str, Any], name: str, decoding: str, rows: str)
 
 def measured_costs(model: Model) -> dict[str, dict[str, dict[str, Any]]]:
     """Target -> variant -> its file, with its costs as `speed`; a model without a benchmark has the sizes of its files."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    folder = model.metrics / "bench"
-    for path in sorted(folder.glob("*")):
-        if path.is_dir() and not path.name.startswith(RANDOM):
-            for part in ("cpu", "gpu"):
-                if files := hardware.measurements(path, part):
-                    found[path.name] = {
-                        name: {**file, "speed": {**file[part], **file.get("energy", {})}}
-                        for name, file in files.items()
-                    }
+    found = {
+        target: {
+            name: {**file, "speed": {**file["speed"], **file.get("energy", {})}}
+            for name, file in files.items()
+        }
+        for target, files in benches(model).items()
+        if not target.startswith(RANDOM)
+    }
     sizes = {name: {"speed": {"size_mib": made["size_mib"]}} for name, made in model.quantized.items() if "size_mib" in made}  # fmt: skip
     merge = model.metrics / "merge.json"
     if "merged" in model.variants and merge.exists() and "size_mib" in (values := read_metrics(merge)):
@@ -115,20 +113,15 @@ def with_front(marks: Sequence[Mark]) -> list[Mark]:
     """The same, dearest last, with those that no other beats in accuracy and cost."""
 
     def beaten(one: Mark) -> bool:
-        return any(
-            other.cost.value <= one.cost.value
-            and other.accuracy.value >= one.accuracy.value
-            and (other.cost.value, other.accuracy.value) != (one.cost.value, one.accuracy.value)
-            for other in marks
-        )
+        return any(dominates(other.losses, one.losses) for other in marks)
 
     ordered = sorted(marks, key=lambda each: (each.cost.value, -each.accuracy.value))
-    return [Mark(each.name, each.cost, each.accuracy, not beaten(each)) for each in ordered]
+    return [replace(each, on_front=not beaten(each)) for each in ordered]
 
 
 def view(
     sources: Sources, model: Model, choice: Mapping[str, str], key: str, marks: Sequence[Mark],
-    evaluations: Mapping[str, Mapping[str, Any]], costs: Mapping[str, Mapping[str, Any]],
+    evaluated: Mapping[str, Mapping[str, Any]], costs: Mapping[str, Mapping[str, Any]],
 ) -> View:  # fmt: skip
     """One combination."""
     prefix = "-".join(
@@ -154,7 +147,7 @@ def view(
         files += [model.metrics / "quantize"]
     else:
         files += [model.metrics / "bench" / choice["target"]]
-    about = [evaluations[name] for name in names] + [costs[name] for name in names]
+    about = [evaluated[name] for name in names] + [costs[name] for name in names]
     return View(
         choice, machines(about), [shown_path(sources.root, each) for each in files],
         draw(title, COSTS[key], marks, ids),

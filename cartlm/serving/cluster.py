@@ -101,13 +101,8 @@ class Worker:
     def __init__(
         self, job: ClusterJob, source: Input, key: Mapping[str, Any], columns: Mapping[str, str], numbered: bool
     ) -> None:  # fmt: skip
-        self._job, self._source, self._key, self._columns, self._numbered = (
-            job,
-            source,
-            key,
-            columns,
-            numbered,
-        )
+        self._job, self._source, self._key = job, source, key
+        self._columns, self._numbered = columns, numbered
         self._reader: Reader | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

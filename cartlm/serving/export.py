@@ -20,10 +20,10 @@ from cartlm.report import cells
 from cartlm.report.summary import read_base, read_optional
 from cartlm.serving.models import Model, Settings, find_model, find_root, params_of
 from cartlm.task.prompt import render_prompt
+from cartlm.text import LANGUAGE_CODES
 
 CARD, SUMS, MODELFILE = "README.md", "SHA256SUMS", "Modelfile"
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
-LANGUAGES = {"english": "en", "croatian": "hr", "spanish": "es"}
 SETS = {"": "test rows", "natural": "messages that people typed", "published": "published rows"}
 SPEED = (
     "variant",
@@ -129,7 +129,7 @@ def card(root: Path, variant: str, model: Model, evaluation: Mapping[str, Any]) 
         )
         for row in scores
     ]  # fmt: skip
-    languages = [LANGUAGES[each] for each in params.data.train_languages or params.data.languages]
+    languages = [LANGUAGE_CODES[each] for each in params.data.train_languages or params.data.languages]
     licence = base.get("license")
     meta = ModelCardData(
         language=languages, license="other" if licence else None, license_name=licence,

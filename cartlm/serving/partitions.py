@@ -247,10 +247,7 @@ def _survey_parquet(file: Any, found: Contents, wanted: Set[str], size: int) -> 
     found.begins = [(row + 1, row + 1, 0) for row in range(0, found.rows, size)]
     found.sound = found.rows > 0
     file.seek(0)
-    digest = hashlib.sha256()
-    while chunk := file.read(CHUNK):
-        digest.update(chunk)
-    found.digest = digest.hexdigest()
+    found.digest = hashlib.file_digest(file, "sha256").hexdigest()
     return found
 
 
