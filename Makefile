@@ -146,8 +146,8 @@ check-serve: setup # cartlm serve at 4 times the rate that it sustains, beside i
 fuzz-serve: setup # 10,000 requests that follow the OpenAPI description or break it, by schemathesis (half an hour)
 	@CARTLM_SCHEMATHESIS="1250 examples,coverage,fuzzing,stateful" $(PY) -m pytest -q -s -n 0 -o timeout=0 tests/component/serving/http/test_description.py
 
-check-ray: setup # N=100000 messages by two actors of Ray, killed and resumed, get the answers of one process; the speed of both
-	@$(PY) -m tests.benchmarks.check_ray --timed --messages $(or $(N),100000)
+check-ray: setup # N=100000 messages by two actors of Ray, killed and resumed, get the answers of one process; the speed of both (TIMED=5000)
+	@$(PY) -m tests.benchmarks.check_ray --messages $(or $(N),100000) --timed $(or $(TIMED),5000)
 
 endif
 

@@ -3,14 +3,16 @@
 python -m tests.benchmarks.check_ray --messages 100000
 
 Messages of test rows are read by one process and by two local actors of Ray, of which one is killed, and so is the driver; then
-the same command goes on. All must have an answer, none two, each that of the one process; exit code 1 otherwise. With --timed
-Ray reads them once more without a kill: its share of the speed of one process on the same cores, and where its workers' time
-goes. Run that on a machine that does nothing else.
+the same command goes on. All must have an answer, none two, each that of the one process; exit code 1 otherwise. This may run in
+the background and for hours: a check that was stopped goes on where it was. With --timed so many messages are read by each once
+more, without kills: the share of Ray of the speed of one process on the same cores, and where its workers' time goes. Run that on
+a machine that does nothing else.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import re
 import shutil
@@ -26,6 +28,7 @@ from pyarrow import parquet
 
 from cartlm import command
 from cartlm.errors import UserError
+from cartlm.files import sha256
 from cartlm.serving.cluster import ClusterJob, predict_on_ray
 from cartlm.serving.models import find_model
 from cartlm.task import rows as task_rows
@@ -46,30 +49,56 @@ PARTS = 20  # at least, so that something is left after the kills
     default=ROOT / "data/test.jsonl",
     help="Whose messages are repeated.",
 )
-@click.option("--timed", is_flag=True)
-def main(messages: int, variant: str, workers: int, rows: Path, timed: bool) -> int:
+@click.option(
+    "--timed", type=click.IntRange(min=0), default=0, help="So many messages by the clock; 0: none."
+)
+def main(messages: int, variant: str, workers: int, rows: Path, timed: int) -> int:
     """Print what was found as one JSON line."""
-    shutil.rmtree(KEPT, ignore_errors=True)
-    KEPT.mkdir(parents=True)
+    model = find_model(variant).path.absolute()
+    keep_unless_other(
+        messages=messages, model=str(model), sha256=sha256(model), workers=workers, rows=str(rows)
+    )
     source, alone, output = KEPT / "rows.parquet", KEPT / "alone.parquet", KEPT / "killed"
-    write_messages(source, rows, messages)
+    if not source.exists():
+        write_messages(source, rows, messages)
     size = min(2000, messages // PARTS)
     asked = ["--input", str(source), "--variant", variant]
-    one_process = run([*asked, "--output", str(alone)])
+    run([*asked, "--output", str(alone)])
     on_ray = [*asked, "--ray", "--workers", str(workers), "--partition", str(size), "--output", str(output)]
-    kill_worker_and_driver(
-        cartlm(on_ray), ROOT, output, KEPT / "stderr.txt", (PARTS // 5, PARTS // 2), wait_s=1800
-    )
-    left = math.ceil(messages / size) - len(parts(output))
-    run(on_ray)
-    result = compared(answers(alone), answers(*parts(output))) | {"parts_after_kill": left}
-    if timed:
-        job = ClusterJob(
-            str(source), str(KEPT / "timed"), str(find_model(variant).path.absolute()), size, workers=workers
+    if not (after := KEPT / "after-kill.json").exists():
+        kill_worker_and_driver(
+            cartlm(on_ray), ROOT, output, KEPT / "stderr.txt", (PARTS // 5, PARTS // 2), wait_s=1800
         )
-        result |= shares(predict_on_ray(job), rate(one_process))
+        after.write_text(json.dumps({"parts_after_kill": math.ceil(messages / size) - len(parts(output))}))
+    run(on_ray)
+    result = compared(answers(alone), answers(*parts(output))) | json.loads(after.read_text())
+    if timed:
+        result |= timings(variant, rows, timed, workers)
     command.done({"messages": messages, **result})
     return int(result["lost"] + result["twice"] + result["different"] > 0)
+
+
+def keep_unless_other(**settings: Any) -> None:
+    """Remove what an earlier check left, unless it had these settings."""
+    noted = KEPT / "settings.json"
+    if not (noted.exists() and json.loads(noted.read_text()) == settings):
+        shutil.rmtree(KEPT, ignore_errors=True)
+        KEPT.mkdir(parents=True)
+        noted.write_text(json.dumps(settings))
+
+
+def timings(variant: str, rows: Path, messages: int, workers: int) -> dict[str, Any]:
+    """Speed of one process and of Ray on so many messages."""
+    here = KEPT / "timed"
+    shutil.rmtree(here, ignore_errors=True)
+    here.mkdir()
+    write_messages(here / "rows.parquet", rows, messages)
+    asked = ["--input", str(here / "rows.parquet"), "--variant", variant]
+    one_process = run([*asked, "--output", str(here / "alone.parquet")])
+    size = max(1, min(2000, messages // PARTS))
+    model = str(find_model(variant).path.absolute())
+    job = ClusterJob(str(here / "rows.parquet"), str(here / "ray"), model, size, workers=workers)
+    return {"timed": messages, **shares(predict_on_ray(job), rate(one_process))}
 
 
 def write_messages(path: Path, rows: Path, count: int) -> None:
