@@ -70,7 +70,7 @@ bench: setup ## speed, memory and energy again (CHECK=1: only on the committed m
 	@$(CARTLM) readme-table
 	@$(PY) -m pytest -q tests/benchmarks --benchmark-enable --benchmark-autosave --benchmark-compare
 
-bench-decoding: setup ## latency of each way of decoding again (or of another file: NAME=, MODEL=)
+bench-decoding: setup ## latency of each decoding mode again (or of another file: NAME=, MODEL=)
 	@$(if $(NAME)$(MODEL),$(PY) -m stages.bench_decoding $(if $(NAME),--name "$(NAME)") $(if $(MODEL),--model "$(MODEL)"),$(DVC) repro -f -s bench-decoding)
 	@$(CARTLM) readme-table
 
@@ -108,7 +108,7 @@ docs: $(if $(CARTLM_IMAGE),,$(STAMP)) ## the documentation, into build/site
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 	@echo "build/site is ready; to read and search it: python3 -m http.server --directory build/site"
 
-bench-gpu: setup ## the same on this machine's CUDA card
+bench-gpu: setup ## speed, memory and accuracy on this machine's CUDA GPU
 	@$(CARTLM) check-inputs gpu/dvc.yaml:bench-gpu
 	@$(DVC) repro -f -s gpu/dvc.yaml:bench-gpu
 	@$(CARTLM) readme-table

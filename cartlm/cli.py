@@ -126,7 +126,7 @@ def _agree(origin: Base, yes: bool) -> None:
 
 @main.command(hidden=True)
 @click.argument("name")
-@click.option("--commit", help="Run this commit, whatever was changed since.  [default: HEAD]")
+@click.option("--commit", help="Run this commit, ignoring later changes.  [default: HEAD]")
 @click.option(
     "--stage", "stages", multiple=True, help="Run this stage of dvc.yaml and what it needs; repeatable."
 )
@@ -211,7 +211,7 @@ def readme_table(check: bool) -> int:
 @click.argument("old", metavar="REV")
 @click.argument("new", metavar="[REV]", required=False)
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of Markdown.")
-@click.option("--all", "everything", is_flag=True, help="List the metrics without a change too.")
+@click.option("--all", "everything", is_flag=True, help="List unchanged metrics too.")
 @click.option("--comment", "as_comment", is_flag=True, help="For a pull or merge request, with plots.")
 def compare(old: str, new: str | None, as_json: bool, everything: bool, as_comment: bool) -> int:
     """What changed from one commit to another, or to the workspace; exit code 1 if anything became worse or is gone.

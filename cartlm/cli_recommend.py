@@ -44,20 +44,20 @@ class Above0(click.ParamType):
 
 @click.command(cls=command.Guard)
 @TARGET
-@click.option("--min-accuracy", type=Above0(1), help="Least exact match, such as 0.8.")
-@click.option("--max-latency-ms-p95", type=Above0(), help="Most milliseconds of 95 % of the queries.")
-@click.option("--max-rss-mib", type=Above0(), help="Most memory, peak RSS; 1 GB is 954 MiB, 1 GiB 1024.")
-@click.option("--max-size-mib", type=Above0(), help="Largest model file.")
+@click.option("--min-accuracy", type=Above0(1), help="Minimum exact match, such as 0.8.")
+@click.option("--max-latency-ms-p95", type=Above0(), help="Maximum 95th-percentile latency, in ms.")
+@click.option("--max-rss-mib", type=Above0(), help="Maximum peak memory (RSS), in MiB; 1 GB is 954 MiB.")
+@click.option("--max-size-mib", type=Above0(), help="Maximum size of the model file, in MiB.")
 @click.option(
     "--decoding", type=click.Choice(["free", "constrained", "ensemble"]),
-    help="Whose accuracy.  [default: constrained, if it was evaluated]",
+    help="Decoding mode whose accuracy counts.  [default: constrained, if it was evaluated]",
 )  # fmt: skip
 @click.option(
     "--rows", type=click.Choice(["test", "natural"]), default="test", show_default=True,
-    help="Accuracy on the test rows, or on messages that people typed.",
+    help="Accuracy on the test rows, or on messages typed by people.",
 )  # fmt: skip
 @click.option(
-    "--exclude", multiple=True, metavar="VARIANT", help="Leave it out, such as baseline; repeatable."
+    "--exclude", multiple=True, metavar="VARIANT", help="Leave out this variant, such as baseline; repeatable."
 )
 @JSON
 def recommend(
@@ -86,7 +86,7 @@ def recommend(
 
 @click.command("cost", cls=command.Guard)
 @TARGET
-@click.option("--messages-a-month", type=click.IntRange(1), help="Also what a month of so many costs.")
+@click.option("--messages-a-month", type=click.IntRange(1), help="Also the cost of a month with so many messages.")
 @JSON
 def costs(target: str, messages_a_month: int | None, as_json: bool) -> None:
     """What a million messages cost, by the prices under `cost` in params.yaml: each variant, and models behind an API."""

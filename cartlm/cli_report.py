@@ -49,8 +49,8 @@ def sources(settings: Params, root: Path = ROOT, show_rows: bool = False, commit
     "--output", type=click.Path(path_type=Path), default=OUTPUT, show_default=True, help="The page's file."
 )  # fmt: skip
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print the recommendation as Markdown instead.")
-@click.option("--commits", type=click.IntRange(2, 500), default=20, show_default=True, help="Of the trend.")
-@click.option("--show-rows", is_flag=True, help="Failed rows of a private source too.")
+@click.option("--commits", type=click.IntRange(2, 500), default=20, show_default=True, help="Commits in the trend.")
+@click.option("--show-rows", is_flag=True, help="Show failed rows of a private source too.")
 def report(output: Path, as_markdown: bool, commits: int, show_rows: bool) -> None:
     """All measured numbers as one page that opens from disk and fetches nothing, from metrics/ and results/."""
     from cartlm.report_page import page

@@ -30,13 +30,13 @@ VALIDATION, CALIBRATION = Path("data/validation.jsonl"), Path("data/calibration.
 )  # fmt: skip
 @click.option(
     "--decoding", "way", type=click.Choice(["constrained", "free"]), default="constrained", show_default=True,
-    help="Of the answers that are scored.",
+    help="Decoding mode of the scored answers.",
 )  # fmt: skip
 @click.option(
     "--tolerance", type=click.FloatRange(0, 100), default=0.5, show_default=True,
     help="Points of exact match that a mix may be below F16 on the same rows.",
 )  # fmt: skip
-@click.option("--limit", type=click.IntRange(1), help="So many validation rows.  [default: all]")
+@click.option("--limit", type=click.IntRange(1), help="Use this many validation rows.  [default: all]")
 @click.option(
     "--imatrix/--no-imatrix", default=True, show_default=True, help="An importance matrix of the calibration rows."
 )  # fmt: skip

@@ -31,7 +31,7 @@ DECODING = click.option(
 )  # fmt: skip
 
 MAX_TOKENS = click.option(
-    "--max-tokens", type=click.IntRange(1), help="Of prompt and answer.  [default: prompt.max_tokens]"
+    "--max-tokens", type=click.IntRange(1), help="Token limit for prompt plus answer.  [default: prompt.max_tokens]"
 )
 
 
@@ -54,17 +54,17 @@ MAX_TOKENS = click.option(
 @DECODING
 @MAX_TOKENS
 @click.option("--details", is_flag=True, help="Print confidence, latency and what decoding did, too.")
-@click.option("--anew", is_flag=True, help="Replace an output that another input, model or option made.")
+@click.option("--anew", is_flag=True, help="Discard an output of another input, model or option, and start over.")
 @click.option(
     "--ray", "address", is_flag=False, flag_value="local", metavar="[ADDRESS]",
     help="On a Ray cluster, or on one of this machine alone; --input and --output may be folders and s3:// URLs.",
 )  # fmt: skip
 @click.option(
-    "--workers", type=click.IntRange(1), help="Of --ray: copies of the model.  [default: one per CPU]"
+    "--workers", type=click.IntRange(1), help="With --ray: number of model copies.  [default: one per CPU]"
 )
 @click.option(
     "--partition", "rows", type=click.IntRange(1),
-    help="Of --ray: rows that are done together or not at all.  [default: 2000]",
+    help="With --ray: rows per output file.  [default: 2000]",
 )  # fmt: skip
 def predict(messages: tuple[str, ...], source: str | None, output: str | None, **options: Any) -> int:
     """What MESSAGE asks for, as JSON; `-` reads messages from standard input, one per line.
@@ -163,7 +163,7 @@ def _file(source: str, output: str, variant: str, catalog: list[str] | None, opt
 @click.command(cls=command.Guard)
 @click.argument("sources", nargs=-1, metavar="[VARIANT|PATH]...")
 @click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Another one than this machine needs a key."
+    "--host", default="127.0.0.1", show_default=True, help="Address to bind; anything but this machine needs a key."
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
 @click.option(
@@ -179,21 +179,21 @@ def _file(source: str, output: str, variant: str, catalog: list[str] | None, opt
 @click.option(
     "--workers",
     type=click.IntRange(1),
-    help="Messages of a variant read at the same time.  [default: up to 4]",
+    help="Messages processed at the same time, per variant.  [default: up to 4]",
 )
 @click.option(
-    "--threads", type=click.IntRange(1), help="Of a variant's workers together.  [default: all CPUs]"
+    "--threads", type=click.IntRange(1), help="Threads shared by a variant's workers.  [default: all CPUs]"
 )
 @click.option(
     "--queue",
     type=click.IntRange(1),
     default=256,
     show_default=True,
-    help="Messages of a variant that may wait.",
+    help="Waiting messages, per variant.",
 )
 @click.option(
     "--timeout", "timeout_s", type=click.FloatRange(0.1, 3600), default=30, show_default=True,
-    help="Seconds for an answer.",
+    help="Time limit for an answer, in seconds.",
 )  # fmt: skip
 @click.option("--log-messages", is_flag=True, help="Log messages and intents too.")
 def serve(
@@ -258,10 +258,10 @@ def export(variant: str, folder: Path, anew: bool) -> None:
     "--columns",
     multiple=True,
     metavar="OURS=YOURS,...",
-    help="Where names differ: message=text,product=item.",
+    help="Map column names: message=text,product=item.",
 )
 @click.option(
-    "--actions", multiple=True, metavar="OURS=YOURS,...", help="Where words differ: add=buy,remove=cancel."
+    "--actions", multiple=True, metavar="OURS=YOURS,...", help="Map actions: add=buy,remove=cancel."
 )
 @click.option(
     "--slice",
@@ -276,13 +276,13 @@ def export(variant: str, folder: Path, anew: bool) -> None:
     type=click.IntRange(0),
     default=50,
     show_default=True,
-    help="Rows that are asked again for latency.",
+    help="Rows timed again, one at a time.",
 )
 @click.option(
-    "--show", type=click.IntRange(0), default=10, show_default=True, help="So many wrong answers on stdout."
+    "--show", type=click.IntRange(0), default=10, show_default=True, help="Wrong answers to print."
 )
 @click.option("--output", type=FILE, help="All wrong answers, with their labels: a .csv or .jsonl file.")
-@click.option("--strict", is_flag=True, help="A broken row is an error.")
+@click.option("--strict", is_flag=True, help="An invalid row is an error.")
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of tables.")
 def evaluate(
     file: Path, names: tuple[str, ...], server: str | None, model: str | None, api: str, key_variable: str | None,

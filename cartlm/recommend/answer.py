@@ -25,7 +25,7 @@ from cartlm.recommend.measured import ACCURACY, COSTS, NAMES, P95, UNITS, Candid
 from cartlm.report import cells
 
 TABLE = ("variant", ACCURACY, *COSTS)
-ROWS = {"test": "test rows", "natural": "messages that people typed"}
+ROWS = {"test": "test rows", "natural": "messages typed by people"}
 
 
 def commands(measured: Measured, name: str) -> list[str]:

@@ -121,7 +121,7 @@ def svg(title: str, found: Sequence[Point]) -> str:
         x = LEFT + (kinds.index(kind) + 0.5) * room
         parts.append(_text(x, BOTTOM + 20, kind, "middle", "text name"))
         parts.append(_text(x, BOTTOM + 36, f"{bits[kind]:.3g}", "middle"))
-    parts.append(_text((LEFT + RIGHT) / 2, BOTTOM + 56, "type of the file, bits a weight", "middle"))
+    parts.append(_text((LEFT + RIGHT) / 2, BOTTOM + 56, "type of the file, bits per weight", "middle"))
     notes = ["Bars: 95 % interval of each file.", "Types are equally far apart, whatever their bits."]
     notes += [f"The axis begins at {100 * first:.0f} %."] if first > 0.001 else []
     parts.append(_text((LEFT + RIGHT) / 2, BOTTOM + 76, " ".join(notes), "middle"))

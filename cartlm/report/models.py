@@ -80,7 +80,7 @@ class Model:
 
     @property
     def bits(self) -> dict[str, float]:
-        """Quantized variant -> bits a weight, of the whole file."""
+        """Quantized variant -> bits per weight, of the whole file."""
         key = "bits_per_weight"
         return {variant: float(made[key]) for variant, made in self.quantized.items() if key in made}
 

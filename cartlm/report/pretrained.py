@@ -39,7 +39,7 @@ def claims_of(model: Model) -> list[str]:
 
 
 def cliff(models: Sequence[Model]) -> list[str]:
-    """What each variant of each model loses of F16's exact match, and at how many bits a weight."""
+    """What each variant of each model loses of F16's exact match, and at how many bits per weight."""
     losses = {model.name: differences(model) for model in models}
     order = {variant: bits for model in reversed(models) for variant, bits in model.bits.items()}
     found = {variant for of_model in losses.values() for variant in of_model}
@@ -59,7 +59,7 @@ def cliff(models: Sequence[Model]) -> list[str]:
     return [
         "## Where the cliff is, by size of the model",
         "What each variant loses of exact match against F16 of the same model, row by row, in percentage points with "
-        "Newcombe's interval; and its bits a weight, over the whole file.",
+        "Newcombe's interval; and its bits per weight, over the whole file.",
         cells.markdown(columns, rows),
         "\n".join(notes),
     ]
@@ -89,4 +89,4 @@ def finding(model: Model, losses: dict[str, Difference]) -> str:
 
 
 def named(model: Model, variant: str) -> str:
-    return f"`{variant}` ({cells.number(model.bits[variant])} bits a weight)"
+    return f"`{variant}` ({cells.number(model.bits[variant])} bits per weight)"

@@ -45,7 +45,7 @@ ABOUT = {
     "`baseline` always names a catalog line.",
     "ensemble": "Ensemble: the baseline's answer wherever the model hardly prefers another legal one, by a margin chosen on "
     "validation rows ([how](guide/decoding.md#model-and-baseline-together)).",
-    "natural": "Natural: {} messages that people typed to order fast food (MultiDoGO), in English and almost all of them "
+    "natural": "Natural: {} messages typed by people ordering fast food (MultiDoGO), in English and almost all of them "
     "`add`; they count in no other column.",
     "header": "`base` has not seen our JSON: without a header that names the format it answers in one of its own, and no "
     "answer is exact. Asked with that header, it shows what the model could do before fine-tuning.",
@@ -316,7 +316,7 @@ def readme_block(metrics: Path, variants: Sequence[str]) -> str:
         lost = [each for each in differences if each.high < 0 and each.p_adjusted < ALPHA]
         names = ", ".join(f"`{each.variant}` {paired.format_points(each)}" for each in lost)
         count = f"{differences[0].pairs.n:,} rows"
-        loss = f"Exact match lost to `f16`, in percentage points: {names} ({count}); the others lose nothing measurable."
+        loss = f"Exact match against `f16`, in percentage points: {names} ({count}); no measurable loss for the others."
         none = f"No quantized variant loses measurable exact match to `f16` ({count})."
         notes.insert(0, loss if lost else none)
     return "\n\n".join(filter(None, [cells.markdown(README, rows), " ".join(notes)]))

@@ -30,7 +30,7 @@ SOURCES = {
 OLDER = "†"
 ORIGIN = {"license": "licence", "revision": "revision"}
 """Keys of origin.json that a study shows beside the model's name."""
-TENSORS = ("variant", "MiB", "bits a weight", "of another type", "by group")
+TENSORS = ("variant", "MiB", "bits per weight", "of another type", "by group")
 FALLEN = "fallback_"
 """Begins the keys of metrics/quantize with shares of a group's matrices that got another type."""
 
@@ -52,10 +52,10 @@ def side_by_side(models: Sequence[Model]) -> str:
     lines = [cells.markdown(COLUMNS, rows)]
     if len({row[ROWS] for row in rows}) > 1:
         lines.append(
-            "Models with other numbers of rows were not asked the same rows: compare intervals, not last digits."
+            "Models with different numbers of rows answered different rows: compare intervals, not exact values."
         )
     if any(model.late for model in models):
-        lines.append(f"{OLDER} Measured with other code or params than today's: `cartlm stale` says which.")
+        lines.append(f"{OLDER} Measured with older code or params: `cartlm stale` lists the differences.")
     return "\n\n".join(lines)
 
 
@@ -70,7 +70,7 @@ def readme_part(models: Sequence[Model]) -> str:
 def _untrained(model: Model) -> str:
     """What to know of a model that was trained on some of the languages."""
     names = " or ".join(model.untrained)
-    return f", fine-tuned on no {names} row: see its slices by language" if names else ""
+    return f", not fine-tuned on {names}: see the results by language" if names else ""
 
 
 def document(models: Sequence[Model]) -> str:
@@ -135,10 +135,10 @@ def duration(seconds: float) -> str:
 
 
 def tensors(model: Model) -> list[dict[str, Any]]:
-    """Size and bits a weight of each quantized file, and how much of it fell back to another type than the one asked for."""
+    """Size and bits per weight of each quantized file, and how much of it fell back to another type than the one asked for."""
     rows = []
     for variant, made in model.quantized.items():
-        row = {"variant": variant, "MiB": made.get("size_mib"), "bits a weight": made.get("bits_per_weight")}
+        row = {"variant": variant, "MiB": made.get("size_mib"), "bits per weight": made.get("bits_per_weight")}
         if fallen := made.get("fallback_tensors"):
             count = sum(number for key, number in made.items() if key.startswith("tensors_"))
             row["of another type"] = f"{fallen} of {count} tensors"

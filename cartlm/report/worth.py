@@ -15,10 +15,12 @@ from cartlm.report.summary import read_optional
 
 BEGIN, END = "<!-- worth -->", "<!-- /worth -->"
 """The README's markers around `sentences`."""
-TITLE = "What needs no model"
+TITLE = "Model against baseline, by kind of message"
+ANCHOR = "model-against-baseline-by-kind-of-message"
+"""Of the section with that title."""
 FEWEST = 30  # rows of a kind that a sentence names
 NAMED = 3  # kinds in a sentence
-TEST, NATURAL = "generated test messages", "messages that people typed, short English orders"
+TEST, NATURAL = "generated test messages", "messages typed by people, mostly short English orders"
 KINDS = {
     "language_croatian": "in Croatian",
     "language_english": "in English",
@@ -26,7 +28,7 @@ KINDS = {
     "noise_clean": "without typing errors or slang",
     "noise_noisy": "with typing errors or slang",
     "phrasing_classic": "in classic wording",
-    "phrasing_everyday": "typed like orders",
+    "phrasing_everyday": "in everyday wording",
     "not_novel": "about products and in phrases seen in training",
     "novel": "about products and in phrases never seen in training",
     "correction_none": "without a correction",
@@ -35,8 +37,8 @@ KINDS = {
     "style_polite": "that ask politely",
     "style_terse": "in a few words",
     "style_rambling": "that ramble",
-    "style_bare": "that are a bare name",
-    "style_order": "that order in everyday words",
+    "style_bare": "that are just a product name",
+    "style_order": "that order in everyday wording",
     "style_aside": "that only give a reason",
     "lines_menu": "about a menu",
     "spelling_own": "with unusually spelled names",
@@ -53,7 +55,7 @@ KINDS = {
     "quantity_form_behind": "with the quantity behind the name",
     "quantity_form_none": "without a quantity",
 }
-"""Slice of the test rows -> the messages in it, as a sentence goes on after "messages"."""
+"""Slice of the test rows -> the messages in it: what follows "messages" in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,9 @@ class Kind:
 
     @property
     def against(self) -> str:
-        return f"{percent(self.f16.value)} against {percent(self.baseline.value)}"
+        """The better one's share before the other's, the model's where neither is better."""
+        shares = (percent(self.f16.value), percent(self.baseline.value))
+        return " against ".join(reversed(shares) if self.better == BASELINE else shares)
 
 
 def kinds(metrics: Path) -> list[Kind]:
@@ -111,22 +115,21 @@ def sentences(metrics: Path) -> str:
     if test is None:
         return ""
     told = [
-        f"Of {test.n:,} {TEST}, the fine-tuned model (`{F16}`, decoded freely) answers {percent(test.f16.value)} exactly, and a reader without a "
-        f"language model (`{BASELINE}`) {percent(test.baseline.value)}."
+        f"Of {test.n:,} {TEST}, the fine-tuned model (`{F16}`, decoded freely) answers {percent(test.f16.value)} exactly, and the "
+        f"baseline, which uses no language model, {percent(test.baseline.value)}."
     ]
     gains, losses = (largest(found.values(), variant) for variant in (F16, BASELINE))
     if gains:
-        told.append(f"The model helps most with messages {listed(gains)}.")
+        told.append(f"The model helps most on messages {listed(gains)}.")
     if losses:
-        told.append(f"The reader is better for messages {listed(losses)}.")
+        told.append(f"The baseline is better on messages {listed(losses)}.")
     if natural:
-        these = f"the {natural.n:,} {NATURAL}"
-        says = {
-            F16: f"It is worth it for {these}{', too' if gains else ''}",
-            BASELINE: f"It is not worth it for {these}",
-            "": f"The intervals overlap for {these}",
+        outcome = {
+            F16: f"the model {'wins, too' if gains else 'wins'}",
+            BASELINE: "the baseline wins",
+            "": "the intervals overlap",
         }
-        told.append(f"{says[natural.better]}: {natural.against}.")
+        told.append(f"On {natural.n:,} {NATURAL}, {outcome[natural.better]}: {natural.against}.")
     return " ".join([*told, *together(metrics)])
 
 
@@ -135,7 +138,7 @@ def together(metrics: Path) -> list[str]:
     evaluation = read_optional(metrics / "eval" / f"{F16}.json")
     shares = {
         words: evaluation[name]["exact_match"]
-        for name, words in {"ensemble": "the test messages", "natural_ensemble": "what people typed"}.items()
+        for name, words in {"ensemble": "the test messages", "natural_ensemble": "the messages typed by people"}.items()
         if name in evaluation
     }
     parts = [f"{percent(share)} of {words}" for words, share in shares.items()]

@@ -48,7 +48,7 @@ def cliff_section(sources: Sources) -> Section:
         rows = [
             {
                 "type of the file": each.kind,
-                "bits a weight": each.bits,
+                "bits per weight": each.bits,
                 "decoding": each.way,
                 "importance matrix": "yes" if each.imatrix else "no",
                 "exact_match": each.value,
@@ -60,7 +60,7 @@ def cliff_section(sources: Sources) -> Section:
         if not rows:
             continue
         title = f"{cliff.TITLE}: {model.label}"
-        keys = ("type of the file", "bits a weight", "decoding", "importance matrix", "exact_match")
+        keys = ("type of the file", "bits per weight", "decoding", "importance matrix", "exact_match")
         files = [shown_path(sources.root, model.metrics / folder) for folder in ("eval", "quantize")]
         images = [_image(svg, title) for svg in drawn.values()]
         views.append(

@@ -105,12 +105,12 @@ def bytes_section(sources: Sources) -> Section:
         title = f"Bytes by group of tensors: {model.label}"
         rows = [
             {"variant": name, **{group: parts.get(group, 0) / MIB for group in legend}, "MiB in all": sum(parts.values()) / MIB,
-             "bits a weight": files[name].get("quantize", {}).get("bits_per_weight")}
+             "bits per weight": files[name].get("quantize", {}).get("bits_per_weight")}
             for name, parts in grouped.items()
         ]  # fmt: skip
         folders = [shown_path(sources.root, model.metrics / each) for each in ("merge.json", "quantize")]
         views.append(
-            View({"model": model.name}, machines(files.values()), folders, stacked(title, legend, bars, "MiB"), table(title, ("variant", *legend, "MiB in all", "bits a weight"), rows))
+            View({"model": model.name}, machines(files.values()), folders, stacked(title, legend, bars, "MiB"), table(title, ("variant", *legend, "MiB in all", "bits per weight"), rows))
         )  # fmt: skip
     return Section(
         "bytes",

@@ -80,7 +80,7 @@ def energy_section(sources: Sources) -> Section:
                 for row in rows
                 if ENERGY[0] in row
             ]
-            picture = stacked(title, ["above idle"], bars, "J a query") if bars else Markup()
+            picture = stacked(title, ["above idle"], bars, "J per query") if bars else Markup()
             view = View({"target": target}, machines(files.values()), [shown_path(sources.root, folder)], picture, table(title, keys, rows))  # fmt: skip
         else:
             details = read_optional(folder / "machine.json").get("details", {})

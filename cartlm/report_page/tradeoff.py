@@ -23,12 +23,12 @@ COSTS = {
     "latency_ms_p50": "median latency, ms",
     "peak_rss_mib": "peak memory, MiB",
     "size_mib": "file, MiB",
-    "energy_j_per_query": "energy, J a query",
+    "energy_j_per_query": "energy, J per query",
     "vram_run_used_mib": "VRAM, MiB",
 }
 """Key -> title of the axis; less is better."""
 DECODINGS = ("constrained", "free", "ensemble")
-ROWS = {"test": "test rows", "natural": "messages that people typed"}
+ROWS = {"test": "test rows", "natural": "messages typed by people"}
 FILES, WITH_BASELINE = "model files", f"{BASELINE} too"
 NOWHERE = "files (any machine)"
 """The target of what needs no machine: a file's size."""

@@ -28,7 +28,7 @@ COSTS = {
     "decode_tokens_per_s": "decode, tokens/s",
     "peak_rss_mib": "peak memory, MiB",
     "size_mib": "file, MiB",
-    "energy_j_per_query": "energy, J a query",
+    "energy_j_per_query": "energy, J per query",
 }
 ANYWHERE = "accuracy (any machine)"
 

@@ -24,7 +24,7 @@ from cartlm.text import LANGUAGE_CODES
 
 CARD, SUMS, MODELFILE = "README.md", "SHA256SUMS", "Modelfile"
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
-SETS = {"": "test rows", "natural": "messages that people typed", "published": "published rows"}
+SETS = {"": "test rows", "natural": "messages typed by people", "published": "published rows"}
 SPEED = (
     "variant",
     "latency_ms_p50",
@@ -167,7 +167,7 @@ def _made(root: Path, params: Params, variant: str) -> str:
         return f"GPTQ of {gptq.bits} bits in groups of {gptq.group_size}"
     if (gguf := params.gguf.get(variant)) is not None:
         made = read_optional(root / "metrics/quantize" / f"{variant}.json").get("quantize", {})
-        bits = f", {made['bits_per_weight']:.3g} bits a weight" if made else ""
+        bits = f", {made['bits_per_weight']:.3g} bits per weight" if made else ""
         return f"GGUF {gguf.type}{bits}" + (", with an importance matrix" if gguf.imatrix else "")
     return "weights of 16 bits"
 

@@ -173,7 +173,7 @@ def test_the_logs_under_other_names_are_evaluated(tmp_path: Path, monkeypatch: p
     (tmp_path / "my-logs/june.csv").write_text(
         only_block("docs/howto/test-my-logs.md", "csv"), encoding="utf-8"
     )
-    (tmp_path / "catalog.txt").write_text("Milk 1L\nMilk 2L\nBread\n")
+    (tmp_path / "my-logs/catalog.txt").write_text("Milk 1L\nMilk 2L\nBread\n")
     monkeypatch.chdir(tmp_path)
     page = Page("", (ROOT / "docs/howto/test-my-logs.md").read_text(encoding="utf-8"))
     command = next(line for line in page.commands() if line.startswith("cartlm evaluate my-logs/june.csv"))

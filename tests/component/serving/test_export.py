@@ -76,7 +76,7 @@ def test_the_card_has_what_was_measured_and_on_what(shop: Path) -> None:
     assert meta["language"] == ["en", "hr", "es"]
     (index,) = meta["model-index"]
     assert [one["dataset"]["split"] for one in index["results"]] == ["test", "natural"]
-    assert "| messages that people typed (200) | free | 0.80 [0.74, 0.85] |" in card
+    assert "| messages typed by people (200) | free | 0.80 [0.74, 0.85] |" in card
     for part in ("dequantized from Q4_1", "a toy CPU x2", "GGUF Q4_K_M", "p50"):
         assert part in card
     checked = subprocess.run(

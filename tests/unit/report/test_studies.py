@@ -110,7 +110,7 @@ def test_the_page_says_where_numbers_come_from(offline: Model, small: Model) -> 
     ):  # fmt: skip
         assert words in text, words
     rows = table(text.partition("### Quantized files")[2], "variant")
-    assert rows["q3_k_m"]["bits a weight"] == "4.10"
+    assert rows["q3_k_m"]["bits per weight"] == "4.10"
     assert rows["q3_k_m"]["of another type"] == "3 of 24 tensors"
     assert rows["q3_k_m"]["by group"] == "ffn 25 %"
     dirty = Model(
@@ -133,12 +133,12 @@ def test_the_cliff_by_size_of_the_model(offline: Model, small: Model) -> None:
     assert rows["q3_k_m"]["small, 268 M: points [95 %]"].startswith("−39.0 [")
     assert rows["q3_k_m"]["bits, small"] == "4.10"
     assert (
-        "`small` (268 M): the first to lose measurably is `q4_k_m` (4.90 bits a weight), the first to lose ten"
+        "`small` (268 M): the first to lose measurably is `q4_k_m` (4.90 bits per weight), the first to lose ten"
         in text
     )
-    assert "ten points or more `q3_k_m` (4.10 bits a weight)." in text
+    assert "ten points or more `q3_k_m` (4.10 bits per weight)." in text
     assert (
-        "`offline` (4.2 M): the first to lose measurably is `q3_k_m` (4.10 bits a weight); none loses ten points."
+        "`offline` (4.2 M): the first to lose measurably is `q3_k_m` (4.10 bits per weight); none loses ten points."
         in text
     )
 
@@ -202,4 +202,4 @@ def test_a_model_says_which_languages_it_was_not_trained_on(offline: Model, tmp_
         offline.metrics / "data.json", {"test_shares": shares, "train_shares": {"language_english": 1.0}}
     )
     assert offline.untrained == ["Spanish"]
-    assert "no Spanish row" in studies.readme_part([offline, offline])
+    assert "not fine-tuned on Spanish" in studies.readme_part([offline, offline])

@@ -115,7 +115,7 @@ def test_a_switch_has_only_what_was_measured(sources: Sources) -> None:
     switches = tradeoff.section(sources).switches
     assert "model" not in switches
     assert switches["decoding"] == ["constrained", "free", "ensemble"]
-    assert "energy, J a query" in switches["against"]
+    assert "energy, J per query" in switches["against"]
     assert "VRAM, MiB" not in switches["against"]
 
 
