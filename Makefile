@@ -154,7 +154,7 @@ endif
 image: ## the image of a hardware target (TARGET=cpu, gpu or test)
 	@docker/compose.sh image $(or $(TARGET),cpu) $(ARGS)
 
-clean: ## remove data, models and runs; paid answers, studies and caches stay
+clean: ## remove data, models and runs; paid answers of the pipeline, studies, stored catalogs and caches stay
 	[ ! -d data ] || find data -mindepth 1 -maxdepth 1 ! -name answers ! -name responses.jsonl -exec rm -rf {} +
-	[ ! -d runs ] || find runs -mindepth 1 -maxdepth 1 ! -name studies -exec rm -rf {} +
+	[ ! -d runs ] || find runs -mindepth 1 -maxdepth 1 ! -name studies ! -name serve -exec rm -rf {} +
 	rm -rf models build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -57,7 +57,10 @@ class Above0(click.ParamType):
     help="Accuracy on the test rows, or on messages typed by people.",
 )  # fmt: skip
 @click.option(
-    "--exclude", multiple=True, metavar="VARIANT", help="Leave out this variant, such as baseline; repeatable."
+    "--exclude",
+    multiple=True,
+    metavar="VARIANT",
+    help="Leave out this variant, such as baseline; repeatable.",
 )
 @JSON
 def recommend(
@@ -86,7 +89,9 @@ def recommend(
 
 @click.command("cost", cls=command.Guard)
 @TARGET
-@click.option("--messages-a-month", type=click.IntRange(1), help="Also the cost of a month with so many messages.")
+@click.option(
+    "--messages-a-month", type=click.IntRange(1), help="Also the cost of a month with so many messages."
+)
 @JSON
 def costs(target: str, messages_a_month: int | None, as_json: bool) -> None:
     """What a million messages cost, by the prices under `cost` in params.yaml: each variant, and models behind an API."""

@@ -31,16 +31,14 @@ def sources(settings: Params, root: Path = ROOT, show_rows: bool = False, commit
     for tree in (Tree(root), *(Tree(root, None, f"results/{each.name}") for each in studies)):
         load_metrics(tree)  # names the file
     ours = models.default(root / METRICS, settings.variants.names, settings.base.path, settings.base.source)
-    data = dvc_lock.read_stages(Tree(root)).get(
-        "data"
-    )  # the rows that are here, whatever params.yaml says by now
+    # Of the rows that are here, whatever params.yaml says by now.
+    data = dvc_lock.read_stages(Tree(root)).get("data")
     made = data.params.get("params.yaml", {}).get("data", {}) if data else {}
     is_ours = settings.data.source in OURS and made.get("source", settings.data.source) in OURS
     shown = show_rows or settings.data.show_rows or is_ours
     path = settings.data.path or paper.GENERATED
-    dataset = (
-        path if settings.data.source == "hub" else Path(path).name
-    )  # a reader need not know where it is here
+    # The page may be sent to others: a local folder's path is nobody's business.
+    dataset = path if settings.data.source == "hub" else Path(path).name
     return Sources(root, [ours, *studies], dataset, shown, commits)
 
 
@@ -49,7 +47,9 @@ def sources(settings: Params, root: Path = ROOT, show_rows: bool = False, commit
     "--output", type=click.Path(path_type=Path), default=OUTPUT, show_default=True, help="The page's file."
 )  # fmt: skip
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print the recommendation as Markdown instead.")
-@click.option("--commits", type=click.IntRange(2, 500), default=20, show_default=True, help="Commits in the trend.")
+@click.option(
+    "--commits", type=click.IntRange(2, 500), default=20, show_default=True, help="Commits in the trend."
+)
 @click.option("--show-rows", is_flag=True, help="Show failed rows of a private source too.")
 def report(output: Path, as_markdown: bool, commits: int, show_rows: bool) -> None:
     """All measured numbers as one page that opens from disk and fetches nothing, from metrics/ and results/."""

@@ -31,7 +31,9 @@ DECODING = click.option(
 )  # fmt: skip
 
 MAX_TOKENS = click.option(
-    "--max-tokens", type=click.IntRange(1), help="Token limit for prompt plus answer.  [default: prompt.max_tokens]"
+    "--max-tokens",
+    type=click.IntRange(1),
+    help="Token limit for prompt plus answer.  [default: prompt.max_tokens]",
 )
 
 
@@ -54,7 +56,9 @@ MAX_TOKENS = click.option(
 @DECODING
 @MAX_TOKENS
 @click.option("--details", is_flag=True, help="Print confidence, latency and what decoding did, too.")
-@click.option("--anew", is_flag=True, help="Discard an output of another input, model or option, and start over.")
+@click.option(
+    "--anew", is_flag=True, help="Discard an output of another input, model or option, and start over."
+)
 @click.option(
     "--ray", "address", is_flag=False, flag_value="local", metavar="[ADDRESS]",
     help="On a Ray cluster, or on one of this machine alone; --input and --output may be folders and s3:// URLs.",
@@ -163,7 +167,10 @@ def _file(source: str, output: str, variant: str, catalog: list[str] | None, opt
 @click.command(cls=command.Guard)
 @click.argument("sources", nargs=-1, metavar="[VARIANT|PATH]...")
 @click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Address to bind; anything but this machine needs a key."
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to bind; anything but this machine needs a key.",
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
 @click.option(
@@ -278,9 +285,7 @@ def export(variant: str, folder: Path, anew: bool) -> None:
     show_default=True,
     help="Rows timed again, one at a time.",
 )
-@click.option(
-    "--show", type=click.IntRange(0), default=10, show_default=True, help="Wrong answers to print."
-)
+@click.option("--show", type=click.IntRange(0), default=10, show_default=True, help="Wrong answers to print.")
 @click.option("--output", type=FILE, help="All wrong answers, with their labels: a .csv or .jsonl file.")
 @click.option("--strict", is_flag=True, help="An invalid row is an error.")
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of tables.")

@@ -128,7 +128,8 @@ def explain(error: BaseException) -> UserError:
 
 def fail(error: BaseException) -> None:
     """Print `error` as one line on stderr and exit with 2."""
-    if os.environ.get(DEBUG) == "1" and not isinstance(error, UserError | click.ClickException | click.Abort):
+    expected = isinstance(error, UserError | click.ClickException | click.Abort)
+    if os.environ.get(DEBUG) == "1" and (error.__cause__ or not expected):
         traceback.print_exception(error)
     progress(f"cartlm: error: {explain(error)}")
     sys.exit(2)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 MIB = 2**20
 
@@ -19,10 +22,7 @@ def replacing(path: Path, folder: bool = False) -> Iterator[Path]:
 
     A file keeps its suffix. What an earlier, killed run left behind is removed first.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in path.parent.glob(f".tmp-*-{path.name}"):
-        _remove(stale)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    temporary = _temporary(path)
     if folder:
         temporary.mkdir()
     try:
@@ -43,10 +43,7 @@ def replacing(path: Path, folder: bool = False) -> Iterator[Path]:
 @contextmanager
 def scratch(beside: Path) -> Iterator[Path]:
     """An empty folder for work on what will stand at `beside`; gone at the end, what a kill left with the next one."""
-    beside.parent.mkdir(parents=True, exist_ok=True)
-    for stale in beside.parent.glob(f".tmp-*-{beside.name}.work"):
-        _remove(stale)
-    temporary = beside.with_name(f".tmp-{os.getpid()}-{beside.name}.work")
+    temporary = _temporary(beside.with_name(f"{beside.name}.work"))
     temporary.mkdir()
     try:
         yield temporary
@@ -59,6 +56,20 @@ def require_folders(*folders: Path) -> None:
     for folder in folders:
         if not folder.is_dir():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside `path` that no other process uses; what dead processes left for `path` is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for other in path.parent.iterdir():
+        made = re.fullmatch(r"\.tmp-(\d+)-(.*)", other.name, re.DOTALL)
+        if (
+            made
+            and made[2] == path.name
+            and (int(made[1]) == os.getpid() or not psutil.pid_exists(int(made[1])))
+        ):
+            _remove(other)
+    return path.with_name(f".tmp-{os.getpid()}-{path.name}")
 
 
 def _remove(path: Path) -> None:

@@ -101,9 +101,8 @@ def main() -> None:
             sys.exit(2)
         try:
             enter(root)
-        except (
-            OSError
-        ) as error:  # such as a file system without flock: DVC's own message names what to remove
+        except OSError as error:
+            # Such as a file system without flock: DVC's own message names what to remove.
             warn(f"the locks in {root}/.dvc/tmp cannot be read: {error}")
     replace_process(command)
 

@@ -46,9 +46,9 @@ WITHOUT_HASHES = {"torch"}
 BUILT_ONCE = {"llama-cpp-python": "comes from docker/llama_cpp.sh, with the one build of llama.cpp"}
 
 
-def closure(wanted: list[Requirement], found: dict[str, str] | None = None) -> dict[str, str]:
+def closure(wanted: list[Requirement]) -> dict[str, str]:
     """Name -> installed version of these requirements and of all that they need here. A missing one ends the run."""
-    found = {} if found is None else found
+    found: dict[str, str] = {}
     seen: set[tuple[str, str]] = set()
     queue = [(requirement, extra) for requirement in wanted for extra in {"", *requirement.extras}]
     while queue:

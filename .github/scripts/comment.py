@@ -88,9 +88,7 @@ def artifact(repository: str, run: dict[str, Any]) -> str | None:
 
 def plain(reference: re.Match[str]) -> str:
     """A reference to a sign that calls, or to a letter or digit behind one, as that sign; any other as it is."""
-    decimal, hexadecimal = (
-        reference.groups()
-    )  # without the zeros before them, of which there may be any number
+    decimal, hexadecimal = reference.groups()  # without leading zeros, of which there may be any number
     short = f"&#{decimal};" if decimal else f"&#x{hexadecimal};" if hexadecimal else reference.group()
     sign = html.unescape(short)
     return sign if re.fullmatch(r"[@#A-Za-z0-9]", sign) else reference.group()

@@ -53,6 +53,8 @@ def target_and_variant(file: str) -> tuple[str, str]:
     return "", ""
 
 
+NUMBERS = re.compile(r"n|other_cpus|\w+_(low|high)")
+"""Names of numbers that are read beside the judged ones."""
 NOT_JUDGED = ("remote", "adapter", "onto_16_bit", "onto_nf4", "create_completion", "floor")
 """Sections of what is not shipped: a server's, the adapter's, of either way of merging, one of which is kept; and of what
 bench-decoding measures beside our ways."""
@@ -71,13 +73,14 @@ def judged_metrics(*sides: Mapping[str, Any]) -> Iterator[tuple[str, str, Better
 
 
 def invalid_metric(values: Mapping[str, Any]) -> str | None:
-    """`key is value` of a value that no stage writes: text for a judged number, NaN, infinity, a share outside 0 to 1."""
+    """`key is value` of a value that no stage writes: text for a number, NaN, infinity, a share outside 0 to 1."""
     kinds = {key: kind for key, kind, _ in judged_metrics(values)}
     for key, value in values.items():
         number = isinstance(value, int | float)
         finite = number and abs(value) <= sys.float_info.max  # NaN is not
         share = kinds.get(key) == ACCURACY
-        if (number and not finite) or (key in kinds and not number) or (share and not 0 <= value <= 1):
+        counted = key in kinds or NUMBERS.fullmatch(key.rpartition(".")[2])
+        if (number and not finite) or (counted and not number) or (share and not 0 <= value <= 1):
             return f"{key} is {value!r}"
     return None
 

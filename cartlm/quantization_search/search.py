@@ -126,9 +126,7 @@ def points(pairs: Pairs) -> str:
 
 
 def _figures(one: Try) -> str:
-    return (
-        f"{one.size_mib:,.3f} MiB, {one.bits_per_weight:.2f} bits per weight, exact match {one.exact_match:.4f}"
-    )
+    return f"{one.size_mib:,.3f} MiB, {one.bits_per_weight:.2f} bits per weight, exact match {one.exact_match:.4f}"
 
 
 def write_result(path: Path, order: Order, asking: Asking, found: Found) -> None:

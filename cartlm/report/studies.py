@@ -138,7 +138,11 @@ def tensors(model: Model) -> list[dict[str, Any]]:
     """Size and bits per weight of each quantized file, and how much of it fell back to another type than the one asked for."""
     rows = []
     for variant, made in model.quantized.items():
-        row = {"variant": variant, "MiB": made.get("size_mib"), "bits per weight": made.get("bits_per_weight")}
+        row = {
+            "variant": variant,
+            "MiB": made.get("size_mib"),
+            "bits per weight": made.get("bits_per_weight"),
+        }
         if fallen := made.get("fallback_tensors"):
             count = sum(number for key, number in made.items() if key.startswith("tensors_"))
             row["of another type"] = f"{fallen} of {count} tensors"

@@ -138,7 +138,10 @@ def together(metrics: Path) -> list[str]:
     evaluation = read_optional(metrics / "eval" / f"{F16}.json")
     shares = {
         words: evaluation[name]["exact_match"]
-        for name, words in {"ensemble": "the test messages", "natural_ensemble": "the messages typed by people"}.items()
+        for name, words in {
+            "ensemble": "the test messages",
+            "natural_ensemble": "the messages typed by people",
+        }.items()
         if name in evaluation
     }
     parts = [f"{percent(share)} of {words}" for words, share in shares.items()]

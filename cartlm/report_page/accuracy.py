@@ -126,7 +126,7 @@ def heat_views(sources: Sources, model: Model) -> Iterator[View]:
         lines = [
             [
                 Cell(name, name),
-                *(_shaded(cut[words][0]) if words in cut else Cell("", -1.0) for words in columns),
+                *(_shaded(cut[words][0]) if words in cut else Cell("", "") for words in columns),
             ]
             for name, cut in shares.items()
         ]

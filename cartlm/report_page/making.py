@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cartlm.errors import UserError
+from cartlm.files import MIB
 from cartlm.metrics import read_metrics
 from cartlm.report import cells
 from cartlm.report.summary import read_optional
@@ -18,7 +19,6 @@ from cartlm.report_page.parts import Section, Sources, View, machines, shown_pat
 CURVES = {"loss": "training", "eval_loss": "validation"}
 GROUPS = {"token_embd": "embedding", "embedding": "embedding", "output": "output", "attention": "attention", "mlp": "MLP", "ffn": "MLP", "norm": "norms", "header": "header", "padding": "padding"}  # fmt: skip
 """Group of a metrics file -> its name here."""
-MIB = 2**20
 
 
 def training_section(sources: Sources) -> Section:

@@ -9,6 +9,8 @@ import pytest
 
 from cartlm.files import replacing, scratch
 
+DEAD = 2**22 + 1  # above the largest number of a process
+
 
 def test_an_error_keeps_the_old_folder(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
@@ -26,13 +28,29 @@ def test_an_error_keeps_the_old_folder(tmp_path: Path) -> None:
 
 
 def test_scratch_is_gone_at_the_end_and_after_a_kill(tmp_path: Path) -> None:
-    (tmp_path / ".tmp-1-model.work").mkdir()
+    (tmp_path / f".tmp-{DEAD}-model.work").mkdir()
     with scratch(tmp_path / "model") as folder:
         assert [path.name for path in tmp_path.iterdir()] == [folder.name]
         (folder / "big").write_text("x")
         with replacing(tmp_path / "model", folder=True) as other:  # beside it, as stage base does
             (other / "part").write_text((folder / "big").read_text())
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_only_what_dead_processes_left_for_the_same_file_is_removed(tmp_path: Path) -> None:
+    others = {f".tmp-{DEAD}-may-june.csv", f".tmp-{os.getppid()}-june.csv", ".tmp-june.csv"}
+    for name in {*others, f".tmp-{DEAD}-june.csv", f".tmp-{os.getpid()}-june.csv"}:
+        (tmp_path / name).touch()
+    with replacing(tmp_path / "june.csv") as temporary:
+        temporary.write_text("new")
+    assert {path.name for path in tmp_path.iterdir()} == {*others, "june.csv"}
+
+
+def test_a_name_with_brackets_is_no_pattern(tmp_path: Path) -> None:
+    (tmp_path / f".tmp-{DEAD}-a[1].csv").touch()
+    with replacing(tmp_path / "a[1].csv") as temporary:
+        temporary.touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["a[1].csv"]
 
 
 def test_folders_in_a_folder_stay_open(tmp_path: Path) -> None:

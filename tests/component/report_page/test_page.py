@@ -337,3 +337,16 @@ def test_a_commit_with_broken_metrics_is_no_obstacle(tmp_path: Path) -> None:
     (found,) = trends.history(tmp_path, 20)
     assert "eval/f16.json" not in found.files
     assert "eval/q8_0.json" in found.files
+
+
+def test_commits_without_metrics_or_with_odd_subjects_are_no_obstacle(tmp_path: Path) -> None:
+    sources = toy_page.write(tmp_path)
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "metrics")
+    git(tmp_path, "commit", "-qm", "two\u2028lines")
+    git(tmp_path, "rm", "-rq", "metrics")
+    git(tmp_path, "commit", "-qm", "start over")
+    toy_page.write(tmp_path)
+    git(tmp_path, "add", "metrics")
+    git(tmp_path, "commit", "-qm", "again")
+    assert [each.subject for each in trends.history(sources.root, 20)] == ["two\u2028lines", "again"]

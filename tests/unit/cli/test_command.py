@@ -101,7 +101,9 @@ def test_wrong_use_is_one_line(arguments: list[str], word: str) -> None:
     assert word in done.stderr
 
 
-def test_debug_keeps_the_traceback_of_the_unexpected_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_debug_keeps_the_traceback_of_the_unexpected_and_of_what_caused_a_mistake(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("CARTLM_DEBUG", "1")
     odd = run("raise RuntimeError('odd')", "a")
     assert odd.exit_code == 2
@@ -109,6 +111,9 @@ def test_debug_keeps_the_traceback_of_the_unexpected_only(monkeypatch: pytest.Mo
     assert odd.stderr.splitlines()[-1].startswith("cartlm: error: ")
     mistake = run("raise UserError('rows = 0')", "a")
     assert mistake.stderr == "cartlm: error: rows = 0\n"
+    caused = run("raise UserError('rows = 0') from KeyError('n')", "a")
+    assert "KeyError: 'n'" in caused.stderr
+    assert caused.stderr.splitlines()[-1] == "cartlm: error: rows = 0"
 
 
 def test_done_is_the_last_json_line() -> None:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
 from cartlm.bench import aggregate
 from cartlm.compare import judge, rules
 from cartlm.compare.load import STANDARD, flatten
@@ -147,3 +149,11 @@ def test_a_planted_loss_in_any_number_is_found_or_has_a_reason_not_to_be() -> No
     assert found == {
         "bench", "eval", "gptq", "quantize", "remote", "merge.json", "parity.json", "decoding.json",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "key", ["cpu.other_cpus", "free.n", "cpu.latency_ms_p50_low", "free.exact_match_high"]
+)
+def test_text_in_a_number_beside_a_judged_one_is_invalid(key: str) -> None:
+    assert rules.invalid_metric({key: 1.0}) is None
+    assert rules.invalid_metric({key: "many"}) == f"{key} is 'many'"
