@@ -11,7 +11,7 @@ from typing import Any
 from cartlm.errors import UserError
 from cartlm.metrics import rounded
 from cartlm.recommend.config import ApiPrice, Cost, Priced
-from cartlm.recommend.measured import ACCURACY, RANDOM, flat, interval, timings
+from cartlm.recommend.measured import ACCURACY, RANDOM, interval, timings
 from cartlm.report import cells, hardware
 from cartlm.report.cells import Interval
 from cartlm.report.summary import read_optional
@@ -172,7 +172,7 @@ def _row(bill: Bill, variant: Served) -> dict[str, Any]:
         "queries_per_s": variant.rate,
         "EUR per million": variant.eur,
     }.items():
-        row |= flat(key, value) if value else {}
+        row |= value.row(key) if value else {}
     row["of these energy"] = variant.energy_eur
     if month := bill.month(variant):
         row |= {"machines": f"{month[0]:,}", "EUR a month": _digits(month[1])}
@@ -181,7 +181,7 @@ def _row(bill: Bill, variant: Served) -> dict[str, Any]:
 
 def _api_row(bill: Bill, api: Api) -> dict[str, Any]:
     row: dict[str, Any] = {"variant": api.name, "EUR per million": api.eur}
-    row |= flat(FREE, api.accuracy) if api.accuracy else {}
+    row |= api.accuracy.row(FREE) if api.accuracy else {}
     return row | (
         {"EUR a month": _digits(bill.messages * api.eur / MILLION)} if bill.messages is not None else {}
     )
@@ -244,9 +244,9 @@ def as_json(bill: Bill) -> dict[str, Any]:
     """All of it for programs; what is not priced is absent, and a break-even of null is never."""
     served = {}
     for each in bill.served:
-        row: dict[str, Any] = {**flat("queries_per_s", each.rate), "messages_a_month_at_most": each.capacity}
-        row |= flat("eur_per_million_messages", each.eur) if each.eur else {}
-        row |= flat(ACCURACY, each.accuracy) if each.accuracy else {}
+        row: dict[str, Any] = {**each.rate.row("queries_per_s"), "messages_a_month_at_most": each.capacity}
+        row |= each.eur.row("eur_per_million_messages") if each.eur else {}
+        row |= each.accuracy.row(ACCURACY) if each.accuracy else {}
         row |= {} if each.energy_eur is None else {"energy_eur_per_million_messages": each.energy_eur}
         if bill.prices.machine_hour and bill.apis:
             row["break_even_messages_a_month"] = {api.name: bill.break_even(each, api) for api in bill.apis}
@@ -259,7 +259,7 @@ def as_json(bill: Bill) -> dict[str, Any]:
             "answer_tokens": api.answer_tokens,
             "counted_by": api.counted_by,
             "eur_per_million_messages": api.eur,
-            **(flat(ACCURACY, api.accuracy) if api.accuracy else {}),
+            **(api.accuracy.row(ACCURACY) if api.accuracy else {}),
             **({"eur_a_month": bill.messages * api.eur / MILLION} if bill.messages is not None else {}),
         }
         for api in bill.apis

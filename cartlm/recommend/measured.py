@@ -52,7 +52,7 @@ class Candidate:
         """As `cartlm.report.cells` takes it."""
         row: dict[str, Any] = {"variant": self.name}
         for key, value in self.values.items():
-            row |= flat(key, value)
+            row |= value.row(key)
         return row
 
 
@@ -184,10 +184,3 @@ def interval(section: Mapping[str, Any], key: str) -> Interval | None:
     if (value := section.get(key)) is None:
         return None
     return Interval(value, section.get(f"{key}_low", value), section.get(f"{key}_high", value))
-
-
-def flat(key: str, value: Interval) -> dict[str, float]:
-    """The same the other way, as metrics files and tables have it."""
-    return {key: value.value} | (
-        {f"{key}_low": value.low, f"{key}_high": value.high} if value.low < value.high else {}
-    )

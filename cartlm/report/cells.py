@@ -42,6 +42,11 @@ class Interval(NamedTuple):
         """The quotient of two medians, as far apart as their intervals allow."""
         return Interval(self.value / other.value, self.low / other.high, self.high / other.low)
 
+    def row(self, key: str) -> dict[str, float]:
+        """Keys of a row: the value, and its limits where it has some."""
+        limits = {f"{key}_low": self.low, f"{key}_high": self.high} if self.low < self.high else {}
+        return {key: self.value, **limits}
+
 
 def number(value: float | None) -> str:
     """Three significant digits."""

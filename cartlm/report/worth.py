@@ -173,8 +173,8 @@ def section(metrics: Path, level: str) -> list[str]:
         {
             "messages": each.messages,
             "rows": f"{each.n:,}",
-            **_cells(BASELINE, each.baseline),
-            **_cells(F16, each.f16),
+            **each.baseline.row(BASELINE),
+            **each.f16.row(F16),
         }
         for each in kinds(metrics)
     ]
@@ -184,7 +184,3 @@ def section(metrics: Path, level: str) -> list[str]:
         f"fitted on the training rows. {told}",
         cells.markdown(("messages", "rows", BASELINE, F16), rows),
     ]
-
-
-def _cells(name: str, share: Interval) -> dict[str, float]:
-    return {name: share.value, f"{name}_low": share.low, f"{name}_high": share.high}

@@ -224,13 +224,9 @@ def worth_section(sources: Sources) -> Section:
     """F16 beside the baseline by kind of message."""
     found = worth.kinds(sources.metrics)
     rows = [
-        {
-            "messages": each.messages, "rows": each.n,
-            **{key: value for name, share in (("baseline", each.baseline), ("f16", each.f16)) for key, value in
-               ((name, share.value), (f"{name}_low", share.low), (f"{name}_high", share.high))},
-        }
+        {"messages": each.messages, "rows": each.n, **each.baseline.row("baseline"), **each.f16.row("f16")}
         for each in found
-    ]  # fmt: skip
+    ]
     title = "Exact match by kind of message, free decoding"
     view = View(
         {},

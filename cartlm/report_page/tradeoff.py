@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from cartlm.evaluation.paired import BASELINE
 from cartlm.metrics import read_metrics
-from cartlm.recommend.measured import ACCURACY, RANDOM, dominates, flat, interval, section_name
+from cartlm.recommend.measured import ACCURACY, RANDOM, dominates, interval, section_name
 from cartlm.report import cells
 from cartlm.report.cells import Interval
 from cartlm.report.models import Model
@@ -137,7 +137,7 @@ def view(
     )
     ids = [f"{prefix}-{mark.name}" for mark in marks]
     rows = [
-        {"variant": each.name, **flat(ACCURACY, each.accuracy), **flat(key, each.cost), "on the front": "yes" if each.on_front else ""}
+        {"variant": each.name, **each.accuracy.row(ACCURACY), **each.cost.row(key), "on the front": "yes" if each.on_front else ""}
         for each in marks
     ]  # fmt: skip
     title = f"Exact match against {COSTS[key]}: {', '.join(list(choice.values())[:-1])}"
