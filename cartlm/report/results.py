@@ -202,7 +202,7 @@ def is_known(key: str, rows: Sequence[Mapping[str, Any]]) -> bool:
 
 def is_timed(row: Mapping[str, Any]) -> bool:
     """Whether the benchmark measured a variant; the baseline has latencies, and no speeds in tokens."""
-    return any(row[key] is not None for key in SPEEDS)
+    return any(row.get(key) is not None for key in SPEEDS)
 
 
 def bullets(notes: Sequence[str]) -> str:
@@ -250,9 +250,7 @@ def merging(metrics: Path) -> list[dict[str, Any]]:
 
 def speed_notes(metrics: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Where the speeds were measured, what they are, and why some are not there."""
-    notes = []
-    if machines := sorted({row["machine"] for row in rows if is_timed(row)}):
-        notes.append(f"Measured on {' and '.join(machines)}.")
+    notes = machines(rows)
     notes.append("Speeds are medians across rounds; latencies are percentiles across all queries.")
     if any(row["variant"] == paired.BASELINE and is_timed(row) for row in rows):
         notes.append(f"`{paired.BASELINE}` has no tokens, so no speed in tokens.")
@@ -269,6 +267,12 @@ def speed_notes(metrics: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
             "architecture's random weights and on CUDA cards ([the paper's figures](paper.md))."
         )
     return notes
+
+
+def machines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence on where the speeds of these rows were measured; none without speeds."""
+    names = sorted({row["machine"] for row in rows if is_timed(row)})
+    return [f"Measured on {' and '.join(names)}."] if names else []
 
 
 def decode_notes(metrics: Path, variants: Sequence[str]) -> list[str]:
@@ -311,7 +315,7 @@ def readme_block(metrics: Path, variants: Sequence[str]) -> str:
         for row in collect(metrics, chosen)
         for each in (otherwise_asked(row, ("header", "few_shot")) or [row])
     ]
-    notes = decode_notes(metrics, variants)
+    notes = [*decode_notes(metrics, variants), *machines(rows)]
     if differences := paired.against_f16(paired.read_outcomes_of(metrics, variants)):
         lost = [each for each in differences if each.high < 0 and each.p_adjusted < ALPHA]
         names = ", ".join(f"`{each.variant}` {paired.format_points(each)}" for each in lost)

@@ -219,6 +219,7 @@ def test_a_variant_without_tokens_has_its_latencies_and_empty_cells(metrics: Pat
     assert "Not measured here: `base`, `int8`" in speed
     assert "`baseline`" not in speed.partition("Not measured")[2]
     assert rows(results.readme_block(metrics, names))["baseline"].startswith("| baseline | 0.300 |")
+    assert results.readme_block(metrics, names).endswith("Measured on a toy CPU x2.")
     assert summary.to_csv(summary.collect(metrics, names)).splitlines()[1].startswith("baseline,0.3,")
 
 
