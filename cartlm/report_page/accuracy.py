@@ -33,7 +33,7 @@ SLICES = {
     "language_spanish": "Spanish",
     "noise_clean": "clean",
     "noise_noisy": "noisy",
-    "phrasing_everyday": "typed like orders",
+    "phrasing_everyday": "in everyday wording",
     "novel": "novel",
 }
 LANGUAGES, NOISES = ("croatian", "english", "spanish"), ("clean", "noisy")
