@@ -182,7 +182,9 @@ def _file(source: str, output: str, variant: str, catalog: list[str] | None, opt
     help="Messages of a variant read at the same time.  [default: up to 4]",
 )
 @click.option(
-    "--threads", type=click.IntRange(1), help="Of a variant's workers together.  [default: all CPUs]"
+    "--threads",
+    type=click.IntRange(1),
+    help="Of a variant's workers together, at least one each.  [default: all CPUs]",
 )
 @click.option(
     "--queue",

@@ -118,8 +118,8 @@ def load(
     (cartlm.evaluation.constrained); "free" says whatever the model likes.
     `drafts` speed constrained decoding up and change no answer of it; whether the baseline agrees is a sign for confidence. True
     takes models/baseline where the model has one beside it, a path another fitted baseline. The keys and values of recent
-    catalogs are kept, up to `cache_mib` MiB. `workers` messages are read at the same time, which share `threads` (by default all that quota and affinity allow);
-    None is the number that evaluations use.
+    catalogs are kept, up to `cache_mib` MiB. `workers` messages are read at the same time, which share `threads` (by default all that quota and
+    affinity allow; each gets at least one); None is the number that evaluations use.
 
     No GGUF file or model folder records how the model was trained to be asked. A model inside of the repository is
     asked as its params.yaml says; for any other give what differs from the defaults: `separator` "\\n" behind the
@@ -152,9 +152,9 @@ def load(
     if rules is not None and drafts is True and margin in (None, found.learned.margin):
         calibration = found.learned.ensemble if together else found.learned.constrained
     with ExitStack() as undo:
-        engine = undo.enter_context(
-            open_engine(found.engine, found.path, threads or cpu_limits.threads(), workers)
-        )
+        # fewer threads than workers would be dealt as 0, which engines take for all CPUs
+        enough = max(threads or cpu_limits.threads(), workers or 1)
+        engine = undo.enter_context(open_engine(found.engine, found.path, enough, workers))
         builder = engine.prompt_builder(settings.separator)
         is_rules = found.engine == "rules"
         if decoding == "free" or is_rules:
