@@ -241,3 +241,16 @@ def test_nothing_that_is_no_export_is_replaced(shop: Path) -> None:
     (shop / "mine").mkdir()
     failed(export("q4_k_m", "mine", "--anew"), "something else", "name another folder")
     failed(export("q4_k_m", "params.yaml", "--anew"), "params.yaml", "name another folder")
+
+
+@pytest.mark.parametrize("mine", ["notes.txt", ".git/HEAD"])
+def test_an_export_is_not_replaced_with_files_that_it_did_not_write(shop: Path, mine: str) -> None:
+    """A checkout or a folder of downloads may have a SHA256SUMS too."""
+    assert export("q4_k_m", "out").exit_code == 0
+    (shop / "out" / mine).parent.mkdir(exist_ok=True)
+    (shop / "out" / mine).write_text("mine")
+    first = Path(mine).parts[0]
+    failed(
+        export("q4_k_m", "out", "--anew"), f"out holds {first}, which is not in its SHA256SUMS; move {first}"
+    )
+    assert (shop / "out" / mine).read_text() == "mine"
