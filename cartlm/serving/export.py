@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from cartlm.errors import FULL, UserError
+from cartlm.errors import UserError
 from cartlm.evaluation import paired
 from cartlm.files import replacing, sha256
 from cartlm.params import Params
@@ -61,24 +61,20 @@ def export(variant: str, target: Path, here: Path = Path(), anew: bool = False) 
     texts = {CARD: card(root, variant, model, _evaluation(root, variant, model))}
     if model.engine == "llama.cpp":
         texts[MODELFILE] = modelfile(model)
-    try:
-        with replacing(target, folder=True) as folder:
-            return _fill(folder, model, texts)
-    except OSError as error:  # of a copy it names the source
-        if error.errno not in FULL:
-            raise
-        way = "free some space, or name a folder on another disk"
-        raise UserError(f"no space left writing {target}", way) from None
+    with replacing(target, folder=True) as folder:
+        return _fill(folder, model, texts)
 
 
 def _check_export(target: Path, anew: bool) -> None:
-    """Raise UserError for what exists, unless it shall be made `anew` and holds nothing but what its checksums name."""
+    """Raise UserError for what exists, unless it shall be made `anew` and holds nothing but what its checksums name: a folder
+    of something else may have such a file too.
+    """
     is_export = (target / SUMS).is_file()
     if not (anew and is_export):
         what = "exists already" if is_export or not target.is_dir() else "is a folder of something else"
         raise UserError(f"{target} {what}", "name another folder, or add --anew to replace an export")
     sums = (target / SUMS).read_text("utf-8", errors="replace").splitlines()
-    exported = {SUMS, *(line.partition("  ")[2] for line in sums)}  # others use such a file too
+    exported = {SUMS, *(line.partition("  ")[2] for line in sums)}
     if foreign := sorted(path.name for path in target.iterdir() if path.name not in exported):
         what = f"{target} holds {foreign[0]}, which is not in its {SUMS}"
         raise UserError(what, f"move {foreign[0]} elsewhere, or name another folder")

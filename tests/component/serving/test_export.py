@@ -172,9 +172,11 @@ def test_a_model_that_knows_no_orders_says_so(shop: Path) -> None:
         assert "messages that are no order, " not in (shop / "out" / CARD).read_text()
 
 
-def test_a_full_disk_names_the_folder_and_leaves_none(shop: Path) -> None:
+def test_a_full_disk_names_the_file_and_leaves_no_folder(shop: Path) -> None:
     with full_disk(40_000):
-        failed(export("q4_k_m", "out"), "no space left writing out; free some space, or name a folder")
+        failed(
+            export("q4_k_m", "out"), "no space left writing out/model.gguf; free some space, then the same"
+        )
     assert not [path for path in shop.iterdir() if "out" in path.name]
 
 
