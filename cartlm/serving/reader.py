@@ -156,9 +156,12 @@ def load(
         enough = max(threads or cpu_limits.threads(), workers or 1)
         engine = undo.enter_context(open_engine(found.engine, found.path, enough, workers))
         builder = engine.prompt_builder(settings.separator)
-        is_rules = found.engine == "rules"
-        if decoding == "free" or is_rules:
-            free = [FreeDecoder(each, builder, settings, is_rules) for each in engine.replicas]
+        if decoding == "free" or found.engine == "rules":
+            limit = None
+            if found.engine != "rules":
+                with open_cache(found.engine, engine) as cache:  # an engine does not say it of itself
+                    limit = cache.max_tokens
+            free = [FreeDecoder(each, builder, settings, limit) for each in engine.replicas]
             reader = Reader(found, free, None, engine)
         else:
             prefixes, legal = PrefixCache(cache_mib), list[LegalDecoder]()

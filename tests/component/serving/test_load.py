@@ -82,6 +82,16 @@ def test_free_decoding_says_what_the_engine_says(load: Load, toy_gguf: Path, toy
                 )
 
 
+@pytest.mark.parametrize("decoding", ["constrained", "free"])
+def test_no_setting_makes_a_prompt_longer_than_the_model_was_made_for(
+    load: Load, toy_gguf: Path, toy_model: Path, decoding: str
+) -> None:
+    for model in (toy_gguf, toy_model):
+        reader = load(model, decoding=decoding, max_tokens=8192)
+        with pytest.raises(cartlm.Unreadable, match=r"102[34] are allowed"):
+            reader.predict(["Tea"], "two teas " * 400)
+
+
 @pytest.mark.parametrize("which", ["toy", "base"])
 def test_drafts_and_caches_change_no_answer(
     load: Load, toy_gguf: Path, base_gguf: Path, tmp_path: Path, which: str
