@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from cartlm import command
-from cartlm.errors import FULL, UserError
 
 if TYPE_CHECKING:
     from cartlm.quantization_search.trials import Way
@@ -64,24 +61,12 @@ def search_quantization(
     )  # fmt: skip
     order = search.Order(model, kinds, tolerance, imatrix, WORK)
     calibration = rows.read(CALIBRATION) if imatrix else []
-    with _room(), command.alone("cartlm search-quantization", "the same command"):
+    with command.alone("cartlm search-quantization", "the same command"):
         found = search.search(order, asking, calibration, lambda line: print(line, flush=True))
         search.write_result(output, order, asking, found)
     print(f"\n{len(found.tries) - 1} mixes tried on {len(chosen)} validation rows, {way}; all in {output}")
     print(found.caution)
     print(found.params_lines)
-
-
-@contextmanager
-def _room() -> Iterator[None]:
-    """A full disk is told with the command to type then, which is no stage's."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        where = error.filename or WORK
-        raise UserError(f"no space left writing {where}", "free some space, then the same command") from None
 
 
 COMMANDS = (search_quantization,)

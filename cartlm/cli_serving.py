@@ -189,7 +189,9 @@ def _file(source: str, output: str, variant: str, catalog: list[str] | None, opt
     help="Messages processed at the same time, per variant.  [default: up to 4]",
 )
 @click.option(
-    "--threads", type=click.IntRange(1), help="Threads shared by a variant's workers.  [default: all CPUs]"
+    "--threads",
+    type=click.IntRange(1),
+    help="Threads shared by a variant's workers, at least one each.  [default: all CPUs]",
 )
 @click.option(
     "--queue",

@@ -37,6 +37,8 @@ _GARBAGE = gc.get_threshold()
 gc.set_threshold(20_000, 50, 100)
 # Libraries in C++ and Rust have the system's error only in words.
 MEMORY_WORDS = re.compile(r"can't allocate memory|CUDA out of memory|Cannot allocate memory")
+TEMPORARY = re.compile(r"\.tmp-\d+-")
+"""What `cartlm.files.replacing` puts before a name until the file is whole."""
 for _name in ("torchao", "torch.utils._pytree"):
     # transformers imports torchao where it is installed, which logs CUDA parts that no CPU can load
     logging.getLogger(_name).setLevel(logging.ERROR)
@@ -89,8 +91,9 @@ def made_by(path: str) -> str:
     return next((maker for place, maker in MADE_BY.items() if name.is_relative_to(place)), "")
 
 
-def explain(error: BaseException) -> UserError:
-    """What a failure means to the user; any other exception points at a fault of ours."""
+def explain(error: BaseException, of_stage: bool = False) -> UserError:
+    """What a failure means to the user, of a stage or of another command; any other exception points at a fault of ours."""
+    again = "dvc repro" if of_stage else "the same command"
     text = " ".join(str(error).split())[:400]
     file = getattr(error, "filename", None)
     hint = made_by(str(file)) if file else ""
@@ -104,10 +107,12 @@ def explain(error: BaseException) -> UserError:
             way = f"{context.command_path} --help" if context else ""
             return UserError(error.format_message().rstrip("."), way)
         case _ if processes.FULL.search(text) or (isinstance(error, OSError) and error.errno in FULL):
-            where = f" writing {file}" if file else f": {text}"
-            return UserError(f"no space left{where}", "free some space, then dvc repro")
+            written = getattr(error, "filename2", None) or file  # a copy names its source first
+            where = f" writing {TEMPORARY.sub('', str(written))}" if written else f": {text}"
+            return UserError(f"no space left{where}", f"free some space, then {again}")
         case _ if isinstance(error, MemoryError) or MEMORY_WORDS.search(text):
-            return UserError("out of memory", "close other programs or lower the batch size in params.yaml")
+            less = " or lower the batch size in params.yaml" if of_stage else ""
+            return UserError("out of memory", f"close other programs{less}, then {again}")
         case ModuleNotFoundError():
             return UserError(f"the package {error.name} is not installed", "make setup")
         case FileNotFoundError() if file is not None:
@@ -126,17 +131,19 @@ def explain(error: BaseException) -> UserError:
     return UserError(what, f"run again with {DEBUG}=1 for the traceback")
 
 
-def fail(error: BaseException) -> None:
+def fail(error: BaseException, of_stage: bool = False) -> None:
     """Print `error` as one line on stderr and exit with 2."""
     expected = isinstance(error, UserError | click.ClickException | click.Abort)
     if os.environ.get(DEBUG) == "1" and (error.__cause__ or not expected):
         traceback.print_exception(error)
-    progress(f"cartlm: error: {explain(error)}")
+    progress(f"cartlm: error: {explain(error, of_stage)}")
     sys.exit(2)
 
 
 class Guard(click.Command):
     """A click command whose errors go through `fail`."""
+
+    of_stage = False
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -151,7 +158,7 @@ class Guard(click.Command):
         try:
             result = super().main(*args, **kwargs)
         except Exception as error:
-            fail(error)
+            fail(error, self.of_stage)
         sys.exit(result if isinstance(result, int) else 0)
 
 
@@ -160,6 +167,8 @@ class Command(Guard):
 
     It runs in a child process, so that its death by a signal is reported, whoever started it.
     """
+
+    of_stage = True
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         # accelerate launch has processes of its own, and a test calls the command in its own process

@@ -6,24 +6,21 @@ import hashlib
 import os
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cartlm.baseline import reader as baseline
-from cartlm.decoding.constrained import Constrained, TooLong
 from cartlm.engines.answer import Answer
 from cartlm.engines.collect import collect_answers
 from cartlm.errors import UserError
-from cartlm.evaluation.answers import evenly_spaced, open_engine
+from cartlm.evaluation.answers import evenly_spaced
 from cartlm.evaluation.constrained import constrained, ensemble
-from cartlm.evaluation.reading import ENGINES, Within, open_asked, open_cache
+from cartlm.evaluation.reading import ENGINES, Within, open_asked
 from cartlm.own_rows.variants import Served, Variant
 from cartlm.params import Params
 from cartlm.serving.models import Model
-from cartlm.serving.reader import Mode, ensemble_margin
+from cartlm.serving.reader import Mode, Unreadable, ensemble_margin, load
 from cartlm.system import cpu_limits
 from cartlm.task.prompt import PromptBuilder
 from cartlm.task.rows import Row
@@ -47,7 +44,7 @@ class Order:
 class Answered:
     """A variant's answers in the order of the rows, and notes on them.
 
-    `latency_ms`: of a model, evenly spaced rows asked once more, one at a time on all threads, from message to answer; of a
+    `latency_ms`: of a model, evenly spaced rows read once more, one at a time on all threads, as `cartlm.load` reads them; of a
     server, every row, from the request to the last byte, several at a time. `about`: engine and decoding.
     """
 
@@ -134,39 +131,31 @@ def _busy() -> list[str]:
 
 
 def _latency_ms(model: Model, rows: Sequence[Row], order: Order, margin: float | None) -> list[float]:
-    """Milliseconds from message to answer of evenly spaced rows, one at a time on all threads, after one that warms up.
+    """Milliseconds from message to intent of evenly spaced rows, read one at a time on all threads as `cartlm.load` reads them.
 
-    Apart from the answers that are scored, because drafts speed those up. Rows that cannot be asked are left out.
+    Rows that it refuses are left out; an answer that is no intent took its time all the same.
     """
     if not (chosen := [rows[at] for at in evenly_spaced(len(rows), order.timed)]):
         return []
-    limit, seconds = order.params.eval.max_new_tokens, []
-    with ExitStack() as stack:
-        engine: Any = stack.enter_context(
-            open_engine(model.engine, model.path, cpu_limits.threads(), replicas=1)
-        )
-        builder = engine.prompt_builder(order.params.prompt.separator)
-        within: Constrained | None = None
-        if order.way != "free" and model.engine in ENGINES:
-            cache, draft = stack.enter_context(open_cache(model.engine, engine)), None
-            if model.baseline:
-                draft = partial(baseline.read, baseline.load(model.baseline))
-            legal = order.params.decoding
-            within = Constrained(
-                cache, builder, legal.max_quantity, draft=draft, margin=margin, none=legal.none
-            )
-        asked, _ = _askable(builder, chosen, order.params)
-        for row in [chosen[at] for at in asked[:1] + asked]:
-            started = time.perf_counter()
-            try:
-                if within is not None:
-                    within.answer(row.catalog, row.message)
-                else:
-                    engine.answer(builder.prompt_ids(row.prompt), limit)
-            except TooLong:
-                continue
-            seconds.append(time.perf_counter() - started)
-    return [1000 * each for each in seconds[1:]]
+    params = order.params
+    reader = load(
+        model.path, decoding=order.way, margin=margin, separator=params.prompt.separator, max_tokens=params.prompt.max_tokens,
+        max_new_tokens=params.eval.max_new_tokens, max_quantity=params.decoding.max_quantity, none=params.decoding.none,
+    )  # fmt: skip
+
+    def timed(catalog: Sequence[str], message: str) -> list[float]:
+        started = time.perf_counter()
+        try:
+            reader.predict(catalog, message)
+        except Unreadable as error:
+            if not error.answer:
+                return []
+        return [1000 * (time.perf_counter() - started)]
+
+    with reader:
+        # the first answer warms up; a catalog turned round is another one to the prefix cache
+        any(timed(row.catalog[::-1], row.message) for row in chosen)
+        return [each for row in chosen for each in timed(row.catalog, row.message)]
 
 
 def _ask_server(variant: Served, rows: Sequence[Row], order: Order) -> Answered:

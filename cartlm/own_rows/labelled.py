@@ -47,12 +47,13 @@ class OwnRows:
 def read(path: Path, mapped: Mapped, catalog: Sequence[str] | None = None) -> OwnRows:
     """The rows of a file; `catalog` takes the place of each row's own.
 
-    Raises UserError for a file that cannot be read, or without a column that is named or necessary.
+    Raises UserError for a file that cannot be read to its end, or without a column that is named or necessary.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder", "name one file")
     source = Source(path, mapped.wanted)
-    source.survey()
+    if cut := source.survey()[1]:
+        raise UserError(cut, "mend the file")
     fields = resolve(source, mapped, catalog is not None)
     read = OwnRows(path, notes=source.notes)
     every: list[tuple[int, dict[str, Any]]] = []

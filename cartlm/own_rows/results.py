@@ -11,7 +11,7 @@ import numpy as np
 from cartlm.engines.answer import Answer
 from cartlm.evaluation.paired import Difference, mcnemar_differences, pair_outcomes
 from cartlm.evaluation.scoring import Score, score, summarize
-from cartlm.metrics import Outcome, answer_hash, rounded
+from cartlm.metrics import Outcome, rounded
 from cartlm.own_rows.answering import Answered
 from cartlm.own_rows.labelled import SIZES, Labelled
 from cartlm.task.intent import NO_ORDER, parse_intent
@@ -74,11 +74,9 @@ class Evaluation:
 def evaluate(rows: Sequence[Labelled], answered: Sequence[Answered]) -> Evaluation:
     """Score the answers of one or more variants, whose names differ, to the same rows. Raises ValueError without rows."""
     variants = [_score([each.row for each in rows], one) for one in answered]
+    # by place: all rows of a JSON array on one line have the same id
     outcomes = {
-        each.name: [
-            Outcome(own.row.id, one.outcome, answer_hash(answer.text))
-            for own, one, answer in zip(rows, each.scores, each.answered.answers, strict=True)
-        ]
+        each.name: [Outcome(str(at), one.outcome, "") for at, one in enumerate(each.scores)]
         for each in variants
     }
     first, *others = outcomes

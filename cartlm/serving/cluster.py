@@ -29,7 +29,7 @@ from cartlm.serving.file_run import answer_line, answers_key
 from cartlm.serving.folder import RUN, Folder, run_id
 from cartlm.serving.journal import changed
 from cartlm.serving.outputs import parquet_bytes
-from cartlm.serving.partitions import Contents, Input, Partition
+from cartlm.serving.partitions import Contents, Input, Partition, PartitionReader
 from cartlm.serving.questions import COLUMNS, find_columns, questions
 from cartlm.serving.reader import Mode, Reader, load
 from cartlm.system import cpu_limits
@@ -101,8 +101,9 @@ class Worker:
     def __init__(
         self, job: ClusterJob, source: Input, key: Mapping[str, Any], columns: Mapping[str, str], numbered: bool
     ) -> None:  # fmt: skip
-        self._job, self._source, self._key = job, source, key
+        self._job, self._key = job, key
         self._columns, self._numbered = columns, numbered
+        self._partitions = PartitionReader(source, [*columns.values()])
         self._reader: Reader | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -124,7 +125,7 @@ class Worker:
         seconds = [time.perf_counter()]
         reader, folder = self._opened(), Folder(self._job.output)
         seconds.append(time.perf_counter())
-        rows = partitions.records(self._source, part, [*self._columns.values()])
+        rows = self._partitions.records(part)
         asked = [*questions(rows, self._columns, self._job.catalog, part.start)]
         seconds.append(time.perf_counter())
         every = [answer_line(reader, question) for question in asked]

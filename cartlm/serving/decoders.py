@@ -64,19 +64,23 @@ class Decoded:
 class FreeDecoder:
     """An engine that says what it likes, greedily; its text is read as an intent of the catalog, or as none at all.
 
-    `rules`: it is the baseline, whose ids are characters, as many as there are.
+    `limit`: how many tokens the model was made to read, prompt and answer together; None for the baseline, whose ids are
+    characters, as many as there are.
     """
 
-    def __init__(self, engine: Any, builder: PromptBuilder, settings: Settings, rules: bool = False) -> None:
-        self._engine, self._builder, self._settings, self._rules = engine, builder, settings, rules
+    def __init__(self, engine: Any, builder: PromptBuilder, settings: Settings, limit: int | None) -> None:
+        self._engine, self._builder, self._settings, self._limit = engine, builder, settings, limit
 
     def decode(self, catalog: Sequence[str], message: str) -> Decoded:
         """Raises Unreadable for a prompt that is too long or has a special token, and for an answer that is cut, no
         intent, or names no catalog line."""
-        most, bound = self._settings.max_new_tokens, None if self._rules else self._settings.max_tokens
+        most, limit = self._settings.max_new_tokens, self._limit
+        bound = None if limit is None else min(self._settings.max_tokens, limit - 1)
         ids = _prompt_ids(self._builder, catalog, message, bound)
         if bound is not None and len(ids) > bound:
             raise Unreadable(f"the prompt takes {len(ids)} tokens, and {bound} are allowed")
+        if limit is not None:
+            most = min(most, limit - len(ids))
         answer = self._engine.answer(ids, most)
         if answer.finish_reason != "stop":
             raise Unreadable(f"the answer did not end within {most} tokens", answer.text)
@@ -86,7 +90,7 @@ class FreeDecoder:
                 intent = replace(intent, product=records.catalog_line(intent.product, catalog))
         except ValueError as error:
             raise Unreadable(f"the answer is no intent of this catalog: {error}", answer.text) from None
-        if self._rules:
+        if limit is None:
             return Decoded(intent, None, Work("rules"))
         tokens = answer.decoded_tokens
         return Decoded(intent, None, Work("free", len(ids), decided_tokens=tokens, forward_passes=tokens + 1))

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from cartlm.errors import FULL, UserError
+from cartlm.errors import UserError
 from cartlm.evaluation import paired
 from cartlm.files import replacing, sha256
 from cartlm.params import Params
@@ -43,7 +43,7 @@ def export(variant: str, target: Path, here: Path = Path(), anew: bool = False) 
     """Write the folder `target`, whole or not at all; the names of its files.
 
     Raises UserError for what is no variant of the params.yaml of `here`, for one whose evaluation is missing or of another model
-    than the one there now, for a full disk, and for a folder that exists already, unless it shall be made `anew` and was exported.
+    than the one there now, and for a folder that exists already, unless it shall be made `anew` and is an export and nothing else.
     """
     root = find_root(here)
     names = params_of(root).variants.names if root else []
@@ -56,21 +56,28 @@ def export(variant: str, target: Path, here: Path = Path(), anew: bool = False) 
     if model.engine == "rules":
         where = model.path.relative_to(root) if model.path.is_relative_to(root) else model.path
         raise UserError(f"{variant} is one file and no language model", f"copy {where}: cartlm serve FILE")
-    is_export = (target / SUMS).is_file()
-    if target.exists() and not (anew and is_export):
-        what = "exists already" if is_export or not target.is_dir() else "is a folder of something else"
-        raise UserError(f"{target} {what}", "name another folder, or add --anew to replace an export")
+    if target.exists():
+        _check_export(target, anew)
     texts = {CARD: card(root, variant, model, _evaluation(root, variant, model))}
     if model.engine == "llama.cpp":
         texts[MODELFILE] = modelfile(model)
-    try:
-        with replacing(target, folder=True) as folder:
-            return _fill(folder, model, texts)
-    except OSError as error:  # of a copy it names the source
-        if error.errno not in FULL:
-            raise
-        way = "free some space, or name a folder on another disk"
-        raise UserError(f"no space left writing {target}", way) from None
+    with replacing(target, folder=True) as folder:
+        return _fill(folder, model, texts)
+
+
+def _check_export(target: Path, anew: bool) -> None:
+    """Raise UserError for what exists, unless it shall be made `anew` and holds nothing but what its checksums name: a folder
+    of something else may have such a file too.
+    """
+    is_export = (target / SUMS).is_file()
+    if not (anew and is_export):
+        what = "exists already" if is_export or not target.is_dir() else "is a folder of something else"
+        raise UserError(f"{target} {what}", "name another folder, or add --anew to replace an export")
+    sums = (target / SUMS).read_text("utf-8", errors="replace").splitlines()
+    exported = {SUMS, *(line.partition("  ")[2] for line in sums)}
+    if foreign := sorted(path.name for path in target.iterdir() if path.name not in exported):
+        what = f"{target} holds {foreign[0]}, which is not in its {SUMS}"
+        raise UserError(what, f"move {foreign[0]} elsewhere, or name another folder")
 
 
 def _fill(folder: Path, model: Model, texts: Mapping[str, str]) -> list[str]:

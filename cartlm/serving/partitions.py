@@ -7,9 +7,11 @@ import io
 import os
 import re
 import shlex
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -301,16 +303,39 @@ def plan(contents: Sequence[Contents], size: int) -> list[Partition]:
     return parts
 
 
-def records(source: Input, part: Partition, wanted: Sequence[str]) -> Records:
-    """(line, record) of each row, or (line, problem); keys are `folded`. As cartlm.data.tables.Source.records.
+class PartitionReader:
+    """Reads partitions, one after another.
 
-    Raises UserError where the file cannot be read any further.
+    A row of Parquet is found by decoding its row group from the beginning, and a group may be a whole file of a million rows. So
+    the next partition goes on where the last one ended if it begins further on in the same group; one batch is kept.
     """
-    rows = _parquet_rows if _is_parquet(part.path) else _json_rows
-    path = source.path(part.path)
-    way = "mend or remove the file, then the same command with another output or --anew"
-    with readable(path, way), source.filesystem.open_input_file(path) as file:
-        yield from rows(file, part, Source(Path(part.path), wanted))
+
+    def __init__(self, source: Input, wanted: Sequence[str]) -> None:
+        self._source, self._wanted = source, wanted
+        self._last: _Batches | None = None
+
+    def records(self, part: Partition) -> Records:
+        """(line, record) of each row, or (line, problem); keys are `folded`. As cartlm.data.tables.Source.records.
+
+        Raises UserError where the file cannot be read any further.
+        """
+        path, rows = self._source.path(part.path), Source(Path(part.path), self._wanted)
+        way = "mend or remove the file, then the same command with another output or --anew"
+        with readable(path, way):
+            if _is_parquet(part.path):
+                yield from self._parquet_rows(path, part, rows)
+                return
+            with self._source.filesystem.open_input_file(path) as file:
+                yield from _json_rows(file, part, rows)
+
+    def _parquet_rows(self, path: str, part: Partition, rows: Source) -> Records:
+        begin, end = part.first - 1, part.first - 1 + part.rows
+        last, self._last = self._last, None  # what fails on the way is opened anew
+        if last is None or not last.leads_to(path, begin):
+            last = _Batches(self._source.filesystem, path, begin, rows._wanted())
+        for row, batch in last.cut(begin, end):
+            yield from enumerate(_batch_rows(batch, rows), row + 1)
+        self._last = last
 
 
 def _json_rows(file: Any, part: Partition, rows: Source) -> Records:
@@ -328,26 +353,41 @@ def _record(rows: Source, line: bytes) -> dict[str, Any] | str:
         return tables._not_json(error)
 
 
-def _parquet_rows(file: Any, part: Partition, rows: Source) -> Records:
-    from pyarrow import parquet
+class _Batches:
+    """The columns that are `wanted` of a Parquet file, from the row group on that has the row `begin`; rows count from 0."""
 
-    table = parquet.ParquetFile(file)
-    begin, end = part.first - 1, part.first - 1 + part.rows
-    place, skipped, wanted = 0, 0, list[int]()
-    for group in range(table.num_row_groups):
-        size = table.metadata.row_group(group).num_rows
-        if place + size > begin and place < end:
-            skipped = skipped if wanted else place
-            wanted.append(group)
-        place += size
-    names = [name for name in table.schema_arrow.names if folded(name) in rows._wanted()]
-    place = skipped
-    for batch in table.iter_batches(tables.PARQUET_ROWS, row_groups=wanted, columns=names):
-        here = batch.slice(
-            max(0, begin - place), max(0, min(end, place + batch.num_rows) - max(begin, place))
-        )
-        yield from enumerate(_batch_rows(here, rows), max(begin, place) + 1)
-        place += batch.num_rows
+    def __init__(self, filesystem: Any, path: str, begin: int, wanted: Set[str]) -> None:
+        from pyarrow import parquet
+
+        # by default all columns of all row groups that follow are fetched at once
+        file = filesystem.open_input_file(path)
+        self._table = parquet.ParquetFile(file, buffer_size=CHUNK, pre_buffer=False)
+        groups = range(self._table.num_row_groups)
+        sizes = (self._table.metadata.row_group(group).num_rows for group in groups)
+        self._path, self._starts = path, [*accumulate(sizes, initial=0)]
+        first = bisect_right(self._starts, begin) - 1
+        names = [name for name in self._table.schema_arrow.names if folded(name) in wanted]
+        self._batches = self._table.iter_batches(tables.PARQUET_ROWS, [*groups[first:]], names)
+        self._row, self._batch = self._starts[first], next(self._batches, None)
+
+    @property
+    def _after(self) -> int:
+        return self._row + (self._batch.num_rows if self._batch is not None else 0)
+
+    def leads_to(self, path: str, begin: int) -> bool:
+        """Whether a row is reached from here without decoding a row group before its own."""
+        start = self._starts[bisect_right(self._starts, begin) - 1]
+        return path == self._path and self._row <= begin and start <= self._after
+
+    def cut(self, begin: int, end: int) -> Iterator[tuple[int, Any]]:
+        """(row, batch) of the rows from `begin` until before `end`."""
+        while self._batch is not None:
+            low, high = max(begin, self._row), min(end, self._after)
+            if low < high:
+                yield low, self._batch.slice(low - self._row, high - low)
+            if self._after >= end:
+                return
+            self._row, self._batch = self._after, next(self._batches, None)
 
 
 def _batch_rows(batch: Any, rows: Source) -> Iterator[dict[str, Any] | str]:

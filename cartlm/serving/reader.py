@@ -118,8 +118,8 @@ def load(
     (cartlm.evaluation.constrained); "free" says whatever the model likes.
     `drafts` speed constrained decoding up and change no answer of it; whether the baseline agrees is a sign for confidence. True
     takes models/baseline where the model has one beside it, a path another fitted baseline. The keys and values of recent
-    catalogs are kept, up to `cache_mib` MiB. `workers` messages are read at the same time, which share `threads` (by default all that quota and affinity allow);
-    None is the number that evaluations use.
+    catalogs are kept, up to `cache_mib` MiB. `workers` messages are read at the same time, which share `threads` (by default all that quota and
+    affinity allow; each gets at least one); None is the number that evaluations use.
 
     No GGUF file or model folder records how the model was trained to be asked. A model inside of the repository is
     asked as its params.yaml says; for any other give what differs from the defaults: `separator` "\\n" behind the
@@ -152,13 +152,16 @@ def load(
     if rules is not None and drafts is True and margin in (None, found.learned.margin):
         calibration = found.learned.ensemble if together else found.learned.constrained
     with ExitStack() as undo:
-        engine = undo.enter_context(
-            open_engine(found.engine, found.path, threads or cpu_limits.threads(), workers)
-        )
+        # fewer threads than workers would be dealt as 0, which engines take for all CPUs
+        enough = max(threads or cpu_limits.threads(), workers or 1)
+        engine = undo.enter_context(open_engine(found.engine, found.path, enough, workers))
         builder = engine.prompt_builder(settings.separator)
-        is_rules = found.engine == "rules"
-        if decoding == "free" or is_rules:
-            free = [FreeDecoder(each, builder, settings, is_rules) for each in engine.replicas]
+        if decoding == "free" or found.engine == "rules":
+            limit = None
+            if found.engine != "rules":
+                with open_cache(found.engine, engine) as cache:  # an engine does not say it of itself
+                    limit = cache.max_tokens
+            free = [FreeDecoder(each, builder, settings, limit) for each in engine.replicas]
             reader = Reader(found, free, None, engine)
         else:
             prefixes, legal = PrefixCache(cache_mib), list[LegalDecoder]()

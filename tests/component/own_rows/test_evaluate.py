@@ -8,7 +8,8 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from cartlm import cli
 from cartlm.engines.collect import file_digest
 from cartlm.evaluation import reading
 from cartlm.metrics import read_metrics, write_metrics
+from cartlm.serving.reader import Prediction, Reader
 from cartlm.task import rows as row_files
 from stages import evaluate as stage
 from tests import ROOT
@@ -119,6 +121,29 @@ def test_constrained_answers_are_of_the_catalog(evaluate: Evaluate, shop: Path) 
         assert found[way]["engine"]["decoding"] == way
     assert found["free"]["outside_catalog"] + found["free"]["unparseable"] > 0, "nothing was tested"
     assert found["constrained"]["outside_catalog"] == found["constrained"]["unparseable"] == 0
+
+
+def test_latency_is_that_of_the_reader_that_users_load(
+    evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its drafts and its prefix cache, which the row that warms up does not fill; answers that are no intent count, too."""
+    predict, asked = Reader.predict, list[Prediction]()
+
+    def slowly(self: Reader, catalog: Sequence[str], message: str) -> Prediction:
+        time.sleep(0.5)
+        asked.append(predict(self, catalog, message))
+        return asked[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Reader, "predict", slowly)
+        found = values(evaluate("--variant", "f16", "--json", "--timed", "2"))["variants"]["f16"]
+    assert (found["latency_n"], found["latency_ms_p50"] > 500) == (2, True)
+    assert [each.work.cached_tokens for each in asked] == [0, 0, 0]
+    assert any(each.work.drafted for each in asked)
+    found = values(evaluate("--variant", "f16", "--decoding", "free", "--json", "--timed", "24"))
+    free = found["variants"]["f16"]
+    assert free["outside_catalog"] + free["unparseable"] > 0
+    assert free["latency_n"] == 24
 
 
 def test_an_ensemble_needs_a_margin_and_a_baseline_before_anything_is_asked(

@@ -206,7 +206,8 @@ def test_partitions_hold_every_row_once(repo: Path, asked: Path) -> None:
         source = partitions.list_files(f"file://{repo}/two", str(repo / "out"))
         contents = [partitions.survey(source, name, {*names}, size) for name in source.names]
         parts = partitions.plan(contents, size)
-        found = [record for part in parts for record in partitions.records(source, part, names)]
+        reader = partitions.PartitionReader(source, names)
+        found = [record for part in parts for record in reader.records(part)]
         texts = [record["text"] for _, record in found[: 2 * ROWS] if isinstance(record, dict)]
         assert texts == [row["text"] for row in rows] * 2
         assert [(line, type(record)) for line, record in found[2 * ROWS :]] == [
@@ -218,6 +219,58 @@ def test_partitions_hold_every_row_once(repo: Path, asked: Path) -> None:
         assert [part.start for part in parts] == [
             1 + sum(part.rows for part in parts[:at]) for at in range(len(parts))
         ]
+
+
+def test_a_worker_decodes_a_row_group_once_however_many_partitions_it_has(
+    repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A partition of its own costs the rows before it in its group, and none behind it but those of its last batch."""
+    rows, size, decoded, whole = 20_000, 150, list[int](), parquet.ParquetFile.iter_batches
+
+    def counting(*arguments: Any, **options: Any) -> Iterator[Any]:
+        for batch in whole(*arguments, **options):
+            decoded.append(batch.num_rows)
+            yield batch
+
+    def parts(group: int) -> list[partitions.Partition]:
+        parquet.write_table(table, repo / "in/rows.parquet", row_group_size=group)
+        return partitions.plan([partitions.survey(source, "rows.parquet", {"id"}, size)], size)
+
+    def cost(*asked: partitions.Partition, workers: int = 1) -> int:
+        """How many rows were decoded, by workers that take turns."""
+        decoded.clear()
+        readers = [partitions.PartitionReader(source, ("id",)) for _ in range(workers)]
+        for at, part in enumerate(asked):
+            found = [*readers[at % workers].records(part)]
+            wanted = range(part.first, part.first + part.rows)
+            assert found == [(line, {"id": line}) for line in wanted]
+        return sum(decoded)
+
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", counting)
+    table = pa.table({"id": range(1, rows + 1), "other": ["x"] * rows})
+    (repo / "in").mkdir()
+    jsonl(repo / "in/rows.parquet", [])
+    source = partitions.list_files(str(repo / "in"), str(repo / "out"))
+    every = parts(rows)
+    assert cost(*every) == rows
+    assert rows < cost(*every, workers=3) <= 3 * rows
+    assert cost(every[20]) == 4000
+    assert cost(every[20], every[2], every[3]) == 5000, "one that is tried again begins anew"
+    every = parts(300)
+    assert cost(*every) == rows
+    assert cost(every[0], every[100]) == 2000, "no group between two of its partitions"
+
+
+@pytest.mark.parametrize("group", [2000, 20_000])
+def test_a_worker_holds_only_the_batch_that_it_has_reached(repo: Path, group: int) -> None:
+    """While a partition is answered, which takes minutes; of files with one row group, and with many."""
+    texts = [os.urandom(400).hex() for _ in range(20_000)]
+    parquet.write_table(pa.table({"text": texts}), repo / "rows.parquet", row_group_size=group)
+    source = partitions.list_files(str(repo / "rows.parquet"), str(repo / "out"))
+    (part, *_) = partitions.plan([partitions.survey(source, "rows.parquet", {"text"}, 500)], 500)
+    before, reader = pa.total_allocated_bytes(), partitions.PartitionReader(source, ("text",))
+    assert len([*reader.records(part)]) == 500
+    assert pa.total_allocated_bytes() - before < 6e6, "of 16 MB"
 
 
 def test_a_bad_row_is_rejected_as_by_one_process_and_the_others_are_answered(

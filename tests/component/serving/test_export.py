@@ -172,9 +172,11 @@ def test_a_model_that_knows_no_orders_says_so(shop: Path) -> None:
         assert "messages that are no order, " not in (shop / "out" / CARD).read_text()
 
 
-def test_a_full_disk_names_the_folder_and_leaves_none(shop: Path) -> None:
+def test_a_full_disk_names_the_file_and_leaves_no_folder(shop: Path) -> None:
     with full_disk(40_000):
-        failed(export("q4_k_m", "out"), "no space left writing out; free some space, or name a folder")
+        failed(
+            export("q4_k_m", "out"), "no space left writing out/model.gguf; free some space, then the same"
+        )
     assert not [path for path in shop.iterdir() if "out" in path.name]
 
 
@@ -241,3 +243,16 @@ def test_nothing_that_is_no_export_is_replaced(shop: Path) -> None:
     (shop / "mine").mkdir()
     failed(export("q4_k_m", "mine", "--anew"), "something else", "name another folder")
     failed(export("q4_k_m", "params.yaml", "--anew"), "params.yaml", "name another folder")
+
+
+@pytest.mark.parametrize("mine", ["notes.txt", ".git/HEAD"])
+def test_an_export_is_not_replaced_with_files_that_it_did_not_write(shop: Path, mine: str) -> None:
+    """A checkout or a folder of downloads may have a SHA256SUMS too."""
+    assert export("q4_k_m", "out").exit_code == 0
+    (shop / "out" / mine).parent.mkdir(exist_ok=True)
+    (shop / "out" / mine).write_text("mine")
+    first = Path(mine).parts[0]
+    failed(
+        export("q4_k_m", "out", "--anew"), f"out holds {first}, which is not in its SHA256SUMS; move {first}"
+    )
+    assert (shop / "out" / mine).read_text() == "mine"

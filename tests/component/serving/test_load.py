@@ -17,6 +17,7 @@ from cartlm.engines.collect import file_digest
 from cartlm.errors import UserError
 from cartlm.evaluation import reading
 from cartlm.metrics import write_metrics
+from cartlm.system import cpu_limits
 from cartlm.task.intent import Intent
 from cartlm.task.rows import Row, make
 from tests import ROOT
@@ -32,11 +33,11 @@ ASKED = [*toy_rows()[:20:2], *generated("serving", 12)]
 
 @pytest.fixture
 def load() -> Iterator[Load]:
-    """`cartlm.load` with one thread a worker; the readers are closed."""
+    """`cartlm.load` with one thread, unless a test says otherwise; the readers are closed."""
     opened: list[cartlm.Reader] = []
 
     def run(model: Path, **options: Any) -> cartlm.Reader:
-        opened.append(cartlm.load(model, threads=options.get("workers", 1), **options))
+        opened.append(cartlm.load(model, **{"threads": 1, **options}))
         return opened[-1]
 
     yield run
@@ -79,6 +80,16 @@ def test_free_decoding_says_what_the_engine_says(load: Load, toy_gguf: Path, toy
                 assert said == (
                     found.intent.canonical() if isinstance(found, cartlm.Prediction) else found.answer
                 )
+
+
+@pytest.mark.parametrize("decoding", ["constrained", "free"])
+def test_no_setting_makes_a_prompt_longer_than_the_model_was_made_for(
+    load: Load, toy_gguf: Path, toy_model: Path, decoding: str
+) -> None:
+    for model in (toy_gguf, toy_model):
+        reader = load(model, decoding=decoding, max_tokens=8192)
+        with pytest.raises(cartlm.Unreadable, match=r"102[34] are allowed"):
+            reader.predict(["Tea"], "two teas " * 400)
 
 
 @pytest.mark.parametrize("which", ["toy", "base"])
@@ -132,6 +143,18 @@ def test_eight_threads_get_the_answers_of_one(
     assert many.workers == 2
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda row: ask(many, row), rows)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("workers", "threads", "machine", "each"), [(4, 1, 8, 1), (4, None, 2, 1), (2, 5, 8, 2), (None, None, 6, 2)]
+)  # fmt: skip
+def test_workers_share_the_threads_and_each_has_one(
+    load: Load, toy_gguf: Path, monkeypatch: pytest.MonkeyPatch, workers: int | None, threads: int | None,
+    machine: int, each: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(cpu_limits, "threads", lambda: machine)
+    reader = load(toy_gguf, workers=workers, threads=threads)
+    assert [replica.threads for replica in reader._engine.replicas] == (workers or 3) * [each]
 
 
 def test_hostile_messages_get_an_answer_of_the_catalog_or_one_refusal(load: Load, toy_gguf: Path) -> None:

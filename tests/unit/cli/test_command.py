@@ -6,8 +6,11 @@ import json
 import resource
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
+
+from cartlm import command
 
 SCRIPT = """
 import click
@@ -61,7 +64,10 @@ def run(body: str, *arguments: str) -> Result:
             ["no space left", "free some space, then dvc repro"],
         ),
         ("raise OSError(28, 'No space left on device', 'models/f16')", ["no space left writing models/f16"]),
-        ("raise MemoryError", ["out of memory"]),
+        (
+            "raise MemoryError",
+            ["out of memory; close other programs or lower the batch size", ", then dvc repro"],
+        ),
         ("import json; json.loads('{oops')", ["not JSON", "{oops"]),
         ("b'\\xff'.decode('utf-8')", ["not UTF-8"]),
         (
@@ -89,6 +95,28 @@ def test_one_line_and_exit_code_2(body: str, words: list[str]) -> None:
     for word in words:
         assert word in lines[0]
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            OSError(
+                28, "No space left on device", "models/f16/model.gguf", None, "disk/.tmp-7-out/model.gguf"
+            ),
+            "no space left writing disk/out/model.gguf; free some space, then the same command",
+        ),
+        (MemoryError(), "out of memory; close other programs, then the same command"),
+    ],
+)
+def test_what_is_no_stage_is_typed_again(error: Exception, line: str) -> None:
+    """A copy that fails names its source first, and the temporary name of a folder tells nobody anything."""
+
+    @click.command(cls=command.Guard)
+    def predict() -> None:
+        raise error
+
+    assert CliRunner().invoke(predict).stderr == f"cartlm: error: {line}\n"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cartlm.errors import UserError
 from cartlm.own_rows import labelled
 from cartlm.own_rows.columns import Mapped, parse
 from cartlm.task import rows as row_files
@@ -144,6 +145,18 @@ def test_broken_rows_have_line_and_reason(tmp_path: Path) -> None:
     assert [line for line, _ in read.broken] == [*range(2, len(wrong) + 2)]
     for (_, reason), (_, words) in zip(read.broken, wrong, strict=True):
         assert words in reason
+
+
+def test_a_file_that_cannot_be_read_to_its_end_is_refused(tmp_path: Path) -> None:
+    """Its first rows would be scored as if they were all."""
+    path, row = tmp_path / "logs.csv", "tea,Tea | Milk,add,Tea,1\n"
+    path.write_text("message,catalog,action,product,quantity\n" + 3 * row + '"' + 9 * row)
+    with pytest.raises(UserError, match=r"logs\.csv:5: .*a quote is not closed.*; mend the file"):
+        labelled.read(path, Mapped())
+    array = tmp_path / "logs.json"
+    array.write_text(json.dumps([record(0), record(1)])[:-9])
+    with pytest.raises(UserError, match=r"logs\.json:1: not JSON.*; mend the file"):
+        labelled.read(array, Mapped())
 
 
 def test_contradictions_and_training_rows_are_told(tmp_path: Path) -> None:

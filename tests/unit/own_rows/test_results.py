@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,14 @@ def test_variants_are_paired_row_by_row(found: results.Evaluation) -> None:
     (difference,) = found.differences
     pairs = difference.pairs
     assert (difference.variant, pairs.both, pairs.lost, pairs.won, pairs.neither) == ("baseline", 1, 1, 3, 1)
+
+
+def test_rows_on_one_line_are_paired_too() -> None:
+    """All rows of a JSON array that is one line have the same id."""
+    alike = [replace(own, line=1, row=replace(own.row, id="logs.json:1")) for own in OWN]
+    one, other = (Answered(name, texts, [], {}, []) for name, texts in (("f16", FIRST), ("baseline", SECOND)))
+    (difference,) = results.evaluate(alike, [one, other]).differences
+    assert (difference.pairs.lost, difference.pairs.won) == (1, 3)
 
 
 def test_slices_are_those_of_the_rows(found: results.Evaluation) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,9 @@ class Engine:
         return Answer(self.text, (), self.reason, len(ids), 9, 0, 0.0, 0.0)
 
 
-def free(engine: Any, settings: Settings = Settings()) -> Reader:  # noqa: B008 - it is frozen
+def free(engine: Any, settings: Settings = Settings(), limit: int = 2048) -> Reader:  # noqa: B008 - it is frozen
     builder = PromptBuilder(lambda text: [ord(char) + 3 for char in text], 1, 2, "\n")
-    return Reader(MODEL, [FreeDecoder(engine, builder, settings)])
+    return Reader(MODEL, [FreeDecoder(engine, builder, settings, limit)])
 
 
 FEW = Settings(max_quantity=30)
@@ -205,6 +206,25 @@ def test_settings_bound_the_prompt_and_the_model_bounds_them() -> None:
     ):
         with pytest.raises(Unreadable, match="60 are allowed"):
             reader.predict([*CATALOG, *(f"Tea {number}" for number in range(9))], "two teas")
+
+
+def test_free_decoding_has_the_model_read_no_more_than_it_was_made_for() -> None:
+    asked = list[int]()
+
+    class Counting(Engine):
+        def answer(self, ids: list[int], most: int) -> Answer:
+            asked.append(len(ids) + most)
+            return super().answer(ids, most)
+
+    engine = Counting('{"action": "add", "product": "Tea", "quantity": 1}')
+    reader = free(engine, Settings(max_tokens=8192), limit=200)
+    for letters in range(1, 200):
+        with suppress(Unreadable):
+            reader.predict(["Tea"], letters * "e")
+    assert 100 < len(asked) < 199
+    assert max(asked) == asked[-1] == 200, "the last prompt leaves room for one token"
+    with pytest.raises(Unreadable, match="the prompt takes 200 tokens, and 199 are allowed"):
+        reader.predict(["Tea"], (len(asked) + 1) * "e")
 
 
 def test_closing_waits_for_the_message_being_read_and_frees_those_that_wait() -> None:
