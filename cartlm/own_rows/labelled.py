@@ -53,7 +53,7 @@ def read(path: Path, mapped: Mapped, catalog: Sequence[str] | None = None) -> Ow
         raise UserError(f"{path} is a folder", "name one file")
     source = Source(path, mapped.wanted)
     if cut := source.survey()[1]:
-        raise UserError(cut, "mend the file")
+        raise UserError(cut, "fix the file")
     fields = resolve(source, mapped, catalog is not None)
     read = OwnRows(path, notes=source.notes)
     every: list[tuple[int, dict[str, Any]]] = []

@@ -113,7 +113,7 @@ def cartlm(folder: Path, *words: str, name: str) -> None:
 
 
 def stopped(name: str, where: str) -> None:
-    again = f"mend what the lines above name, then make study NAME={name}: it goes on from there"
+    again = f"fix what the lines above name, then make study NAME={name}: it resumes"
     raise UserError(f"study {name} stopped in {where}", again)
 
 

@@ -64,7 +64,7 @@ def history(root: Path, most: int) -> list[Commit]:
 
 
 def read(tree: Tree) -> dict[str, dict[str, Any]]:
-    """What is drawn of a commit's metrics; a file that is no JSON is left out: nobody can mend a commit."""
+    """What is drawn of a commit's metrics; a file that is no JSON is left out: nobody can fix a commit."""
     found = {}
     for folder in ("eval", "bench"):
         for path in (each for each in tree.find(folder) if each.endswith(".json")):
@@ -142,7 +142,7 @@ def _view(
 
 
 def _number(value: Any) -> float | None:
-    """None for what cannot be drawn: nobody can mend a commit."""
+    """None for what cannot be drawn: nobody can fix a commit."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return value if is_number else None
 

@@ -337,7 +337,7 @@ def _columns(job: ClusterJob, contents: Sequence[Contents]) -> dict[str, str]:
         problems = [each.problem for each in contents if each.problem]
         raise UserError(
             problems[0] if problems else f"{partitions.shown(job.input)} holds no rows",
-            "mend the file, or name another input",
+            "fix the file, or name another input",
         )
     shared = job.catalog is not None
     every = {

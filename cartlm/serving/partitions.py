@@ -104,7 +104,7 @@ def open_url(url: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def readable(name: str, way: str = "mend the file", what: str = "read") -> Iterator[None]:
+def readable(name: str, way: str = "fix the file", what: str = "read") -> Iterator[None]:
     """Turns what pyarrow raises into one line."""
     from pyarrow import ArrowException
 
@@ -165,7 +165,7 @@ def list_files(url: str, output: str) -> Input:
             and not (folder in runs and PART.fullmatch(name))
         ):
             if filesystem.type_name == "local" and not os.path.isfile(each):
-                raise UserError(f"{each} is no file, or a link to none", "remove it, or mend the link")
+                raise UserError(f"{each} is no file, or a link to none", "remove it, or fix the link")
             places.setdefault(place, os.path.relpath(each, root))
     names = sorted(places.values())
     if not names:
@@ -320,7 +320,7 @@ class PartitionReader:
         Raises UserError where the file cannot be read any further.
         """
         path, rows = self._source.path(part.path), Source(Path(part.path), self._wanted)
-        way = "mend or remove the file, then the same command with another output or --anew"
+        way = "fix or remove the file, then the same command with another output or --anew"
         with readable(path, way):
             if _is_parquet(part.path):
                 yield from self._parquet_rows(path, part, rows)

@@ -35,7 +35,7 @@ def open_input(path: Path, given: Mapping[str, str], shared: bool) -> tuple[Sour
     source = Source(path, [given.get(name, name) for name in _asked(given, shared)])
     rows, cut = source.survey()
     if cut:
-        raise UserError(cut, "mend the file")
+        raise UserError(cut, "fix the file")
     return source, find_columns(source, given, shared), rows
 
 

@@ -358,7 +358,7 @@ def test_a_broken_page_is_one_line_that_names_the_file(repo: Path, on_ray: Predi
     failed(
         on_ray("--input", "in", "--output", "out"),
         "in/rows.parquet cannot be read",
-        "mend or remove the file",
+        "fix or remove the file",
     )
 
 

@@ -151,11 +151,11 @@ def test_a_file_that_cannot_be_read_to_its_end_is_refused(tmp_path: Path) -> Non
     """Its first rows would be scored as if they were all."""
     path, row = tmp_path / "logs.csv", "tea,Tea | Milk,add,Tea,1\n"
     path.write_text("message,catalog,action,product,quantity\n" + 3 * row + '"' + 9 * row)
-    with pytest.raises(UserError, match=r"logs\.csv:5: .*a quote is not closed.*; mend the file"):
+    with pytest.raises(UserError, match=r"logs\.csv:5: .*a quote is not closed.*; fix the file"):
         labelled.read(path, Mapped())
     array = tmp_path / "logs.json"
     array.write_text(json.dumps([record(0), record(1)])[:-9])
-    with pytest.raises(UserError, match=r"logs\.json:1: not JSON.*; mend the file"):
+    with pytest.raises(UserError, match=r"logs\.json:1: not JSON.*; fix the file"):
         labelled.read(array, Mapped())
 
 

@@ -149,4 +149,4 @@ def test_a_file_that_cannot_be_read_to_its_end_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=word) as caught:
         asked(write(tmp_path / name, text), {}, ["Tea"])
-    assert caught.value.hint == "mend the file"
+    assert caught.value.hint == "fix the file"
