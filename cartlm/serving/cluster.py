@@ -29,7 +29,8 @@ from cartlm.serving.file_run import answer_line, answers_key
 from cartlm.serving.folder import RUN, Folder, run_id
 from cartlm.serving.journal import changed
 from cartlm.serving.outputs import parquet_bytes
-from cartlm.serving.partitions import Contents, Input, Partition, PartitionReader
+from cartlm.serving.partition_rows import PartitionReader
+from cartlm.serving.partitions import Contents, Input, Partition
 from cartlm.serving.questions import COLUMNS, find_columns, questions
 from cartlm.serving.reader import Mode, Reader, load
 from cartlm.system import cpu_limits

@@ -23,7 +23,7 @@ import pytest
 from pyarrow import parquet
 
 from cartlm.errors import UserError
-from cartlm.serving import cluster, folder, partitions
+from cartlm.serving import cluster, folder, partition_rows, partitions
 from cartlm.serving.cluster import Worker
 from cartlm.serving.file_run import answers_key
 from tests.component.serving.conftest import Predict, failed
@@ -206,7 +206,7 @@ def test_partitions_hold_every_row_once(repo: Path, asked: Path) -> None:
         source = partitions.list_files(f"file://{repo}/two", str(repo / "out"))
         contents = [partitions.survey(source, name, {*names}, size) for name in source.names]
         parts = partitions.plan(contents, size)
-        reader = partitions.PartitionReader(source, names)
+        reader = partition_rows.PartitionReader(source, names)
         found = [record for part in parts for record in reader.records(part)]
         texts = [record["text"] for _, record in found[: 2 * ROWS] if isinstance(record, dict)]
         assert texts == [row["text"] for row in rows] * 2
@@ -239,7 +239,7 @@ def test_a_worker_decodes_a_row_group_once_however_many_partitions_it_has(
     def cost(*asked: partitions.Partition, workers: int = 1) -> int:
         """How many rows were decoded, by workers that take turns."""
         decoded.clear()
-        readers = [partitions.PartitionReader(source, ("id",)) for _ in range(workers)]
+        readers = [partition_rows.PartitionReader(source, ("id",)) for _ in range(workers)]
         for at, part in enumerate(asked):
             found = [*readers[at % workers].records(part)]
             wanted = range(part.first, part.first + part.rows)
@@ -268,7 +268,7 @@ def test_a_worker_holds_only_the_batch_that_it_has_reached(repo: Path, group: in
     parquet.write_table(pa.table({"text": texts}), repo / "rows.parquet", row_group_size=group)
     source = partitions.list_files(str(repo / "rows.parquet"), str(repo / "out"))
     (part, *_) = partitions.plan([partitions.survey(source, "rows.parquet", {"text"}, 500)], 500)
-    before, reader = pa.total_allocated_bytes(), partitions.PartitionReader(source, ("text",))
+    before, reader = pa.total_allocated_bytes(), partition_rows.PartitionReader(source, ("text",))
     assert len([*reader.records(part)]) == 500
     assert pa.total_allocated_bytes() - before < 6e6, "of 16 MB"
 
