@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import tomllib
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from tests import ROOT
 
@@ -28,6 +31,16 @@ def test_locks_agree_and_the_one_for_cards_is_complete() -> None:
         other = pins(name)
         assert not [each for each in other.keys() & gpu.keys() if other[each] != gpu[each]], name
         assert name in ("serve", "dev") or other.keys() <= gpu.keys(), name
+
+
+def test_every_locked_package_takes_the_oldest_python_that_is_promised() -> None:
+    """Debian 12 has 3.11.2, and pip says only that there is no such version."""
+    promised = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "requires-python"
+    ]
+    oldest = f"{promised.removeprefix('>=')}.0"
+    wanted = {name: distribution(name).metadata["Requires-Python"] for name in pins("dev")}
+    assert {name: each for name, each in wanted.items() if each and oldest not in SpecifierSet(each)} == {}
 
 
 def test_the_required_driver_is_that_of_the_locked_cuda() -> None:
