@@ -108,7 +108,7 @@ docs: $(if $(CARTLM_IMAGE),,$(STAMP)) ## the documentation, into build/site
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 	@echo "build/site is ready; to read and search it: python3 -m http.server --directory build/site"
 
-bench-gpu: setup ## speed, memory and accuracy on this machine's CUDA GPU
+bench-gpu: setup ## speed, memory, energy and accuracy on this machine's CUDA GPU
 	@$(CARTLM) check-inputs gpu/dvc.yaml:bench-gpu
 	@$(DVC) repro -f -s gpu/dvc.yaml:bench-gpu
 	@$(CARTLM) readme-table

@@ -90,7 +90,7 @@ def recommend(
 @click.command("cost", cls=command.Guard)
 @TARGET
 @click.option(
-    "--messages-a-month", type=click.IntRange(1), help="Also the cost of a month with so many messages."
+    "--messages-a-month", type=click.IntRange(1), help="Also show the monthly cost of this many messages."
 )
 @JSON
 def costs(target: str, messages_a_month: int | None, as_json: bool) -> None:

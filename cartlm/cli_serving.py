@@ -57,7 +57,9 @@ MAX_TOKENS = click.option(
 @MAX_TOKENS
 @click.option("--details", is_flag=True, help="Print confidence, latency and what decoding did, too.")
 @click.option(
-    "--anew", is_flag=True, help="Discard an output of another input, model or option, and start over."
+    "--anew",
+    is_flag=True,
+    help="Discard output that came from another input, model or options, and start over.",
 )
 @click.option(
     "--ray", "address", is_flag=False, flag_value="local", metavar="[ADDRESS]",

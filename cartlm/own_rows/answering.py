@@ -148,7 +148,7 @@ def _latency_ms(model: Model, rows: Sequence[Row], order: Order, margin: float |
         try:
             reader.predict(catalog, message)
         except Unreadable as error:
-            if not error.answer:
+            if error.answer is None:
                 return []
         return [1000 * (time.perf_counter() - started)]
 

@@ -111,7 +111,7 @@ def beside(measured: Measured, chosen: Candidate, better: Elsewhere | None) -> l
 def more_accurate(better: Elsewhere) -> str:
     """What another way of decoding gains, and the command that answers so."""
     return (
-        f"More accurate by another decoding: {gap_words(better.gap)}; {better.winner.name}, {better.winner.shown(P95)} of free "
+        f"More accurate in another decoding mode: {gap_words(better.gap)}; {better.winner.name}, {better.winner.shown(P95)} of free "
         f"decoding: {serving(better.winner.name, better.decoding)}"
     )
 

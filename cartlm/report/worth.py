@@ -38,7 +38,7 @@ KINDS = {
     "style_terse": "in a few words",
     "style_rambling": "that ramble",
     "style_bare": "that are just a product name",
-    "style_order": "that order in everyday wording",
+    "style_order": "that are plain orders",
     "style_aside": "that only give a reason",
     "lines_menu": "about a menu",
     "spelling_own": "with unusually spelled names",
@@ -127,7 +127,7 @@ def sentences(metrics: Path) -> str:
         outcome = {
             F16: f"the model {'wins, too' if gains else 'wins'}",
             BASELINE: "the baseline wins",
-            "": "the intervals overlap",
+            "": "the intervals of model and baseline overlap",
         }
         told.append(f"On {natural.n:,} {NATURAL}, {outcome[natural.better]}: {natural.against}.")
     return " ".join([*told, *together(metrics)])

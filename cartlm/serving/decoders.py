@@ -23,9 +23,9 @@ LONGEST = 128  # characters of a token: Llama 3 has one of 128 spaces, others ha
 
 
 class Unreadable(ValueError):
-    """A message, catalog or answer without an intent; `answer` is the model's text, empty before it was asked."""
+    """A message, catalog or answer without an intent; `answer` is the model's text, None if it was not asked."""
 
-    def __init__(self, message: str, answer: str = "") -> None:
+    def __init__(self, message: str, answer: str | None = None) -> None:
         super().__init__(message)
         self.answer = answer
 

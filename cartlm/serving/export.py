@@ -23,6 +23,8 @@ from cartlm.task.prompt import render_prompt
 from cartlm.text import LANGUAGE_CODES
 
 CARD, SUMS, MODELFILE = "README.md", "SHA256SUMS", "Modelfile"
+NAME = "cartlm-"
+"""Begins the model's name in each card."""
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 SETS = {"": "test rows", "natural": "messages typed by people", "published": "published rows"}
 SPEED = (
@@ -66,10 +68,11 @@ def export(variant: str, target: Path, here: Path = Path(), anew: bool = False) 
 
 
 def _check_export(target: Path, anew: bool) -> None:
-    """Raise UserError for what exists, unless it shall be made `anew` and holds nothing but what its checksums name: a folder
-    of something else may have such a file too.
+    """Raise UserError for what exists, unless it shall be made `anew`, has our model card, and nothing but what its checksums
+    name: folders of something else may have checksums too.
     """
-    is_export = (target / SUMS).is_file()
+    made = [target / SUMS, target / CARD]
+    is_export = all(each.is_file() for each in made) and NAME in made[1].read_text("utf-8", errors="replace")
     if not (anew and is_export):
         what = "exists already" if is_export or not target.is_dir() else "is a folder of something else"
         raise UserError(f"{target} {what}", "name another folder, or add --anew to replace an export")
@@ -123,7 +126,7 @@ def card(root: Path, variant: str, model: Model, evaluation: Mapping[str, Any]) 
     is_timed = "cpu" in bench
     if is_timed and not _was_timed(root, variant, model):
         bench = {}
-    name = f"cartlm-{variant}"
+    name = f"{NAME}{variant}"
     scores = [
         {**section, "rows": f"{rows} ({section['n']:,})", "decoding": way_name, "set": prefix or "test"}
         for prefix, rows in SETS.items()

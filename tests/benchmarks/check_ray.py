@@ -5,7 +5,7 @@ python -m tests.benchmarks.check_ray --messages 100000
 Messages of test rows are read by one process and by two local actors of Ray, of which one is killed, and so is the driver; then
 the same command goes on. All must have an answer, none two, each that of the one process; exit code 1 otherwise. This may run in
 the background and for hours: a check that was stopped goes on where it was. With --timed so many messages are read by each once
-more, without kills: the share of Ray of the speed of one process on the same cores, and where its workers' time goes. Run that on
+more, without kills: Ray's speed as a share of one process's on the same cores, and where its workers' time goes. Run that on
 a machine that does nothing else.
 """
 
@@ -36,6 +36,7 @@ from tests import ROOT
 from tests.fixtures.ray_runs import answers, kill_worker_and_driver, parts
 
 KEPT = ROOT / "runs/check-ray"
+SETTINGS = "settings.json"
 PARTS = 20  # at least, so that something is left after the kills
 
 
@@ -49,14 +50,13 @@ PARTS = 20  # at least, so that something is left after the kills
     default=ROOT / "data/test.jsonl",
     help="Whose messages are repeated.",
 )
-@click.option(
-    "--timed", type=click.IntRange(min=0), default=0, help="So many messages by the clock; 0: none."
-)
+@click.option("--timed", type=click.IntRange(min=0), default=0, help="Number of messages to time; 0: none.")
 def main(messages: int, variant: str, workers: int, rows: Path, timed: int) -> int:
     """Print what was found as one JSON line."""
-    model = find_model(variant).path.absolute()
+    model = find_model(variant)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
     keep_unless_other(
-        messages=messages, model=str(model), sha256=sha256(model), workers=workers, rows=str(rows)
+        messages=messages, model=model.identity(), workers=workers, rows=sha256(rows), commit=commit.strip()
     )
     source, alone, output = KEPT / "rows.parquet", KEPT / "alone.parquet", KEPT / "killed"
     if not source.exists():
@@ -66,6 +66,7 @@ def main(messages: int, variant: str, workers: int, rows: Path, timed: int) -> i
     run([*asked, "--output", str(alone)])
     on_ray = [*asked, "--ray", "--workers", str(workers), "--partition", str(size), "--output", str(output)]
     if not (after := KEPT / "after-kill.json").exists():
+        shutil.rmtree(output, ignore_errors=True)  # workers have to run while parts are missing
         kill_worker_and_driver(
             cartlm(on_ray), ROOT, output, KEPT / "stderr.txt", (PARTS // 5, PARTS // 2), wait_s=1800
         )
@@ -75,12 +76,13 @@ def main(messages: int, variant: str, workers: int, rows: Path, timed: int) -> i
     if timed:
         result |= timings(variant, rows, timed, workers)
     command.done({"messages": messages, **result})
+    (KEPT / SETTINGS).unlink()  # the next check is another one
     return int(result["lost"] + result["twice"] + result["different"] > 0)
 
 
 def keep_unless_other(**settings: Any) -> None:
-    """Remove what an earlier check left, unless it had these settings."""
-    noted = KEPT / "settings.json"
+    """Remove what an earlier check left, unless it had these settings and was stopped."""
+    noted = KEPT / SETTINGS
     if not (noted.exists() and json.loads(noted.read_text()) == settings):
         shutil.rmtree(KEPT, ignore_errors=True)
         KEPT.mkdir(parents=True)

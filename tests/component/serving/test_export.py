@@ -256,3 +256,11 @@ def test_an_export_is_not_replaced_with_files_that_it_did_not_write(shop: Path, 
         export("q4_k_m", "out", "--anew"), f"out holds {first}, which is not in its SHA256SUMS; move {first}"
     )
     assert (shop / "out" / mine).read_text() == "mine"
+
+
+def test_a_release_of_something_else_with_checksums_of_all_its_files_is_not_replaced(shop: Path) -> None:
+    (shop / "out").mkdir()
+    (shop / "out/README.md").write_text("a tool")
+    (shop / "out/SHA256SUMS").write_text(f"{'0' * 64}  README.md\n")
+    failed(export("q4_k_m", "out", "--anew"), "something else", "name another folder")
+    assert (shop / "out/README.md").read_text() == "a tool"

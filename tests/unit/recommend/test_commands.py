@@ -72,14 +72,14 @@ def test_another_decoding_that_gains_points_within_the_bounds_is_named(cartlm: R
     """The baseline has 150 of 200; q3_k_m's ensemble has 182, but misses the second bound."""
     done = cartlm("recommend", "--min-accuracy", "0.7")
     assert done.stdout.startswith("q3_k_m: exact match 0.86")
-    assert "More accurate by another decoding" not in done.stdout, (
+    assert "More accurate in another decoding mode" not in done.stdout, (
         "five points of 200 are no difference unpaired"
     )
     more = cartlm("recommend", "--min-accuracy", "0.7", "--max-rss-mib", "65")
     assert "More accurate" not in more.stdout
     knee = cartlm("recommend")
     assert re.search(
-        r"More accurate by another decoding: ensemble \+16\.0 points \[.*\]; q3_k_m, p95 62 \[58, 66\] ms of free decoding: "
+        r"More accurate in another decoding mode: ensemble \+16\.0 points \[.*\]; q3_k_m, p95 62 \[58, 66\] ms of free decoding: "
         r"cartlm serve q3_k_m --decoding ensemble\n",
         knee.stdout,
     )

@@ -75,7 +75,7 @@ def test_the_largest_leads_come_first_and_what_is_no_lead_is_not_named(metrics: 
     [
         (0.63, 0.9, "the baseline wins: 90 % against 63 %"),
         (0.9, 0.63, "the model wins: 90 % against 63 %"),
-        (0.9, 0.89, "the intervals overlap: 90 % against 89 %"),
+        (0.9, 0.89, "the intervals of model and baseline overlap: 90 % against 89 %"),
     ],
 )
 def test_what_is_said_of_natural_messages_follows_the_intervals(
