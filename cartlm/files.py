@@ -63,13 +63,20 @@ def _temporary(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     for other in path.parent.iterdir():
         made = re.fullmatch(r"\.tmp-(\d+)-(.*)", other.name, re.DOTALL)
-        if (
-            made
-            and made[2] == path.name
-            and (int(made[1]) == os.getpid() or not psutil.pid_exists(int(made[1])))
-        ):
+        if made and made[2] == path.name and not _is_written(other, int(made[1])):
             _remove(other)
     return path.with_name(f".tmp-{os.getpid()}-{path.name}")
+
+
+def _is_written(path: Path, process: int) -> bool:
+    """Whether another process lives that may have made `path`: one that took over the number, as in a new container, has not."""
+    if process == os.getpid():
+        return False
+    try:
+        other = psutil.Process(process)
+        return other.status() != psutil.STATUS_ZOMBIE and other.create_time() <= path.stat().st_mtime
+    except (psutil.Error, OSError):
+        return False
 
 
 def _remove(path: Path) -> None:

@@ -72,7 +72,7 @@ def section(name: str, found: Mapping[str, Any]) -> list[str]:
     )
     rows = []
     for way, words in WORDS.items():
-        row: dict[str, Any] = {"way": words}
+        row: dict[str, Any] = {COLUMNS["way"]: words}
         for key, heading in COLUMNS.items():
             for end in ("", "_low", "_high"):
                 if (value := found.get(way, {}).get(f"{key}{end}")) is not None:

@@ -46,6 +46,15 @@ def test_only_what_dead_processes_left_for_the_same_file_is_removed(tmp_path: Pa
     assert {path.name for path in tmp_path.iterdir()} == {*others, "june.csv"}
 
 
+def test_a_process_with_the_same_number_that_began_later_is_no_writer(tmp_path: Path) -> None:
+    left = tmp_path / f".tmp-{os.getppid()}-june.csv"
+    left.touch()
+    os.utime(left, (0, 0))
+    with replacing(tmp_path / "june.csv") as temporary:
+        temporary.touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["june.csv"]
+
+
 def test_a_name_with_brackets_is_no_pattern(tmp_path: Path) -> None:
     (tmp_path / f".tmp-{DEAD}-a[1].csv").touch()
     with replacing(tmp_path / "a[1].csv") as temporary:

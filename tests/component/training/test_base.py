@@ -186,7 +186,7 @@ def test_a_failure_keeps_the_base_that_was_there(source: Path, tmp_path: Path) -
 
 
 def test_what_a_kill_left_is_removed(source: Path, tmp_path: Path) -> None:
-    (tmp_path / "models/.tmp-1-base").mkdir(parents=True)
+    (tmp_path / f"models/.tmp-{2**22 + 1}-base").mkdir(parents=True)  # of no process that lives
     make_base("embedded", str(source), None, None, tmp_path / "models/base")
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["base"]
 
