@@ -27,6 +27,7 @@ import click
 
 from cartlm import params as _params
 from cartlm.errors import FULL, UserError
+from cartlm.files import TEMPORARY
 from cartlm.system import processes
 
 PARAMS = Path("params.yaml")
@@ -37,8 +38,6 @@ _GARBAGE = gc.get_threshold()
 gc.set_threshold(20_000, 50, 100)
 # Libraries in C++ and Rust have the system's error only in words.
 MEMORY_WORDS = re.compile(r"can't allocate memory|CUDA out of memory|Cannot allocate memory")
-TEMPORARY = re.compile(r"\.tmp-\d+-")
-"""What `cartlm.files.replacing` puts before a name until the file is whole."""
 for _name in ("torchao", "torch.utils._pytree"):
     # transformers imports torchao where it is installed, which logs CUDA parts that no CPU can load
     logging.getLogger(_name).setLevel(logging.ERROR)

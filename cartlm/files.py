@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 
 MIB = 2**20
+TEMPORARY = re.compile(r"\.tmp-(\d+)-")
+"""What `replacing` puts before a name until the file is whole: with the number of the process that writes it."""
 
 
 @contextmanager
@@ -62,8 +64,8 @@ def _temporary(path: Path) -> Path:
     """A name beside `path` that no other process uses; what dead processes left for `path` is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for other in path.parent.iterdir():
-        made = re.fullmatch(r"\.tmp-(\d+)-(.*)", other.name, re.DOTALL)
-        if made and made[2] == path.name and not _is_written(other, int(made[1])):
+        made = TEMPORARY.match(other.name)
+        if made and other.name[made.end() :] == path.name and not _is_written(other, int(made[1])):
             _remove(other)
     return path.with_name(f".tmp-{os.getpid()}-{path.name}")
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import subprocess
+import tarfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -60,7 +61,9 @@ def run_git(root: Path, *arguments: str, stdin: str = "") -> subprocess.Complete
 
 @dataclass(frozen=True)
 class Tree:
-    """The files of a commit or, where that is None, of the workspace. Paths are from `below`, a folder of `root`."""
+    """The files of a commit or, where that is None, of the workspace. Paths are from `below`, a folder of `root`: none of its
+    files where that has no such folder.
+    """
 
     root: Path
     commit: str | None = None
@@ -80,10 +83,17 @@ class Tree:
         # git itself: libgit2 does not fetch what a partial clone lacks
         tree = f"{self.commit}:{self.below}" if self.below else self.commit
         packed = subprocess.run(["git", "-C", root, "archive", tree], capture_output=True, check=False)
+        if packed.returncode and self._lacks_below():
+            return fsspec.filesystem("tar", fo=io.BytesIO(bytes(tarfile.RECORDSIZE)))  # an archive of nothing
         if packed.returncode:
             what = f"git archive {self.name}: {packed.stderr.decode(errors='replace').strip()[-200:]}"
             raise UserError(what, "git fetch, or git fsck")
         return fsspec.filesystem("tar", fo=io.BytesIO(packed.stdout))
+
+    def _lacks_below(self) -> bool:
+        """Whether the commit is there, and has no folder `below`."""
+        listed = run_git(self.root, "ls-tree", str(self.commit), "--", self.below)
+        return bool(self.below) and listed.returncode == 0 and not listed.stdout
 
     def find(self, folder: str) -> list[str]:
         """Files below a folder, sorted; no links to what is not there, such as an editor's lock."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from cartlm.report.summary import read_optional
 BEGIN, END = "<!-- worth -->", "<!-- /worth -->"
 """The README's markers around `sentences`."""
 TITLE = "Model against baseline, by kind of message"
-ANCHOR = "model-against-baseline-by-kind-of-message"
+ANCHOR = "-".join(re.findall(r"\w+", TITLE.lower()))
 """Of the section with that title."""
 FEWEST = 30  # rows of a kind that a sentence names
 NAMED = 3  # kinds in a sentence

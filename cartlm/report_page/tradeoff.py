@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from cartlm.evaluation.paired import BASELINE
 from cartlm.metrics import read_metrics
+from cartlm.recommend.answer import ROWS
 from cartlm.recommend.measured import ACCURACY, RANDOM, dominates, interval, section_name
 from cartlm.report import cells
 from cartlm.report.cells import Interval
@@ -28,7 +29,6 @@ COSTS = {
 }
 """Key -> title of the axis; less is better."""
 DECODINGS = ("constrained", "free", "ensemble")
-ROWS = {"test": "test rows", "natural": "messages typed by people"}
 FILES, WITH_BASELINE = "model files", f"{BASELINE} too"
 NOWHERE = "files (any machine)"
 """The target of what needs no machine: a file's size."""

@@ -56,8 +56,7 @@ def history(root: Path, most: int) -> list[Commit]:
     if done.returncode:
         return []
     lines = [line.split("\0", 2) for line in reversed(done.stdout.split("\n")) if line]
-    there = [line for line in lines if run_git(root, "cat-file", "-e", f"{line[0]}:metrics").returncode == 0]
-    found = [Commit(sha[:8], date, subject, read(Tree(root, sha, "metrics"))) for sha, date, subject in there]
+    found = [Commit(sha[:8], date, subject, read(Tree(root, sha, "metrics"))) for sha, date, subject in lines]
     if run_git(root, "status", "--porcelain", "--", "metrics").stdout.strip():
         found.append(Commit("workspace", "now", "not committed yet", read(Tree(root, None, "metrics"))))
     return [each for each in found if each.files]

@@ -29,6 +29,7 @@ from pyarrow import parquet
 from cartlm import command
 from cartlm.errors import UserError
 from cartlm.files import sha256
+from cartlm.pipeline.repository import resolve_commit
 from cartlm.serving.cluster import ClusterJob, predict_on_ray
 from cartlm.serving.models import find_model
 from cartlm.task import rows as task_rows
@@ -54,9 +55,9 @@ PARTS = 20  # at least, so that something is left after the kills
 def main(messages: int, variant: str, workers: int, rows: Path, timed: int) -> int:
     """Print what was found as one JSON line."""
     model = find_model(variant)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
+    commit = resolve_commit(ROOT, "HEAD")
     keep_unless_other(
-        messages=messages, model=model.identity(), workers=workers, rows=sha256(rows), commit=commit.strip()
+        messages=messages, model=model.identity(), workers=workers, rows=sha256(rows), commit=commit
     )
     source, alone, output = KEPT / "rows.parquet", KEPT / "alone.parquet", KEPT / "killed"
     if not source.exists():

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from cartlm import cli, cli_report, params
 from cartlm.errors import UserError
 from cartlm.metrics import read_metrics, write_metrics
+from cartlm.pipeline.repository import Tree
 from cartlm.report_page import page, trends
 from cartlm.report_page.parts import Sources
 from tests import ROOT
@@ -350,3 +351,6 @@ def test_commits_without_metrics_or_with_odd_subjects_are_no_obstacle(tmp_path: 
     git(tmp_path, "add", "metrics")
     git(tmp_path, "commit", "-qm", "again")
     assert [each.subject for each in trends.history(sources.root, 20)] == ["two\u2028lines", "again"]
+    assert Tree(tmp_path, "HEAD~1", "metrics").find("eval") == []
+    with pytest.raises(UserError, match="git archive"):
+        Tree(tmp_path, "0" * 40, "metrics").find("eval")
