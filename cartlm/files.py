@@ -16,15 +16,19 @@ import psutil
 MIB = 2**20
 TEMPORARY = re.compile(r"\.tmp-(\d+)-")
 """What `replacing` puts before a name until the file is whole: with the number of the process that writes it."""
+REPLACED = ".replaced"
+"""What a folder's temporary name ends with while its successor takes its place."""
 
 
 @contextmanager
 def replacing(path: Path, folder: bool = False) -> Iterator[Path]:
     """A temporary file name, or a new folder, beside `path` that takes its place at the end; removed on an error.
 
-    A file keeps its suffix. What an earlier, killed run left behind is removed first.
+    A file keeps its suffix. What an earlier, killed run left behind is removed first; a folder that it was about to replace is
+    put back.
     """
     temporary = _temporary(path)
+    replaced = temporary.with_name(f"{temporary.name}{REPLACED}")
     if folder:
         temporary.mkdir()
     try:
@@ -33,13 +37,15 @@ def replacing(path: Path, folder: bool = False) -> Iterator[Path]:
             for file in temporary.rglob("*"):
                 if file.is_file():
                     file.chmod(0o644)  # safetensors writes 0600, which another user's container cannot read
-            _remove(path)
+            if os.path.lexists(path):
+                path.rename(replaced)  # removing it here would take seconds in which a kill loses both
         else:
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
         os.replace(temporary, path)
     finally:
         _remove(temporary)
+        _settle(replaced, path)
 
 
 @contextmanager
@@ -65,8 +71,12 @@ def _temporary(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     for other in path.parent.iterdir():
         made = TEMPORARY.match(other.name)
-        if made and other.name[made.end() :] == path.name and not _is_written(other, int(made[1])):
+        if made is None or _is_written(other, int(made[1])):
+            continue
+        if other.name[made.end() :] == path.name:
             _remove(other)
+        elif other.name[made.end() :] == f"{path.name}{REPLACED}":
+            _settle(other, path)
     return path.with_name(f".tmp-{os.getpid()}-{path.name}")
 
 
@@ -79,6 +89,13 @@ def _is_written(path: Path, process: int) -> bool:
         return other.status() != psutil.STATUS_ZOMBIE and other.create_time() <= path.stat().st_mtime
     except (psutil.Error, OSError):
         return False
+
+
+def _settle(replaced: Path, path: Path) -> None:
+    """Remove what was at `path` before; put it back if nothing came there."""
+    if os.path.lexists(replaced) and not os.path.lexists(path):
+        replaced.rename(path)
+    _remove(replaced)
 
 
 def _remove(path: Path) -> None:

@@ -7,6 +7,7 @@ removes models and lock entries too (`prune`).
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def prune_metrics(root: Path, variants: Variants) -> list[str]:
 def prune(root: Path, variants: Variants) -> tuple[list[str], list[str]]:
     """Remove metrics, models, raw files and lock entries of what is not listed; not while DVC runs.
 
-    A model is removed only if dvc.lock has it from such a cell, and unchanged: DVC's cache still has it.
+    A model is removed only if dvc.lock has it from such a cell, unchanged, and DVC's cache has it too.
     Paid answers (data/answers) stay. Returns what was removed, and which models stay, with the reason.
     """
     from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
@@ -101,6 +102,19 @@ def prune(root: Path, variants: Variants) -> tuple[list[str], list[str]]:
     return metrics + models + [name.rpartition(":")[2] for name in unlisted], kept
 
 
+def _is_cached(root: Path, md5: str) -> bool:
+    """Whether DVC's cache has an output: for a folder, all of its files."""
+    from cartlm.pipeline.dvc_remote import open_repo
+
+    with open_repo(root, "dvc status") as repo:
+        odb = repo.cache.local
+        listing = Path(odb.oid_to_path(md5))
+        if not listing.is_file():
+            return False
+        files = json.loads(listing.read_text("utf-8")) if md5.endswith(".dir") else []
+        return all(odb.exists(file["md5"]) for file in files)
+
+
 def _prune_models(
     tree: Tree, made: Mapping[str, str], listed: Collection[str]
 ) -> tuple[list[str], list[str]]:
@@ -114,6 +128,8 @@ def _prune_models(
             kept.append(f"{path}: no stage makes it, and it is not in dvc.lock")
         elif folder.is_symlink() or tree.md5(path) != made[path]:
             kept.append(f"{path}: not as its stage made it")
+        elif not _is_cached(tree.root, made[path]):
+            kept.append(f"{path}: DVC's cache has no copy")
         else:
             shutil.rmtree(folder)
             removed.append(path)

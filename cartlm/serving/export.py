@@ -58,7 +58,8 @@ def export(variant: str, target: Path, here: Path = Path(), anew: bool = False) 
     if model.engine == "rules":
         where = model.path.relative_to(root) if model.path.is_relative_to(root) else model.path
         raise UserError(f"{variant} is one file and no language model", f"copy {where}: cartlm serve FILE")
-    if target.exists():
+    target = target if target.name else target.resolve()  # "." has no name
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         _check_export(target, anew)
     texts = {CARD: card(root, variant, model, _evaluation(root, variant, model))}
     if model.engine == "llama.cpp":
@@ -75,7 +76,8 @@ def _check_export(target: Path, anew: bool) -> None:
     is_export = all(each.is_file() for each in made) and NAME in made[1].read_text("utf-8", errors="replace")
     if not (anew and is_export):
         what = "exists already" if is_export or not target.is_dir() else "is a folder of something else"
-        raise UserError(f"{target} {what}", "name another folder, or add --anew to replace an export")
+        way = "name another folder" + is_export * ", or add --anew to replace it"
+        raise UserError(f"{target} {what}", way)
     sums = (target / SUMS).read_text("utf-8", errors="replace").splitlines()
     exported = {SUMS, *(line.partition("  ")[2] for line in sums)}
     if foreign := sorted(path.name for path in target.iterdir() if path.name not in exported):

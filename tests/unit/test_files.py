@@ -27,6 +27,34 @@ def test_an_error_keeps_the_old_folder(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
+def test_a_kill_while_a_folder_is_replaced_keeps_the_old_one(tmp_path: Path) -> None:
+    (tmp_path / f".tmp-{DEAD}-m").mkdir()
+    (tmp_path / f".tmp-{DEAD}-m.replaced").mkdir()
+    (tmp_path / f".tmp-{DEAD}-m.replaced/old").write_text("old")
+    with pytest.raises(OSError, match="No space"), replacing(tmp_path / "m", folder=True):
+        raise OSError(28, "No space left on device")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["m", "old"]
+
+
+def test_what_a_kill_after_the_replacement_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / f".tmp-{DEAD}-m.replaced").mkdir()
+    with replacing(tmp_path / "m", folder=True) as temporary:
+        (temporary / "new").touch()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["m", "new"]
+
+
+def test_a_folder_that_could_not_be_renamed_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/old").write_text("old")
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    with pytest.raises(OSError, match="Input/output"), replacing(tmp_path / "m", folder=True):
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["m", "old"]
+
+
 def test_scratch_is_gone_at_the_end_and_after_a_kill(tmp_path: Path) -> None:
     (tmp_path / f".tmp-{DEAD}-model.work").mkdir()
     with scratch(tmp_path / "model") as folder:

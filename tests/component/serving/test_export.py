@@ -241,8 +241,20 @@ def test_nothing_that_is_no_export_is_replaced(shop: Path) -> None:
     failed(export("q4_k_m", "out"), "exists already", "--anew")
     assert export("q4_k_m", "out", "--anew").exit_code == 0
     (shop / "mine").mkdir()
+    (shop / "mine/notes.txt").touch()
     failed(export("q4_k_m", "mine", "--anew"), "something else", "name another folder")
+    assert "--anew" not in export("q4_k_m", "mine", "--anew").stderr
     failed(export("q4_k_m", "params.yaml", "--anew"), "params.yaml", "name another folder")
+
+
+def test_an_empty_folder_is_filled_also_from_within(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (shop / "out").mkdir()
+    monkeypatch.chdir(shop / "out")
+    assert export("q4_k_m", ".").exit_code == 0
+    monkeypatch.chdir(shop / "out")  # the folder that took its place
+    assert Path("SHA256SUMS").is_file()
+    assert export("q4_k_m", ".", "--anew").exit_code == 0
+    assert (shop / "out/SHA256SUMS").is_file()
 
 
 @pytest.mark.parametrize("mine", ["notes.txt", ".git/HEAD"])

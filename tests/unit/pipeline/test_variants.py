@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from dvc.repo import Repo
 
 from cartlm import params
 from cartlm.errors import UserError
@@ -75,6 +77,9 @@ def repo(tmp_path: Path) -> Path:
             (tmp_path / file).write_text(name, encoding="utf-8")
         out = {"path": f"models/{name}", "md5": Tree(tmp_path).md5(f"models/{name}")}
         stages[f"quantize-gguf@{name}"] = {"cmd": f"make {name}", "outs": [out]}
+        with Repo.init(str(tmp_path), no_scm=True, force=True) as dvc:
+            dvc.add(str(tmp_path / "models" / name))
+        (tmp_path / f"models/{name}.dvc").unlink()
     (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}), encoding="utf-8")
     for name in variants.OTHER_MODELS:
         (tmp_path / "models" / name).mkdir()
@@ -118,6 +123,16 @@ def test_the_reference_model_s_numbers_and_the_rounds_stay(repo: Path) -> None:
         (repo / "metrics/bench/cpu" / name).write_text("", encoding="utf-8")
     prune(repo)
     assert {path.name for path in (repo / "metrics/bench/cpu").iterdir()} == {*names} - {"gone.json"}
+
+
+@pytest.mark.parametrize("lost", ["files/md5", "files/md5/*/*[!r]"])
+def test_the_only_copy_of_a_model_stays(repo: Path, lost: str) -> None:
+    for path in (repo / ".dvc/cache").glob(lost):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    removed, kept = prune(repo)
+    assert kept == ["models/gone: DVC's cache has no copy"]
+    assert (repo / "models/gone/model.gguf").exists()
+    assert "models/gone" not in removed
 
 
 @pytest.mark.parametrize("change", ["a file of one's own", "another content", "a link"])
