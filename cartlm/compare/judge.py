@@ -273,15 +273,25 @@ def pair_sides(old: Side, new: Side) -> tuple[dict[str, Pairs], dict[str, str]]:
     return paired, unpaired
 
 
+UNLISTED = ("merge", "parity", REFERENCE)
+"""What has metrics without being listed in params.yaml."""
+
+
 def lost_metrics(
     changes: Sequence[Change], old: Side, new: Side, params: Sequence[ParamChange]
 ) -> Iterator[Change]:
-    """Removed metrics without an explanation: the variant left params.yaml, another machine lacks a meter, or the new
-    side left them out as too noisy."""
+    """Removed metrics without an explanation: the new params.yaml does not list the variant, another machine lacks a meter, or
+    the new side left them out as too noisy."""
     before, after = ({*variant_names(side), *map(str, side.section("remote"))} for side in (old, new))
     other_architecture = any(change.key.startswith("architecture.") for change in params)
     for change in changes:
-        wanted = change.variant in before - after or (change.target.startswith("cpu-") and other_architecture)
+        listed = change.variant not in before - after
+        if after and change.target in (
+            *ANYWHERE,
+            "cpu",
+        ):  # of what neither side lists, `make repro` removes the files
+            listed = change.variant in after or change.variant in UNLISTED
+        wanted = not listed or (change.target.startswith("cpu-") and other_architecture)
         if change.verdict != "removed" or wanted:
             continue
         folder = f"metrics/bench/{change.target}"

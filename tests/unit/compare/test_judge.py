@@ -363,6 +363,15 @@ def test_variants_that_came_and_went_are_named() -> None:
     assert any("no longer measured: q8_0" in note for note in found.notes)
 
 
+@pytest.mark.parametrize(("listed", "lost"), [("q8_0", {"q8_0"}), ("q2_k", set())])
+def test_numbers_of_a_variant_that_neither_side_lists_may_go(listed: str, lost: set[str]) -> None:
+    """A variant left params.yaml in an earlier commit, whose `make repro` did not run: the next one removes its files."""
+    params = {"params.yaml": {"gguf": {listed: {}}}}
+    old = Side("old", {EVAL: {"free.exact_match": 0.9}, BENCH: bench(9, 10, 11)}, params=params)
+    found = judge.compare_sides(old, Side("new", {}, params=params), TOLERANCES)
+    assert {change.variant for change in found.lost} == lost
+
+
 def test_a_new_engine_and_inconsistent_files_are_noted() -> None:
     old, new = evaluated(rows(9, 1), engine__version="1"), evaluated(rows(9, 1), engine__version="2")
     assert judge.compare_sides(old, new, TOLERANCES).notes == ["accuracy: engine.version was 1, is 2: q8_0."]
