@@ -93,12 +93,17 @@ def data_natural() -> None:
 @click.option("--yes", is_flag=True, help="Agree to the licence and the download of the preset's model.")
 def preset(name: str, yes: bool) -> None:
     """Change params.yaml to what presets/NAME.yaml sets; `git checkout params.yaml` brings the default back."""
+    command.require_checkout()
     path = PRESETS / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(each.stem for each in PRESETS.glob("*.yaml"))) or "none"
         back = "git checkout params.yaml for the default"
         raise UserError(f"there is no preset {name}; there are: {known}", back)
     laid = params_file.lay_preset(command.PARAMS, path)
+    changed = repository.run_git(ROOT, "diff", "--quiet", "HEAD", "--", str(command.PARAMS)).returncode == 1
+    if changed and laid.text != command.PARAMS.read_text("utf-8"):  # an earlier preset's values would stay
+        what = "params.yaml has changes that are not committed, and a preset is laid over the committed one"
+        raise UserError(what, "git checkout params.yaml, or git commit params.yaml, then the same again")
     if "base" in laid.sections:
         _agree(laid.params.base, yes)
     write_text(command.PARAMS, laid.text)

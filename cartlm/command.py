@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -66,7 +67,17 @@ def command(function: Callable[..., Any]) -> click.Command:
 
 def params() -> _params.Params:
     """All of ./params.yaml, checked. Raises UserError."""
+    require_checkout()
     return _params.load(PARAMS)
+
+
+def require_checkout() -> None:
+    """Raises UserError unless the working directory is the top of a checkout of ours, with or without its params.yaml."""
+    if PARAMS.exists() or Path("dvc.yaml").exists():
+        return
+    top = _params.find_root(Path())
+    way = f"cd {shlex.quote(str(top))}" if top else "cd into a checkout of cartlm"
+    raise UserError("there is no params.yaml of cartlm in this folder", way)
 
 
 def imported() -> None:
@@ -115,7 +126,9 @@ def explain(error: BaseException, of_stage: bool = False) -> UserError:
         case ModuleNotFoundError():
             return UserError(f"the package {error.name} is not installed", "make setup")
         case FileNotFoundError() if file is not None:
-            return UserError(f"{file} is missing", hint or ("make setup" if os.sep not in str(file) else ""))
+            return UserError(
+                f"{file} is missing", hint or ("" if re.search(r"[/.]", str(file)) else "make setup")
+            )
         case PermissionError() if file is not None:
             return UserError(f"no permission for {file}", f"ls -ld {file}")
         case OSError():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,17 +73,26 @@ class Params(Section):
         return Variants(reference, tuple(self.gguf), tuple(self.gptq), tuple(self.remote), types)
 
 
-def parse(values: Any, name: str) -> Params:
-    """Params from plain values; UserError names the first bad key of `name` and its value."""
+def parse(values: Any, name: str, check: str = "cartlm params check") -> Params:
+    """Params from plain values; UserError names the first bad key of the file `name`, its value, and the command that checks it."""
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{name}: {first_wrong(error)}", f"edit {name}, then cartlm params check") from None
+        raise UserError(f"{name}: {first_wrong(error)}", f"edit {name}, then {check}") from None
 
 
 def load(path: Path) -> Params:
     """Params from a YAML file; UserError for an unreadable or wrong one, FileNotFoundError for none."""
     return parse(yaml_files.parse(path.read_bytes(), str(path)), path.name)
+
+
+def find_root(folder: Path) -> Path | None:
+    """`folder` or the nearest one above it with a params.yaml of ours; other projects of DVC have such a file too."""
+    for each in (folder, *folder.absolute().parents):
+        file = each / "params.yaml"
+        if file.is_file() and re.search(rb"^prompt:", file.read_bytes(), re.MULTILINE):
+            return each
+    return None
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,8 @@ class Laid:
 def lay_preset(path: Path, preset: Path) -> Laid:
     """Lay a preset over a params file; named entries (gguf, gptq, remote) are replaced as a whole.
 
-    Comments and order stay. Raises UserError for a wrong preset.
+    Comments and order stay. Raises UserError for a wrong preset or params file.
     """
+    load(path)
     text, sections = presets.lay_over(path, preset)
-    return Laid(text, parse(yaml_files.parse(text), preset.name), sections)
+    return Laid(text, parse(yaml_files.parse(text), str(preset), f"cartlm preset {preset.stem}"), sections)

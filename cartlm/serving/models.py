@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from importlib.metadata import version
@@ -16,7 +15,7 @@ from cartlm.engines.collect import file_digest
 from cartlm.errors import UserError
 from cartlm.evaluation.answers import MODEL_FILES, engine_name, model_path
 from cartlm.evaluation.reading import Within, inputs
-from cartlm.params import Params
+from cartlm.params import Params, find_root
 from cartlm.serving import learned as learning
 from cartlm.serving.learned import Learned
 
@@ -110,15 +109,6 @@ def default_variant(here: Path = Path()) -> str:
     if root is None:
         raise UserError("there is no params.yaml of cartlm here, so no default model", "add --variant PATH")
     return "q4_k_m" if "q4_k_m" in params_of(root).gguf else "f16"
-
-
-def find_root(folder: Path) -> Path | None:
-    """`folder` or the nearest one above it with a params.yaml of ours; other projects of DVC have such a file too."""
-    for each in (folder, *folder.absolute().parents):
-        file = each / "params.yaml"
-        if file.is_file() and re.search(rb"^prompt:", file.read_bytes(), re.MULTILINE):
-            return each
-    return None
 
 
 def params_of(root: Path) -> Params:

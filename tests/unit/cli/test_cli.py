@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from click.testing import CliRunner, Result
+from click.testing import Result
 from safetensors.numpy import save_file
 
-from cartlm import cli
 from tests import ROOT
 from tests.fixtures.baseline import write_baseline
 
@@ -23,7 +22,7 @@ Run = Callable[..., Result]
 @pytest.fixture
 def repo(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "params.yaml", tmp_path)
-    shutil.copytree(ROOT / "presets", tmp_path / "presets")
+    (tmp_path / "dvc.yaml").touch()
     return tmp_path
 
 
@@ -77,58 +76,16 @@ def test_params_check_without_a_file(cartlm: Run, repo: Path) -> None:
     failed(cartlm("params", "check"), "params.yaml is missing; git checkout params.yaml")
 
 
-def test_preset_overlays_params(cartlm: Run, repo: Path) -> None:
-    (repo / "presets/mine.yaml").write_text("finetune:\n  epochs: 2.5 # more\n", encoding="utf-8")
-    done = cartlm("preset", "mine")
-    assert done.exit_code == 0, done.stderr
-    assert "git checkout params.yaml" in done.stdout
-    before = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    after = (repo / "params.yaml").read_text(encoding="utf-8")
-    assert after == before.replace("  epochs: 1.0\n", "  epochs: 2.5 # more\n")
-    assert cartlm("params", "check").exit_code == 0
-
-
-def test_an_unknown_preset_lists_those_there_are(cartlm: Run, repo: Path) -> None:
-    before = (repo / "params.yaml").read_bytes()
-    failed(cartlm("preset", "big"), "no preset big", "paper", "git checkout params.yaml")
-    assert (repo / "params.yaml").read_bytes() == before
-
-
-def test_a_broken_preset_leaves_params_alone(cartlm: Run, repo: Path) -> None:
-    before = (repo / "params.yaml").read_bytes()
-    (repo / "presets" / "mine.yaml").write_text("base: {x: 1}\n", encoding="utf-8")
-    failed(cartlm("preset", "mine"), "mine.yaml")
-    assert (repo / "params.yaml").read_bytes() == before
-
-
-DOWNLOADED = "base:\n  source: hub\n  path: some/model\n  license: MIT\n  download_mb: 1234.0\n"
-
-
-def test_a_preset_that_downloads_asks_first(cartlm: Run, repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Licence and size are told; no terminal and no --yes, or a no there, changes nothing."""
-    (repo / "presets/mine.yaml").write_text(DOWNLOADED, encoding="utf-8")
-    before = (repo / "params.yaml").read_bytes()
-    done = cartlm("preset", "mine")
-    failed(done, "YES=1")
-    assert "some/model: licence MIT" in done.stdout
-    assert "1,234 MB" in done.stdout
-    assert (repo / "params.yaml").read_bytes() == before
-    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True)
-    done = CliRunner().invoke(cli.main, ["preset", "mine"], input="n\n", prog_name="cartlm")
-    assert (done.exit_code, (repo / "params.yaml").read_bytes()) == (2, before)
-    assert "make preset" not in done.output, "it may have been a study"
-    done = CliRunner().invoke(cli.main, ["preset", "mine"], input="y\n", prog_name="cartlm")
-    assert done.exit_code == 0, done.output
-    assert "path: some/model" in (repo / "params.yaml").read_text(encoding="utf-8")
-
-
-def test_yes_and_a_preset_without_a_download_do_not_ask(cartlm: Run, repo: Path) -> None:
-    (repo / "presets/mine.yaml").write_text(DOWNLOADED, encoding="utf-8")
-    assert cartlm("preset", "mine", "--yes").exit_code == 0
-    (repo / "presets/mine.yaml").write_text("base:\n  source: gguf\n  path: model.gguf\n", encoding="utf-8")
-    assert cartlm("preset", "mine").exit_code == 0
-    (repo / "presets/mine.yaml").write_text("finetune:\n  epochs: 2.0\n", encoding="utf-8")
-    assert cartlm("preset", "mine").exit_code == 0
+@pytest.mark.parametrize("command", [["params", "check"], ["table"], ["preset", "paper"], ["recommend"]])
+def test_a_folder_below_the_repository_is_not_it(
+    cartlm: Run, repo: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    below = repo / "a b"
+    below.mkdir()
+    monkeypatch.chdir(below)
+    failed(cartlm(*command), "in this folder", f"cd '{repo}'" if " " in str(repo) else f"cd {repo}")
+    monkeypatch.chdir("/")
+    failed(cartlm(*command), "cd into a checkout of cartlm")
 
 
 def test_table_names_every_variant(cartlm: Run) -> None:

@@ -83,7 +83,8 @@ def run(body: str, *arguments: str) -> Result:
             ["unexpected RuntimeError: odd thing; run again with CARTLM_DEBUG=1"],
         ),
         ("raise ValueError('odd')", ["unexpected ValueError: odd"]),
-        ("print(command.params())", ["params.yaml is missing; git checkout params.yaml"]),
+        ("print(command.params())", ["no params.yaml of cartlm", "cd into a checkout"]),
+        ("open('m.gguf')", ["m.gguf is missing"]),
     ],
 )
 def test_one_line_and_exit_code_2(body: str, words: list[str]) -> None:
