@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
@@ -56,7 +57,7 @@ def report(output: Path, as_markdown: bool, commits: int, show_rows: bool) -> No
     from cartlm.report_page import page
 
     if output.is_dir():
-        raise UserError(f"{output} is a folder", f"cartlm report --output {output / OUTPUT.name}")
+        raise UserError(f"{output} is a folder", f"cartlm report --output {quote(str(output / OUTPUT.name))}")
     found = sources(command.params(), ROOT, show_rows, commits)
     if as_markdown:
         print(page.markdown(found), end="")

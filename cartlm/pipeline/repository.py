@@ -10,6 +10,7 @@ import tarfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from cartlm import yaml_files
@@ -23,10 +24,16 @@ def check_repository(root: Path) -> None:
     done = run_git(root, "rev-parse", "--show-toplevel")
     if done.returncode != 0:
         why = (done.stderr.strip() or "git failed").splitlines()[0]
-        raise UserError(f"{root.resolve()} is no git repository: {why}", "cd into one")
+        way = f"git config --global --add safe.directory {quote(str(root.resolve()))}"
+        raise UserError(
+            f"{root.resolve()} is no git repository: {why}",
+            way if "dubious ownership" in why else "cd into one",
+        )
     top = Path(done.stdout.strip())
     if top.resolve() != root.resolve() or not ((root / ".dvc").is_dir() and (root / "dvc.yaml").is_file()):
-        raise UserError(f"{root.resolve()} is not the top of a repository with a dvc.yaml", f"cd {top}")
+        raise UserError(
+            f"{root.resolve()} is not the top of a repository with a dvc.yaml", f"cd {quote(str(top))}"
+        )
 
 
 def is_checked_out(root: Path, revision: str | None) -> bool:
@@ -53,7 +60,8 @@ def resolve_commit(root: Path, revision: str) -> str:
 def run_git(root: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     """Run git in `root`. Raises UserError where it is not installed."""
     try:
-        command = ["git", "-C", str(root), *arguments]
+        # a user's setting that puts lines into the output of `git log`
+        command = ["git", "-c", "log.showSignature=false", "-C", str(root), *arguments]
         return subprocess.run(command, input=stdin, capture_output=True, encoding="utf-8", errors="replace")
     except FileNotFoundError:
         raise UserError("git is not installed", "install it, then run this again") from None

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cartlm.errors import UserError
 from cartlm.pipeline import dvc_lock
 from cartlm.pipeline.dvc_remote import open_repo
 from cartlm.pipeline.repository import Tree, run_git
@@ -73,9 +74,15 @@ def find_stale(root: Path) -> Report:
 
 
 def ignored(root: Path, paths: Iterable[str]) -> set[str]:
-    """Those of `paths` that git ignores: data, models, and whatever else a checkout does not bring."""
+    """Those of `paths` that git ignores: data, models, and whatever else a checkout does not bring.
+
+    Raises UserError for a path behind a symbolic link, where git stops.
+    """
     arguments = ("-c", "core.quotePath=off", "check-ignore", "--stdin")
-    return set(run_git(root, *arguments, stdin="\n".join(sorted(paths))).stdout.splitlines())
+    done = run_git(root, *arguments, stdin="\n".join(sorted(paths)))
+    if done.returncode > 1 and "symbolic link" in done.stderr:
+        raise UserError(done.stderr.strip(), "put a folder or a mount in the place of that link")
+    return set(done.stdout.splitlines())
 
 
 def reasons(entries: Sequence[Any], hidden: set[str]) -> list[str]:

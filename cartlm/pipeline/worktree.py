@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from cartlm.errors import UserError
@@ -111,7 +112,9 @@ def attach(root: Path, folder: Path, commit: str) -> None:
         if is_worktree(root, folder):
             return
     if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} is there and no worktree of this repository", f"mv {folder} elsewhere")
+        raise UserError(
+            f"{folder} is there and no worktree of this repository", f"mv {quote(str(folder))} elsewhere"
+        )
     git(root, "worktree", "prune")  # one that was deleted by hand is still listed
     git(root, "worktree", "add", "-q", "--detach", "--force", str(folder), commit)
 
@@ -161,5 +164,5 @@ def git(folder: Path, *arguments: str) -> str:
     done = run_git(folder, *arguments)
     if done.returncode != 0:
         said = (done.stderr.strip() or "it failed").splitlines()[-1]
-        raise UserError(f"git {arguments[0]} in {folder}: {said}", f"git -C {folder} status")
+        raise UserError(f"git {arguments[0]} in {folder}: {said}", f"git -C {quote(str(folder))} status")
     return done.stdout

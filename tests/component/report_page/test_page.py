@@ -350,6 +350,7 @@ def test_commits_without_metrics_or_with_odd_subjects_are_no_obstacle(tmp_path: 
     toy_page.write(tmp_path)
     git(tmp_path, "add", "metrics")
     git(tmp_path, "commit", "-qm", "again")
+    git(tmp_path, "config", "log.showSignature", "true")  # puts lines of its own into `git log`
     assert [each.subject for each in trends.history(sources.root, 20)] == ["two\u2028lines", "again"]
     assert Tree(tmp_path, "HEAD~1", "metrics").find("eval") == []
     with pytest.raises(UserError, match="git archive"):
