@@ -56,9 +56,11 @@ run() {
     [[ "${MEMORY:-0}" =~ ^[0-9]+[bkmgBKMG]?$ ]] || die "MEMORY is '$MEMORY'; write MEMORY=16g"
     [[ "${CPUS:-0}" =~ ^[0-9]+([.][0-9]+)?$ ]] || die "CPUS is '$CPUS'; write CPUS=2, or CPUS=1.5"
     [[ "${CPUSET:-0}" =~ ^[0-9]+([-,][0-9]+)*$ ]] || die "CPUSET is '$CPUSET'; write CPUSET=2-5, or CPUSET=0,2"
-    local last="${CPUSET:-0}"
-    last="${last##*[-,]}"
-    [ "$last" -lt "$(nproc --all)" ] || die "CPUSET is '$CPUSET', and this machine has CPUs 0 to $(($(nproc --all) - 1)); see lscpu"
+    local cpu=0
+    for cpu in $(tr ',-' '  ' <<<"${CPUSET:-0}"); do
+        [ "$cpu" -lt "$(nproc --all)" ] || break
+    done
+    [ "$cpu" -lt "$(nproc --all)" ] || die "CPUSET is '$CPUSET', and this machine has CPUs 0 to $(($(nproc --all) - 1)); see lscpu"
     if docker compose version >/dev/null 2>&1; then
         compose=(docker compose)
     elif command -v docker-compose >/dev/null; then

@@ -247,6 +247,7 @@ MISTAKES = [
     ("repro TARGET=cpu CPUS=two", {}, "CPUS is 'two'; write CPUS=2"),
     ("repro TARGET=cpu CPUSET=all", {}, "CPUSET is 'all'; write CPUSET=2-5"),
     ("repro TARGET=cpu CPUSET=0-9999", {}, "CPUSET is '0-9999', and this machine has CPUs 0 to "),
+    ("repro TARGET=cpu CPUSET=9999,0", {}, "CPUSET is '9999,0', and this machine has CPUs 0 to "),
 ]
 
 
