@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import tarfile
 import time
@@ -15,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.container.conftest import ROOT, USER, Checkout, Inside, run
+from tests.container.conftest import USER, Checkout, Inside, run
+from tests.fixtures import working_tree
 from tests.unit.docker.test_locks import pins
 
 pytestmark = [pytest.mark.container, pytest.mark.slow, pytest.mark.timeout(2 * 3600)]
@@ -130,11 +130,7 @@ def test_a_change_of_the_source_makes_only_the_last_layers_anew(
     docker: Path, inside: Inside, base_image: str, wheels: dict[str, str], tmp_path: Path
 ) -> None:
     """Built again with one file changed: all but the last layers come from the cache."""
-    listed = run("git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard").stdout
-    for name in filter(None, listed.split("\0")):
-        target = tmp_path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, target)
+    working_tree.copy(tmp_path)
     with (tmp_path / "cartlm/errors.py").open("a") as file:
         file.write("# changed\n")
     arguments = {"BASE_IMAGE": base_image, "COMMIT": "test", **wheels}

@@ -16,7 +16,7 @@ from cartlm.task import rows as row_files
 from tests.fixtures import wordsmith
 from tests.fixtures.servers import Naughty
 from tests.pipeline import toy_repo
-from tests.pipeline.toy_repo import ROOT, Repo
+from tests.pipeline.toy_repo import Repo
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 KEY = "sk-test-9876543210-never-to-be-seen"
@@ -33,8 +33,7 @@ def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repo:
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    shutil.copytree(ROOT, tmp_path / "repo", ignore=toy_repo.ignored)
-    result = Repo(tmp_path / "repo")
+    result = toy_repo.copy_code(tmp_path / "repo")
     params = yaml.safe_dump(toy_repo.toy_params(), sort_keys=False)
     (result.path / "params.yaml").write_text(params, encoding="utf-8")
     result.run("git", "init", "-q", "-b", "main")

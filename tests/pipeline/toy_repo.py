@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,15 +17,11 @@ from typing import Any
 
 import yaml
 
-from tests import ROOT
+from tests.fixtures import fixed_params, working_tree
 from tests.fixtures.toy import make_toy_model
 
-LEFT_OUT = {
-    ".git", ".venv", ".dvc/cache", ".dvc/tmp", "data", "models", "runs", "metrics", "base/model", "base/build", "build",
-    "dvc.lock", "tests", "docs",
-    *(f"results/{path.name}" for path in (ROOT / "results").iterdir() if path.is_dir()),
-}  # fmt: skip
-CACHES = {"__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis", ".benchmarks"}
+LEFT_OUT = re.compile(r"(data|models|runs|metrics|base/model|tests|docs|results/[^/]+)/|(.+/)?dvc\.lock$")
+"""What was made or measured, and what no stage needs."""
 TOY: dict[str, dict[str, Any]] = {
     "data": {"train": 60, "validation": 9, "calibration": 12, "test": 24},
     "finetune": {"max_steps": 4, "batch_size": 4, "save_steps": 1},
@@ -132,14 +129,14 @@ def environment() -> dict[str, str]:
     return {**os.environ, **who, "PATH": path, "HF_HUB_OFFLINE": "1", "DVC_NO_ANALYTICS": "1"}
 
 
-def ignored(folder: str, names: list[str]) -> set[str]:
-    relative = Path(folder).relative_to(ROOT)
-    return {name for name in names if name in CACHES or (relative / name).as_posix() in LEFT_OUT}
+def copy_code(folder: Path) -> Repo:
+    """This working tree's code, without git."""
+    return Repo(working_tree.copy(folder, left_out=LEFT_OUT))
 
 
 def toy_params() -> dict[str, Any]:
-    """params.yaml with few rows, steps and variants."""
-    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    """The offline defaults with few rows, steps and variants."""
+    values = fixed_params.values()
     for section, changes in TOY.items():
         values[section] = changes if section in ("gguf", "gptq") else {**values[section], **changes}
     values["data"]["gates"] = GATES
@@ -148,8 +145,7 @@ def toy_params() -> dict[str, Any]:
 
 def make(folder: Path) -> Repo:
     """The repository in `folder`, committed, nothing run yet."""
-    shutil.copytree(ROOT, folder, ignore=ignored)
-    repo = Repo(folder)
+    repo = copy_code(folder)
     (folder / "params.yaml").write_text(yaml.safe_dump(toy_params(), sort_keys=False), encoding="utf-8")
     make_toy_model(folder / "base" / "model", hidden=256, steps=10)
     repo.run("git", "init", "-q", "-b", "main")

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from cartlm import params, yaml_files
 from cartlm.errors import UserError
 from tests import ROOT
-from tests.fixtures.presets import load_preset
+from tests.fixtures import fixed_params
 
 OTHER_CELLS = {
     "base": {
@@ -33,7 +33,6 @@ NOT_TRACKED = {
     "compare": "`cartlm compare` judges finished numbers with it; no stage's output depends on it",
     "cost": "`cartlm cost` prices finished numbers with it",
 }
-PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
 
 
 @functools.cache
@@ -42,6 +41,7 @@ def load_yaml(name: str) -> Any:
 
 
 def values() -> dict[str, Any]:
+    """What the user has set. Tests of what is refused begin with the fixed ones instead."""
     return copy.deepcopy(load_yaml("params.yaml"))
 
 
@@ -200,62 +200,19 @@ def test_sections_and_file_name_the_same_keys() -> None:
     check(params.Params, values(), "params")
 
 
-@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
-def test_presets_are_sound(path: Path) -> None:
-    assert load_preset(path) != params.load(ROOT / "params.yaml")
-
-
-def test_the_paper_preset_sets_the_paper_s_model_data_and_variants() -> None:
-    paper = load_preset()
-    assert (paper.base.path, paper.data.path) == ("meta-llama/Llama-3.2-1B", "jtlicardo/ecommerce-intent-3k")
-    assert list(paper.gguf) == ["q8_0", "q5_k_m", "q4_k_m", "q3_k_m"]  # a preset's variants replace ours
-    assert paper.finetune.epochs == 5.0
-    assert paper.finetune.seed == params.load(ROOT / "params.yaml").finetune.seed
-
-
-def test_the_imatrix_preset_has_each_type_of_the_default_twice_and_its_model() -> None:
-    default, found = params.load(ROOT / "params.yaml"), load_preset(ROOT / "presets/imatrix.yaml")
-    both = {f"{name}{end}" for name in default.gguf for end in ("", "-imatrix")}
-    assert set(found.gguf) == both
-    for name, variant in found.gguf.items():
-        plain = default.gguf[name.removesuffix("-imatrix")]
-        assert (variant.type, variant.imatrix) == (plain.type, name.endswith("-imatrix"))
-    for section in ("base", "prompt", "data", "finetune", "merge", "reference", "parity", "decoding", "eval"):
-        assert getattr(found, section) == getattr(default, section)  # taken from DVC's cache, and comparable
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [("base: {}\nfinetunes: 1\n", "finetunes = 1: unknown key"), ("base: [", "is not YAML"), ("base:\n  source: mine\n", "base.source"),
-     ("", "has no sections"), ("- base\n", "has no sections"), ("base\n", "has no sections")],
-)  # fmt: skip
-def test_a_wrong_preset_is_one_line(tmp_path: Path, text: str, said: str) -> None:
-    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=r"mine\.yaml") as error:
-        load_preset(tmp_path / "mine.yaml")
-    assert said in str(error.value)
-    assert "\n" not in str(error.value)
-
-
 def test_variant_names_are_unique_over_both_sections() -> None:
     found = params.load(ROOT / "params.yaml")
     assert not {name for name, _ in found.reference} & {*found.gguf, *found.gptq}
     assert not set(found.gguf) & set(found.gptq)
+    fixed = fixed_params.values()
     with pytest.raises(UserError, match=r"gptq\.q8_0: that name is taken"):
-        params.parse({**values(), "gptq": {"q8_0": values()["gptq"]["int8"]}}, "params.yaml")
+        params.parse({**fixed, "gptq": {"q8_0": fixed["gptq"]["int8"]}}, "params.yaml")
 
 
 def test_a_server_tracks_its_own_block_and_the_separator() -> None:
     pipeline = load_yaml("remote/dvc.yaml")
     assert pipeline["stages"]["eval-remote"]["do"]["params"] == ["remote.${key}", "prompt.separator"]
     assert read_keys(ROOT / "stages/evaluate_remote.py") == {"remote", "prompt.separator"}
-
-
-def test_presets_know_no_price_that_nobody_looked_up() -> None:
-    assert params.load(ROOT / "params.yaml").remote == {}
-    for path in PRESETS:
-        for given in load_preset(path).remote.values():
-            assert given.price_source or given.input_price is given.output_price is None
 
 
 def server(**other: Any) -> dict[str, Any]:
@@ -281,7 +238,7 @@ def server(**other: Any) -> dict[str, Any]:
 )  # fmt: skip
 def test_a_wrong_server_is_named(name: str, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=re.escape(said)) as error:
-        params.parse({**values(), "remote": {name: server(**changes)}}, "params.yaml")
+        params.parse({**fixed_params.values(), "remote": {name: server(**changes)}}, "params.yaml")
     assert "\n" not in str(error.value)
 
 
@@ -294,7 +251,7 @@ def test_a_wrong_server_is_named(name: str, changes: dict[str, Any], said: str) 
 )  # fmt: skip
 def test_a_key_put_into_params_is_refused_and_not_shown(changes: dict[str, Any]) -> None:
     with pytest.raises(UserError) as error:
-        params.parse({**values(), "remote": {"m": server(**changes)}}, "params.yaml")
+        params.parse({**fixed_params.values(), "remote": {"m": server(**changes)}}, "params.yaml")
     assert "secret" not in str(error.value).lower()
 
 
@@ -362,7 +319,7 @@ BROKEN = [
 
 @pytest.mark.parametrize(("key", "value", "said"), BROKEN, ids=[f"{key}={value}" for key, value, _ in BROKEN])
 def test_a_wrong_value_is_named(key: str, value: Any, said: str) -> None:
-    broken = values()
+    broken = fixed_params.values()
     section, _, rest = key.partition(".")
     if section == "gguf" and (rest.startswith("..") or rest in params.RESERVED):
         broken["gguf"][rest] = value
@@ -390,7 +347,7 @@ def test_a_wrong_value_is_named(key: str, value: Any, said: str) -> None:
     ],
 )
 def test_languages_that_cannot_be_trained_on_are_named(data: dict[str, Any], said: str) -> None:
-    broken = values()
+    broken = fixed_params.values()
     broken["data"] |= data
     with pytest.raises(UserError) as error:
         params.parse(broken, "params.yaml")
@@ -411,7 +368,7 @@ def test_languages_that_cannot_be_trained_on_are_named(data: dict[str, Any], sai
     ],
 )
 def test_a_missing_key_is_named(key: str) -> None:
-    broken = values()
+    broken = fixed_params.values()
     *path, last = key.split(".")
     inner = broken
     for part in path:

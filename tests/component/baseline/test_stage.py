@@ -22,6 +22,7 @@ from cartlm.task import rows as row_files
 from cartlm.task.prompt import render_prompt
 from stages import baseline, evaluate
 from tests import ROOT
+from tests.fixtures import fixed_params
 from tests.fixtures.baseline import generated, write_baseline
 
 MODEL = "models/baseline/model.json"
@@ -30,7 +31,7 @@ MODEL = "models/baseline/model.json"
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """params.yaml and some rows of each split, as the working directory."""
-    params: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params: dict[str, Any] = fixed_params.values()
     params["eval"]["natural_rows"] = 0
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     for name, count in (("train", 300), ("validation", 60), ("test", 40)):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from cartlm.bench import gpu
 from cartlm.errors import UserError
 from cartlm.metrics import read_metrics
+from tests.fixtures import working_tree
 from tests.fixtures.toy256 import ROOT, one_line, stage
 
 NO_CARD = pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a CUDA card")
@@ -62,10 +62,7 @@ def test_the_architecture_script_runs_without_our_other_packages(tmp_path: Path)
         (tmp_path / "hidden" / package / "__init__.py").write_text(
             f"raise ModuleNotFoundError(name={package!r})"
         )
-    for folder in ("cartlm", "gpu"):
-        shutil.copytree(
-            ROOT / folder, tmp_path / "repo" / folder, ignore=shutil.ignore_patterns("__pycache__")
-        )
+    working_tree.copy(tmp_path / "repo", "cartlm", "gpu")
     done = subprocess.run(
         [
             sys.executable, "-m", "gpu.architecture", "--device", "cpu", "--name", "toy", "--kernels", "torch_aten,marlin",

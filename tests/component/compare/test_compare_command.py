@@ -20,7 +20,7 @@ from cartlm import cli
 from cartlm.errors import UserError
 from cartlm.metrics import Outcome, write_metrics, write_outcomes
 from cartlm.pipeline import repository, stale
-from tests import ROOT
+from tests.fixtures import fixed_params
 
 MACHINE = {"name": "a toy CPU x2", "hash": "abc"}
 
@@ -83,7 +83,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("template")
     subprocess.run(["git", "init", "-q", "-b", "main", str(path)], check=True)
     DvcRepo.init(str(path)).close()
-    shutil.copy(ROOT / "params.yaml", path)
+    fixed_params.write(path)
     (path / "dvc.yaml").write_text("metrics: [metrics/eval, metrics/bench]\n", encoding="utf-8")
     repo = Repo(path)
     repo.commit("nothing measured")

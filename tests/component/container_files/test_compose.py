@@ -15,6 +15,7 @@ import yaml
 
 from cartlm import cli
 from tests import ROOT
+from tests.fixtures import working_tree
 
 COMPOSE = yaml.safe_load((ROOT / "docker/compose.yaml").read_text(encoding="utf-8"))
 ALL: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -141,9 +142,7 @@ def test_their_commands_are_make_s_own() -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    for name in ("Makefile", "pyproject.toml", "docker"):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, tmp_path / name)
+    working_tree.copy(tmp_path, "Makefile", "pyproject.toml", "docker")
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     (tmp_path / ".dvc").mkdir()
     (tmp_path / "bin").mkdir()
@@ -152,22 +151,27 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def environment(checkout: Path) -> dict[str, str]:
+    """Without the user's own settings, and with the stand-in."""
+    own = ("CACHE_VOLUME", "CARTLM_", "COMPOSE_", "CPU", "MAKE", "MEMORY", "NETWORK")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(own)}
+    return kept | {"PATH": f"{checkout / 'bin'}:{os.environ['PATH']}"}
+
+
 def make(checkout: Path, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("CARTLM_", "MAKE"))}
-    path = f"{checkout / 'bin'}:{os.environ['PATH']}"
     return subprocess.run(
-        ["make", *words], cwd=checkout, env={**kept, "PATH": path, **environ}, capture_output=True, text=True
+        ["make", *words], cwd=checkout, env=environment(checkout) | environ, capture_output=True, text=True
     )
 
 
 def test_a_run_gets_its_limits_and_its_owner(checkout: Path) -> None:
-    done = make(checkout, "bench", "TARGET=cpu", "CPUSET=0-1", "MEMORY=8g", "CHECK=1", "NETWORK=none")
+    done = make(checkout, "bench", "TARGET=cpu", "CPUSET=0", "MEMORY=8g", "CHECK=1", "NETWORK=none")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"compose -p cartlm-{os.getuid()} -f docker/compose.yaml ")
     assert lines[0].endswith("run --rm -T bench-cpu")
     assert {
-        "CARTLM_CPUSET=0-1", "CARTLM_MEMORY=8g", "CARTLM_CPUS=0", "CARTLM_NETWORK=none", "CARTLM_BENCH_CHECK=1",
+        "CARTLM_CPUSET=0", "CARTLM_MEMORY=8g", "CARTLM_CPUS=0", "CARTLM_NETWORK=none", "CARTLM_BENCH_CHECK=1",
         f"CARTLM_UID={os.getuid()}", f"CARTLM_GID={os.getgid()}",
     } <= set(lines)  # fmt: skip
     assert (checkout / ".dvc/cache").is_dir()
@@ -220,9 +224,8 @@ def test_a_rootless_engine_s_caller_is_its_root(checkout: Path) -> None:
 
 def test_its_exit_code_is_the_run_s(checkout: Path) -> None:
     done = subprocess.run(
-        ["docker/compose.sh", "run", "repro-cpu"], cwd=checkout,
-        env={**os.environ, "PATH": f"{checkout / 'bin'}:{os.environ['PATH']}", "CODE": "137"},
-    )  # fmt: skip
+        ["docker/compose.sh", "run", "repro-cpu"], cwd=checkout, env=environment(checkout) | {"CODE": "137"}
+    )
     assert done.returncode == 137
 
 

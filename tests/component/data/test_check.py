@@ -12,17 +12,26 @@ from cartlm import cli
 from cartlm.data import files
 from cartlm.errors import UserError
 from tests import ROOT
+from tests.fixtures import fixed_params
 from tests.unit.data.own_rows import PLANTED, folder, record, settings, write
 
 
-def check(path: Path, monkeypatch: pytest.MonkeyPatch) -> Result:
-    monkeypatch.chdir(ROOT)
+@pytest.fixture(autouse=True)
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working directory: params, and the base model's tokenizer."""
+    fixed_params.write(tmp_path)
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/model").symlink_to(ROOT / "base/model")
+    monkeypatch.chdir(tmp_path)
+
+
+def check(path: Path) -> Result:
     return CliRunner().invoke(cli.main, ["data", "check", str(path)])
 
 
-def test_cartlm_data_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cartlm_data_check(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", [fault for fault, _ in PLANTED])
-    done = check(path, monkeypatch)
+    done = check(path)
     assert done.exit_code == 2
     assert done.stderr.startswith(f"cartlm: error: {path} has {len(PLANTED)} problems; ")
     assert done.stderr.count("\n") == 1
@@ -31,15 +40,15 @@ def test_cartlm_data_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         f"{path}:{i}" for i in range(1, len(PLANTED) + 1)
     ]
     assert said[len(PLANTED)] == f"{path}: 0 sound rows"
-    done = check(write(tmp_path / "rows.jsonl", [record(i) for i in range(6)]), monkeypatch)
+    done = check(write(tmp_path / "rows.jsonl", [record(i) for i in range(6)]))
     assert done.exit_code == 0, done.stderr
     assert done.stdout.startswith(f"{path}: 6 sound rows, ")
-    done = check(tmp_path / "none.jsonl", monkeypatch)
+    done = check(tmp_path / "none.jsonl")
     assert done.exit_code == 2
     assert "none.jsonl does not exist" in done.stderr
 
 
-def test_cartlm_data_check_names_all_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cartlm_data_check_names_all_of_a_folder(tmp_path: Path) -> None:
     """Fourteen faults of as many kinds, the roles, what was left out, and sizes that fit; all by one command."""
     path = folder(
         tmp_path / "rows",
@@ -56,7 +65,7 @@ def test_cartlm_data_check_names_all_of_a_folder(tmp_path: Path, monkeypatch: py
     (path / "old").mkdir()
     (path / "notes.txt").touch()
     (path / ".more.jsonl").write_bytes(b"\xff")
-    done = check(path, monkeypatch)
+    done = check(path)
     assert done.exit_code == 2, done.stderr
     said = done.stdout.split("\n")
     places = [f"train.jsonl:{line}: " for line in (21, 22, 23, 24, 25, 26, 27, 28, 29)]
@@ -74,12 +83,11 @@ def test_cartlm_data_check_names_all_of_a_folder(tmp_path: Path, monkeypatch: py
     assert done.stderr.startswith(f"cartlm: error: {path} has {len(places) + 3} problems; ")
 
 
-def test_the_command_that_an_error_names_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_that_an_error_names_works(tmp_path: Path) -> None:
     path = folder(tmp_path / "my rows", train=[record(0), record(1, action="buy")])
     with pytest.raises(UserError) as caught:
         files.splits(settings(path))
     _, *arguments = shlex.split(caught.value.hint)
-    monkeypatch.chdir(ROOT)
     done = CliRunner().invoke(cli.main, arguments)
     assert done.exit_code == 2
     assert done.stdout.startswith(f"{path}/train.jsonl:2: action is 'buy'")

@@ -28,6 +28,7 @@ from cartlm.errors import UserError
 from cartlm.task import rows as row_files
 from stages import data as data_stage
 from tests import ROOT
+from tests.fixtures import fixed_params
 from tests.fixtures.wordsmith import Wordsmith, served
 
 SIZES = {"train": 90, "validation": 12, "calibration": 12, "test": 30}
@@ -35,7 +36,7 @@ KEY = "sk-do-not-show-this-anywhere"
 
 
 def settings(**changes: Any) -> params.Data:
-    found = params.load(ROOT / "params.yaml").data.model_dump()
+    found = fixed_params.load().data.model_dump()
     openai = {**found["openai"], "prompts": 8, "api_key_env": None, **changes.pop("openai", {})}
     return params.Data(**{**found, "source": "openai", **SIZES, "openai": openai, **changes})
 
@@ -211,7 +212,7 @@ def test_a_budget_is_never_passed() -> None:
 
 
 def write_params(folder: Path, url: str, openai: Mapping[str, Any] | None = None, **data: Any) -> None:
-    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    values = fixed_params.values()
     values["data"] |= {"source": "openai", **SIZES, **data}
     values["data"]["noise"] |= {"clean": 1.0}
     values["data"]["openai"] |= {

@@ -18,12 +18,12 @@ from cartlm.data import gates, hub, near_duplicates, offline
 from cartlm.errors import UserError
 from cartlm.task.rows import Row
 from tests import ROOT
+from tests.fixtures import fixed_params
 from tests.fixtures.llama3 import write_dataset
-from tests.fixtures.presets import load_preset
 
 
 def settings(path: Path | str, **changes: Any) -> params.Data:
-    found = load_preset().data.model_dump()
+    found = fixed_params.load(fixed_params.PAPER).data.model_dump()
     small = {"train": 40, "validation": 12, "calibration": 12, "test": 12, "path": str(path)}
     return params.Data(**{**found, **small, **changes})
 
@@ -62,7 +62,7 @@ def test_splits_are_seeded_disjoint_and_byte_for_byte(dataset: Path) -> None:
 
 def write_published(folder: Path, count: int) -> list[Row]:
     """Rows of ours in the published dataset's form."""
-    given = params.load(ROOT / "params.yaml").data
+    given = fixed_params.load().data
     made = offline.rows("row", count, 0, given, random.Random(5))
     columns = [{"prompt": row.prompt, "completion": row.completion, "language": row.language} for row in made]
     folder.mkdir()
@@ -78,7 +78,7 @@ SMALL = {"train": 270, "validation": 30, "test": 30, "calibration": 30}
 def test_rows_in_the_published_form_train(tmp_path: Path) -> None:
     """The stages themselves, on the embedded base; two steps, all rows checked and tokenized."""
     write_published(tmp_path / "hub", 300)
-    settings = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    settings = fixed_params.values()
     settings["base"]["path"] = str(ROOT / "base/model")
     settings["data"] |= {"source": "hub", "path": str(tmp_path / "hub")} | SMALL
     settings["finetune"]["max_steps"] = 2
@@ -95,7 +95,7 @@ def test_rows_in_the_published_form_train(tmp_path: Path) -> None:
 def test_three_thousand_rows_in_the_published_form_load_and_split(tmp_path: Path) -> None:
     """2,700 and 300 as in the paper, every text byte for byte."""
     made = write_published(tmp_path / "hub", 3000)
-    paper = load_preset().data.model_copy(update={"path": str(tmp_path / "hub")})
+    paper = fixed_params.load(fixed_params.PAPER).data.model_copy(update={"path": str(tmp_path / "hub")})
     found = hub.splits(paper).splits
     assert {name: len(rows) for name, rows in found.items()} == {
         "train": 2700, "validation": 300, "test": 300, "calibration": 300

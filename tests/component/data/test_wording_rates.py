@@ -7,11 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from cartlm import params
 from cartlm.data import rules
-from tests import ROOT
+from tests.fixtures import fixed_params
 
-DATA = params.load(ROOT / "params.yaml").data
+DATA = fixed_params.load().data
 
 
 def packable(draft: rules.Draft) -> bool:

@@ -19,6 +19,7 @@ from cartlm import params
 from cartlm.cli import main
 from tests import ROOT
 from tests.component.docs.pages import Page, pages
+from tests.fixtures import fixed_params
 
 PAGES = pages()
 MADE = (
@@ -101,7 +102,7 @@ def test_a_wrong_option_is_noticed() -> None:
 
 def stages(path: Path) -> set[str]:
     """The stages of a pipeline file, and the cells of those with `foreach`."""
-    settings = params.load(ROOT / "params.yaml").model_dump()
+    settings = fixed_params.load().model_dump()
     found: set[str] = set()
     for name, stage in yaml.safe_load(path.read_text(encoding="utf-8"))["stages"].items():
         section = re.fullmatch(r"\$\{(\w+)\}", str(stage.get("foreach", "")))
@@ -174,7 +175,7 @@ def overlays() -> list[tuple[str, dict[str, Any]]]:
 
 @pytest.mark.parametrize(("page", "values"), overlays())
 def test_examples_of_params_are_accepted(page: str, values: dict[str, Any]) -> None:
-    base = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    base = fixed_params.values()
     params.parse(merged(base, values), page)
 
 

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from cartlm import cli, params
+from cartlm import cli
 from cartlm.data import files, hub, offline
 from cartlm.errors import UserError
 from cartlm.metrics import read_metrics
@@ -26,10 +26,11 @@ from cartlm.task import rows as row_files
 from tests import ROOT
 from tests.component.docs.examples import first_line_engine, sqlite_source
 from tests.component.docs.pages import Page
+from tests.fixtures import fixed_params, working_tree
 from tests.fixtures.baseline import write_baseline
 
 EXAMPLES = ROOT / "tests/component/docs/examples"
-DATA = params.load(ROOT / "params.yaml").data
+DATA = fixed_params.load().data
 FEW = DATA.model_copy(update={"train": 30, "validation": 6, "test": 6, "calibration": 9})
 Apply = Callable[..., Path]
 
@@ -40,11 +41,8 @@ def apply(tmp_path: Path) -> Apply:
 
     def run(example: str, module: str, changes: dict[str, dict[str, Any]]) -> Path:
         copy = tmp_path / "copy"
-        skip = shutil.ignore_patterns("__pycache__")
-        for folder in ("cartlm", "stages"):
-            shutil.copytree(ROOT / folder, copy / folder, ignore=skip)
-        for file in ("params.yaml", "dvc.yaml"):
-            shutil.copy(ROOT / file, copy / file)
+        working_tree.copy(copy, "cartlm", "stages", "dvc.yaml")
+        fixed_params.write(copy)
         (copy / "base").mkdir()
         (copy / "base/model").symlink_to(ROOT / "base/model")
         shutil.copy(EXAMPLES / f"{example}.py", copy / module)
@@ -167,7 +165,7 @@ def test_the_logs_to_test_on_are_read_as_they_are_checked(tmp_path: Path) -> Non
 
 
 def test_the_logs_under_other_names_are_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    fixed_params.write(tmp_path)
     write_baseline(tmp_path / "models/baseline/model.json")
     (tmp_path / "my-logs").mkdir()
     (tmp_path / "my-logs/june.csv").write_text(

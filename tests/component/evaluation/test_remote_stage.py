@@ -21,6 +21,7 @@ from cartlm.metrics import read_metrics, read_outcomes
 from cartlm.task import rows as row_files
 from stages import evaluate_remote
 from tests import ROOT
+from tests.fixtures import fixed_params
 from tests.fixtures.base_gguf import base_gguf
 from tests.fixtures.servers import Naughty, free_port, llama_server, no_surroundings
 from tests.fixtures.toy import toy_rows
@@ -43,7 +44,7 @@ def naughty() -> Iterator[Naughty]:
 
 
 def write_params(folder: Path, **entry: Any) -> None:
-    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    values = fixed_params.values()
     values["remote"] = {"gpt": {**ENTRY, **entry}}
     (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
 

@@ -21,6 +21,7 @@ from cartlm.task import rows as row_files
 from cartlm.task.intent import NO_ORDER
 from stages import evaluate, parity
 from tests import ROOT
+from tests.fixtures import fixed_params
 from tests.fixtures.baseline import write_baseline
 from tests.fixtures.killed import killed_at_the_tenth
 from tests.fixtures.toy import TRAINED, toy_rows
@@ -32,7 +33,7 @@ REFERENCE = {"baseline": "rules", "base": "transformers", "merged": "transformer
 def workshop(tmp_path_factory: pytest.TempPathFactory, toy_model: Path, toy_gguf: Path) -> Path:
     """A folder with params.yaml, test rows and the models `base` (= merged), `merged`, `f16` and `q8_0` (= f16)."""
     folder = tmp_path_factory.mktemp("workshop")
-    params: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params: dict[str, Any] = fixed_params.values()
     params["base"]["source"] = "hub"  # no header run
     params["prompt"]["separator"] = "\n"
     params["reference"] = {name: {"engine": engine} for name, engine in REFERENCE.items()}

@@ -25,6 +25,7 @@ from cartlm.serving.reader import Prediction, Reader
 from cartlm.task import rows as row_files
 from stages import evaluate as stage
 from tests import ROOT
+from tests.fixtures import fixed_params
 from tests.fixtures.baseline import write_baseline
 from tests.fixtures.killed import killed_at_the_tenth
 from tests.fixtures.servers import Naughty, no_surroundings
@@ -39,7 +40,7 @@ Evaluate = Callable[..., Result]
 @pytest.fixture
 def shop(tmp_path: Path, toy_gguf: Path, toy_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory: models, the toy rows as the test split and as another shop's CSV."""
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    fixed_params.write(tmp_path)
     (tmp_path / "models/f16").mkdir(parents=True)
     (tmp_path / "models/f16/model.gguf").symlink_to(toy_gguf)
     (tmp_path / "models/merged").symlink_to(toy_model)

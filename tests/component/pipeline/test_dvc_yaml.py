@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from dvc.utils.serialize import load_yaml
 
 from cartlm import params, yaml_files
 from tests import ROOT
+from tests.fixtures import fixed_params
 
 
 def same(one: Any, other: Any) -> bool:
@@ -75,7 +75,7 @@ def test_a_whole_file_is_read_as_dvc_does(tmp_path: Path, whole: bytes, value: A
 
 @pytest.mark.timeout(300)
 def test_an_experiment_runs_with_a_value_that_dvc_writes_in_its_own_way(tmp_path: Path) -> None:
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    fixed_params.write(tmp_path)
     code = "from cartlm import command; print('rate', command.params().finetune.learning_rate == 0.00002)"
     (tmp_path / "read.py").write_text(code, encoding="utf-8")
     stages = f"stages:\n  t:\n    cmd: {sys.executable} read.py\n    params: [finetune]\n"

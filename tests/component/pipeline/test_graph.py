@@ -15,8 +15,9 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
-from cartlm import params, yaml_files
+from cartlm import yaml_files
 from tests import ROOT
+from tests.fixtures import fixed_params
 
 NOT_TRACKED = {
     "cartlm/pipeline": "answers that were paid for, files of variants that are gone: it computes nothing",
@@ -125,7 +126,7 @@ def pipelines(tmp_path: Path) -> Path:
     for name in [*names, "base/params.yaml"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    text = params.lay_preset(ROOT / "params.yaml", ROOT / "presets/paper.yaml").text
+    text = fixed_params.text(fixed_params.PAPER)
     (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     Repo.init(str(tmp_path)).close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from dvc.repo import Repo
 
 from cartlm import cli
 from tests import ROOT
+from tests.fixtures import fixed_params
 
 CELL = "mkdir -p models/${key} metrics/quantize && echo ${key} >models/${key}/a && echo {} >metrics/quantize/${key}.json"
 STAGES: dict[str, Any] = {
@@ -47,7 +47,7 @@ def test_a_bare_repro_removes_its_metrics_and_prune_the_rest(
     Repo.init().close()
     Path("dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}), encoding="utf-8")
     Path("bench.py").write_text(BENCH, encoding="utf-8")
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    fixed_params.write(tmp_path)
     values = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     block = values["gguf"]["q8_0"]
 

@@ -21,6 +21,7 @@ from cartlm import cli, params, yaml_files
 from cartlm.errors import UserError
 from cartlm.pipeline.revisions import Pin, write
 from tests import ROOT
+from tests.fixtures import fixed_params
 
 SHAS = {
     "/api/models/meta-llama/Llama-3.2-1B": "a" * 40,
@@ -60,7 +61,7 @@ def hub(shas: dict[str, str]) -> Iterator[str]:
 
 @pytest.fixture
 def pin(tmp_path: Path, hub: str, monkeypatch: pytest.MonkeyPatch) -> Run:
-    text = params.lay_preset(ROOT / "params.yaml", ROOT / "presets/paper.yaml").text
+    text = fixed_params.text(fixed_params.PAPER)
     (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
 
     monkeypatch.chdir(tmp_path)
@@ -183,7 +184,7 @@ def test_a_hub_that_is_not_there_is_one_line(
 
 
 def test_where_all_is_local_there_is_nothing_to_pin(pin: Run, tmp_path: Path) -> None:
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    fixed_params.write(tmp_path)
     done = pin()
     assert done.exit_code == 0, done.stderr
     assert "nothing to pin" in done.stdout

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from cartlm import params
 from cartlm.data import lexicon, rules
 from cartlm.system import llama_cpp_build
 from cartlm.task import prompt
 from tests import ROOT
+from tests.fixtures import fixed_params
 
 BASE = ROOT / "base" / "model"
 ODD = [
@@ -26,7 +26,7 @@ ODD = [
 
 
 def _texts(count: int) -> list[str]:
-    data = params.load(ROOT / "params.yaml").data
+    data = fixed_params.load().data
     rng = random.Random(99)
     found = list(ODD)
     while len(found) < count:

@@ -8,11 +8,11 @@ from rapidfuzz import fuzz
 
 from base.pretraining import corpus
 from base.pretraining.encoding import encode
-from cartlm import params
 from tests import ROOT
+from tests.fixtures import fixed_params
 
 BASE = ROOT / "base/model"
-DATA = params.load(ROOT / "params.yaml").data
+DATA = fixed_params.load().data
 
 
 def test_mentions_begin_at_their_first_piece_with_the_real_tokenizer() -> None:

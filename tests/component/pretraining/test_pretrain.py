@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from base import pretrain
 from base.pretraining import trainer
 from tests import ROOT
+from tests.fixtures import fixed_params
 
 SMALL = {"vocabulary": 512, "hidden": 64, "intermediate": 64, "layers": 2, "heads": 2, "tokens_per_step": 2800,
          "save_every": 2, "probe_every": 4, "probe_rows": 6,
@@ -38,7 +39,7 @@ def prepare(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     recipe["pretraining"]["phases"] = [dict(phase) for phase in PHASES]
     change(recipe["pretraining"])
     (folder / "base").mkdir(exist_ok=True)
-    shutil.copy(ROOT / "params.yaml", folder)
+    fixed_params.write(folder)
     (folder / "base/params.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
 
 

@@ -11,11 +11,10 @@ import pytest
 from base.pretraining import corpus, tokenizer, trainer
 from base.pretraining.guidance import Guide
 from base.pretraining.recipe import Recipe, rate
-from cartlm import params
 from cartlm.errors import UserError
-from tests import ROOT
+from tests.fixtures import fixed_params
 
-DATA = params.load(ROOT / "params.yaml").data
+DATA = fixed_params.load().data
 RECIPE = Recipe(
     seed=3, vocabulary=512, longest_piece=4, hidden=64, intermediate=128, layers=1, heads=2,
     steps=6, tokens_per_step=2800, learning_rate=0.002, warmup_steps=2, decay_share=0.35, last_rate=0.0, weight_decay=0.01, text_weight=1.0, everyday=0.5,

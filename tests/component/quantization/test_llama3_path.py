@@ -17,8 +17,7 @@ import yaml
 from cartlm.quantization import gguf
 from cartlm.task import rows
 from cartlm.task.prompt import PromptBuilder, from_transformers
-from tests.fixtures import llama3
-from tests.fixtures.presets import load_preset
+from tests.fixtures import fixed_params, llama3
 
 ODD = [
     "",
@@ -51,7 +50,7 @@ def stage(name: str, *words: str) -> None:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which all stages of the paper preset have run."""
     folder = tmp_path_factory.mktemp("llama3")
-    settings = load_preset().model_dump()
+    settings = fixed_params.load(fixed_params.PAPER).model_dump()
     settings["base"]["path"] = str(llama3.make_toy_llama3(folder / "hub/model"))
     settings["data"]["path"] = str(llama3.write_dataset(folder / "hub/dataset"))
     for section, sizes in SIZES.items():

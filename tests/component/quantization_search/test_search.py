@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from cartlm.quantization_search import trials
 from cartlm.system import cpu_limits
 from cartlm.task import rows as row_files
 from tests import ROOT
+from tests.fixtures import fixed_params
 from tests.fixtures.gguf_files import rewrite
 from tests.fixtures.killed import killed_in
 from tests.fixtures.shared import full_disk
@@ -57,7 +57,7 @@ def steep(toy_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def shop(tmp_path: Path, steep: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory; it has no test rows."""
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    fixed_params.write(tmp_path)
     (tmp_path / "models/f16").mkdir(parents=True)
     (tmp_path / "models/f16/model.gguf").symlink_to(steep)
     row_files.write(tmp_path / "data/validation.jsonl", toy_rows())

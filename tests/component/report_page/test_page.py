@@ -18,7 +18,10 @@ from cartlm.pipeline.repository import Tree
 from cartlm.report_page import page, trends
 from cartlm.report_page.parts import Sources
 from tests import ROOT
+from tests.fixtures import fixed_params
 from tests.fixtures.browser import PLANTED, Visit, browser, needs_chromium
+from tests.unit.report.test_studies import RECORD
+from tests.unit.report.test_studies import write as write_models
 from tests.unit.report_page import toy_page
 
 __all__ = ["browser"]
@@ -26,15 +29,40 @@ MOST_MB = 3
 SERIOUS = ("serious", "critical")
 
 
-@pytest.fixture(scope="module")
-def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of this repository's numbers."""
-    path = tmp_path_factory.mktemp("report") / "report.html"
+def report(checkout: Path, path: Path) -> Path:
+    """The page of a checkout."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
+        patch.chdir(checkout)
         done = CliRunner().invoke(cli.main, ["report", "--output", str(path)], standalone_mode=False)
     assert done.exception is None, done.output
     return path
+
+
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of this repository's numbers, whatever they are."""
+    return report(ROOT, tmp_path_factory.mktemp("report") / "report.html")
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a toy default model, and of a study without a benchmark."""
+    folder = tmp_path_factory.mktemp("both")
+    toy_page.write(folder)
+    fixed_params.write(folder)
+    write_study(folder)
+    return report(folder, folder / "report.html")
+
+
+def write_study(checkout: Path) -> None:
+    """A study as `make study` leaves it."""
+    folder = checkout / "results/other"
+    write_models(
+        folder / "metrics", 134_515_008, {"base": 1000, "f16": 79, "q8_0": 79, "q4_k_m": 83, "q3_k_m": 103}
+    )
+    shutil.rmtree(folder / "metrics/bench")
+    fixed_params.write(folder)
+    write_metrics(folder / "study.json", {**RECORD, "left_out": "bench-cpu"})
 
 
 @pytest.fixture(scope="module")
@@ -66,17 +94,15 @@ def column(page: Any, section: str, number: int) -> list[str]:
 
 @pytest.mark.slow
 @needs_chromium
-def test_switches_deep_links_and_sorting_work_by_keyboard(browser: Any, committed: Path) -> None:
-    visit = Visit(browser, committed.as_uri(), viewport={"width": 1280, "height": 900})
+def test_switches_deep_links_and_sorting_work_by_keyboard(browser: Any, both: Path) -> None:
+    visit = Visit(browser, both.as_uri(), viewport={"width": 1280, "height": 900})
     page = visit.page
     assert shown(page, "trade-off")["against"] == "p95 latency, ms"
     page.locator("#trade-off select[name=against]").select_option("file, MiB")
     assert shown(page, "trade-off")["against"] == "file, MiB"
-    page.locator("#trade-off select[name=model]").select_option(
-        "smollm2"
-    )  # has no latency, and another target
+    page.locator("#trade-off select[name=model]").select_option("other")  # has no latency, and another target
     choice = shown(page, "trade-off")
-    assert (choice["model"], choice["against"]) == ("smollm2", "file, MiB")
+    assert (choice["model"], choice["against"]) == ("other", "file, MiB")
     assert page.locator("#trade-off select[name=target]").input_value() == choice["target"]
     linked = Visit(browser, page.url)  # the address is a deep link
     assert shown(linked.page, "trade-off") == choice
@@ -89,9 +115,9 @@ def test_switches_deep_links_and_sorting_work_by_keyboard(browser: Any, committe
     row = linked.page.locator("tr.target")
     assert row.locator("th").inner_text() == str(mark.get_attribute("aria-label")).partition(":")[0]
     hidden = linked.page.evaluate("document.querySelector('#trade-off .view[hidden] tr[id]').id")
-    row_link = Visit(browser, f"{committed.as_uri()}#{hidden}")
+    row_link = Visit(browser, f"{both.as_uri()}#{hidden}")
     row_link.page.wait_for_selector("tr.target")
-    broken = Visit(browser, f"{committed.as_uri()}#100%?x=%")
+    broken = Visit(browser, f"{both.as_uri()}#100%?x=%")
     assert shown(broken.page, "trade-off")["against"] == "p95 latency, ms"
     heading = page.locator("#paper thead th").nth(1).locator("button")
     heading.focus()
@@ -132,8 +158,8 @@ def test_the_page_is_small_accessible_and_fits(
 
 
 @needs_chromium
-def test_print_shows_numbers_and_hides_controls(browser: Any, committed: Path) -> None:
-    visit = Visit(browser, committed.as_uri(), color_scheme="light")
+def test_print_shows_numbers_and_hides_controls(browser: Any, both: Path) -> None:
+    visit = Visit(browser, both.as_uri(), color_scheme="light")
     visit.page.evaluate("dispatchEvent(new Event('beforeprint'))")
     visit.page.emulate_media(media="print")
     assert visit.page.locator("#cliff table").first.is_visible()
@@ -202,7 +228,7 @@ def in_folder(folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) ->
 def checkout(tmp_path: Path) -> Path:
     """A folder with the params of this repository, and toy metrics."""
     toy_page.write(tmp_path)
-    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text("utf-8"), encoding="utf-8")
+    fixed_params.write(tmp_path)
     return tmp_path
 
 
@@ -239,7 +265,7 @@ def test_the_command_writes_the_page_and_prints_markdown(
 def test_a_broken_file_is_named_in_one_line(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, file: str, text: str, says: str
 ) -> None:
-    shutil.copytree(ROOT / "results/smollm2", checkout / "results/other")
+    write_study(checkout)
     (checkout / file).write_text(text, encoding="utf-8")
     done = in_folder(checkout, monkeypatch)
     assert done.exit_code == 2

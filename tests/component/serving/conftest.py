@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from cartlm import cli
 from cartlm.system import cpu_limits
-from tests import ROOT
+from tests.fixtures import fixed_params
 
 Predict = Callable[..., Result]
 
@@ -24,7 +23,7 @@ def repo(tmp_path: Path, toy_gguf: Path, toy_model: Path) -> Path:
         (folder / "models" / variant).mkdir(parents=True)
         (folder / "models" / variant / "model.gguf").symlink_to(toy_gguf)
     (folder / "models/merged").symlink_to(toy_model)
-    shutil.copy(ROOT / "params.yaml", folder)
+    fixed_params.write(folder)
     return folder
 
 

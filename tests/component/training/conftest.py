@@ -19,6 +19,7 @@ from cartlm.quantization import tokenizer_check
 from cartlm.task import rows
 from cartlm.training import base, qlora
 from tests import ROOT
+from tests.fixtures import fixed_params
 from tests.fixtures.toy import toy_rows
 
 
@@ -42,7 +43,7 @@ def llama_cpp() -> None:
 
 def settings(**changes: Any) -> params.Finetune:
     """Fine-tuning that moves the toy within some steps."""
-    found = params.load(ROOT / "params.yaml").finetune.model_dump()
+    found = fixed_params.load().finetune.model_dump()
     small = {"batch_size": 4, "max_steps": 6, "save_steps": 2, "learning_rate": 0.01}
     return params.Finetune(**{**found, **small, **changes})
 
@@ -62,7 +63,7 @@ def make_base(
     source: str, path: str, revision: str | None, pad: str | None, target: Path, **more: Any
 ) -> base.BaseModel:
     """models/base by the settings of params.yaml, without variants."""
-    found = params.load(ROOT / "params.yaml")
+    found = fixed_params.load()
     prompt = found.prompt.model_copy(update={"pad_token": pad, "max_tokens": 640})
     unset = {"license": None, "download_mb": None, "package": None}
     origin = params.Base.model_validate(
@@ -97,7 +98,7 @@ def trained(
 def stage_folder(folder: Path, toy_base: Path, **finetune: Any) -> Path:
     """A working directory for the stage commands: params.yaml, data, models/base."""
     given = job(folder, toy_base, **finetune)
-    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    values = fixed_params.values()
     values["finetune"] = given.settings.model_dump()
     values["merge"]["check_rows"] = 8
     values["eval"]["max_new_tokens"] = 40

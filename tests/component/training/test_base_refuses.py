@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from safetensors.numpy import load_file, save_file
 
 from cartlm.errors import UserError
 from stages import base as stage
-from tests import ROOT
 from tests.component.training.broken_bases import (
     CASES,
     EMBEDDING,
@@ -32,7 +30,7 @@ from tests.component.training.broken_bases import (
     weights,
 )  # fmt: skip
 from tests.component.training.conftest import make_base, run_stage
-from tests.fixtures import llama3
+from tests.fixtures import fixed_params, llama3
 
 
 @pytest.fixture
@@ -41,7 +39,7 @@ def source(toy_model: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(toy_model, tmp_path / "source"))
 
 
-PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+PARAMS = fixed_params.values()
 
 
 def run(source: Path, capfd: pytest.CaptureFixture[str], **sections: dict[str, Any]) -> tuple[int, str]:

@@ -6,15 +6,13 @@ import itertools
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
-
 from cartlm.bench.config import Architecture, BenchCpu, Gpu
 from cartlm.bench.plan import Model, Plan
 from cartlm.bench.worker import query, rates
 from cartlm.config import Section
 from cartlm.engines.answer import Answer
 from cartlm.task.config import Prompt
-from tests import ROOT
+from tests.fixtures import fixed_params
 
 PLAN = Plan(
     seed=7, rounds=5, warmups=4, queries=6, threads=1, max_new_tokens=8, context_tokens=512, separator="\n"
@@ -56,7 +54,7 @@ def test_rates() -> None:
 
 
 def test_a_plan_is_its_section_of_params() -> None:
-    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params = fixed_params.values()
     prompt = Prompt.model_validate(params["prompt"])
     sections: dict[str, type[Section]] = {"bench_cpu": BenchCpu, "architecture": Architecture, "gpu": Gpu}
     plans = {

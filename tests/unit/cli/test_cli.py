@@ -13,7 +13,7 @@ import yaml
 from click.testing import Result
 from safetensors.numpy import save_file
 
-from tests import ROOT
+from tests.fixtures import fixed_params
 from tests.fixtures.baseline import write_baseline
 
 Run = Callable[..., Result]
@@ -21,7 +21,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def repo(tmp_path: Path) -> Path:
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    fixed_params.write(tmp_path)
     (tmp_path / "dvc.yaml").touch()
     return tmp_path
 
@@ -91,7 +91,7 @@ def test_a_folder_below_the_repository_is_not_it(
 def test_table_names_every_variant(cartlm: Run) -> None:
     done = cartlm("table")
     assert done.exit_code == 0, done.stderr
-    listed = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    listed = fixed_params.values()
     assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == [
         *listed["reference"],
         *listed["gguf"],

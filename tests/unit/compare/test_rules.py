@@ -91,7 +91,7 @@ CARD = {
 
 
 def numbers() -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """File, key of a number, and all values of the file: what git has, and what a card and a server would write."""
+    """File, key of a number, and all values of the file: what git has, and what a card, a server and other params would write."""
     seen: set[tuple[str, str]] = set()
     card = {section: dict.fromkeys(names, 0.5) for section, names in CARD.items()}
     server = {
@@ -102,7 +102,10 @@ def numbers() -> Iterator[tuple[str, str, dict[str, Any]]]:
     limits = {f"{name}_{end}": 0.5 for name in shares for end in ("low", "high")}
     parts = {"n": 9, "orders": 9, "orders_natural": 9, "recall_chat": 0.5, "recall_english": 0.5}
     none = {way: {**dict.fromkeys(shares, 0.5), **limits, **parts} for way in ("none", "none_constrained")}
+    size = {"size_mib": 9.0}
     more = {
+        "metrics/quantize/q8_0.json": {"quantize": size},
+        "metrics/gptq/int8.json": {"quantize": {**size, "loss_mean": 0.5}},
         "metrics/bench/t4/int8.json": card,
         "metrics/remote/gpt.json": server,
         "metrics/eval/none.json": none,

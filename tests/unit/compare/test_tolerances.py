@@ -7,18 +7,17 @@ from typing import Any
 
 import pytest
 
-from cartlm import params
 from cartlm.compare import load, notes
+from cartlm.compare.config import Compare
 from cartlm.compare.load import ParamChange, Side
-from tests import ROOT
 
 
 def side(compare: Any) -> Side:
     return Side("abc", {}, params={"params.yaml": {"compare": compare}})
 
 
-def test_the_standard_is_the_offline_preset() -> None:
-    assert params.load(ROOT / "params.yaml").compare.model_dump() == load.STANDARD
+def test_the_standard_has_a_valid_tolerance_for_each_of_params_yaml() -> None:
+    assert Compare.model_validate(load.STANDARD).model_dump() == load.STANDARD
 
 
 @pytest.mark.parametrize(

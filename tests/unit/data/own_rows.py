@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cartlm import params
-from tests import ROOT
+from tests.fixtures import fixed_params
 from tests.fixtures.toy import toy_rows
 
 LANGUAGES = ["english", "croatian", "spanish"]
@@ -39,7 +39,7 @@ def write(path: Path, lines: Sequence[dict[str, Any] | bytes | str]) -> Path:
 
 
 def settings(path: Path, **changes: Any) -> params.Data:
-    found = params.load(ROOT / "params.yaml").data.model_dump()
+    found = fixed_params.load().data.model_dump()
     small = {"source": "file", "path": str(path), "train": 40, "validation": 8, "calibration": 9, "test": 8}
     return params.Data(**{**found, **small, "gates": {**found["gates"], "near_duplicate": 1.0}, **changes})
 

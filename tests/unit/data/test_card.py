@@ -6,10 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from cartlm import params
 from cartlm.data import card
-from tests import ROOT
-from tests.fixtures.presets import load_preset
+from tests.fixtures import fixed_params
 from tests.fixtures.toy import toy_rows
 
 METRICS = {
@@ -23,7 +21,7 @@ METRICS = {
 def test_the_card_has_figures_and_twelve_rows_a_language() -> None:
     rows = toy_rows(50)
     rows = [replace(row, message=f"a | b\nc {i}") for i, row in enumerate(rows)]
-    data = params.load(ROOT / "params.yaml").data
+    data = fixed_params.load().data
     text = card.render_card({"train": rows, "test": rows[:5]}, METRICS, data)
     assert "| train | 50 |" in text
     assert "| self_similarity | 0.5123 |" in text
@@ -49,7 +47,7 @@ def test_self_similarity() -> None:
 def test_rows_of_somebody_else_are_shown_only_where_a_param_asks(source: str) -> None:
     """git tracks the card: neither a message, a catalog line nor where the file lies stands there."""
     rows = toy_rows(50)
-    data = params.load(ROOT / "params.yaml").data
+    data = fixed_params.load().data
     assert data.show_rows is False
     mine = data.model_copy(update={"source": source, "path": "/home/alice/shop/rows.jsonl"})
     hidden = card.render_card({"train": rows, "test": rows[:5]}, METRICS, mine)
@@ -64,7 +62,7 @@ def test_rows_of_somebody_else_are_shown_only_where_a_param_asks(source: str) ->
 
 
 def test_a_hub_id_stands_in_the_card() -> None:
-    data = load_preset().data
+    data = fixed_params.load(fixed_params.PAPER).data
     assert "jtlicardo/ecommerce-intent-3k" in card.render_card(
         {"train": toy_rows(3), "test": []}, METRICS, data
     )

@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from base.pretraining import corpus
-from cartlm import params
 from cartlm.data import everyday, filters, gates, lexicon, menus, messages, naming, offline, rules, spelling
 from cartlm.data.config import Data
 from cartlm.data.lexicon import Line
@@ -18,8 +17,9 @@ from cartlm.data.wording import grammar
 from cartlm.task import prompt
 from cartlm.task.intent import ACTIONS
 from tests import ROOT
+from tests.fixtures import fixed_params
 
-DATA = params.load(ROOT / "params.yaml").data
+DATA = fixed_params.load().data
 STYLES = {"add": ("bare", "order", "aside"), "remove": ("order", "aside")}
 
 

@@ -7,10 +7,9 @@ from collections import Counter
 
 import pytest
 
-from cartlm import params
 from cartlm.data import filters, rules
 from cartlm.data.lexicon import Line, load
-from tests import ROOT
+from tests.fixtures import fixed_params
 
 
 def of(name: str, variant: str = "", language: str = "english") -> Line:
@@ -126,7 +125,7 @@ def test_why_spanish_messages_are_refused(
 
 def test_inflected_names_and_number_words_are_recognised() -> None:
     found: Counter[str] = Counter()
-    rng, given = random.Random(3), params.load(ROOT / "params.yaml").data
+    rng, given = random.Random(3), fixed_params.load().data
     for number in range(150):  # what the offline source words, before noise, mostly passes
         language = given.languages[number % 3]
         draft = rules.draft(language, "add", False, given, rng)

@@ -7,19 +7,18 @@ from dataclasses import replace
 
 import pytest
 
-from cartlm import params
 from cartlm.data import gates, offline
 from cartlm.data.config import Data
 from cartlm.errors import UserError
 from cartlm.task import rows
-from tests import ROOT
+from tests.fixtures import fixed_params
 
 Splits = dict[str, list[rows.Row]]
 
 
 @pytest.fixture(scope="module")
 def data() -> Data:
-    loaded = params.load(ROOT / "params.yaml").data
+    loaded = fixed_params.load().data
     return loaded.model_copy(update={"train": 300, "validation": 30, "test": 60, "calibration": 30})
 
 

@@ -9,12 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rapidfuzz.distance import DamerauLevenshtein
 
-from cartlm import params
 from cartlm.data import noise
 from cartlm.data.lexicon import LANGUAGES
-from tests import ROOT
+from tests.fixtures import fixed_params
 
-RATES = params.load(ROOT / "params.yaml").data.noise
+RATES = fixed_params.load().data.noise
 languages = st.sampled_from(LANGUAGES)
 seeds = st.integers(0, 2**32)
 

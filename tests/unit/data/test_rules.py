@@ -10,18 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cartlm import params
 from cartlm.data import gates, lexicon, messages, offline, rules
 from cartlm.data.config import Data
 from cartlm.data.wording import Phrase, agrees, grammar, noun_phrase, number
 from cartlm.task import prompt, rows
 from cartlm.task.intent import ACTIONS
-from tests import ROOT
+from tests.fixtures import fixed_params
 
 
 @pytest.fixture(scope="module")
 def data() -> Data:
-    loaded = params.load(ROOT / "params.yaml").data
+    loaded = fixed_params.load().data
     sizes = {"train": 450, "validation": 60, "test": 150, "calibration": 90}
     return loaded.with_everyday(share=0.0).model_copy(update=sizes)
 

@@ -15,9 +15,9 @@ from cartlm.data import gates, sampling
 from cartlm.errors import UserError
 from cartlm.task.intent import Intent
 from cartlm.task.rows import Row, make
-from tests import ROOT
+from tests.fixtures import fixed_params
 
-DATA = params.load(ROOT / "params.yaml").data.model_copy(update={"source": "file"})
+DATA = fixed_params.load().data.model_copy(update={"source": "file"})
 SIZES = ("train", "validation", "calibration", "test")
 COUNT = st.integers(1, 5000)
 ROW = make("row", "english", ["Tea"], "tea", Intent("add", "Tea", 1), {})

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cartlm import params
 from cartlm.data.files import source_digest
-from tests import ROOT
+from tests.fixtures import fixed_params
 
-DATA = params.load(ROOT / "params.yaml").data
+DATA = fixed_params.load().data
 
 
 def test_it_follows_names_and_contents(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from cartlm.engines.answer import Answer
 from cartlm.errors import UserError
 from cartlm.own_rows import variants
 from cartlm.task.prompt import PromptBuilder
-from tests import ROOT
+from tests.fixtures import fixed_params
 from tests.fixtures.baseline import write_baseline
 from tests.fixtures.toy import toy_rows
 from tests.unit.own_rows.test_labelled import write_foreign
@@ -34,7 +33,7 @@ Run = Callable[..., Result]
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory: params, a baseline, logs of another shop."""
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    fixed_params.write(tmp_path)
     write_baseline(tmp_path / "models/baseline/model.json")
     write_foreign(tmp_path / "logs.csv")
     monkeypatch.chdir(tmp_path)
@@ -148,7 +147,7 @@ def test_mistakes_are_one_line(run: Run, shop: Path) -> None:
 
 def test_a_model_is_named_or_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    fixed_params.write(tmp_path)
     settings = params.load(tmp_path / "params.yaml")
     write_baseline(tmp_path / "models/baseline/model.json")
     for name in (

@@ -16,6 +16,7 @@ from cartlm.errors import UserError
 from cartlm.pipeline import variants
 from cartlm.pipeline.repository import Tree
 from tests import ROOT
+from tests.fixtures import fixed_params
 
 TAKEN = (
     "baseline", "base", "adapter", "merged", "f16", "architecture", "machine", "rounds", "parity", "merge", "merged-nf4", "merged-bfloat16",
@@ -23,11 +24,11 @@ TAKEN = (
 
 
 def values() -> dict[str, Any]:
-    return yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    return fixed_params.values()
 
 
 def block(section: str) -> dict[str, Any]:
-    paper = yaml.safe_load(params.lay_preset(ROOT / "params.yaml", ROOT / "presets/paper.yaml").text)
+    paper = fixed_params.values(fixed_params.PAPER)
     return next(iter(paper[section].values()))
 
 
@@ -167,8 +168,9 @@ def test_the_rest_of_a_lock_keeps_its_bytes(tmp_path: Path) -> None:
     """DVC's own way to write it, on the graph's own lock."""
     before = (ROOT / "dvc.lock").read_text(encoding="utf-8")
     (tmp_path / "dvc.lock").write_text(before + "  eval@gone:\n    cmd: x\n", encoding="utf-8")
-    given = params.load(ROOT / "params.yaml")
-    assert variants.prune(tmp_path, given.variants) == (["eval@gone"], [])
+    cells = [name.partition("@")[2] for name in yaml.safe_load(before)["stages"] if "@" in name]
+    given = variants.Variants(cells, cells, cells, (), ())
+    assert variants.prune(tmp_path, given) == (["eval@gone"], [])
     assert (tmp_path / "dvc.lock").read_text(encoding="utf-8") == before
 
 

@@ -16,16 +16,15 @@ from rapidfuzz import fuzz
 
 from base.pretraining import corpus, formats, inventions
 from base.pretraining.encoding import encode
-from cartlm import params
 from cartlm.data import lexicon, menus, messages, rules, wording
 from cartlm.data.everyday import frames
 from cartlm.task import prompt
 from cartlm.task.intent import Intent, parse_intent
-from tests import ROOT
+from tests.fixtures import fixed_params
 
 FRAMES = Path(corpus.__file__).parent / "frames"
 DAYS = ("day", "past", "coming", "lately")
-DATA = params.load(ROOT / "params.yaml").data
+DATA = fixed_params.load().data
 
 
 def _letters(text: str) -> list[int]:

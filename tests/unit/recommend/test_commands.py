@@ -12,7 +12,7 @@ import pytest
 from click.testing import Result
 
 from cartlm.metrics import write_metrics
-from tests import ROOT
+from tests.fixtures import fixed_params
 from tests.unit.recommend import shop
 
 Run = Callable[..., Result]
@@ -21,7 +21,7 @@ HOUR = "machine_hour: {eur: 0.36, source: a list, date: 2026-11-30}"
 
 @pytest.fixture
 def repo(tmp_path: Path) -> Path:
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    fixed_params.write(tmp_path)
     shop.write(tmp_path / "metrics")
     return tmp_path
 

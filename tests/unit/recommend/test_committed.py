@@ -19,6 +19,7 @@ from cartlm.recommend.measured import Decoding, Rows
 from tests import ROOT
 
 METRICS = ROOT / "metrics"
+COSTS = {"latency_ms_p95", "peak_rss_mib", "size_mib"}
 NAMES = params.load(ROOT / "params.yaml").variants.names
 SETS: list[tuple[Decoding, Rows, dict[str, int]]] = [
     ("free", "test", {"exact_match": 3}),
@@ -40,7 +41,7 @@ def load(decoding: str, rows: str) -> dict[str, dict[str, Any]]:
         way = "free" if name == "baseline" else decoding
         section = way if rows == "test" else "natural" if way == "free" else f"natural_{way}"
         scored, cpu = json.loads(evaluation.read_text()).get(section), json.loads(bench.read_text())["cpu"]
-        if scored:
+        if scored and cpu.keys() >= COSTS:  # a busy machine's wide ones are left out
             found[name] = {**cpu, "exact_match": scored["exact_match"], "n": scored["n"]}
     return found
 
@@ -114,6 +115,8 @@ def test_the_choice_is_that_of_the_rule_written_out_again(
 @pytest.mark.parametrize("decoding", ["free", "constrained", "ensemble"])
 def test_the_front_is_what_nothing_dominates(decoding: Decoding) -> None:
     all_of = load(decoding, "test")
+    if not all_of:
+        pytest.skip("the repository has no such numbers now")
     points = {
         name: (-each["exact_match"], each["latency_ms_p95"], each["peak_rss_mib"], each["size_mib"])
         for name, each in all_of.items()

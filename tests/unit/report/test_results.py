@@ -14,7 +14,7 @@ from cartlm.evaluation.statistics import wilson
 from cartlm.files import write_text
 from cartlm.metrics import Outcome, write_metrics, write_outcomes
 from cartlm.report import results, summary, worth
-from tests import ROOT
+from tests.fixtures import fixed_params
 
 NAMES = ["base", "f16", "q8_0", "q2_k", "int8"]
 FREE = {
@@ -240,7 +240,7 @@ def test_readme_table_writes_both_documents_and_checks_them(
     metrics: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(metrics.parent)
-    Path("params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    fixed_params.write(Path())
     markers = (results.BEGIN, results.END, worth.BEGIN, worth.END)
     Path("README.md").write_text("".join(markers), encoding="utf-8")
 

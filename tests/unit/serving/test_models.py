@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cartlm import params
 from cartlm.errors import UserError
 from cartlm.serving.models import Settings, default_variant, find_model
-from tests import ROOT
+from tests.fixtures import fixed_params
 from tests.fixtures.baseline import write_baseline
 
 
@@ -25,22 +24,10 @@ def repo(tmp_path: Path) -> Path:
     for name in ("config.json", "model.safetensors"):
         (folder / "models/merged" / name).touch()
     write_baseline(folder / "models/baseline/model.json")
-    shutil.copy(ROOT / "params.yaml", folder)
+    fixed_params.write(folder)
     text = (folder / "params.yaml").read_text(encoding="utf-8")
     (folder / "params.yaml").write_text(text.replace("max_tokens: 640", "max_tokens: 99"), encoding="utf-8")
     return folder
-
-
-def test_the_defaults_are_those_of_params_yaml() -> None:
-    ours = params.load(ROOT / "params.yaml")
-    given = (
-        ours.prompt.separator,
-        ours.prompt.max_tokens,
-        ours.eval.max_new_tokens,
-        ours.decoding.max_quantity,
-        ours.decoding.none,
-    )
-    assert Settings(*given) == Settings()
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from cartlm import params, yaml_files
+from cartlm import params
 from cartlm.errors import UserError
 from tests import ROOT
-from tests.fixtures.presets import load_preset
+from tests.fixtures import fixed_params
 
 PART = {"requirement": "some-model==1.0", "file": "some_model/model.gguf"}
 PACKAGE = {"parts": [PART], "sha256": "0" * 64}
@@ -18,7 +18,7 @@ TYPES = ["Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_0", "IQ4_XS", "Q3_K_M
 
 
 def parse(**changes: Any) -> params.Base:
-    values = yaml_files.parse((ROOT / "params.yaml").read_bytes())
+    values = fixed_params.values()
     values["base"] |= changes
     return params.parse(values, "params.yaml").base
 
@@ -60,7 +60,7 @@ def test_a_package_is_a_list_of_parts() -> None:
 
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_presets_of_pretrained_models_are_large_enough_to_judge(name: str) -> None:
-    found = load_preset(ROOT / f"presets/{name}.yaml")
+    found = fixed_params.load(ROOT / f"presets/{name}.yaml")
     assert found.data.test >= 400
     assert found.eval.natural_rows >= 150
     assert found.parity.rows >= 400
@@ -73,5 +73,5 @@ def test_presets_of_pretrained_models_are_large_enough_to_judge(name: str) -> No
 
 
 def test_gemma_is_kept_in_bfloat16() -> None:
-    found = load_preset(ROOT / "presets/gemma3-270m.yaml")
+    found = fixed_params.load(ROOT / "presets/gemma3-270m.yaml")
     assert (found.merge.dtype, found.finetune.compute_dtype) == ("bfloat16", "bfloat16")

@@ -11,7 +11,7 @@ from cartlm.errors import UserError
 from cartlm.serving.http import variants as module
 from cartlm.serving.http.variants import known_variant, name_of
 from cartlm.serving.reader import Reader
-from tests import ROOT
+from tests.fixtures import fixed_params
 from tests.fixtures.http_service import CATALOG, Engine, reader, served
 from tests.unit.serving.http.conftest import Serve, ask, client, message
 
@@ -129,9 +129,12 @@ def test_what_cannot_be_loaded_changes_nothing(serve: Serve) -> None:
     assert closed[0].closed
 
 
-def test_a_request_names_variants_of_params_yaml_and_no_path(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_names_variants_of_params_yaml_and_no_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.undo()
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(fixed_params.write(tmp_path).parent)
+    (tmp_path / "docs").mkdir()
     assert known_variant("q8_0") == "q8_0"
     for name in ("../q8_0", "models/q8_0", "docs", "q9", ""):
         with pytest.raises(module.Refused) as caught:
