@@ -182,7 +182,7 @@ CASES: dict[str, tuple[Spoil, list[str], list[str], int | None]] = {
 
 
 # What stages read; the code is that of the checkout.
-COPIED = ("params.yaml", "README.md", "data", "models", "metrics", "base")
+COPIED = ("dvc.yaml", "params.yaml", "README.md", "data", "models", "metrics", "base")
 LINKED = ("cartlm", "stages", "docker", "presets")
 
 

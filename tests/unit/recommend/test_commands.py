@@ -167,7 +167,7 @@ def test_what_is_not_there(cartlm: Run, repo: Path) -> None:
     shutil.rmtree(repo / "metrics")
     failed(cartlm("recommend"), "there are: none", "make repro")
     (repo / "params.yaml").unlink()
-    failed(cartlm("recommend"), "params.yaml is missing")
+    failed(cartlm("recommend"), "no params.yaml of cartlm")
 
 
 def test_cost_needs_prices(cartlm: Run, repo: Path) -> None:
