@@ -100,10 +100,12 @@ def preset(name: str, yes: bool) -> None:
         back = "git checkout params.yaml for the default"
         raise UserError(f"there is no preset {name}; there are: {known}", back)
     laid = params_file.lay_preset(command.PARAMS, path)
-    changed = repository.run_git(ROOT, "diff", "--quiet", "HEAD", "--", str(command.PARAMS)).returncode == 1
-    if changed and laid.text != command.PARAMS.read_text("utf-8"):  # an earlier preset's values would stay
+    committed = repository.run_git(ROOT, "show", f"HEAD:./{command.PARAMS}")
+    present = command.PARAMS.read_text("utf-8")
+    if committed.returncode == 0 and present not in (committed.stdout, laid.text):
+        # an earlier preset's values would stay
         what = "params.yaml has changes that are not committed, and a preset is laid over the committed one"
-        raise UserError(what, "git checkout params.yaml, or git commit params.yaml, then the same again")
+        raise UserError(what, "git checkout HEAD params.yaml, or git commit params.yaml, then the same again")
     if "base" in laid.sections:
         _agree(laid.params.base, yes)
     write_text(command.PARAMS, laid.text)

@@ -73,7 +73,7 @@ def params() -> _params.Params:
 
 def require_checkout() -> None:
     """Raises UserError unless the working directory is the top of a checkout of ours, with or without its params.yaml."""
-    if PARAMS.exists() or Path("dvc.yaml").exists():
+    if PARAMS.exists() or Path(".dvc").is_dir():
         return
     top = _params.find_root(Path())
     way = f"cd {shlex.quote(str(top))}" if top else "cd into a checkout of cartlm"

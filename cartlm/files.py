@@ -37,8 +37,7 @@ def replacing(path: Path, folder: bool = False) -> Iterator[Path]:
             for file in temporary.rglob("*"):
                 if file.is_file():
                     file.chmod(0o644)  # safetensors writes 0600, which another user's container cannot read
-            if os.path.lexists(path):
-                path.rename(replaced)  # removing it here would take seconds in which a kill loses both
+            _set_aside(path, replaced)
         else:
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
@@ -91,11 +90,31 @@ def _is_written(path: Path, process: int) -> bool:
         return False
 
 
+def _set_aside(path: Path, replaced: Path) -> None:
+    """Free the name `path`: removing a folder takes seconds, in which a kill would lose it and its successor."""
+    try:
+        path.rename(replaced)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if error.errno != errno.EXDEV:  # a folder of an image's lower layer cannot be renamed
+            raise
+        _remove(path)
+
+
 def _settle(replaced: Path, path: Path) -> None:
     """Remove what was at `path` before; put it back if nothing came there."""
-    if os.path.lexists(replaced) and not os.path.lexists(path):
+    if not os.path.lexists(replaced):
+        return
+    if not os.path.lexists(path):
         replaced.rename(path)
-    _remove(replaced)
+        return
+    half = replaced.with_name(
+        replaced.name.removesuffix(REPLACED)
+    )  # is not put back if a kill leaves it half removed
+    _remove(half)
+    replaced.rename(half)
+    _remove(half)
 
 
 def _remove(path: Path) -> None:

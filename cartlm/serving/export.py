@@ -58,14 +58,22 @@ def export(variant: str, target: Path, here: Path = Path(), anew: bool = False) 
     if model.engine == "rules":
         where = model.path.relative_to(root) if model.path.is_relative_to(root) else model.path
         raise UserError(f"{variant} is one file and no language model", f"copy {where}: cartlm serve FILE")
-    target = target if target.name else target.resolve()  # "." has no name
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+    if target.resolve() == Path.cwd():  # its shell would be left in a folder that is gone
+        raise UserError(
+            f"{target} is the folder you are in", f"cd .. and cartlm export {variant} {Path.cwd().name}"
+        )
+    if target.exists() and not _is_free(target):
         _check_export(target, anew)
     texts = {CARD: card(root, variant, model, _evaluation(root, variant, model))}
     if model.engine == "llama.cpp":
         texts[MODELFILE] = modelfile(model)
     with replacing(target, folder=True) as folder:
         return _fill(folder, model, texts)
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether it is empty and can be replaced: a mount cannot, and behind a link is the disk that was meant."""
+    return folder.is_dir() and not folder.is_symlink() and not folder.is_mount() and not any(folder.iterdir())
 
 
 def _check_export(target: Path, anew: bool) -> None:

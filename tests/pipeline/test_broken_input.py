@@ -182,7 +182,7 @@ CASES: dict[str, tuple[Spoil, list[str], list[str], int | None]] = {
 
 
 # What stages read; the code is that of the checkout.
-COPIED = ("dvc.yaml", "params.yaml", "README.md", "data", "models", "metrics", "base")
+COPIED = ("params.yaml", "README.md", "data", "models", "metrics", "base")
 LINKED = ("cartlm", "stages", "docker", "presets")
 
 
@@ -197,6 +197,7 @@ def repo(first: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repo:
             shutil.copy2(source, tmp_path)
     for name in LINKED:
         (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / ".dvc").mkdir()
     monkeypatch.chdir(tmp_path)
     return Repo(tmp_path)
 

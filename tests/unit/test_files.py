@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -39,6 +40,18 @@ def test_a_kill_while_a_folder_is_replaced_keeps_the_old_one(tmp_path: Path) -> 
 def test_what_a_kill_after_the_replacement_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / f".tmp-{DEAD}-m.replaced").mkdir()
+    with replacing(tmp_path / "m", folder=True) as temporary:
+        (temporary / "new").touch()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["m", "new"]
+
+
+def test_a_folder_that_cannot_be_renamed_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As overlayfs says of a folder that came with an image."""
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/old").touch()
+    monkeypatch.setattr(
+        Path, "rename", lambda *_: (_ for _ in ()).throw(OSError(errno.EXDEV, "Invalid link"))
+    )
     with replacing(tmp_path / "m", folder=True) as temporary:
         (temporary / "new").touch()
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["m", "new"]

@@ -105,10 +105,17 @@ def test_a_second_preset_does_not_mix_with_the_first(repo: Path) -> None:
     assert cartlm("preset", "smollm2", "--yes").exit_code == 0
     before = (repo / "params.yaml").read_bytes()
     assert cartlm("preset", "smollm2", "--yes").exit_code == 0, "nothing changes"
-    failed(cartlm("preset", "gemma3-270m", "--yes"), "not committed", "git checkout params.yaml")
+    git("add", "params.yaml")
+    failed(cartlm("preset", "gemma3-270m", "--yes"), "not committed", "git checkout HEAD params.yaml")
     assert (repo / "params.yaml").read_bytes() == before
-    git("checkout", "-q", "params.yaml")
+    git("checkout", "-q", "HEAD", "params.yaml")
     assert cartlm("preset", "gemma3-270m", "--yes").exit_code == 0
+
+
+def test_without_a_git_repository_nothing_is_compared(repo: Path) -> None:
+    shutil.rmtree(repo / ".git")
+    assert cartlm("preset", "smollm2", "--yes").exit_code == 0
+    assert cartlm("preset", "none").exit_code == 0
 
 
 def test_a_multilingual_preset_over_a_committed_one_trains_on_all_languages(repo: Path) -> None:

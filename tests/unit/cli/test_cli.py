@@ -22,7 +22,7 @@ Run = Callable[..., Result]
 @pytest.fixture
 def repo(tmp_path: Path) -> Path:
     fixed_params.write(tmp_path)
-    (tmp_path / "dvc.yaml").touch()
+    (tmp_path / ".dvc").mkdir()
     return tmp_path
 
 
