@@ -63,7 +63,7 @@ def test_the_second_machine_benches_what_the_first_made_and_trains_nothing(machi
     bench = machines.bench
     assert not (bench.path / "models").exists()
     assert "warning" not in make(bench, "pull")
-    assert "all 7 models" in bench.run(sys.executable, "-m", "cartlm.cli", "check-models").stdout
+    assert "all 8 models" in bench.run(sys.executable, "-m", "cartlm.cli", "check-models").stdout
     name = "models/q4_k_m/model.gguf"
     assert (bench.path / name).read_bytes() == (machines.trainer.path / name).read_bytes()
     measured = bench.path / "metrics/bench/cpu/q4_k_m.json"

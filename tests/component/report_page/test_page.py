@@ -226,7 +226,7 @@ def in_folder(folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) ->
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A folder with the params of this repository, and toy metrics."""
+    """A folder with params and toy metrics."""
     toy_page.write(tmp_path)
     fixed_params.write(tmp_path)
     return tmp_path

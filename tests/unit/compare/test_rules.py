@@ -91,7 +91,7 @@ CARD = {
 
 
 def numbers() -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """File, key of a number, and all values of the file: what git has, and what a card, a server and other params would write."""
+    """File, key of a number, and all values of the file: what git has, and what a whole run, a card and a server would write."""
     seen: set[tuple[str, str]] = set()
     card = {section: dict.fromkeys(names, 0.5) for section, names in CARD.items()}
     server = {
@@ -104,6 +104,9 @@ def numbers() -> Iterator[tuple[str, str, dict[str, Any]]]:
     none = {way: {**dict.fromkeys(shares, 0.5), **limits, **parts} for way in ("none", "none_constrained")}
     size = {"size_mib": 9.0}
     more = {
+        "metrics/merge.json": {"agreement": 0.5, "n": 9},
+        "metrics/parity.json": {"agreement": 0.5, "n": 9},
+        "metrics/decoding.json": {"draft_accepted": {"warm_to_llama_server": 0.5}},
         "metrics/quantize/q8_0.json": {"quantize": size},
         "metrics/gptq/int8.json": {"quantize": {**size, "loss_mean": 0.5}},
         "metrics/bench/t4/int8.json": card,
